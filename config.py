@@ -1,0 +1,275 @@
+"""Settings of the service: environment variables or `.env`, `__` between group and name.
+
+`get_settings()` is the one cached instance that the program uses; tests build `Settings(...)` themselves.
+`.env.example` and `docs/configuration.md` are generated from the fields below (`make docs`): every field
+says its unit, its bounds and what it is for.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from enum import StrEnum
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy import URL
+
+DEFAULT_CREDENTIALS = frozenset({"", "admin", "changeme", "minioadmin", "password", "postgres", "secret", "trackshift"})
+LOOPBACK_NETWORKS = ("127.0.0.0/8", "::1/128")
+PRIVATE_NETWORKS = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
+
+
+class Environment(StrEnum):
+    DEVELOPMENT = "development"
+    PRODUCTION = "production"
+    TEST = "test"
+
+
+class ConfigurationError(Exception):
+    """The settings do not allow a start. `reasons` names each one, all at once; no secret is in it."""
+
+    def __init__(self, reasons: list[str]) -> None:
+        self.reasons = reasons
+        super().__init__("; ".join(reasons))
+
+
+def _timezone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError) as error:
+        raise ValueError("not an IANA time zone name such as Europe/Rome") from error
+    return name
+
+
+def _network(cidr: str) -> str:
+    return str(ipaddress.ip_network(cidr))
+
+
+class Group(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class ApiSettings(Group):
+    HOST: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 in the container.")
+    PORT: int = Field(8000, ge=0, le=65535, description="TCP port; 0 takes a free one.")
+    CORS_ORIGINS: list[str] = Field(
+        default_factory=list, description='JSON list of origins that browsers may call from, e.g. ["https://pit.example"].'
+    )
+    CORS_CREDENTIALS: bool = Field(False, description="Whether those origins may send cookies and credentials.")
+    SHUTDOWN_TIMEOUT: float = Field(
+        20, ge=1, le=300, description="Seconds that a stop may take: work in hand is stored, captures are handed back."
+    )
+    MAX_JSON_BYTES: int = Field(1_048_576, ge=1024, le=16_777_216, description="Largest JSON body, bytes.")
+    BODY_TIMEOUT: float = Field(
+        30, gt=0, le=3600, description="Seconds without a byte of the body after which a request is answered 408."
+    )
+    MAX_CONCURRENT_REQUESTS: int = Field(
+        1000, ge=1, le=100_000, description="Requests served at once; more are answered 503 `overloaded`."
+    )
+
+
+class DbSettings(Group):
+    HOST: str = Field("", description="PostgreSQL host, or a folder with its socket. Empty: the embedded server.")
+    PORT: int = Field(5432, ge=1, le=65535, description="PostgreSQL port.")
+    NAME: str = Field("trackshift", min_length=1, max_length=63, description="Database name.")
+    USER: str = Field("trackshift", description="Database user.")
+    PASSWORD: SecretStr = Field(SecretStr(""), description="Its password; any characters, not percent-encoded.")
+    SSL: Literal["disable", "prefer", "require", "verify-full"] = Field(
+        "prefer", description="TLS to PostgreSQL, as libpq's sslmode."
+    )
+    POOL_SIZE: int = Field(10, ge=1, le=500, description="Connections kept open.")
+    MAX_OVERFLOW: int = Field(20, ge=0, le=500, description="Connections beyond POOL_SIZE under load.")
+    POOL_TIMEOUT: float = Field(5, gt=0, le=60, description="Seconds to wait for a connection; then 503.")
+    CONNECT_TIMEOUT: float = Field(3, gt=0, le=60, description="Seconds to open a connection.")
+    STATEMENT_TIMEOUT: float = Field(10, gt=0, le=600, description="Seconds that one statement may take.")
+
+
+class StorageSettings(Group):
+    ENDPOINT: str = Field("", description="S3 endpoint, host:port or URL. Empty: the embedded server.")
+    PUBLIC_ENDPOINT: str = Field(
+        "", description="Endpoint that presigned URLs name, as clients reach it. Empty: ENDPOINT."
+    )
+    ACCESS_KEY: SecretStr = Field(SecretStr(""), description="Access key id.")
+    SECRET_KEY: SecretStr = Field(SecretStr(""), description="Secret access key.")
+    BUCKET_NAME: str = Field(
+        "trackshift-frames", pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", description="Bucket; made when missing."
+    )
+    REGION: str = Field("us-east-1", description="Region that requests are signed for.")
+    SECURE: bool = Field(False, description="https when ENDPOINT is host:port without a scheme.")
+    PRESIGN_EXPIRY: int = Field(3600, ge=1, le=604_800, description="Seconds that a presigned URL is valid (S3: <= 7 days).")
+    CONNECT_TIMEOUT: float = Field(2, gt=0, le=60, description="Seconds to connect.")
+    READ_TIMEOUT: float = Field(5, gt=0, le=300, description="Seconds to wait for an answer.")
+    MAX_ATTEMPTS: int = Field(2, ge=1, le=10, description="Tries of one call (botocore, standard mode).")
+    THREADS: int = Field(16, ge=1, le=128, description="Threads, and connections, for object store calls.")
+
+
+class RedisSettings(Group):
+    HOST: str = Field("", description="Redis host. Empty: none; a single process needs none.")
+    PORT: int = Field(6379, ge=1, le=65535, description="Redis port.")
+    DB: int = Field(0, ge=0, le=1024, description="Redis database number.")
+    PASSWORD: SecretStr = Field(SecretStr(""), description="Redis password.")
+
+
+class RtspSettings(Group):
+    MAX_CONCURRENT_STREAMS: int = Field(10, ge=1, le=1000, description="Camera connections open at once; more captures wait.")
+    MAX_CONCURRENT_CAPTURES: int = Field(200, ge=1, le=10_000, description="Captures run at once by one process.")
+    MAX_PENDING: int = Field(10_000, ge=1, le=1_000_000, description="Captures waiting; more are answered 429.")
+    FRAME_BUFFER_SIZE: int = Field(
+        100, ge=1, le=10_000, description="Pictures that one capture may hold while decoding or storage lags; then the oldest go."
+    )
+    RING_SECONDS: float = Field(32, ge=1, le=600, description="Seconds of encoded video kept per open stream.")
+    RING_BYTES: int = Field(67_108_864, ge=1_048_576, le=4_294_967_296, description="Bytes of encoded video kept per open stream.")
+    READER: Literal["opencv", "pyav"] = Field("opencv", description="What reads packets from cameras. pyav: not yet built.")
+    CAPTURE_TIMEOUT: float = Field(30, ge=1, le=3600, description="Seconds that a capture waits for its first picture.")
+    OPEN_TIMEOUT: float = Field(5, ge=0.5, le=60, description="Seconds that opening a stream, or the check before it, may take.")
+    READ_TIMEOUT: float = Field(5, ge=0.5, le=60, description="Seconds without a packet after which a stream is reopened.")
+    RECONNECT_DELAY: float = Field(1, gt=0, le=60, description="First back-off after a failure, seconds (jitter of half).")
+    RECONNECT_MAX_DELAY: float = Field(30, gt=0, le=3600, description="Longest back-off, seconds.")
+    LINGER: float = Field(3, ge=0, le=600, description="Seconds that a stream stays open after its last capture.")
+    DEFAULT_FPS: float = Field(1.0, gt=0, le=30, description="Frames a second when neither request nor camera says.")
+    LEASE_TTL: float = Field(6, ge=2, le=300, description="Seconds after which another process takes over a silent capture.")
+    STORE_RETRY: float = Field(
+        60, ge=0, le=3600, description="Seconds that a capture that has ended goes on trying to store its last frames."
+    )
+    DECODE_THREADS: int = Field(
+        default_factory=lambda: max(2, os.cpu_count() or 2), ge=1, le=128, description="Threads that decode and encode pictures."
+    )
+    ALLOWED_NETWORKS: list[Annotated[str, AfterValidator(_network)]] | None = Field(
+        None,
+        description="JSON list of CIDRs that camera URLs may point to. Unset: private networks, and loopback outside "
+        "production; link-local, metadata addresses and the service's own ports only by name.",
+    )
+
+
+class UploadSettings(Group):
+    MAX_FILE_SIZE: int = Field(52_428_800, ge=1024, le=5_368_709_120, description="Largest file, bytes.")
+    MAX_BATCH_SIZE: int = Field(10, ge=1, le=1000, description="Files in one upload.")
+    MAX_PIXELS: int = Field(100_000_000, ge=1, le=1_000_000_000, description="Largest picture, pixels (all pages of a TIFF).")
+    ALLOWED_EXTENSIONS: list[Literal["jpg", "jpeg", "png", "bmp", "tif", "tiff"]] = Field(
+        default_factory=lambda: ["jpg", "jpeg", "png", "bmp", "tif", "tiff"], description="JSON list of file name extensions."
+    )
+    TEMP_UPLOAD_DIR: Path | None = Field(None, description="Folder for files being received. Unset: DATA_DIR/tmp.")
+    EXIF_TIMEZONE: Annotated[str, AfterValidator(_timezone)] = Field(
+        "UTC", description="IANA time zone of cameras whose EXIF time has no offset."
+    )
+    MAX_CONCURRENT: int = Field(16, ge=1, le=1000, description="Uploads received at once; more are answered 503 `overloaded`.")
+    DECODE_THREADS: int = Field(2, ge=1, le=64, description="Threads that check pictures (each may hold MAX_PIXELS x 4 bytes).")
+    DISK_RESERVE: int = Field(
+        104_857_600, ge=0, description="Bytes to leave free where uploads are received; less is answered 507 `disk_full`."
+    )
+
+
+class LogSettings(Group):
+    LEVEL: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Lowest level that is logged.")
+    FORMAT: Literal["json", "console"] = Field("json", description="json: one object a line; console: for people.")
+
+
+class AuthSettings(Group):
+    MODE: Literal["off", "keys", "jwt", "both"] = Field(
+        "off", description="Who may call. off: anybody who reaches the port. keys, jwt and both are not yet built."
+    )
+
+
+class Settings(BaseSettings):
+    """All settings. Raises pydantic.ValidationError for a value out of bounds or an unknown name in a group."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_nested_delimiter="__", extra="ignore", validate_default=True, hide_input_in_errors=True
+    )
+
+    ENVIRONMENT: Environment = Field(
+        Environment.DEVELOPMENT, description="development, test, or production (which refuses to start on embedded parts)."
+    )
+    DEBUG: bool = Field(False, description="asyncio's debug mode: slow callbacks are logged.")
+    DATA_DIR: Path = Field(Path("./data"), description="Everything that the embedded parts keep, and temporary files.")
+    API: ApiSettings = Field(default_factory=lambda: ApiSettings())
+    DB: DbSettings = Field(default_factory=lambda: DbSettings())
+    STORAGE: StorageSettings = Field(default_factory=lambda: StorageSettings())
+    REDIS: RedisSettings = Field(default_factory=lambda: RedisSettings())
+    RTSP: RtspSettings = Field(default_factory=lambda: RtspSettings())
+    UPLOAD: UploadSettings = Field(default_factory=lambda: UploadSettings())
+    LOG: LogSettings = Field(default_factory=lambda: LogSettings())
+    AUTH: AuthSettings = Field(default_factory=lambda: AuthSettings())
+
+    @field_validator("DATA_DIR")
+    @classmethod
+    def _absolute(cls, path: Path) -> Path:
+        return path.expanduser().absolute()
+
+    @model_validator(mode="after")
+    def _together(self) -> Settings:
+        if self.RTSP.RECONNECT_MAX_DELAY < self.RTSP.RECONNECT_DELAY:
+            raise ValueError("RTSP__RECONNECT_MAX_DELAY is smaller than RTSP__RECONNECT_DELAY")
+        if self.STORAGE.ENDPOINT and not self.STORAGE.ACCESS_KEY.get_secret_value():
+            raise ValueError("STORAGE__ENDPOINT is set, STORAGE__ACCESS_KEY and STORAGE__SECRET_KEY are not")
+        return self
+
+    @property
+    def temp_dir(self) -> Path:
+        return self.UPLOAD.TEMP_UPLOAD_DIR or self.DATA_DIR / "tmp"
+
+    @property
+    def camera_networks(self) -> list[str]:
+        """CIDRs that camera URLs may point to: the setting, else private networks (loopback too, outside production)."""
+        if self.RTSP.ALLOWED_NETWORKS is not None:
+            return self.RTSP.ALLOWED_NETWORKS
+        loopback = () if self.ENVIRONMENT is Environment.PRODUCTION else LOOPBACK_NETWORKS
+        return [*PRIVATE_NETWORKS, *loopback]
+
+    def start_refusals(self) -> list[str]:
+        """Why these settings do not allow a start; empty when they do. Names settings, never their values."""
+        reasons = []
+        if self.AUTH.MODE != "off":
+            reasons.append("AUTH__MODE: only `off` is built so far; the service would answer without checking anybody")
+        if self.RTSP.READER != "opencv":
+            reasons.append("RTSP__READER: only `opencv` is built so far")
+        if self.ENVIRONMENT is not Environment.PRODUCTION:
+            return reasons
+        if not self.DB.HOST:
+            reasons.append("DB__HOST is empty: the embedded PostgreSQL is not for production")
+        elif not self.DB.HOST.startswith("/") and self.DB.PASSWORD.get_secret_value().lower() in DEFAULT_CREDENTIALS:
+            reasons.append("DB__PASSWORD is empty or a default: set one of your own")
+        if not self.STORAGE.ENDPOINT:
+            reasons.append("STORAGE__ENDPOINT is empty: the embedded S3 server is not for production")
+        else:
+            for name in ("ACCESS_KEY", "SECRET_KEY"):
+                if getattr(self.STORAGE, name).get_secret_value().lower() in DEFAULT_CREDENTIALS:
+                    reasons.append(f"STORAGE__{name} is empty or a default: set one of your own")
+        if "*" in self.API.CORS_ORIGINS and self.API.CORS_CREDENTIALS:
+            reasons.append('API__CORS_ORIGINS is ["*"] together with API__CORS_CREDENTIALS: name the origins')
+        if self.AUTH.MODE == "off" and self.API.HOST not in ("127.0.0.1", "::1", "localhost"):
+            reasons.append("AUTH__MODE is off and API__HOST is not loopback: put the proxy on this host, or turn access on")
+        return reasons
+
+    def check_start(self) -> None:
+        """Raises ConfigurationError with every reason against a start."""
+        if reasons := self.start_refusals():
+            raise ConfigurationError(reasons)
+
+
+def database_url(db: DbSettings) -> URL:
+    """The SQLAlchemy URL, its parts quoted by SQLAlchemy: `@ / : # ? %` in a password are just characters.
+
+    A host that starts with `/` is a folder with PostgreSQL's socket; asyncpg takes it from the query.
+    """
+    socket_dir = db.HOST.startswith("/")
+    return URL.create(
+        "postgresql+asyncpg",
+        username=db.USER,
+        password=db.PASSWORD.get_secret_value() or None,
+        host=None if socket_dir else db.HOST,
+        port=None if socket_dir else db.PORT,
+        database=db.NAME,
+        query={"host": db.HOST, "port": str(db.PORT)} if socket_dir else {},
+    )
+
+
+@lru_cache
+def get_settings() -> Settings:
+    """The process's settings, read once."""
+    return Settings()

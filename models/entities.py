@@ -1,0 +1,342 @@
+"""The tables (SQLAlchemy 2 declarative). Migrations in repositories/migrations make them; a test compares the two.
+
+Every time is `timestamptz`; relationships do not exist on purpose (queries say what they load), and column
+loading of deferred attributes would raise rather than run SQL behind the reader's back.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Computed,
+    DateTime,
+    Float,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import INT4MULTIRANGE, JSONB, Range
+from sqlalchemy.dialects.postgresql import UUID as PgUUID
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+from models.values import CaptureMode, DropReason, IngestionStatus, SourceType, TimestampSource
+
+Json = dict[str, Any]
+SlotRanges = list[Range[int]]
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {
+        datetime: DateTime(timezone=True),
+        UUID: PgUUID(as_uuid=True),
+        Json: JSONB,
+        list[Json]: JSONB,
+        str: Text,
+        float: Float(53),
+        SlotRanges: INT4MULTIRANGE,
+    }
+
+
+def _one_of(column: str, values: Any) -> str:
+    return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
+
+
+def _now() -> Mapped[datetime]:
+    return mapped_column(server_default=func.now())
+
+
+def _slots() -> Mapped[SlotRanges]:
+    return mapped_column(server_default=text("'{}'::int4multirange"))
+
+
+def dropped_column(reason: DropReason) -> str:
+    """The request row's column with the slots dropped for that reason."""
+    return f"dropped_{reason.value}"
+
+
+_DROPPED_SUM = " - ".join(f"slot_count({dropped_column(reason)})" for reason in DropReason)
+
+
+class IngestionRequest(Base):
+    """A capture or an upload, and its ledger: expected = stored + in_flight + dropped, held by the row itself."""
+
+    __tablename__ = "ingestion_requests"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    camera_id: Mapped[str]
+    source_type: Mapped[str]
+    capture_mode: Mapped[str | None]
+    status: Mapped[str]
+    rtsp_url: Mapped[str | None]  # whole, with its password: never leaves services/
+    params: Mapped[Json | None]
+    meta: Mapped[Json] = mapped_column(server_default=text("'{}'::jsonb"))
+    error: Mapped[Json | None]
+    source: Mapped[Json | None]
+    rejected: Mapped[list[Json]] = mapped_column(server_default=text("'[]'::jsonb"))
+    grid_start: Mapped[datetime | None]
+    expected: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    stored: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    deleted: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    duplicates: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    reconnects: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    dropped_camera_down: Mapped[SlotRanges] = _slots()
+    dropped_no_picture: Mapped[SlotRanges] = _slots()
+    dropped_decode_failed: Mapped[SlotRanges] = _slots()
+    dropped_queue_full: Mapped[SlotRanges] = _slots()
+    dropped_spool_full: Mapped[SlotRanges] = _slots()
+    dropped_spooled: Mapped[SlotRanges] = _slots()
+    dropped_surplus: Mapped[SlotRanges] = _slots()
+    dropped_lease_lost: Mapped[SlotRanges] = _slots()
+    dropped_cancelled: Mapped[SlotRanges] = _slots()
+    dropped_rejected: Mapped[SlotRanges] = _slots()
+    in_flight: Mapped[int] = mapped_column(Integer, Computed(f"expected - stored - {_DROPPED_SUM}", persisted=True))
+    last_frame_at: Mapped[datetime | None]
+    cancel_requested_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = _now()
+    started_at: Mapped[datetime | None]
+    completed_at: Mapped[datetime | None]
+    updated_at: Mapped[datetime] = _now()
+
+    __table_args__ = (
+        CheckConstraint(_one_of("status", IngestionStatus), name="status"),
+        CheckConstraint(_one_of("source_type", SourceType), name="source_type"),
+        CheckConstraint(f"capture_mode IS NULL OR {_one_of('capture_mode', CaptureMode)}", name="capture_mode"),
+        CheckConstraint("(source_type = 'rtsp') = (capture_mode IS NOT NULL)", name="mode_of_rtsp"),
+        CheckConstraint("in_flight >= 0", name="ledger"),
+        CheckConstraint("expected >= 0 AND stored >= 0 AND deleted >= 0 AND deleted <= stored", name="counters"),
+        CheckConstraint(
+            "status NOT IN ('completed', 'failed', 'cancelled') OR (in_flight = 0 AND completed_at IS NOT NULL)",
+            name="final_is_settled",
+        ),
+        Index(None, "created_at", "id"),
+        Index(None, "camera_id", "created_at", "id"),
+        Index(None, "status", "created_at", "id"),
+        Index(None, "source_type", "created_at", "id"),
+        Index(None, "capture_mode", "created_at", "id"),
+    )
+
+    def dropped(self) -> dict[str, int]:
+        """Slots dropped, by reason; only reasons that occurred."""
+        counts = {reason.value: count_slots(getattr(self, dropped_column(reason))) for reason in DropReason}
+        return {reason: count for reason, count in counts.items() if count}
+
+
+def count_slots(ranges: SlotRanges) -> int:
+    """How many slots a multirange holds."""
+    return sum((item.upper or 0) - (item.lower or 0) for item in ranges)
+
+
+class CaptureLease(Base):
+    """Who runs a capture. Lapsed: expires_at is null, in the past, or further ahead than a lease can be."""
+
+    __tablename__ = "capture_leases"
+
+    request_id: Mapped[UUID] = mapped_column(ForeignKey("ingestion_requests.id", ondelete="CASCADE"), primary_key=True)
+    camera_id: Mapped[str]
+    owner: Mapped[str | None]
+    epoch: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    expires_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint("epoch >= 0", name="epoch"),
+        Index(None, "expires_at"),
+        Index(None, "owner"),
+    )
+
+
+class Frame(Base):
+    """A stored frame; its own tombstone once deleted (stored, deleting, deleted)."""
+
+    __tablename__ = "frames"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    request_id: Mapped[UUID] = mapped_column(ForeignKey("ingestion_requests.id", ondelete="RESTRICT"))
+    camera_id: Mapped[str]
+    source_type: Mapped[str]
+    sequence: Mapped[int] = mapped_column(Integer)
+    state: Mapped[str] = mapped_column(server_default=text("'stored'"))
+    filename: Mapped[str | None]
+    storage_path: Mapped[str] = mapped_column(unique=True)
+    capture_timestamp: Mapped[datetime]
+    timestamp_source: Mapped[str]
+    timestamp_uncertainty_ms: Mapped[float | None]
+    width: Mapped[int] = mapped_column(Integer)
+    height: Mapped[int] = mapped_column(Integer)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    format: Mapped[str]
+    content_type: Mapped[str]
+    sha256: Mapped[str]
+    duplicate_of: Mapped[UUID | None]  # no foreign key: the frame that it names may be gone
+    exif: Mapped[Json | None]
+    meta: Mapped[Json] = mapped_column(server_default=text("'{}'::jsonb"))
+    stored_at: Mapped[datetime] = _now()
+
+    request: Mapped[IngestionRequest] = relationship(lazy="raise")
+
+    __table_args__ = (
+        UniqueConstraint("request_id", "sequence"),
+        CheckConstraint(_one_of("state", ("stored", "deleting", "deleted")), name="state"),
+        CheckConstraint(_one_of("source_type", SourceType), name="source_type"),
+        CheckConstraint(_one_of("timestamp_source", TimestampSource), name="timestamp_source"),
+        CheckConstraint("sequence >= 0 AND width > 0 AND height > 0 AND size_bytes > 0", name="sizes"),
+        CheckConstraint("sha256 ~ '^[0-9a-f]{64}$'", name="sha256"),
+        CheckConstraint(_one_of("format", ("jpg", "png", "bmp", "tiff")), name="format"),
+        Index(None, "capture_timestamp", "id", postgresql_where=text("state = 'stored'")),
+        Index(None, "camera_id", "capture_timestamp", "id", postgresql_where=text("state = 'stored'")),
+        Index(None, "request_id", "capture_timestamp", "id", postgresql_where=text("state = 'stored'")),
+        Index(None, "source_type", "capture_timestamp", "id", postgresql_where=text("state = 'stored'")),
+        Index(None, "camera_id", "sha256", "stored_at", "id"),
+        Index("ix_frames_deleting", "stored_at", postgresql_where=text("state = 'deleting'")),
+        Index(None, "stored_at", "id"),
+    )
+
+
+class ObjectKey(Base):
+    """Which object keys are taken: `live` with a row, `condemned` by the sweeper before it deletes."""
+
+    __tablename__ = "object_keys"
+
+    key: Mapped[str] = mapped_column(primary_key=True)
+    state: Mapped[str]
+    at: Mapped[datetime] = _now()
+
+    __table_args__ = (CheckConstraint(_one_of("state", ("live", "condemned")), name="state"),)
+
+
+class CaptureGap(Base):
+    """A time in which a capture had no pictures; `to_at` is null while it lasts."""
+
+    __tablename__ = "capture_gaps"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    request_id: Mapped[UUID] = mapped_column(ForeignKey("ingestion_requests.id", ondelete="CASCADE"))
+    from_at: Mapped[datetime]
+    to_at: Mapped[datetime | None]
+    reason: Mapped[str]
+
+    __table_args__ = (
+        CheckConstraint("to_at IS NULL OR to_at >= from_at", name="order"),
+        Index(None, "request_id", "from_at", "id"),
+        Index("uq_capture_gaps_open", "request_id", unique=True, postgresql_where=text("to_at IS NULL")),
+    )
+
+
+class CameraConfiguration(Base):
+    """A registered camera."""
+
+    __tablename__ = "camera_configurations"
+
+    camera_id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str | None]
+    description: Mapped[str | None]
+    rtsp_url: Mapped[str]
+    transport: Mapped[str] = mapped_column(server_default=text("'tcp'"))
+    location: Mapped[str | None]
+    camera_angle: Mapped[str | None]
+    calibration: Mapped[Json | None]
+    default_fps: Mapped[float | None]
+    enabled: Mapped[bool] = mapped_column(Boolean, server_default=text("true"))
+    keep_open: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    reader: Mapped[str | None]
+    meta: Mapped[Json] = mapped_column(server_default=text("'{}'::jsonb"))
+    created_at: Mapped[datetime] = _now()
+    updated_at: Mapped[datetime] = _now()
+
+    __table_args__ = (
+        CheckConstraint("camera_id ~ '^[A-Za-z0-9._-]{1,100}$' AND camera_id !~ '^[.]+$'", name="camera_id"),
+        CheckConstraint(_one_of("transport", ("tcp", "udp")), name="transport"),
+        CheckConstraint("default_fps IS NULL OR (default_fps > 0 AND default_fps <= 30)", name="default_fps"),
+        Index(None, "created_at", "camera_id"),
+    )
+
+
+class IdempotencyKey(Base):
+    """A retry's memory: the key commits first with a lease, the answer with the frames."""
+
+    __tablename__ = "idempotency_keys"
+
+    scope: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    fingerprint: Mapped[str | None]
+    request_id: Mapped[UUID]
+    expires_at: Mapped[datetime | None]
+    status: Mapped[int | None] = mapped_column(Integer)
+    answer: Mapped[Json | None]
+    created_at: Mapped[datetime] = _now()
+
+    __table_args__ = (Index(None, "created_at"),)
+
+
+class OutboxPending(Base):
+    """Events as their transactions wrote them, before the relay gives them their order."""
+
+    __tablename__ = "outbox_pending"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    event: Mapped[Json]
+    created_at: Mapped[datetime] = _now()
+
+
+class Event(Base):
+    """Events in their one order."""
+
+    __tablename__ = "events"
+
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    type: Mapped[str]
+    camera_id: Mapped[str | None]
+    event: Mapped[Json]
+    created_at: Mapped[datetime] = _now()
+
+    __table_args__ = (Index(None, "created_at"), Index(None, "camera_id", "seq"), Index(None, "type", "seq"))
+
+
+class ApiKey(Base):
+    """Who may call: only a hash of the key is kept."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    key_hash: Mapped[str] = mapped_column(unique=True)
+    scopes: Mapped[list[Json]] = mapped_column(server_default=text("'[]'::jsonb"))
+    cameras: Mapped[list[Json] | None]
+    created_at: Mapped[datetime] = _now()
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+
+class Audit(Base):
+    """Who did what."""
+
+    __tablename__ = "audit"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    at: Mapped[datetime] = _now()
+    caller: Mapped[str | None]
+    action: Mapped[str]
+    target: Mapped[str | None]
+    details: Mapped[Json | None]
+
+    __table_args__ = (Index(None, "at"),)

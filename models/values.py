@@ -1,0 +1,196 @@
+"""Plain values that the layers pass round: enumerations, capture parameters, pictures, frames to store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+
+class SourceType(StrEnum):
+    RTSP = "rtsp"
+    UPLOAD = "upload"
+
+
+class CaptureMode(StrEnum):
+    SINGLE_FRAME = "single_frame"
+    CONTINUOUS = "continuous"
+    EVENT_DRIVEN = "event_driven"
+
+
+class IngestionStatus(StrEnum):
+    PENDING = "pending"
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+FINAL_STATUSES = frozenset({IngestionStatus.COMPLETED, IngestionStatus.FAILED, IngestionStatus.CANCELLED})
+
+
+class Sampling(StrEnum):
+    AUTO = "auto"
+    EXACT = "exact"
+    KEYFRAME = "keyframe"
+
+
+class Transport(StrEnum):
+    TCP = "tcp"
+    UDP = "udp"
+
+
+class TimestampSource(StrEnum):
+    RTCP = "rtcp"
+    RECEIPT = "receipt"
+    EXIF = "exif"
+    CLIENT = "client"
+    UPLOAD = "upload"
+
+
+class DropReason(StrEnum):
+    """Why a slot that came due has no frame (CONTRACT, "The ledger")."""
+
+    CAMERA_DOWN = "camera_down"
+    NO_PICTURE = "no_picture"
+    DECODE_FAILED = "decode_failed"
+    QUEUE_FULL = "queue_full"
+    SPOOL_FULL = "spool_full"
+    SPOOLED = "spooled"
+    SURPLUS = "surplus"
+    LEASE_LOST = "lease_lost"
+    CANCELLED = "cancelled"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureParams:
+    """What a capture was asked to do. Kept as JSON in the request row (`to_json`, `from_json`)."""
+
+    mode: CaptureMode
+    fps: float  # frames a second on the grid; 1 for single_frame
+    duration: float | None  # seconds; None: until cancelled
+    sampling: Sampling
+    max_frames: int | None
+    jpeg_quality: int
+    transport: Transport
+    frame_timestamp: datetime | None = None
+
+    @property
+    def slots(self) -> int | None:
+        """How many slots the grid has: ceil(duration * fps); None without an end."""
+        if self.mode is CaptureMode.SINGLE_FRAME:
+            return 1
+        if self.duration is None:
+            return None
+        # 5 s x 0.1 fps is 0.5000000000000001 in floating point elsewhere: a billionth of a slot is no slot.
+        exact = self.duration * self.fps
+        return max(1, -int(-(exact - 1e-9) // 1))
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "mode": self.mode.value, "fps": self.fps, "duration": self.duration, "sampling": self.sampling.value,
+            "max_frames": self.max_frames, "jpeg_quality": self.jpeg_quality, "transport": self.transport.value,
+            "frame_timestamp": self.frame_timestamp.isoformat() if self.frame_timestamp else None,
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> CaptureParams:
+        at = data["frame_timestamp"]
+        return cls(
+            mode=CaptureMode(data["mode"]), fps=data["fps"], duration=data["duration"],
+            sampling=Sampling(data["sampling"]), max_frames=data["max_frames"], jpeg_quality=data["jpeg_quality"],
+            transport=Transport(data["transport"]), frame_timestamp=datetime.fromisoformat(at) if at else None,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class FrameRecord:
+    """One stored object and what its row will say. The object is durable before this is made (invariant 1)."""
+
+    frame_id: UUID
+    request_id: UUID
+    camera_id: str
+    source_type: SourceType
+    sequence: int
+    storage_path: str
+    timestamp: datetime
+    timestamp_source: TimestampSource
+    timestamp_uncertainty_ms: float | None
+    width: int
+    height: int
+    size_bytes: int
+    format: str
+    content_type: str
+    sha256: str
+    filename: str | None = None
+    exif: dict[str, Any] | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A capture that this process owns: every state write carries `epoch` (fencing)."""
+
+    request_id: UUID
+    epoch: int
+    resumed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SourceInfo:
+    """What a stream turned out to be."""
+
+    codec: str
+    width: int
+    height: int
+    fps: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {"codec": self.codec, "width": self.width, "height": self.height, "fps": self.fps}
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureError:
+    """A request's latest error, as kept and shown."""
+
+    code: str
+    message: str
+    retryable: bool
+    at: datetime
+
+    def to_json(self) -> dict[str, Any]:
+        return {"code": self.code, "message": self.message, "retryable": self.retryable, "at": self.at.isoformat()}
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedFile:
+    """One file part of an upload, as it came in. `path` is a temporary file that the receiver removes."""
+
+    index: int
+    filename: str | None  # base name, cleaned; for showing only, never a path
+    declared_type: str | None  # the part's Content-Type, lower case, without parameters
+    path: Path
+    size: int  # bytes received
+    sha256: str  # hex, of the bytes received
+    too_large: bool = False  # it went past UPLOAD__MAX_FILE_SIZE; `path` then holds nothing usable
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """One refused file of an upload, as kept in the request row and shown."""
+
+    index: int
+    filename: str | None
+    code: str
+    detail: str
+    retryable: bool
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "index": self.index, "filename": self.filename, "code": self.code,
+            "detail": self.detail, "retryable": self.retryable,
+        }  # fmt: skip

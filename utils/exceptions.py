@@ -1,0 +1,240 @@
+"""The one hierarchy of errors.
+
+Each has a stable `code` (the contract's), a message fit for the client, whether a retry can help, and details
+without secrets. `api/errors.py` maps codes to HTTP statuses; nothing here knows HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """One thing wrong in the input. `pointer` is a JSON pointer (RFC 6901) in a body, else empty."""
+
+    location: Literal["body", "query", "path", "header", "form"]
+    name: str
+    code: str
+    message: str
+    pointer: str = ""
+
+
+class IngestionException(Exception):
+    """Base of every error that a client may be told of. `message` never carries input, URLs or secrets."""
+
+    code: ClassVar[str] = "internal_error"
+    retryable: ClassVar[bool] = False
+    default_message: ClassVar[str] = "Something failed inside the service. The trace_id finds it in the log."
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        errors: Sequence[FieldError] = (),
+        retry_after: float | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.message = message or self.default_message
+        self.errors = tuple(errors)
+        self.retry_after = retry_after
+        self.details = dict(details or {})
+        super().__init__(self.message)
+
+
+class MalformedRequest(IngestionException):
+    code = "malformed_request"
+    default_message = "The request cannot be parsed."
+
+
+class InvalidRequest(IngestionException):
+    code = "invalid_request"
+    default_message = "The request is not valid; `errors` names each field."
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        message: str,
+        *,
+        location: Literal["body", "query", "path", "header", "form"] = "body",
+        code: str = "invalid",
+        pointer: str | None = None,
+    ) -> InvalidRequest:
+        """An error about one field."""
+        at = pointer if pointer is not None else (f"/{name}" if location == "body" else "")
+        return cls(f"{name}: {message}", errors=[FieldError(location, name, code, message, at)])
+
+
+class NotApplicable(InvalidRequest):
+    code = "not_applicable"
+    default_message = "A field does not apply to this capture_mode."
+
+
+class TimestampOutOfRange(InvalidRequest):
+    code = "timestamp_out_of_range"
+    default_message = "frame_timestamp lies beyond what the stream's ring holds, or more than 24 h ahead."
+
+
+class Forbidden(IngestionException):
+    code = "forbidden"
+    default_message = "This caller may not do that."
+
+
+class AddressNotAllowed(IngestionException):
+    code = "address_not_allowed"
+    default_message = "The camera's address is outside RTSP__ALLOWED_NETWORKS."
+
+
+class RequestNotFound(IngestionException):
+    code = "request_not_found"
+    default_message = "There is no request with this id."
+
+
+class FrameNotFound(IngestionException):
+    code = "frame_not_found"
+    default_message = "There is no frame with this id."
+
+
+class CameraNotFound(IngestionException):
+    code = "camera_not_found"
+    default_message = "There is no camera with this id."
+
+
+class CameraDisabled(IngestionException):
+    code = "camera_disabled"
+    default_message = "This camera is disabled."
+
+
+class NotRunning(IngestionException):
+    code = "not_running"
+    default_message = "The request is not running."
+
+
+class RequestTimeout(IngestionException):
+    code = "request_timeout"
+    retryable = True
+    default_message = "The body did not arrive in time."
+
+
+class PayloadTooLarge(IngestionException):
+    code = "payload_too_large"
+    default_message = "The body is larger than this service takes."
+
+
+class TooManyFiles(IngestionException):
+    code = "too_many_files"
+    default_message = "More files than UPLOAD__MAX_BATCH_SIZE."
+
+
+class ImageTooLarge(IngestionException):
+    code = "image_too_large"
+    default_message = "The picture has more pixels than UPLOAD__MAX_PIXELS."
+
+
+class UnsupportedMediaType(IngestionException):
+    code = "unsupported_media_type"
+    default_message = "The Content-Type is not one that this endpoint takes."
+
+
+class UnsupportedImageFormat(IngestionException):
+    code = "unsupported_image_format"
+    default_message = "The file is not a JPEG, PNG, BMP or TIFF by its name."
+
+
+class InvalidImage(IngestionException):
+    code = "invalid_image"
+    default_message = "The picture cannot be decoded whole."
+
+
+class ImageTypeMismatch(IngestionException):
+    code = "image_type_mismatch"
+    default_message = "The file's bytes are not what its name or declared type says."
+
+
+class RangeNotSatisfiable(IngestionException):
+    code = "range_not_satisfiable"
+    default_message = "The range lies outside the object."
+
+
+class TooManyPending(IngestionException):
+    code = "too_many_pending"
+    retryable = True
+    default_message = "RTSP__MAX_PENDING captures are waiting already."
+
+
+class FeatureNotImplemented(IngestionException):
+    code = "not_implemented"
+    default_message = "This part of the contract is not built yet."
+
+
+class StorageUnavailable(IngestionException):
+    code = "storage_unavailable"
+    retryable = True
+    default_message = "The object store cannot be used right now. Nothing was stored; try again."
+
+
+class ObjectMissing(IngestionException):
+    """The store has no object under a key that a row names: an integrity violation, not a client's error."""
+
+    default_message = "The stored object is missing."
+
+
+class DatabaseUnavailable(IngestionException):
+    code = "database_unavailable"
+    retryable = True
+    default_message = "The database cannot be used right now. Try again."
+
+
+class ShuttingDown(IngestionException):
+    code = "shutting_down"
+    retryable = True
+    default_message = "The service is stopping. Try again."
+
+
+class Overloaded(IngestionException):
+    code = "overloaded"
+    retryable = True
+    default_message = "The service has as much work as it can hold. Try again."
+
+
+class DiskFull(IngestionException):
+    code = "disk_full"
+    retryable = True
+    default_message = "No disk space is left for this. Nothing was stored."
+
+
+CaptureCode = Literal[
+    "unauthorized_camera", "forbidden_camera", "stream_not_found", "camera_busy", "connection_refused",
+    "connect_timeout", "read_timeout", "dns_failure", "tls_error", "no_video", "unsupported_codec",
+    "redirect_refused", "address_not_allowed", "stream_ended", "decode_failed", "timestamp_out_of_range",
+    "lease_lost",
+]  # fmt: skip
+
+# Before the first picture these end a capture at once: trying again cannot help (CONTRACT, "The end").
+FATAL_BEFORE_FIRST_PICTURE: frozenset[str] = frozenset(
+    {
+        "unauthorized_camera", "forbidden_camera", "no_video", "unsupported_codec", "tls_error",
+        "redirect_refused", "address_not_allowed",
+    }
+)  # fmt: skip
+
+
+class CaptureFailure(Exception):
+    """What went wrong with a camera: kept as a request's `error`, and raised on the way there. Never holds a URL."""
+
+    def __init__(self, code: CaptureCode, message: str) -> None:
+        self.code = code
+        self.message = message
+        super().__init__(f"{code}: {message}")
+
+    @property
+    def retryable(self) -> bool:
+        """Whether asking again, unchanged, can succeed."""
+        return self.code not in FATAL_BEFORE_FIRST_PICTURE and self.code != "timestamp_out_of_range"
+
+
+class LeaseLost(Exception):
+    """Another owner has a newer epoch, or the request is final: this process stops working on it, writes no state."""

@@ -1,0 +1,129 @@
+"""structlog for the whole process: one line per event, JSON or console, secrets masked by a processor.
+
+uvicorn's and the libraries' standard logging records go through the same processors. `request_id` and
+`camera_id` are bound with `structlog.contextvars` and appear on every line of that task.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+from structlog.types import EventDict, Processor
+
+from utils.urls import MASK, mask_text
+
+_SECRET_KEYS = ("password", "secret", "token", "authorization", "credential", "api_key")
+
+
+def _masked(value: Any, depth: int = 0) -> Any:
+    if isinstance(value, str):
+        return mask_text(value)
+    if isinstance(value, bytes):
+        return mask_text(value.decode("utf-8", "replace"))
+    if depth < 4 and isinstance(value, dict):
+        return {key: _mask_item(str(key), item, depth + 1) for key, item in value.items()}
+    if depth < 4 and isinstance(value, (list, tuple, set)):
+        return [_masked(item, depth + 1) for item in value]
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    return mask_text(str(value))
+
+
+def _mask_item(key: str, value: Any, depth: int) -> Any:
+    lowered = key.lower()
+    if value and any(word in lowered for word in _SECRET_KEYS):
+        return MASK
+    return _masked(value, depth)
+
+
+def mask_secrets(_logger: Any, _method: str, event_dict: EventDict) -> EventDict:
+    """structlog processor: masks URLs' passwords, secret query values and secret-named keys in the whole line."""
+    return {key: _mask_item(key, value, 0) for key, value in event_dict.items()}
+
+
+def _drop_color_message(_logger: Any, _method: str, event_dict: EventDict) -> EventDict:
+    event_dict.pop("color_message", None)  # uvicorn's second copy of its message
+    return event_dict
+
+
+def configure_logging(level: str = "INFO", fmt: str = "json") -> None:
+    """Sets up structlog and the root logger to write to stderr. Call once, before anything logs."""
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _drop_color_message,
+    ]
+    renderer: Processor = (
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+        if fmt == "console"
+        else structlog.processors.JSONRenderer()
+    )
+    # Tracebacks are turned into text before masking: exception texts of FFmpeg and drivers hold whole URLs.
+    last: list[Processor] = [
+        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+        structlog.processors.StackInfoRenderer(),
+        structlog.processors.format_exc_info,
+        mask_secrets,
+        renderer,
+    ]
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=last))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+    logging.getLogger("uvicorn.access").disabled = True  # our middleware writes the access line
+    for name in ("botocore", "boto3", "urllib3", "s3transfer", "PIL", "asyncio", "alembic", "python_multipart", "libav"):
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+
+
+def get_logger(name: str) -> structlog.stdlib.BoundLogger:
+    """The module's logger."""
+    logger: structlog.stdlib.BoundLogger = structlog.get_logger(name)
+    return logger
+
+
+class Throttle:
+    """Says whether a repeated line may be written now: the first of a key, then one in `interval` seconds.
+
+    `clock` is monotonic seconds. Holds at most `max_keys` keys, the oldest go.
+    """
+
+    def __init__(self, interval: float, clock: Any, max_keys: int = 1000) -> None:
+        self._interval = interval
+        self._clock = clock
+        self._max = max_keys
+        self._last: MutableMapping[str, tuple[float, int]] = {}
+
+    def allow(self, key: str) -> int | None:
+        """How many lines of this key were withheld since the last one, or None: withhold this one too."""
+        now = self._clock()
+        last = self._last.get(key)
+        if last is not None and now - last[0] < self._interval:
+            self._last[key] = (last[0], last[1] + 1)
+            return None
+        if last is None and len(self._last) >= self._max:
+            self._last.pop(next(iter(self._last)))
+        self._last[key] = (now, 0)
+        return last[1] if last else 0

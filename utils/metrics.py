@@ -1,0 +1,65 @@
+"""Prometheus metrics: the one place where they are named. docs/metrics.md explains them.
+
+Labels are bounded: route templates, codes and reasons, never ids, URLs or camera names.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client.gc_collector import GCCollector
+
+REGISTRY = CollectorRegistry()
+ProcessCollector(registry=REGISTRY)
+PlatformCollector(registry=REGISTRY)
+GCCollector(registry=REGISTRY)
+
+_LATENCY = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+HTTP_REQUESTS = Counter(
+    "ingestion_requests", "HTTP requests by route template.", ["endpoint", "method", "status"], registry=REGISTRY
+)
+HTTP_DURATION = Histogram(
+    "ingestion_request_duration_seconds", "Seconds from the first byte in to the last byte out.",
+    ["endpoint", "method"], buckets=_LATENCY, registry=REGISTRY,
+)  # fmt: skip
+HTTP_IN_FLIGHT = Gauge("ingestion_http_in_flight", "HTTP requests being served.", registry=REGISTRY)
+FRAMES = Counter(
+    "ingestion_frames", "Frames that reached an end.", ["source", "outcome"], registry=REGISTRY
+)
+FRAMES_DROPPED = Counter("ingestion_frames_dropped", "Slots without a frame, by reason.", ["reason"], registry=REGISTRY)
+REJECTED = Counter("ingestion_upload_rejected", "Files refused, by code.", ["code"], registry=REGISTRY)
+UPLOADS_IN_FLIGHT = Gauge("ingestion_uploads_in_flight", "Uploads being received or stored.", registry=REGISTRY)
+CAPTURES = Gauge("ingestion_captures", "Captures of this process by state.", ["state"], registry=REGISTRY)
+CAPTURES_FINISHED = Counter("ingestion_captures_finished", "Captures ended, by final status.", ["status"], registry=REGISTRY)
+CAPTURES_RESUMED = Counter("ingestion_captures_resumed", "Captures taken over from a lapsed lease.", registry=REGISTRY)
+LEASES_LOST = Counter("ingestion_leases_lost", "Captures given up because another owner has them.", registry=REGISTRY)
+STREAMS = Gauge("ingestion_streams", "RTSP streams by state.", ["state"], registry=REGISTRY)
+STREAM_FAILURES = Counter("ingestion_stream_failures", "Failed opens and broken streams, by code.", ["code"], registry=REGISTRY)
+STREAM_OPEN = Histogram(
+    "ingestion_stream_open_seconds", "Seconds from the check before opening to the first packet.",
+    buckets=_LATENCY, registry=REGISTRY,
+)  # fmt: skip
+PACKETS = Counter("ingestion_packets", "Video packets read from cameras.", registry=REGISTRY)
+PACKETS_DROPPED = Counter("ingestion_packets_dropped", "Packets that found the hand-over queue full.", registry=REGISTRY)
+RING_BYTES = Gauge("ingestion_ring_bytes", "Encoded video kept in memory.", registry=REGISTRY)
+DECODE_SECONDS = Histogram(
+    "ingestion_decode_seconds", "Seconds to decode and encode one picture.", buckets=_LATENCY, registry=REGISTRY
+)
+CAPTURE_TO_STORED = Histogram(
+    "ingestion_capture_to_stored_seconds", "Seconds from a frame's capture time to its committed row.",
+    buckets=_LATENCY, registry=REGISTRY,
+)  # fmt: skip
+QUEUE_DEPTH = Gauge("ingestion_queue_depth", "Items waiting, by queue.", ["queue"], registry=REGISTRY)
+POOL_BUSY = Gauge("ingestion_pool_busy", "Calls running or waiting in a thread pool.", ["pool"], registry=REGISTRY)
+STORAGE_SECONDS = Histogram(
+    "ingestion_storage_seconds", "Seconds of one object store call.", ["operation"], buckets=_LATENCY, registry=REGISTRY
+)
+STORAGE_ERRORS = Counter("ingestion_storage_errors", "Failed object store calls.", ["operation"], registry=REGISTRY)
+DB_POOL = Gauge("ingestion_db_pool_connections", "Database connections checked out.", registry=REGISTRY)
+DB_ERRORS = Counter("ingestion_db_errors", "Failed transactions, by kind.", ["kind"], registry=REGISTRY)
+EMBEDDED_RESTARTS = Counter("ingestion_embedded_restarts", "Embedded parts started again after dying.", ["part"], registry=REGISTRY)
+DEPENDENCY_UP = Gauge("ingestion_dependency_up", "1 when the last health check of a part passed.", ["dependency"], registry=REGISTRY)
+EVENT_LOOP_LAG = Gauge("ingestion_event_loop_lag_seconds", "Longest delay of the event loop in the last 5 s.", registry=REGISTRY)
+DELETE_LEFTOVERS = Counter(
+    "ingestion_delete_leftovers", "Objects that a delete could not remove at once.", registry=REGISTRY
+)
