@@ -194,3 +194,27 @@ class Rejected:
             "index": self.index, "filename": self.filename, "code": self.code,
             "detail": self.detail, "retryable": self.retryable,
         }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFilter:
+    """What a list of requests is narrowed to; times are inclusive from, exclusive to."""
+
+    camera_id: str | None = None
+    status: IngestionStatus | None = None
+    source_type: SourceType | None = None
+    capture_mode: CaptureMode | None = None
+    created_from: datetime | None = None
+    created_to: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FrameFilter:
+    """What a list of frames is narrowed to, and its order by capture time."""
+
+    camera_id: str | None = None
+    request_id: UUID | None = None
+    from_: datetime | None = None
+    to: datetime | None = None
+    source_type: SourceType | None = None
+    descending: bool = False

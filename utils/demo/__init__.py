@@ -1,1 +1,1 @@
-"""Cameras for tests and the demo: films, a real RTSP server in its own process, and a proxy that breaks it."""
+"""Cameras for tests and the demo: films, a real RTSP server, and a proxy that breaks it."""

@@ -5,6 +5,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -30,10 +31,11 @@ class Camera:
     """A camera that can be stopped, killed, frozen and brought back on the same port.
 
     `films` is one film, or films by name; without any it shows the live scene. The other arguments:
-    `join` is what a new client gets first: "key" waits for the next key picture (a live scene makes one), "now" starts
-    in the middle of a group, "burst" repeats the current group at once. `report_every` is the interval of RTCP sender
-    reports in seconds (0: none), `clock_offset` what the camera's own clock is wrong by, `rtp_start` the RTP timestamp
-    at the start (near 2**32 to see it wrap).
+    - `join`, what a new client gets first: "key" waits for the next key picture (a live scene makes one at once),
+      "now" starts in the middle of a group, "burst" repeats the current group at once;
+    - `report_every`, the interval of RTCP sender reports in seconds (0: none);
+    - `clock_offset`, seconds by which the camera's own clock is ahead of the truth;
+    - `rtp_start`, the RTP timestamp at the start (never 0, which FFmpeg misreads; near 2**32 to see it wrap).
     """
 
     def __init__(
@@ -54,9 +56,7 @@ class Camera:
         self.port = port or free_port()
         named = {name: films} if isinstance(films, Path) else dict(films or {})
         self.names = list(named) or [name]
-        self._arguments = [f"--film={key}={path.resolve()}" for key, path in named.items()] or [
-            f"--live={name}"
-        ]
+        self._arguments = [f"--film={key}={path.resolve()}" for key, path in named.items()] or [f"--live={name}"]
         self._arguments += [
             f"--size={size[0]}x{size[1]}",
             f"--fps={fps}",
@@ -89,7 +89,7 @@ class Camera:
         """Start the camera and wait until its port accepts connections."""
         if self._process is not None:
             return self
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         command = [
             sys.executable,
             "-m",
@@ -120,10 +120,8 @@ class Camera:
         if self._process is not None:
             self.thaw()
             self._process.terminate()
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(5)
-            except subprocess.TimeoutExpired:
-                pass
         self.kill()
 
     def kill(self) -> None:
@@ -151,14 +149,12 @@ class Camera:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
 
 
 def free_port() -> int:
-    """A free port below the range from which the kernel takes clients' ports, so that it stays free for a restart."""
+    """A free port outside the range of clients' ports, so that it stays free for a restart."""
     while True:
         port = random.randrange(20000, 32000)
         with socket.socket() as probe:
@@ -178,22 +174,16 @@ def _accepts(host: str, port: int) -> bool:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m utils.demo.camera", description="RTSP cameras for the demo."
-    )
+    parser = argparse.ArgumentParser(prog="python -m utils.demo.camera", description="RTSP cameras for the demo.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8554)
-    parser.add_argument(
-        "--film", action="append", default=[], metavar="NAME=PATH", help="show a film for ever"
-    )
+    parser.add_argument("--film", action="append", default=[], metavar="NAME=PATH", help="show a film for ever")
     parser.add_argument("--live", action="append", default=[], metavar="NAME", help="show the live scene")
     parser.add_argument("--size", default="1280x720")
     parser.add_argument("--fps", type=int, default=25)
     parser.add_argument("--bitrate", type=int, default=2_000_000)
     parser.add_argument("--join", choices=("key", "now", "burst"), default="key")
-    parser.add_argument(
-        "--report-every", type=float, default=5.0, help="seconds between RTCP sender reports, 0: none"
-    )
+    parser.add_argument("--report-every", type=float, default=5.0, help="seconds between RTCP sender reports, 0: none")
     parser.add_argument("--clock-offset", type=float, default=0.0, help="seconds the camera's clock is ahead")
     parser.add_argument("--rtp-start", type=int, default=1_000_000)
     parser.add_argument("--attached", action="store_true", help="end when standard input does")

@@ -1,8 +1,7 @@
 """A TCP proxy before an RTSP server that misbehaves as cameras and networks do.
 
-Requests and answers pass unchanged (aio-rtsp-toolkit and the servers we know build their URLs from the request, so
-nothing needs rewriting); only RTSP over TCP is understood. The proxy runs in a thread of its own and every method may
-be called from any other.
+Requests and answers pass unchanged: servers build their URLs from the request, so nothing needs rewriting. Only
+RTSP over TCP is understood. The proxy runs in a thread of its own, and every method may be called from any other.
 """
 
 import asyncio
@@ -11,25 +10,15 @@ import socket
 import struct
 import threading
 from collections import deque
-from collections.abc import Coroutine, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Coroutine, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
 from utils.demo.camera import free_port
 from utils.demo.challenge import Challenge, Scheme
+from utils.demo.wire import Request, parse_request, read_message, response
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One request as the client sent it; header names are in lower case."""
-
-    method: str
-    uri: str
-    headers: Mapping[str, str]
-    raw: bytes = field(repr=False)
 
 
 class FaultProxy:
@@ -38,6 +27,7 @@ class FaultProxy:
     def __init__(self, backend_port: int, *, port: int = 0, host: str = "127.0.0.1") -> None:
         self.host, self.port = host, port or free_port()
         self.total = 0  # connections accepted since the start
+        self.lost = 0  # RTP packets dropped by `lose`
         self.requests: deque[Request] = deque(maxlen=1000)
         self._backend = backend_port
         self._links: dict[asyncio.StreamWriter, _Link] = {}
@@ -141,9 +131,7 @@ class FaultProxy:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
 
     def _call(self, function: Any) -> None:
@@ -165,13 +153,13 @@ class FaultProxy:
             listener.close()
 
     async def _drop(self, reset: bool) -> None:
-        for writer in list(self._links):
+        links = dict(self._links)
+        for writer in links:
             if reset:
                 sock = writer.get_extra_info("socket")
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
-        while self._links:
-            await asyncio.sleep(0.005)
+        await asyncio.gather(*(link.ended.wait() for link in links.values()))
 
     async def _end(self) -> None:
         await self._close()
@@ -184,7 +172,8 @@ class FaultProxy:
             await link.run(self._backend)
         finally:
             del self._links[writer]
-            writer.transport.abort()
+            link.ended.set()
+            writer.close()
 
 
 class _Link:
@@ -192,13 +181,17 @@ class _Link:
 
     def __init__(self, proxy: FaultProxy, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.playing = False
+        self.ended = asyncio.Event()
         self._proxy, self._reader, self._writer = proxy, reader, writer
 
     async def run(self, backend_port: int) -> None:
         """Pump both ways until either side ends."""
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             back_reader, back_writer = await asyncio.open_connection("127.0.0.1", backend_port)
-            pumps = {asyncio.create_task(self._upward(back_writer)), asyncio.create_task(self._downward(back_reader))}
+            pumps = {
+                asyncio.create_task(self._upward(back_writer)),
+                asyncio.create_task(self._downward(back_reader)),
+            }
             try:
                 await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -210,9 +203,9 @@ class _Link:
     async def _upward(self, backend: asyncio.StreamWriter) -> None:
         proxy = self._proxy
         while True:
-            message = await _read(self._reader)
+            message = await read_message(self._reader)
             if not message.startswith(b"$"):
-                request = _parse(message)
+                request = parse_request(message)
                 proxy.requests.append(request)
                 if proxy._deaf:
                     continue
@@ -230,45 +223,22 @@ class _Link:
         if challenge is not None and request.method != "OPTIONS":
             verdict = challenge.judge(request.method, request.uri, request.headers.get("authorization"))
             if verdict != "right":
-                return _response(request, 401, "Unauthorized", challenge.headers(verdict == "stale"))
+                return response(request, 401, "Unauthorized", challenge.headers(verdict == "stale"))
         if answer is not None and answer[0] == request.method:
-            return _response(request, *answer[1:])
+            return response(request, *answer[1:])
         return None
 
     async def _downward(self, backend: asyncio.StreamReader) -> None:
         proxy, packets = self._proxy, 0
         while True:
-            message = await _read(backend)
+            message = await read_message(backend)
             if message.startswith(b"$") and not message[1] & 1:
                 packets += 1
                 if proxy._lose and packets % proxy._lose == 0:
+                    proxy.lost += 1
                     continue
             await proxy._flow.wait()
             self._writer.write(message)
             await self._writer.drain()
             if proxy._rate:
                 await asyncio.sleep(len(message) / proxy._rate)
-
-
-async def _read(reader: asyncio.StreamReader) -> bytes:
-    """One RTSP message, or one interleaved packet."""
-    first = await reader.readexactly(1)
-    if first == b"$":
-        head = await reader.readexactly(3)
-        return first + head + await reader.readexactly(int.from_bytes(head[1:], "big"))
-    head = first + await reader.readuntil(b"\r\n\r\n")
-    length = _parse(head).headers.get("content-length", "0")
-    return head + await reader.readexactly(int(length) if length.isdigit() else 0)
-
-
-def _parse(message: bytes) -> Request:
-    start, *lines = message.split(b"\r\n\r\n", 1)[0].decode("utf-8", "replace").split("\r\n")
-    method, _, rest = start.partition(" ")
-    pairs = (line.split(":", 1) for line in lines if ":" in line)
-    return Request(method, rest.partition(" ")[0], {k.strip().lower(): v.strip() for k, v in pairs}, message)
-
-
-def _response(request: Request, status: int, reason: str, headers: Iterable[tuple[str, str]]) -> bytes:
-    lines = [f"RTSP/1.0 {status} {reason}", f"CSeq: {request.headers.get('cseq', '0')}"]
-    lines += [f"{name}: {value}" for name, value in headers]
-    return ("\r\n".join(lines) + "\r\n\r\n").encode()

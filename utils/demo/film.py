@@ -40,7 +40,7 @@ def make_film(
 ) -> Path:
     """An MP4 file whose picture number n carries n, readable by people and by `read_frame_number`.
 
-    A `target` that ends in .mp4 is that file; any other is a folder in which the name comes from the parameters.
+    A `target` that ends in .mp4 is that file; any other is a folder, where the parameters give the name.
     An existing file is taken as it is.
     """
     key = f"film-{_VERSION}-{codec}-{width}x{height}-{fps}-{seconds}-{gop}-{bframes}-{bitrate}-{label}-{seed}"
@@ -64,11 +64,11 @@ def make_film(
         for number in range(round(seconds * fps)):
             image = scene.render(number / fps, _film_clock(number, fps), number)
             planes = cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420)
-            frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
+            frame = av.VideoFrame.from_ndarray(planes.astype(np.uint8, copy=False), format="yuv420p")
             frame.pts, frame.time_base = number, Fraction(1, fps)
             film.mux(stream.encode(frame))
         film.mux(stream.encode(None))
-    os.replace(partial, path)
+    partial.replace(path)
     return path
 
 
@@ -88,23 +88,19 @@ def make_sound(target: Path, *, seconds: float = 5.0, pitch: float = 440.0) -> P
             frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
             film.mux(stream.encode(frame))
         film.mux(stream.encode(None))
-    os.replace(partial, path)
+    partial.replace(path)
     return path
 
 
-def make_still(
-    seed: int, width: int, height: int, taken_at: datetime, *, wear: float = 0.0, quality: int = 90
-) -> bytes:
-    """A JPEG as a photographer would upload it, with EXIF for `taken_at` (which must know its offset from UTC).
+def make_still(seed: int, width: int, height: int, taken_at: datetime, *, wear: float = 0.0, quality: int = 90) -> bytes:
+    """A JPEG as a photographer would upload it, with EXIF for `taken_at`, which needs a time zone.
 
     The same seed is the same car; `wear` near 1 shows it after the session: dirty, its sponsor's patch gone.
     """
     offset = taken_at.strftime("%z")
     if not offset:
         raise ValueError("taken_at needs a time zone")
-    image = Scene(width, height, seed, "PADDOCK", wear).render(
-        2.2 + seed % 7 * 0.1, taken_at.isoformat(" "), seed
-    )
+    image = Scene(width, height, seed, "PADDOCK", wear).render(2.2 + seed % 7 * 0.1, taken_at.isoformat(" "), seed)
     picture = Image.fromarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
     exif = picture.getexif()
     exif[0x010F], exif[0x0110], exif[0x0131] = "TrackShift", "Demo Camera", "trackshift-demo"

@@ -48,10 +48,7 @@ def read_frame_number(image: NDArray[Any]) -> int | None:
     line = strip.mean(axis=(0, 2)) if strip.ndim == 3 else strip.mean(axis=0)
     edges = np.linspace(0, width, _CELLS + 1)
     cell = width / _CELLS
-    levels = [
-        float(line[int(e + cell / 4) : max(int(e + cell * 0.75), int(e + cell / 4) + 1)].mean())
-        for e in edges[:-1]
-    ]
+    levels = [float(line[int(e + cell / 4) : max(int(e + cell * 0.75), int(e + cell / 4) + 1)].mean()) for e in edges[:-1]]
     dark, light = min(levels), max(levels)
     if light - dark < 80:
         return None

@@ -43,23 +43,25 @@ def write(image: Picture, x: int, y: int, text: str, size: int, colour: Colour =
     """Write one line with its top left at (x, y), digits of equal width; returns where it ends."""
     masks = [_glyph(char, size) for char in text]
     if masks:
-        line = cv2.merge([np.concatenate(masks, axis=1)] * 3)
-        ink = np.broadcast_to(np.array(colour, np.uint8), line.shape).copy()
-        blend(image, x, y, cv2.multiply(line, ink, scale=1 / 255), line)
-        x += line.shape[1]
+        line = np.repeat(np.concatenate(masks, axis=1)[:, :, None], 3, axis=2)
+        ink = (line * (np.array(colour, np.uint16)) // 255).astype(np.uint8)
+        blend(image, x, y, ink, line)
+        return x + len(line[0])
     return x
 
 
 def centred(text: str, centre: float, size: int) -> int:
     """Where to begin a line of text so that its middle is at `centre`."""
-    return round(centre - sum(_glyph(char, size).shape[1] for char in text) / 2)
+    return round(centre - sum(len(_glyph(char, size)[0]) for char in text) / 2)
 
 
 def polygon(image: Picture, points: list[tuple[float, float]], scale: float, colour: Colour) -> None:
+    """Fill a polygon with soft edges; the points are multiplied by `scale`."""
     corners = np.array([(round(x * scale * 16), round(y * scale * 16)) for x, y in points], np.int32)
     cv2.fillPoly(image, [corners], colour, cv2.LINE_AA, 4)
 
 
 def hue(value: float, saturation: float = 0.85, brightness: float = 0.8) -> Colour:
+    """The colour with this hue (of a turn), saturation and brightness."""
     red, green, blue = colorsys.hsv_to_rgb(value % 1.0, saturation, brightness)
     return round(blue * 255), round(green * 255), round(red * 255)

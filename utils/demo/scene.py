@@ -1,4 +1,4 @@
-"""The picture a demo camera sees: a car on a pit straight, a clock for people, a frame number for machines."""
+"""The picture a demo camera sees: a car on a pit straight, a clock, a frame number for machines."""
 
 import math
 
@@ -15,9 +15,7 @@ WHEELS = (112, 418)  # where the axles are, from the car's left
 class Scene:
     """Draws pictures of one size; `seed` chooses the car, `wear` (0 to 1) how the session has marked it."""
 
-    def __init__(
-        self, width: int, height: int, seed: int = 1, label: str = "CAM 1", wear: float = 0.0
-    ) -> None:
+    def __init__(self, width: int, height: int, seed: int = 1, label: str = "CAM 1", wear: float = 0.0) -> None:
         self._k = height / 720
         self._size = max(9, round(26 * self._k))
         self._background = _background(width, height, seed)
@@ -72,11 +70,7 @@ def _background(width: int, height: int, seed: int) -> Picture:
     def band(top: float, bottom: float, above: Colour, below: Colour, grain: float = 0.0) -> None:
         part = image[round(top * k) : round(bottom * k)]
         share = np.linspace(0, 1, len(part))[:, None, None]
-        colours = (
-            np.array(above) * (1 - share)
-            + np.array(below) * share
-            + random.normal(0, grain, (*part.shape[:2], 1))
-        )
+        colours = np.array(above) * (1 - share) + np.array(below) * share + random.normal(0, grain, (*part.shape[:2], 1))
         part[:] = np.clip(colours, 0, 255).astype(np.uint8)
 
     def blocks(top: float, bottom: float, step: float, colours: list[Colour], lean: float = 0.0) -> None:
@@ -101,12 +95,8 @@ def _background(width: int, height: int, seed: int) -> Picture:
         for x in np.arange(left + 56 - row * 9, left + 432, 11):
             if random.random() < 0.86:
                 centre = (round((x + random.uniform(-2, 2)) * k), round(y * k))
-                cv2.circle(
-                    image, centre, max(1, round(4.4 * k)), hue(random.random(), 0.55, 0.85), -1, cv2.LINE_AA
-                )
-    polygon(
-        image, [(left + 24, 222), (left + 452, 196), (left + 452, 208), (left + 24, 234)], k, (225, 225, 225)
-    )
+                cv2.circle(image, centre, max(1, round(4.4 * k)), hue(random.random(), 0.55, 0.85), -1, cv2.LINE_AA)
+    polygon(image, [(left + 24, 222), (left + 452, 196), (left + 452, 208), (left + 24, 234)], k, (225, 225, 225))
     for x in random.uniform(0, left - 40, 26):
         centre = (round(x * k), round(random.uniform(352, 372) * k))
         cv2.circle(
@@ -123,9 +113,7 @@ def _background(width: int, height: int, seed: int) -> Picture:
     for index, name in enumerate(("TRACKSHIFT", "APEX OIL", "VOLTRA", "NORDSCHLEIFE", "PIRAZ TYRES")):
         for x in range(index * 256, round(wide), 256 * len(boards)):
             ink = (70, 30, 20) if index in (1, 4) else WHITE
-            write(
-                image, centred(name, (x + 128) * k, round(30 * k)), round(408 * k), name, round(30 * k), ink
-            )
+            write(image, centred(name, (x + 128) * k, round(30 * k)), round(408 * k), name, round(30 * k), ink)
     band(452, 486, (70, 140, 84), (58, 120, 70), 5)
     blocks(486, 502, 48, [(45, 40, 205), WHITE], 10)
     band(502, 650, (98, 94, 92), (74, 70, 68), 3)
@@ -177,9 +165,7 @@ def _car(scale: float, seed: int, wear: float) -> tuple[Picture, Picture]:
         write(car, round(273 * k), round(106 * k), "APEX", round(30 * k), (60, 30, 170))
     for _ in range(round(160 * wear)):
         x, y = random.uniform(30, 510), random.triangular(80, 165, 168)
-        cv2.circle(
-            car, (round(x * k), round(y * k)), round(random.uniform(1, 4) * k), (40, 60, 80), -1, cv2.LINE_AA
-        )
+        cv2.circle(car, (round(x * k), round(y * k)), round(random.uniform(1, 4) * k), (40, 60, 80), -1, cv2.LINE_AA)
     for wheel in WHEELS:
         centre = (round(wheel * k), round(146 * k))
         for image, colour in ((car, (24, 24, 24)), (mask, (255, 255, 255))):

@@ -1,8 +1,8 @@
 """The RTSP server of the demo cameras: aio-rtsp-toolkit's protocol with one live timeline per camera.
 
-The toolkit shows a file to each client from its start, writes RTP timestamps that B-pictures falsify and answers
-`rtptime=0`. Here all clients of a camera share one timeline, RTP timestamps are presentation times, and sender
-reports carry the true capture clock. Sources without video are left to the toolkit.
+The toolkit shows a file to each client from its start, writes RTP timestamps that B-pictures falsify and
+answers `rtptime=0`. Here all clients of a camera share one timeline, RTP timestamps are presentation times, and
+sender reports carry the true capture clock. Sources without video are left to the toolkit.
 """
 
 import struct
@@ -13,9 +13,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import av
-from aio_rtsp_toolkit.server import RtspServer  # type: ignore[import-untyped]
-from aio_rtsp_toolkit.server_media import MediaSource  # type: ignore[import-untyped]
-from aio_rtsp_toolkit.server_session import RtspServerSession  # type: ignore[import-untyped]
+from aio_rtsp_toolkit.server import RtspServer
+from aio_rtsp_toolkit.server_media import MediaSource
+from aio_rtsp_toolkit.server_session import RtspServerSession
 
 from utils.demo.sources import Film, Join, Live, Source, Unit
 
@@ -97,9 +97,7 @@ class CameraSession(RtspServerSession):  # type: ignore[misc]
         body: bytes = b"",
     ) -> None:
         if extra_headers and self._source() is not None:
-            extra_headers.pop(
-                "RTP-Info", None
-            )  # says rtptime=0; it is optional, and clients take the first packet's
+            extra_headers.pop("RTP-Info", None)  # says rtptime=0; it is optional, and clients take the first packet's
         await super()._send_response(req_headers, status_code, reason, extra_headers, body)
 
     async def _stream_media(self) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import av
-from aio_rtsp_toolkit.server_media import (  # type: ignore[import-untyped]
+from aio_rtsp_toolkit.server_media import (
     MediaSourceLoader,
     MediaTrackInfo,
     extract_nalus,
@@ -126,7 +126,9 @@ class Film(Source):
             coded = [p for p in film.demux(video=0) if p.size and p.pts is not None and p.dts is not None]
             first = min(p.pts for p in coded if p.pts is not None)
             for packet in coded:
-                assert packet.pts is not None and packet.dts is not None and packet.time_base is not None
+                assert packet.pts is not None
+                assert packet.dts is not None
+                assert packet.time_base is not None
                 nalus = tuple(extract_nalus(track.codec_name, bytes(packet), track.nal_length_size))
                 unit = Unit(float((packet.pts - first) * packet.time_base), nalus, packet.is_keyframe)
                 self._pictures.append((float((packet.dts - first) * packet.time_base), unit.taken, unit))
@@ -134,17 +136,19 @@ class Film(Source):
         self._lap = float(len(self._pictures) / self._fps)
 
     async def _run(self) -> None:
-        lap, index = divmod(self.now(), self._lap)[0] - 1, 0
-        behind = True
+        lap, index = self.now() // self._lap - 1, 0
+        wait = True  # for the present, and for a key picture
         while True:
             dts, taken, unit = self._pictures[index]
             due = lap * self._lap + dts + self._delay
             ahead = due - self.now()
-            if ahead < -_LATE:
-                behind = True
-            elif behind and unit.key and ahead >= 0 or (behind and self._join == "now" and ahead >= 0):
-                behind = False
-            if not behind:
+            if self._join == "burst" and wait:
+                wait = not unit.key or due + self._group_seconds(index) < self.now()
+            elif wait:
+                wait = ahead < 0 or not (unit.key or self._join == "now")
+            elif ahead < -max(_LATE, self._group_seconds(0)):
+                wait = True
+            if not wait:
                 if ahead > 0:
                     await asyncio.sleep(ahead)
                 self._publish(Unit(lap * self._lap + taken, unit.nalus, unit.key))
@@ -152,13 +156,16 @@ class Film(Source):
             if index == len(self._pictures):
                 lap, index = lap + 1, 0
 
+    def _group_seconds(self, index: int) -> float:
+        """How long the group lasts that begins at this key picture."""
+        later = (i for i in range(index + 1, len(self._pictures)) if self._pictures[i][2].key)
+        return float((next(later, len(self._pictures)) - index) / self._fps)
+
 
 class Live(Source):
     """The demo scene drawn and encoded as it happens; its burnt-in clock shows UTC."""
 
-    def __init__(
-        self, label: str, seed: int, size: tuple[int, int], fps: int, bitrate: int, join: Join, rtp_start: int
-    ):
+    def __init__(self, label: str, seed: int, size: tuple[int, int], fps: int, bitrate: int, join: Join, rtp_start: int):
         from utils.demo.scene import Scene  # here, so that a camera which only shows films needs no OpenCV
 
         self._fps = fps
@@ -192,7 +199,8 @@ class Live(Source):
 
         clock = f"{datetime.fromtimestamp(number / self._fps + 1e-5, UTC):%Y-%m-%d %H:%M:%S.%f}"[:-3] + " UTC"
         image = self._scene.render(number / self._fps, clock, number)
-        frame = av.VideoFrame.from_ndarray(cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420), format="yuv420p")
+        planes = cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420)
+        frame = av.VideoFrame.from_ndarray(planes.astype("uint8", copy=False), format="yuv420p")
         frame.pts, frame.time_base = number, Fraction(1, self._fps)
         if self._key:
             self._key = False

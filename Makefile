@@ -1,0 +1,69 @@
+# What people type. `make` alone lists it.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.install-stamp
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo run test test-unit test-real lint bench docs lock docker-check clean
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## The environment in .venv: everything that the service, the demo and the tests need
+
+$(STAMP): requirements-dev.txt
+	@$(PY) -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Python 3.11 or newer is needed, and '$(PYTHON)' is $$($(PYTHON) -V 2>&1 | tail -1)." >&2; \
+	  echo "Name another one: make $(or $(MAKECMDGOALS),install) PYTHON=python3.12" >&2; exit 1; }; \
+	  echo "Creating $(VENV) ..."; $(PYTHON) -m venv --clear $(VENV) || { \
+	  echo "That failed. Debian and Ubuntu keep venv in a package: apt-get install python3-venv" >&2; exit 1; }; }
+	@echo "Installing requirements-dev.txt into $(VENV) (about a minute) ..."
+	@$(PY) -m pip install --quiet --no-input --disable-pip-version-check --no-compile -r requirements-dev.txt
+	@touch $@
+
+demo: $(STAMP) ## Service, demo camera, three captures through HTTP; stays up (ARGS=--once: stops afterwards)
+	@$(PY) -m utils.demo.run $(ARGS)
+
+run: $(STAMP) ## Only the service, http://127.0.0.1:8000
+	@exec $(PY) main.py
+
+lint: $(STAMP) ## ruff, mypy --strict, import contracts, generated docs
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy .
+	$(VENV)/bin/lint-imports
+	$(PY) -m docs.generate --check
+
+test: lint ## Everything: lint, then unit and integration tests
+	$(PY) -m pytest $(ARGS)
+
+test-unit: $(STAMP) ## Unit tests only
+	$(PY) -m pytest tests/unit $(ARGS)
+
+test-real: $(STAMP) ## The integration suite on Debian's PostgreSQL and a MinIO built from source
+	PY=$(abspath $(PY)) tests/real.sh $(ARGS)
+
+bench: $(STAMP) ## Benchmarks; prints figures, judges nothing
+	$(PY) -m pytest tests/benchmarks -s --timeout=900 $(ARGS)
+
+docs: $(STAMP) ## Writes .env.example and docs/configuration.md from config.py
+	$(PY) -m docs.generate
+
+lock: build/uv/bin/uv ## Pins requirements*.in into requirements*.txt
+	for name in requirements requirements-embedded requirements-dev; do \
+	  build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --no-annotate $(ARGS) $$name.in -o $$name.txt || exit 1; done
+
+build/uv/bin/uv:
+	$(PYTHON) -m venv build/uv
+	build/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+
+docker-check: $(STAMP) ## hadolint, then the Dockerfile's own steps in a clean venv and an empty folder
+	$(VENV)/bin/hadolint Dockerfile
+	$(PY) -m deploy.docker_steps
+
+clean: ## Removes .venv, caches and build/; data/ and demo-output/ stay
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage htmlcov
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,156 @@
+"""Engine, pool and unit of work.
+
+One `UnitOfWork` is one transaction: committed when its block ends, rolled back when the block raises. Belongs to
+one event loop. Every way in which PostgreSQL can be out of reach becomes DatabaseUnavailable; a wrong statement
+stays the error that it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import cached_property
+from typing import Any, TypeVar
+
+import asyncpg
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
+
+from config import DbSettings, database_url
+from repositories.camera_configs import CameraConfigRepository
+from repositories.frames import FrameRepository
+from repositories.ingestion_requests import IngestionRequestRepository
+from repositories.leases import LeaseRepository
+from utils.exceptions import DatabaseUnavailable
+from utils.logger import Throttle, get_logger
+from utils.metrics import DB_ERRORS, DB_POOL
+
+log = get_logger(__name__)
+T = TypeVar("T")
+
+# SQLSTATE classes that say "not now": connection (08), resources (53), operator intervention (57), system (58),
+# serialisation and deadlock (40), lock timeout (55P03), idle transaction ended (25P03).
+_TRANSIENT = ("08", "53", "57", "58", "40", "55P03", "25P03")
+
+
+def is_unavailable(error: BaseException) -> bool:
+    """Whether the error says that PostgreSQL cannot be used now, rather than that the statement is wrong."""
+    if isinstance(error, (OperationalError, InterfaceError, PoolTimeout, OSError, asyncio.TimeoutError)):
+        return True
+    if isinstance(error, DBAPIError):
+        if error.connection_invalidated:
+            return True
+        state = str(getattr(error.orig, "sqlstate", "") or "")
+        return state.startswith(_TRANSIENT) or isinstance(error.orig, (OSError, TimeoutError))
+    if isinstance(error, asyncpg.PostgresError):
+        return str(error.sqlstate or "").startswith(_TRANSIENT)
+    return isinstance(error, asyncpg.InterfaceError)
+
+
+class UnitOfWork:
+    """The repositories on one session."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        self.session = session
+
+    @cached_property
+    def requests(self) -> IngestionRequestRepository:
+        return IngestionRequestRepository(self.session)
+
+    @cached_property
+    def frames(self) -> FrameRepository:
+        return FrameRepository(self.session)
+
+    @cached_property
+    def leases(self) -> LeaseRepository:
+        return LeaseRepository(self.session)
+
+    @cached_property
+    def cameras(self) -> CameraConfigRepository:
+        return CameraConfigRepository(self.session)
+
+
+class Database:
+    """The engine of a process. `application_name` shows in pg_stat_activity."""
+
+    def __init__(self, settings: DbSettings, application_name: str = "trackshift-ingestion") -> None:
+        self._pool_timeout = settings.POOL_TIMEOUT
+        self._throttle = Throttle(10, asyncio.get_event_loop().time)
+        server_settings = {
+            "application_name": application_name,
+            "timezone": "UTC",
+            "jit": "off",
+            "statement_timeout": str(int(settings.STATEMENT_TIMEOUT * 1000)),
+            "lock_timeout": str(int(settings.STATEMENT_TIMEOUT * 1000)),
+            # A writer that stalls in mid-transaction (a stopped process) must not hold its row locks for long.
+            "idle_in_transaction_session_timeout": "3000",
+            "tcp_user_timeout": "5000",
+        }
+        self.engine: AsyncEngine = create_async_engine(
+            database_url(settings),
+            poolclass=AsyncAdaptedQueuePool,
+            pool_size=settings.POOL_SIZE,
+            max_overflow=settings.MAX_OVERFLOW,
+            pool_timeout=settings.POOL_TIMEOUT,
+            pool_pre_ping=True,
+            pool_recycle=1800,
+            connect_args={
+                "timeout": settings.CONNECT_TIMEOUT,
+                "command_timeout": settings.STATEMENT_TIMEOUT + 1,
+                "ssl": settings.SSL if not settings.HOST.startswith("/") else False,
+                "server_settings": server_settings,
+            },
+            hide_parameters=True,  # exception texts would carry camera URLs
+        )
+        self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
+        pool = self.engine.sync_engine.pool
+        DB_POOL.set_function(lambda: pool.checkedout() if isinstance(pool, AsyncAdaptedQueuePool) else 0)
+
+    @asynccontextmanager
+    async def unit_of_work(self) -> AsyncIterator[UnitOfWork]:
+        """One transaction. Raises DatabaseUnavailable; after a failed COMMIT its outcome is unknown (rule 4)."""
+        try:
+            async with self._sessions() as session, session.begin():
+                yield UnitOfWork(session)
+        except Exception as error:
+            if not is_unavailable(error):
+                raise
+            DB_ERRORS.labels(kind="unavailable").inc()
+            if (withheld := self._throttle.allow("unavailable")) is not None:
+                log.warning("database_unavailable", error=str(error).splitlines()[0], kind=type(error).__name__, withheld=withheld)
+            raise DatabaseUnavailable(retry_after=2) from error
+
+    async def until_known(self, work: Callable[[UnitOfWork], Awaitable[T]], *, tries: int = 3, pause: float = 0.2) -> T:
+        """Runs an idempotent transaction again until its outcome is known (rule 4). Raises DatabaseUnavailable.
+
+        The work carries its own ids and says ON CONFLICT, so a second run of one that had committed changes nothing.
+        """
+        for attempt in range(1, tries + 1):
+            try:
+                async with self.unit_of_work() as uow:
+                    return await work(uow)
+            except DatabaseUnavailable:
+                if attempt == tries:
+                    raise
+                await asyncio.sleep(pause * attempt)
+        raise AssertionError("unreachable")
+
+    async def check(self) -> dict[str, Any]:
+        """One cheap query on the live pool. Raises DatabaseUnavailable."""
+        async with self.unit_of_work() as uow:
+            row = (await uow.session.execute(text("SELECT current_setting('server_version') AS version"))).one()
+            return {"version": row.version}
+
+    async def durability_settings(self) -> dict[str, str]:
+        """fsync, full_page_writes and synchronous_commit as this session has them."""
+        names = ("fsync", "full_page_writes", "synchronous_commit", "server_version_num")
+        async with self.unit_of_work() as uow:
+            row = (await uow.session.execute(text("SELECT " + ", ".join(f"current_setting('{name}')" for name in names)))).one()  # noqa: S608
+            return dict(zip(names, row, strict=True))
+
+    async def close(self) -> None:
+        await self.engine.dispose()

@@ -1,0 +1,322 @@
+"""Requests and their ledger.
+
+Two kinds of write (DESIGN, rule 1). Evidence, a stored frame or a dropped slot, is accepted from any epoch and
+changes only that slot's accounting: `record`, one call of the SQL function `record_slots`. State (status, grid,
+gaps, errors) needs the newest epoch and a request that is not final: the methods that take a `Claim`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+
+from models.entities import CaptureGap, CaptureLease, IngestionRequest
+from models.values import (
+    FINAL_STATUSES,
+    CaptureError,
+    Claim,
+    DropReason,
+    FrameRecord,
+    IngestionStatus,
+    RequestFilter,
+    SourceInfo,
+)
+from repositories.base import Key, Repository
+from repositories.leases import LeaseRepository
+from utils.exceptions import LeaseLost
+from utils.ids import new_id
+
+_FINAL = [status.value for status in FINAL_STATUSES]
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What became of one frame given to `record`: stored, exists (the slot has a frame), surplus, late, condemned."""
+
+    sequence: int
+    outcome: str
+    storage_path: str | None
+
+
+def multirange(slots: Iterable[int]) -> str:
+    """Slot numbers as a PostgreSQL int4multirange literal."""
+    parts: list[str] = []
+    start = previous = None
+    for slot in sorted(set(slots)):
+        if start is None or previous is None:
+            start = previous = slot
+        elif slot == previous + 1:
+            previous = slot
+        else:
+            parts.append(f"[{start},{previous + 1})")
+            start = previous = slot
+    if start is not None and previous is not None:
+        parts.append(f"[{start},{previous + 1})")
+    return "{" + ",".join(parts) + "}"
+
+
+def _frame_json(frame: FrameRecord) -> dict[str, Any]:
+    return {
+        "id": str(frame.frame_id), "camera_id": frame.camera_id, "source_type": frame.source_type.value,
+        "sequence": frame.sequence, "storage_path": frame.storage_path, "filename": frame.filename,
+        "capture_timestamp": frame.timestamp.isoformat(), "timestamp_source": frame.timestamp_source.value,
+        "timestamp_uncertainty_ms": frame.timestamp_uncertainty_ms, "width": frame.width, "height": frame.height,
+        "size_bytes": frame.size_bytes, "format": frame.format, "content_type": frame.content_type,
+        "sha256": frame.sha256, "exif": frame.exif, "meta": frame.meta,
+    }  # fmt: skip
+
+
+class IngestionRequestRepository(Repository[IngestionRequest]):
+    entity = IngestionRequest
+
+    # -- admission ---------------------------------------------------------------------------------------------
+
+    async def add_capture(self, row: IngestionRequest) -> None:
+        """A pending capture and its claimable lease; running it twice with the same id changes nothing (rule 4)."""
+        values = {
+            name: getattr(row, name)
+            for name in ("id", "camera_id", "source_type", "capture_mode", "status", "rtsp_url", "params", "meta")
+        }
+        await self.session.execute(insert(IngestionRequest).values(**values).on_conflict_do_nothing())
+        await self.session.execute(
+            insert(CaptureLease).values(request_id=row.id, camera_id=row.camera_id).on_conflict_do_nothing()
+        )
+
+    async def add_upload(self, row: IngestionRequest, frames: Sequence[FrameRecord], rejected: Sequence[int]) -> list[Recorded]:
+        """A finished upload with its frames, whole or not at all; idempotent by its id."""
+        values = {name: getattr(row, name) for name in ("id", "camera_id", "source_type", "meta", "rejected")}
+        await self.session.execute(
+            insert(IngestionRequest)
+            .values(**values, status=IngestionStatus.IN_PROGRESS.value, started_at=func.now())
+            .on_conflict_do_nothing()
+        )
+        drops = {DropReason.REJECTED: rejected} if rejected else {}
+        recorded = await self.record(row.id, frames, drops, expected=len(frames) + len(rejected))
+        await self.session.execute(
+            update(IngestionRequest)
+            .where(IngestionRequest.id == row.id, IngestionRequest.status.not_in(_FINAL))
+            .values(status=IngestionStatus.COMPLETED.value, completed_at=func.now(), updated_at=func.now())
+        )
+        return recorded
+
+    async def count_pending(self, at_most: int) -> int:
+        """How many captures wait, counted no further than `at_most`."""
+        waiting = select(IngestionRequest.id).where(IngestionRequest.status == IngestionStatus.PENDING.value).limit(at_most)
+        return int(await self.session.scalar(select(func.count()).select_from(waiting.subquery())) or 0)
+
+    # -- evidence ----------------------------------------------------------------------------------------------
+
+    async def record(
+        self,
+        request_id: UUID,
+        frames: Sequence[FrameRecord],
+        drops: Mapping[DropReason, Iterable[int]],
+        expected: int,
+    ) -> list[Recorded]:
+        """Stored frames, dropped slots and slots come due, in one round trip; counters follow from rows inserted.
+
+        Idempotent: a frame that its slot has already is `exists`, a slot booked before stays where it is.
+        """
+        rows = await self.session.execute(
+            text(
+                "SELECT sequence, outcome, storage_path FROM record_slots("
+                "CAST(:id AS uuid), CAST(:frames AS jsonb), CAST(:drops AS jsonb), CAST(:expected AS int))"
+            ),
+            {
+                "id": request_id,
+                "frames": json.dumps([_frame_json(frame) for frame in frames]),
+                "drops": json.dumps({reason.value: multirange(slots) for reason, slots in drops.items()}),
+                "expected": expected,
+            },
+        )
+        return [Recorded(row.sequence, row.outcome, row.storage_path) for row in rows]
+
+    # -- state, fenced by the claim's epoch --------------------------------------------------------------------
+
+    async def start(self, claim: Claim) -> IngestionRequest:
+        """Marks a claimed capture as running and reads it whole. Raises LeaseLost."""
+        await self._fenced(
+            claim, status=IngestionStatus.IN_PROGRESS.value, started_at=func.coalesce(IngestionRequest.started_at, func.now())
+        )
+        row = await self.session.get(IngestionRequest, claim.request_id, populate_existing=True)
+        if row is None:
+            raise LeaseLost
+        return row
+
+    async def set_grid_start(self, claim: Claim, grid_start: datetime, source: SourceInfo | None) -> datetime:
+        """Sets the grid's origin once; returns the one that holds (compare and set)."""
+        values: dict[str, Any] = {"grid_start": func.coalesce(IngestionRequest.grid_start, grid_start)}
+        if source is not None:
+            values["source"] = source.to_json()
+        await self._fenced(claim, **values)
+        held = await self.session.scalar(select(IngestionRequest.grid_start).where(IngestionRequest.id == claim.request_id))
+        if held is None:
+            raise LeaseLost
+        return held
+
+    async def set_source(self, claim: Claim, source: SourceInfo) -> None:
+        await self._fenced(claim, source=source.to_json())
+
+    async def set_error(self, claim: Claim, error: CaptureError | None) -> None:
+        """The latest failure, while the capture goes on."""
+        await self._fenced(claim, error=error.to_json() if error else None)
+
+    async def count_reconnect(self, claim: Claim) -> None:
+        await self._fenced(claim, reconnects=IngestionRequest.reconnects + 1)
+
+    async def open_gap(self, claim: Claim, since: datetime, reason: str) -> None:
+        """Begins a gap, unless one is open."""
+        await self._fenced(claim)
+        await self.session.execute(
+            insert(CaptureGap)
+            .values(id=new_id(), request_id=claim.request_id, from_at=since, reason=reason)
+            .on_conflict_do_nothing(index_elements=["request_id"], index_where=text("to_at IS NULL"))
+        )
+
+    async def close_gap(self, claim: Claim, until: datetime) -> None:
+        """Ends the open gap, if there is one."""
+        await self._fenced(claim)
+        await self._close_gap(claim.request_id, until)
+
+    async def finish(
+        self,
+        claim: Claim,
+        status: IngestionStatus,
+        *,
+        expected: int,
+        rest: DropReason,
+        error: CaptureError | None,
+        gap_end: datetime,
+    ) -> IngestionStatus:
+        """Ends a capture: what is neither stored nor dropped is booked under `rest`, the lease goes.
+
+        A cancel that was committed before wins; `completed` needs a stored frame, else it is `failed`. Returns the
+        status that holds. Raises LeaseLost.
+        """
+        if not await LeaseRepository(self.session).fence(claim):
+            raise LeaseLost
+        row = await self._locked(claim.request_id)
+        if row is None or row.status in FINAL_STATUSES:
+            raise LeaseLost
+        if row.cancel_requested_at is not None:
+            status = IngestionStatus.CANCELLED
+        await self._settle(claim.request_id, rest, expected)
+        stored = int(await self.session.scalar(select(IngestionRequest.stored).where(IngestionRequest.id == claim.request_id)) or 0)
+        if status is IngestionStatus.COMPLETED and stored == 0:
+            status = IngestionStatus.FAILED
+        await self._end(claim.request_id, status, error if status is IngestionStatus.FAILED else None, gap_end)
+        return status
+
+    async def request_cancel(self, request_id: UUID) -> IngestionStatus | None:
+        """Asks for the end: a pending request ends here and now. Returns the status before, None for no request."""
+        row = await self._locked(request_id)
+        if row is None or row.status in FINAL_STATUSES:
+            return IngestionStatus(row.status) if row is not None else None
+        before = IngestionStatus(row.status)
+        await self.session.execute(
+            update(IngestionRequest)
+            .where(IngestionRequest.id == request_id)
+            .values(cancel_requested_at=func.coalesce(IngestionRequest.cancel_requested_at, func.now()), updated_at=func.now())
+        )
+        if before is IngestionStatus.PENDING:
+            await self._end(request_id, IngestionStatus.CANCELLED, None, None)
+        return before
+
+    # -- reads -------------------------------------------------------------------------------------------------
+
+    async def gaps(self, request_id: UUID, limit: int = 100) -> list[CaptureGap]:
+        """The newest gaps, oldest first."""
+        query = (
+            select(CaptureGap)
+            .where(CaptureGap.request_id == request_id)
+            .order_by(CaptureGap.from_at.desc(), CaptureGap.id.desc())
+            .limit(limit)
+        )
+        return list(reversed((await self.session.scalars(query)).all()))
+
+    async def gaps_of(self, request_ids: Sequence[UUID], limit: int = 100) -> dict[UUID, list[CaptureGap]]:
+        """The newest gaps of several requests, oldest first, at most `limit` each."""
+        rank = func.row_number().over(partition_by=CaptureGap.request_id, order_by=(CaptureGap.from_at.desc(), CaptureGap.id.desc()))
+        ranked = select(CaptureGap.id, rank.label("n")).where(CaptureGap.request_id.in_(request_ids)).subquery()
+        query = (
+            select(CaptureGap).join(ranked, ranked.c.id == CaptureGap.id).where(ranked.c.n <= limit)
+            .order_by(CaptureGap.from_at, CaptureGap.id)
+        )  # fmt: skip
+        found: dict[UUID, list[CaptureGap]] = {request_id: [] for request_id in request_ids}
+        for gap in await self.session.scalars(query):
+            found[gap.request_id].append(gap)
+        return found
+
+    async def list(self, wanted: RequestFilter, *, after: Key | None, limit: int) -> list[IngestionRequest]:
+        """Requests, newest first."""
+        query = self.select()
+        if wanted.camera_id is not None:
+            query = query.where(IngestionRequest.camera_id == wanted.camera_id)
+        if wanted.status is not None:
+            query = query.where(IngestionRequest.status == wanted.status.value)
+        if wanted.source_type is not None:
+            query = query.where(IngestionRequest.source_type == wanted.source_type.value)
+        if wanted.capture_mode is not None:
+            query = query.where(IngestionRequest.capture_mode == wanted.capture_mode.value)
+        if wanted.created_from is not None:
+            query = query.where(IngestionRequest.created_at >= wanted.created_from)
+        if wanted.created_to is not None:
+            query = query.where(IngestionRequest.created_at < wanted.created_to)
+        by = (IngestionRequest.created_at, IngestionRequest.id)
+        return await self.page(query, by, after=after, limit=limit, descending=True)
+
+    async def is_final(self, request_id: UUID) -> bool:
+        status = await self.session.scalar(select(IngestionRequest.status).where(IngestionRequest.id == request_id))
+        return status is None or status in _FINAL
+
+    # -- helpers -----------------------------------------------------------------------------------------------
+
+    async def _fenced(self, claim: Claim, **values: Any) -> None:
+        if not await LeaseRepository(self.session).fence(claim):
+            raise LeaseLost
+        done = await self.session.scalar(
+            update(IngestionRequest)
+            .where(IngestionRequest.id == claim.request_id, IngestionRequest.status.not_in(_FINAL))
+            .values(updated_at=func.now(), **values)
+            .returning(IngestionRequest.id)
+        )
+        if done is None:
+            raise LeaseLost
+
+    async def _locked(self, request_id: UUID) -> IngestionRequest | None:
+        query = self.select().where(IngestionRequest.id == request_id).with_for_update(key_share=True)
+        return (await self.session.scalars(query.execution_options(populate_existing=True))).one_or_none()
+
+    async def _settle(self, request_id: UUID, rest: DropReason, expected: int) -> None:
+        await self.session.execute(
+            text("SELECT settle_slots(CAST(:id AS uuid), CAST(:rest AS text), CAST(:expected AS int))"),
+            {"id": request_id, "rest": rest.value, "expected": expected},
+        )
+
+    async def settle(self, claim: Claim, rest: DropReason, expected: int) -> None:
+        """Books every slot below `expected` that is neither stored nor dropped under `rest` (a takeover)."""
+        await self._fenced(claim)
+        await self._settle(claim.request_id, rest, expected)
+
+    async def _close_gap(self, request_id: UUID, until: datetime | None) -> None:
+        await self.session.execute(
+            update(CaptureGap)
+            .where(CaptureGap.request_id == request_id, CaptureGap.to_at.is_(None))
+            .values(to_at=func.greatest(CaptureGap.from_at, until if until is not None else func.now()))
+        )
+
+    async def _end(self, request_id: UUID, status: IngestionStatus, error: CaptureError | None, gap_end: datetime | None) -> None:
+        await self._close_gap(request_id, gap_end)
+        await self.session.execute(
+            update(IngestionRequest)
+            .where(IngestionRequest.id == request_id)
+            .values(status=status.value, error=error.to_json() if error else None, completed_at=func.now(), updated_at=func.now())
+        )
+        await self.session.execute(text("DELETE FROM capture_leases WHERE request_id = :id"), {"id": request_id})

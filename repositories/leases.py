@@ -1,0 +1,90 @@
+"""Leases: who runs which capture. Only the database's clock decides when one has lapsed (rule 3)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from uuid import UUID
+
+from sqlalchemy import text
+
+from models.entities import CaptureLease
+from models.values import Claim
+from repositories.base import Repository
+
+# A lease that ends further ahead than a lease can be was written by a clock that was wrong: lapsed as well.
+_LAPSED = "(l.expires_at IS NULL OR l.expires_at < now() OR l.expires_at > now() + make_interval(secs => :ttl))"
+
+
+class LeaseRepository(Repository[CaptureLease]):
+    entity = CaptureLease
+
+    async def claim(self, owner: str, ttl: float, limit: int, per_camera: dict[str, int]) -> list[Claim]:
+        """Takes up to `limit` captures nobody runs, in fair order: a camera's second waits for every camera's first.
+
+        `per_camera` says how many captures of each camera this process runs already. Locks in id order and skips
+        what another process is taking at this moment.
+        """
+        rows = await self.session.execute(
+            text(f"""
+            WITH running AS (SELECT key AS camera_id, value::int AS n FROM jsonb_each_text(CAST(:running AS jsonb))),
+            ranked AS (
+                SELECT l.request_id,
+                       row_number() OVER (PARTITION BY l.camera_id ORDER BY l.request_id) + coalesce(r.n, 0) AS turn
+                FROM capture_leases l LEFT JOIN running r USING (camera_id)
+                WHERE {_LAPSED}
+            ),
+            due AS (SELECT request_id FROM ranked ORDER BY turn, request_id LIMIT :limit),
+            taken AS (
+                SELECT l.request_id, l.epoch FROM capture_leases l
+                WHERE l.request_id IN (SELECT request_id FROM due) AND {_LAPSED}
+                ORDER BY l.request_id FOR UPDATE SKIP LOCKED
+            )
+            UPDATE capture_leases l
+            SET owner = :owner, epoch = l.epoch + 1, expires_at = now() + make_interval(secs => :ttl)
+            FROM taken WHERE l.request_id = taken.request_id
+            RETURNING l.request_id, l.epoch
+            """),  # noqa: S608 - _LAPSED is a constant of this module
+            {"owner": owner, "ttl": ttl, "limit": limit, "running": json.dumps(per_camera)},
+        )
+        return [Claim(row.request_id, row.epoch, resumed=row.epoch > 1) for row in rows]
+
+    async def renew(self, owner: str, ttl: float, claims: Sequence[Claim]) -> tuple[set[UUID], set[UUID]]:
+        """Renews all claims in one statement: (still ours, of those: asked to cancel). Others are lost."""
+        rows = await self.session.execute(
+            text("""
+            WITH mine AS (
+                SELECT l.request_id FROM capture_leases l
+                JOIN unnest(CAST(:ids AS uuid[]), CAST(:epochs AS bigint[])) AS c(request_id, epoch)
+                  ON c.request_id = l.request_id AND c.epoch = l.epoch
+                WHERE l.owner = :owner ORDER BY l.request_id FOR UPDATE OF l
+            ), renewed AS (
+                UPDATE capture_leases l SET expires_at = now() + make_interval(secs => :ttl)
+                FROM mine WHERE l.request_id = mine.request_id RETURNING l.request_id
+            )
+            SELECT r.id, r.cancel_requested_at IS NOT NULL AS cancel
+            FROM renewed JOIN ingestion_requests r ON r.id = renewed.request_id
+            """),
+            {
+                "owner": owner, "ttl": ttl,
+                "ids": [claim.request_id for claim in claims], "epochs": [claim.epoch for claim in claims],
+            },
+        )  # fmt: skip
+        found = rows.all()
+        return {row.id for row in found}, {row.id for row in found if row.cancel}
+
+    async def hand_back(self, claim: Claim) -> None:
+        """Lets anybody claim the capture at once."""
+        await self.session.execute(
+            text("UPDATE capture_leases SET owner = NULL, expires_at = NULL WHERE request_id = :id AND epoch = :epoch"),
+            {"id": claim.request_id, "epoch": claim.epoch},
+        )
+
+    async def fence(self, claim: Claim) -> bool:
+        """Locks the lease if `claim` is the newest epoch; False when another owner has taken over."""
+        found = await self.session.scalar(
+            text("SELECT 1 FROM capture_leases WHERE request_id = :id AND epoch = :epoch FOR UPDATE"),
+            {"id": claim.request_id, "epoch": claim.epoch},
+        )
+        return found is not None
+

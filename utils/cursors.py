@@ -1,0 +1,48 @@
+"""Opaque keyset cursors: where a page ended, bound to the filters that it was asked with.
+
+The tag tells a damaged or mixed-up cursor from a good one. It is not a secret: a cursor can only ask for what
+its own filters ask for.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from utils.exceptions import InvalidRequest
+
+MAX_CURSOR_CHARS = 500
+_TAG_BYTES = 12
+
+
+def _tag(payload: bytes, filters: Any) -> bytes:
+    bound = json.dumps(asdict(filters), sort_keys=True, default=str).encode()
+    return hashlib.blake2b(payload, digest_size=_TAG_BYTES, key=hashlib.sha256(type(filters).__name__.encode() + bound).digest()).digest()
+
+
+def encode_cursor(at: datetime, row_id: UUID, filters: Any) -> str:
+    """A cursor after the row (at, row_id) of a list with these filters (a dataclass)."""
+    payload = json.dumps([at.isoformat(), str(row_id)]).encode()
+    return base64.urlsafe_b64encode(_tag(payload, filters) + payload).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str, filters: Any) -> tuple[datetime, UUID]:
+    """(time, id) of the last row seen. Raises InvalidRequest for a cursor that is not one of this list."""
+    bad = InvalidRequest.of("cursor", "is not a cursor of this list with these filters", location="query", code="cursor")
+    if len(cursor) > MAX_CURSOR_CHARS:
+        raise bad
+    try:
+        raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        tag, payload = raw[:_TAG_BYTES], raw[_TAG_BYTES:]
+        if tag != _tag(payload, filters):
+            raise bad
+        at, row_id = json.loads(payload)
+        return datetime.fromisoformat(at), UUID(row_id)
+    except (ValueError, TypeError, binascii.Error) as error:
+        raise bad from error
