@@ -128,6 +128,7 @@ class RtspSettings(Group):
     CAPTURE_TIMEOUT: float = Field(30, ge=1, le=3600, description="Seconds that a capture waits for its first picture.")
     OPEN_TIMEOUT: float = Field(5, ge=0.5, le=60, description="Seconds that opening a stream, or the check before it, may take.")
     READ_TIMEOUT: float = Field(5, ge=0.5, le=60, description="Seconds without a packet after which a stream is reopened.")
+    TLS_VERIFY: bool = Field(True, description="rtsps: whether the camera's certificate must be valid and trusted.")
     RECONNECT_DELAY: float = Field(1, gt=0, le=60, description="First back-off after a failure, seconds (jitter of half).")
     RECONNECT_MAX_DELAY: float = Field(30, gt=0, le=3600, description="Longest back-off, seconds.")
     LINGER: float = Field(3, ge=0, le=600, description="Seconds that a stream stays open after its last capture.")

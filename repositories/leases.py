@@ -19,24 +19,33 @@ _LAPSED = "(l.expires_at IS NULL OR l.expires_at < now() OR l.expires_at > now()
 class LeaseRepository(Repository[CaptureLease]):
     entity = CaptureLease
 
-    async def claim(self, owner: str, ttl: float, limit: int, per_camera: dict[str, int]) -> list[Claim]:
-        """Takes up to `limit` captures nobody runs, in fair order: a camera's second waits for every camera's first.
+    async def claim(self, owner: str, ttl: float, limit: int, running: dict[str, int], new_cameras: int) -> list[Claim]:
+        """Takes up to `limit` captures that nobody runs, in fair order: a camera's second waits for every camera's first.
 
-        `per_camera` says how many captures of each camera this process runs already. Locks in id order and skips
-        what another process is taking at this moment.
+        `running` says how many captures of each camera this process runs already; of cameras that it has no
+        stream of, at most `new_cameras` are taken. Locks in id order, skips what another process takes meanwhile.
         """
         rows = await self.session.execute(
             text(f"""
             WITH running AS (SELECT key AS camera_id, value::int AS n FROM jsonb_each_text(CAST(:running AS jsonb))),
-            ranked AS (
-                SELECT l.request_id,
-                       row_number() OVER (PARTITION BY l.camera_id ORDER BY l.request_id) + coalesce(r.n, 0) AS turn
+            free AS (
+                SELECT l.request_id, l.camera_id, r.n,
+                       row_number() OVER (PARTITION BY l.camera_id ORDER BY l.request_id) AS turn,
+                       first_value(l.request_id) OVER (PARTITION BY l.camera_id ORDER BY l.request_id) AS first_id
                 FROM capture_leases l LEFT JOIN running r USING (camera_id)
                 WHERE {_LAPSED}
             ),
-            due AS (SELECT request_id FROM ranked ORDER BY turn, request_id LIMIT :limit),
+            ranked AS (
+                SELECT request_id, n, turn + coalesce(n, 0) AS turn,
+                       dense_rank() OVER (PARTITION BY n IS NULL ORDER BY first_id) AS camera_rank
+                FROM free
+            ),
+            due AS (
+                SELECT request_id FROM ranked WHERE n IS NOT NULL OR camera_rank <= :new_cameras
+                ORDER BY turn, request_id LIMIT :limit
+            ),
             taken AS (
-                SELECT l.request_id, l.epoch FROM capture_leases l
+                SELECT l.request_id FROM capture_leases l
                 WHERE l.request_id IN (SELECT request_id FROM due) AND {_LAPSED}
                 ORDER BY l.request_id FOR UPDATE SKIP LOCKED
             )
@@ -45,7 +54,7 @@ class LeaseRepository(Repository[CaptureLease]):
             FROM taken WHERE l.request_id = taken.request_id
             RETURNING l.request_id, l.epoch
             """),  # noqa: S608 - _LAPSED is a constant of this module
-            {"owner": owner, "ttl": ttl, "limit": limit, "running": json.dumps(per_camera)},
+            {"owner": owner, "ttl": ttl, "limit": limit, "running": json.dumps(running), "new_cameras": new_cameras},
         )
         return [Claim(row.request_id, row.epoch, resumed=row.epoch > 1) for row in rows]
 

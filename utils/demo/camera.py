@@ -216,7 +216,8 @@ async def _serve(options: argparse.Namespace) -> None:
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+    while os.read(0, 1024):  # not sys.stdin, whose lock would stand in the way of a normal exit
+        pass
     os._exit(0)
 
 

@@ -100,7 +100,9 @@ def make_still(seed: int, width: int, height: int, taken_at: datetime, *, wear: 
     offset = taken_at.strftime("%z")
     if not offset:
         raise ValueError("taken_at needs a time zone")
-    image = Scene(width, height, seed, "PADDOCK", wear).render(2.2 + seed % 7 * 0.1, taken_at.isoformat(" "), seed)
+    image = Scene(width, height, seed, "PADDOCK", wear).render(
+        2.2 + seed % 7 * 0.1, taken_at.isoformat(" ", "milliseconds"), seed
+    )
     picture = Image.fromarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
     exif = picture.getexif()
     exif[0x010F], exif[0x0110], exif[0x0131] = "TrackShift", "Demo Camera", "trackshift-demo"

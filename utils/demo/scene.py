@@ -5,7 +5,7 @@ import math
 import cv2
 import numpy as np
 
-from utils.demo.frame_number import draw_frame_number
+from utils.demo.frame_number import NUMBER_BITS, draw_frame_number
 from utils.demo.paint import WHITE, Colour, Picture, blend, centred, hue, polygon, write
 
 _PASS_SECONDS = 5.0  # the car crosses the picture once in this time
@@ -31,15 +31,9 @@ class Scene:
         """The picture at `seconds` of the scene's own time, with the clock and the frame number in it."""
         image = self._background.copy()
         self._draw_car(image, seconds)
-        end = write(image, self._px(30), self._px(62), clock, self._size)
-        write(
-            image,
-            max(end + self._px(20), self._px(400)),
-            self._px(22),
-            f"#{number:07d}",
-            self._size,
-            (190, 190, 190),
-        )
+        write(image, self._px(30), self._px(62), clock, self._size)
+        shown = f"#{number % (1 << NUMBER_BITS):07d}"
+        write(image, self._px(400), self._px(22), shown, self._size, (190, 190, 190))
         draw_frame_number(image, number)
         return image
 
@@ -110,7 +104,7 @@ def _background(width: int, height: int, seed: int) -> Picture:
     band(388, 400, (190, 190, 190), (120, 120, 120))
     boards: list[Colour] = [(120, 40, 20), (235, 235, 235), (30, 30, 190), (40, 150, 60), (30, 170, 235)]
     blocks(400, 452, 256, boards)
-    for index, name in enumerate(("TRACKSHIFT", "APEX OIL", "VOLTRA", "NORDSCHLEIFE", "PIRAZ TYRES")):
+    for index, name in enumerate(("TRACKSHIFT", "APEX OIL", "VOLTRA", "NORDKURVE", "PIRAZ TYRES")):
         for x in range(index * 256, round(wide), 256 * len(boards)):
             ink = (70, 30, 20) if index in (1, 4) else WHITE
             write(image, centred(name, (x + 128) * k, round(30 * k)), round(408 * k), name, round(30 * k), ink)
@@ -162,10 +156,11 @@ def _car(scale: float, seed: int, wear: float) -> tuple[Picture, Picture]:
     write(car, start, round(100 * k), str(2 + seed * 25 % 97), round(34 * k), (20, 20, 20))
     if wear < 0.5:  # after a hard session the sponsor's patch is gone
         polygon(car, [(266, 104), (366, 104), (366, 138), (266, 138)], k, WHITE)
-        write(car, round(273 * k), round(106 * k), "APEX", round(30 * k), (60, 30, 170))
+        write(car, centred("APEX", 316 * k, round(30 * k)), round(106 * k), "APEX", round(30 * k), (60, 30, 170))
     for _ in range(round(160 * wear)):
         x, y = random.uniform(30, 510), random.triangular(80, 165, 168)
         cv2.circle(car, (round(x * k), round(y * k)), round(random.uniform(1, 4) * k), (40, 60, 80), -1, cv2.LINE_AA)
+    car[mask == 0] = 0
     for wheel in WHEELS:
         centre = (round(wheel * k), round(146 * k))
         for image, colour in ((car, (24, 24, 24)), (mask, (255, 255, 255))):

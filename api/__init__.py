@@ -1,0 +1,1 @@
+"""HTTP only: endpoints by resource, strict input, error mapping, middleware. Knows services, never repositories."""

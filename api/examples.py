@@ -1,0 +1,55 @@
+"""Example bodies for /openapi.json."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_REQUEST = "01934f5e-2b7a-7c31-9d5e-6f0a1b2c3d4e"
+_FRAME = "01934f5e-2c10-8a5b-8f21-0c9d8e7f6a5b"
+_SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+_AT = "2026-05-04T13:30:00.000000Z"
+
+FRAME: dict[str, Any] = {
+    "frame_id": _FRAME, "request_id": _REQUEST, "camera_id": "pit-lane-1", "source_type": "rtsp", "sequence": 0,
+    "filename": None, "storage_path": f"frames/2026/05/04/pit-lane-1/{_FRAME}-1.jpg",
+    "storage_url": "http://127.0.0.1:9000/trackshift-frames/frames/2026/05/04/pit-lane-1/...?X-Amz-Signature=...",
+    "url_expires_at": "2026-05-04T14:30:01.000000Z", "timestamp": _AT, "timestamp_source": "receipt",
+    "timestamp_uncertainty_ms": 60.0, "width": 1920, "height": 1080, "size_bytes": 251904, "format": "jpg",
+    "content_type": "image/jpeg", "sha256": _SHA256, "duplicate_of": None, "exif": None, "meta": {"session": "FP1"},
+    "stored_at": "2026-05-04T13:30:00.310000Z",
+}  # fmt: skip
+NEAREST: dict[str, Any] = {**FRAME, "distance_ms": 12.5}
+PROGRESS: dict[str, Any] = {
+    "expected": 1, "stored": 1, "in_flight": 0, "dropped": {}, "duplicates": 0, "gaps": [], "reconnects": 0,
+    "last_frame_at": _AT,
+}  # fmt: skip
+SUMMARY: dict[str, Any] = {
+    "request_id": _REQUEST, "status": "completed", "camera_id": "pit-lane-1", "source_type": "rtsp",
+    "capture_mode": "single_frame", "message": "1 frame stored.", "frames_total": 1, "progress": PROGRESS,
+    "error": None, "rejected": [], "meta": {"session": "FP1"},
+    "source": {"url": "rtsp://192.168.1.20:554/stream1", "codec": "h264", "width": 1920, "height": 1080, "fps": 25.0},
+    "grid_start": _AT, "created_at": "2026-05-04T13:29:58.000000Z", "started_at": "2026-05-04T13:29:58.020000Z",
+    "completed_at": "2026-05-04T13:30:00.320000Z", "updated_at": "2026-05-04T13:30:00.320000Z",
+}  # fmt: skip
+FINAL: dict[str, Any] = {**SUMMARY, "frames": [FRAME]}
+ACCEPTED: dict[str, Any] = {
+    **SUMMARY, "status": "pending", "message": "Waiting to be captured.", "frames_total": 0, "frames": [],
+    "progress": {**PROGRESS, "expected": 0, "stored": 0, "last_frame_at": None}, "source": None, "grid_start": None,
+    "started_at": None, "completed_at": None, "updated_at": "2026-05-04T13:29:58.000000Z",
+}  # fmt: skip
+UPLOADED: dict[str, Any] = {
+    **FINAL, "source_type": "upload", "capture_mode": None, "source": None, "grid_start": None,
+    "frames": [{**FRAME, "source_type": "upload", "filename": "car-44.jpg", "timestamp_source": "exif"}],
+}  # fmt: skip
+REQUEST_PAGE: dict[str, Any] = {"items": [SUMMARY], "next_cursor": None}
+FRAME_PAGE: dict[str, Any] = {"items": [FRAME], "next_cursor": None}
+_HEALTHY = {"status": "healthy", "latency_ms": 1.2, "detail": None}
+HEALTH: dict[str, Any] = {
+    "status": "healthy", "timestamp": _AT, "version": "0.1.0",
+    "dependencies": {"database": "healthy", "storage": "healthy"},
+    "checks": {"database": _HEALTHY, "storage": _HEALTHY},
+}  # fmt: skip
+CAMERA: dict[str, Any] = {
+    "camera_id": "pit-lane-1", "name": "Pit lane, entry", "rtsp_url": "rtsp://192.168.1.20:554/stream1",
+    "transport": "tcp", "default_fps": 1.0, "enabled": True, "keep_open": False,
+}  # fmt: skip

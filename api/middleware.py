@@ -1,0 +1,155 @@
+"""Pure ASGI middleware, from the outside in: RequestContext, Cors, Guard, Head."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.errors import internal_error, problem_response
+from api.state import ALWAYS_SERVED, AppState
+from utils.exceptions import MalformedRequest
+from utils.ids import new_id
+from utils.logger import get_logger
+from utils.metrics import HTTP_DURATION, HTTP_IN_FLIGHT, HTTP_REQUESTS
+
+log = get_logger("api.access")
+
+_REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,128}\Z")
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+CLIENT_GONE = 499  # nginx's number for a client that left before the answer; never sent
+
+
+class RequestContext:
+    """X-Request-ID, the access line and the metrics of every request; headers that every answer has."""
+
+    def __init__(self, app: ASGIApp, state: AppState) -> None:
+        self.app = app
+        self.state = state
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _REQUEST_ID.match(given) else str(new_id())
+        scope["trackshift.request_id"] = request_id
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        status, sent, began = CLIENT_GONE, 0, time.perf_counter()
+
+        async def tagged(message: Message) -> None:
+            nonlocal status, sent
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+                headers["X-Content-Type-Options"] = "nosniff"
+                headers.setdefault("Referrer-Policy", "no-referrer")  # presigned URLs are bearer secrets
+                if scope["path"].startswith("/api/"):
+                    headers.setdefault("Cache-Control", "no-store")
+            elif message["type"] == "http.response.body":
+                sent += len(message.get("body", b""))
+            await send(message)
+
+        counted = scope["path"] not in ALWAYS_SERVED
+        self.state.in_flight += counted
+        HTTP_IN_FLIGHT.inc()
+        try:
+            await self.app(scope, receive, tagged)
+        finally:
+            self.state.in_flight -= counted
+            HTTP_IN_FLIGHT.dec()
+            self._account(scope, status, sent, time.perf_counter() - began)
+
+    @staticmethod
+    def _account(scope: Scope, status: int, sent: int, seconds: float) -> None:
+        endpoint = getattr(scope.get("route"), "path", None) or "unmatched"
+        method = scope["method"] if scope["method"] in _METHODS else "OTHER"
+        HTTP_REQUESTS.labels(endpoint=endpoint, method=method, status=f"{status:03d}").inc()
+        HTTP_DURATION.labels(endpoint=endpoint, method=method).observe(seconds)
+        write = log.debug if scope["path"] in ALWAYS_SERVED else log.info
+        extra: dict[str, Any] = {"code": scope["trackshift.code"]} if "trackshift.code" in scope else {}
+        write(
+            "http_request", method=method, route=endpoint, path=scope["path"][:512], status=status,
+            duration_ms=round(seconds * 1000, 1), bytes=sent, **extra,
+        )  # fmt: skip
+
+
+class Cors(CORSMiddleware):
+    """Starlette's, its refusals in the contract's form."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "OPTIONS":
+            headers = Headers(scope=scope)
+            if "origin" in headers and "access-control-request-method" in headers:
+                answer = self.preflight_response(headers)
+                if answer.status_code >= 400:
+                    kept = {k: v for k, v in answer.headers.items() if k not in ("content-length", "content-type")}
+                    refusal = MalformedRequest("Cross-origin request refused: origin, method or headers not allowed.")
+                    answer = problem_response(scope, refusal, kept)
+                await answer(scope, receive, send)
+                return
+        await super().__call__(scope, receive, send)
+
+
+class Guard:
+    """Turns whatever nobody handled into a 500 problem, inside CORS so that browsers may read it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched)
+        except ClientDisconnect:
+            pass  # nobody is there to be answered
+        except Exception as error:
+            response: Response = internal_error(scope, error)  # logs it, once
+            if not started:
+                await response(scope, receive, send)
+            # else: returning without the last body message makes the server close the connection, and the
+            # client sees a short body instead of a whole one that is wrong.
+
+
+class Head:
+    """Answers HEAD as GET without the body; `scope["trackshift.head"]` tells endpoints that care."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self.app(scope, receive, send)
+            return
+        # A copy: the server decides by the scope's method whether a body must follow.
+        inner = {**scope, "method": "GET", "trackshift.head": True}
+
+        async def headers_only(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            await send(message)
+
+        try:
+            await self.app(inner, receive, headers_only)
+        finally:
+            for key in ("route", "trackshift.code"):
+                if key in inner:
+                    scope[key] = inner[key]

@@ -1,0 +1,43 @@
+"""Types of path and query parameters, as strict as the bodies: no coercion beyond text to its type."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import Path, Query
+from pydantic import BeforeValidator
+from pydantic_core import PydanticCustomError
+
+_UUID = re.compile(r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\Z")
+_INTEGER = re.compile(r"^-?(0|[1-9][0-9]{0,17})\Z")
+
+
+def _uuid(value: Any) -> Any:
+    if isinstance(value, str) and not _UUID.match(value):  # pydantic takes urn:uuid:, braces and bare hex too
+        raise PydanticCustomError("uuid_parsing", "must be a UUID")
+    return value
+
+
+def _integer(value: Any) -> Any:
+    if isinstance(value, str) and not _INTEGER.match(value):  # pydantic takes 5.0, +5 and 1_0 too
+        raise PydanticCustomError("int_parsing", "must be an integer")
+    return value
+
+
+def _boolean(value: Any) -> Any:
+    if isinstance(value, str) and value not in ("true", "false"):
+        raise PydanticCustomError("bool_parsing", "must be true or false")
+    return value
+
+
+StrictUuid = Annotated[UUID, BeforeValidator(_uuid, json_schema_input_type=UUID)]
+RequestId = Annotated[StrictUuid, Path(description="The request's id.")]
+FrameId = Annotated[StrictUuid, Path(description="The frame's id.")]
+Limit = Annotated[int, BeforeValidator(_integer, json_schema_input_type=int), Query(ge=1, le=200, description="Items a page.")]
+Flag = Annotated[bool, BeforeValidator(_boolean, json_schema_input_type=bool)]
+Cursor = Annotated[
+    str | None,
+    Query(min_length=1, max_length=2048, pattern=r"^[!-~]+$", description="`next_cursor` of the page before, same filters."),
+]

@@ -1,0 +1,1 @@
+"""What the service does: orchestrator, RTSP capture, uploads, object storage, reads, health."""

@@ -1,0 +1,118 @@
+"""Where a camera is, and whether the operator allows going there (invariant 6)."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from urllib.parse import quote, unquote, urlsplit
+
+from utils.exceptions import AddressNotAllowed, CaptureFailure, InvalidRequest
+
+DEFAULT_PORTS = {"rtsp": 554, "rtsps": 322}  # RFC 7826, sections 4.2 and 22.14
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+@dataclass(frozen=True, slots=True)
+class CameraAddress:
+    """A camera's URL in its parts; user and password decoded. `repr` shows neither."""
+
+    scheme: str
+    host: str
+    port: int
+    target: str  # path and query, as sent
+    username: str | None = None
+    password: str | None = None
+
+    def __repr__(self) -> str:
+        return f"CameraAddress({self.scheme}://{self.host}:{self.port})"
+
+    @property
+    def tls(self) -> bool:
+        return self.scheme == "rtsps"
+
+    def url(self, *, host: str | None = None, credentials: bool = False) -> str:
+        """The URL, optionally to another host (the address that a name was resolved to), optionally with credentials.
+
+        User and password are percent-encoded part by part: FFmpeg misreads `@ / : # ? %` otherwise.
+        """
+        name = host or self.host
+        name = f"[{name}]" if ":" in name else name
+        user = ""
+        if credentials and self.username is not None:
+            user = quote(self.username, safe="")
+            user += f":{quote(self.password, safe='')}@" if self.password is not None else "@"
+        return f"{self.scheme}://{user}{name}:{self.port}{self.target}"
+
+
+def parse_rtsp_url(url: str) -> CameraAddress:
+    """The parts of an rtsp:// or rtsps:// URL. Raises InvalidRequest, which never repeats the URL."""
+
+    def bad(why: str) -> InvalidRequest:
+        return InvalidRequest.of("rtsp_url", why, code="rtsp_url")
+
+    if any(ord(char) <= 0x20 or ord(char) == 0x7F for char in url) or "\\" in url:
+        raise bad("has a space, backslash or control character: percent-encode it")
+    scheme, _, rest = url.partition("://")
+    if scheme.lower() not in DEFAULT_PORTS:
+        raise bad("must begin with rtsp:// or rtsps://")
+    # Up to the last @ before the path: a raw @ in a password is common in what people paste.
+    authority, slash, path = rest.partition("/")
+    if "@" not in authority and "@" in path.split("?")[0] and ":" in authority:
+        raise bad("has a / in its password: percent-encode it as %2F")
+    userinfo, at, hostport = authority.rpartition("@")
+    try:
+        parts = urlsplit(f"rtsp://{hostport}")
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise bad("has no valid host and port") from error
+    if not host or port == 0:
+        raise bad("has no valid host and port")
+    if "#" in path or "?" in hostport or "#" in hostport:
+        raise bad("has a # or ? where it cannot stand: percent-encode it")
+    user, colon, password = userinfo.partition(":")
+    return CameraAddress(
+        scheme.lower(), host, port or DEFAULT_PORTS[scheme.lower()], f"/{path}" if slash else "/",
+        unquote(user) if at else None, unquote(password) if colon else None,
+    )  # fmt: skip
+
+
+class AddressPolicy:
+    """Which addresses camera URLs may point to: networks as CIDRs, minus (ip is loopback, port) pairs of our own."""
+
+    def __init__(self, networks: Iterable[str], own_ports: Iterable[int] = ()) -> None:
+        self._networks = [ipaddress.ip_network(network) for network in networks]
+        self._own_ports = set(own_ports)
+
+    def allows(self, address: IpAddress, port: int) -> bool:
+        mapped = getattr(address, "ipv4_mapped", None)
+        address = mapped or address
+        if address.is_loopback and port in self._own_ports:
+            return False
+        return any(address.version == network.version and address in network for network in self._networks)
+
+    def check_literal(self, camera: CameraAddress) -> None:
+        """Raises AddressNotAllowed for an IP literal outside; a name is judged when it is connected to."""
+        try:
+            address = ipaddress.ip_address(camera.host.partition("%")[0])
+        except ValueError:
+            return
+        if not self.allows(address, camera.port):
+            raise AddressNotAllowed
+
+    async def resolve(self, camera: CameraAddress, timeout: float) -> str:
+        """One allowed IP address of the camera, resolved once. Raises CaptureFailure dns_failure, address_not_allowed."""
+        try:
+            async with asyncio.timeout(timeout):
+                found = await asyncio.get_running_loop().getaddrinfo(camera.host, camera.port, type=socket.SOCK_STREAM)
+        except TimeoutError:
+            raise CaptureFailure("dns_failure", "The camera's name was not resolved in time.") from None
+        except (OSError, UnicodeError):
+            raise CaptureFailure("dns_failure", "The camera's name cannot be resolved.") from None
+        addresses = list(dict.fromkeys(str(info[4][0]) for info in found))
+        for text in addresses:
+            if self.allows(ipaddress.ip_address(text.partition("%")[0]), camera.port):
+                return text
+        raise CaptureFailure("address_not_allowed", "The camera's address is outside RTSP__ALLOWED_NETWORKS.")

@@ -1,0 +1,244 @@
+"""From a chosen picture to a committed frame: decode, PUT, row, each stage bounded, the newest winning.
+
+A frame counts as in flight from the moment its slot is due until it is in the row's `stored` or `dropped`. What
+cannot be stored at once is tried again until the capture's end and RTSP__STORE_RETRY beyond; beyond
+RTSP__FRAME_BUFFER_SIZE pictures the oldest are dropped as queue_full.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+from uuid import UUID
+
+from models.values import DropReason, FrameRecord, SourceType, TimestampSource
+from repositories.database import Database
+from services.rtsp_capture.decoder import Jpeg
+from services.rtsp_capture.packets import Picture
+from services.rtsp_capture.sampler import Chosen
+from services.storage_service import StorageService, new_attempt, object_key
+from utils.exceptions import CaptureFailure, DatabaseUnavailable, IngestionException
+from utils.ids import frame_id
+from utils.logger import Throttle, get_logger
+from utils.metrics import CAPTURE_TO_STORED, FRAMES, FRAMES_DROPPED, QUEUE_DEPTH
+
+log = get_logger(__name__)
+_throttle = Throttle(10, time.monotonic)
+_PUTS_AT_ONCE = 4
+
+
+class Decodes(Protocol):
+    """What turns a picture into a JPEG: a Stream."""
+
+    async def decode(self, picture: Picture, quality: int) -> Jpeg:
+        """Raises CaptureFailure decode_failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureFacts:
+    """What every frame of a capture shares."""
+
+    request_id: UUID
+    camera_id: str
+    quality: int
+    meta: dict[str, Any]
+
+
+class FrameStore:
+    """The frames of one capture on their way into the store. On the event loop."""
+
+    def __init__(
+        self,
+        facts: CaptureFacts,
+        database: Database,
+        storage: StorageService,
+        *,
+        size: int,
+        due: Callable[[], int],
+        slot_time: Callable[[int], float],
+        on_stored: Callable[[Jpeg], None],
+    ) -> None:
+        self._facts = facts
+        self._database = database
+        self._storage = storage
+        self._size = size
+        self._due = due
+        self._slot_time = slot_time
+        self._on_stored = on_stored
+        self._tasks: dict[int, asyncio.Task[None]] = {}  # by slot, oldest first
+        self._ready: list[tuple[FrameRecord, Jpeg, bytes]] = []
+        self._drops: dict[DropReason, set[int]] = {}
+        self._puts = asyncio.Semaphore(_PUTS_AT_ONCE)
+        self._changed = asyncio.Event()
+        self._last_timestamp = 0.0
+        self._recorded_due = 0
+        self._ending = False
+        self.gate = asyncio.Event()  # set once the grid's origin is in the row: frames are numbered by it
+        self.stored = 0
+        self._committer = asyncio.create_task(self._commit_loop(), name=f"commit-{facts.request_id}")
+
+    @property
+    def in_flight(self) -> int:
+        """Pictures taken in that are neither stored nor dropped yet."""
+        return len(self._tasks) + len(self._ready)
+
+    def submit(self, chosen: Chosen, source: Decodes) -> None:
+        """Takes a picture in; the oldest that still waits makes room when there are too many."""
+        while self.in_flight >= self._size and self._tasks:
+            slot, oldest = next(iter(self._tasks.items()))
+            oldest.cancel()
+            self._tasks.pop(slot)
+            self.drop([slot], DropReason.QUEUE_FULL)
+        # Never backwards within one capture, whatever the clocks did (invariant 4).
+        timestamp = max(chosen.picture.packet.timestamp, self._last_timestamp + 1e-6)
+        self._last_timestamp = timestamp
+        task = asyncio.create_task(self._store(chosen, timestamp, source))
+        self._tasks[chosen.slot] = task
+        QUEUE_DEPTH.labels(queue="frames").inc()
+        task.add_done_callback(lambda done: self._done(chosen.slot, done))
+
+    def drop(self, slots: list[int], reason: DropReason) -> None:
+        """Books slots as without a frame."""
+        if slots:
+            self._drops.setdefault(reason, set()).update(slots)
+            self._changed.set()
+            FRAMES_DROPPED.labels(reason=reason.value).inc(len(slots))
+            FRAMES.labels(source="rtsp", outcome="dropped").inc(len(slots))
+
+    def touch(self) -> None:
+        """Slots came due: the row should say so soon."""
+        if self._due() > self._recorded_due:
+            self._changed.set()
+
+    async def drain(self, timeout: float) -> bool:
+        """Waits until everything taken in is stored or dropped; False when `timeout` seconds were not enough."""
+        deadline = time.monotonic() + timeout
+        while self._tasks or self._ready or self._drops:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            if self._tasks:
+                await asyncio.wait(self._tasks.values(), timeout=left)
+            else:
+                self._changed.set()
+                await asyncio.sleep(0.01)
+        return True
+
+    async def close(self) -> None:
+        """Gives up what is still on its way, without booking it: the end of the capture does."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        self._ending = True
+        self._committer.cancel()
+        await asyncio.gather(self._committer, return_exceptions=True)
+
+    # -- stages ------------------------------------------------------------------------------------------------
+
+    def _done(self, slot: int, task: asyncio.Task[None]) -> None:
+        QUEUE_DEPTH.labels(queue="frames").dec()
+        if self._tasks.get(slot) is task:
+            del self._tasks[slot]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("frame_failed", request_id=str(self._facts.request_id), slot=slot, exc_info=error)
+            self.drop([slot], DropReason.DECODE_FAILED)
+
+    async def _store(self, chosen: Chosen, timestamp: float, source: Decodes) -> None:
+        try:
+            jpeg = await source.decode(chosen.picture, self._facts.quality)
+        except CaptureFailure as failure:
+            log.info("decode_failed", request_id=str(self._facts.request_id), slot=chosen.slot, reason=failure.message)
+            self.drop([chosen.slot], DropReason.DECODE_FAILED)
+            return
+        record = self._record(chosen, timestamp, jpeg, await asyncio.to_thread(_sha256, jpeg.data))
+        await self._put(record, jpeg)
+
+    async def _put(self, record: FrameRecord, jpeg: Jpeg) -> None:
+        async with self._puts:
+            await self._again(lambda: self._storage.put(record.storage_path, jpeg.data, record.content_type, record.sha256))
+        self._ready.append((record, jpeg, jpeg.data))
+        self._changed.set()
+
+    def _record(self, chosen: Chosen, timestamp: float, jpeg: Jpeg, sha256: str) -> FrameRecord:
+        at = datetime.fromtimestamp(timestamp, UTC)
+        slot_at = datetime.fromtimestamp(self._slot_time(chosen.slot), UTC)
+        identity = frame_id(self._facts.request_id, chosen.slot, slot_at)
+        return FrameRecord(
+            frame_id=identity, request_id=self._facts.request_id, camera_id=self._facts.camera_id,
+            source_type=SourceType.RTSP, sequence=chosen.slot,
+            storage_path=object_key(self._facts.camera_id, identity, at, new_attempt(), "jpg"),
+            timestamp=at, timestamp_source=TimestampSource.RECEIPT,
+            timestamp_uncertainty_ms=round(chosen.picture.packet.uncertainty * 1000, 3),
+            width=jpeg.width, height=jpeg.height, size_bytes=len(jpeg.data), format="jpg",
+            content_type="image/jpeg", sha256=sha256, meta=self._facts.meta,
+        )  # fmt: skip
+
+    async def _commit_loop(self) -> None:
+        await self.gate.wait()
+        while not self._ending:
+            await self._changed.wait()
+            self._changed.clear()
+            ready, drops, due = self._ready[:], {reason: set(slots) for reason, slots in self._drops.items()}, self._due()
+            if not ready and not drops and due <= self._recorded_due:
+                continue
+            records = [record for record, _, _ in ready]
+            recorded = await self._again(lambda: self._commit(records, drops, due))
+            self._recorded_due = max(due, self._recorded_due)
+            del self._ready[: len(ready)]
+            for reason, slots in drops.items():
+                self._drops[reason] -= slots
+                if not self._drops[reason]:
+                    del self._drops[reason]
+            outcomes = {item.sequence: item for item in recorded}
+            for record, jpeg, _ in ready:
+                self._settled(record, jpeg, outcomes[record.sequence].outcome, outcomes[record.sequence].storage_path)
+
+    async def _commit(self, records: list[FrameRecord], drops: dict[DropReason, set[int]], due: int) -> Any:
+        async with self._database.unit_of_work() as uow:
+            return await uow.requests.record(self._facts.request_id, records, drops, due)
+
+    def _settled(self, record: FrameRecord, jpeg: Jpeg, outcome: str, held_path: str | None) -> None:
+        if outcome == "stored" or (outcome == "exists" and held_path == record.storage_path):
+            self.stored += 1
+            FRAMES.labels(source="rtsp", outcome="stored").inc()
+            CAPTURE_TO_STORED.observe(max(0.0, time.time() - record.timestamp.timestamp()))
+            self._on_stored(jpeg)
+        elif outcome == "condemned":  # the sweeper took the key: the bytes go under a new one
+            again = FrameRecord(**{
+                **{name: getattr(record, name) for name in record.__slots__},
+                "storage_path": object_key(record.camera_id, record.frame_id, record.timestamp, new_attempt(), "jpg"),
+            })  # fmt: skip
+            task = asyncio.create_task(self._put(again, jpeg))
+            self._tasks[record.sequence] = task
+            QUEUE_DEPTH.labels(queue="frames").inc()
+            task.add_done_callback(lambda done: self._done(record.sequence, done))
+        else:
+            log.info("frame_not_needed", request_id=str(record.request_id), slot=record.sequence, outcome=outcome)
+
+    async def _again(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        """Runs `work` until it succeeds: a store or database that is away comes back; the capture's end cancels."""
+        delay = 0.2
+        while True:
+            try:
+                return await work()
+            except IngestionException as error:
+                if not error.retryable:
+                    raise
+                kind = "database" if isinstance(error, DatabaseUnavailable) else "storage"
+                if (withheld := _throttle.allow(f"{self._facts.request_id}:{kind}")) is not None:
+                    log.warning(
+                        "frames_waiting", request_id=str(self._facts.request_id), camera_id=self._facts.camera_id,
+                        waiting=self.in_flight, for_=kind, withheld=withheld,
+                    )  # fmt: skip
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311
+            delay = min(delay * 2, 3.0)
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

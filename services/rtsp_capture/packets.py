@@ -1,0 +1,104 @@
+"""What a stream keeps: packets with their capture times, in groups that begin with a keyframe (GOPs)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """One access unit. `segment` counts the stream's connections: stream times are comparable within one only."""
+
+    data: bytes
+    pts: float  # seconds, stream time of this connection
+    key: bool
+    received: float  # seconds since the epoch
+    timestamp: float  # capture time, seconds since the epoch
+    uncertainty: float  # seconds
+    segment: int
+
+
+@dataclass(slots=True)
+class Gop:
+    """A keyframe and what follows it, in decoding order; only ever appended to, so references to it stay true."""
+
+    packets: list[Packet]
+    previous: list[Packet] = field(default_factory=list)  # the GOP before, for pictures shown before the keyframe
+
+    @property
+    def size(self) -> int:
+        return sum(len(packet.data) for packet in self.packets)
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture that can be decoded: its packet, and where it stands in its GOP."""
+
+    packet: Packet
+    gop: Gop
+    index: int
+
+    def to_decode(self) -> list[Packet]:
+        """The packets to feed, in order, the picture's own last.
+
+        A picture shown before its GOP's keyframe (open GOP) refers to the GOP before: both are fed.
+        """
+        upto = self.gop.packets[: self.index + 1]
+        if not self.packet.key and self.packet.pts < self.gop.packets[0].pts:
+            return [*self.gop.previous, *upto]
+        return upto
+
+    @property
+    def decodable(self) -> bool:
+        """False for the leading pictures of the first GOP after a join: what they refer to was never received."""
+        return self.packet.key or self.packet.pts >= self.gop.packets[0].pts or bool(self.gop.previous)
+
+
+class Ring:
+    """The last seconds of a stream in whole GOPs, bounded by seconds and bytes; the newest GOP always stays."""
+
+    def __init__(self, seconds: float, max_bytes: int) -> None:
+        self._seconds = seconds
+        self._max_bytes = max_bytes
+        self._gops: deque[Gop] = deque()
+        self.bytes = 0
+
+    def append(self, packet: Packet) -> Picture | None:
+        """Takes the packet in; None while no keyframe of this connection has come."""
+        newest = self._gops[-1] if self._gops else None
+        if newest is not None and newest.packets[0].segment != packet.segment:
+            self.clear()
+            newest = None
+        if packet.key:
+            before = newest.packets if newest is not None else []
+            if newest is not None:
+                newest.previous = []  # two GOPs back is never referred to
+            newest = Gop([packet], before)
+            self._gops.append(newest)
+        elif newest is None:
+            return None
+        else:
+            newest.packets.append(packet)
+        self.bytes += len(packet.data)
+        while len(self._gops) > 1 and (
+            self.bytes > self._max_bytes or self._gops[1].packets[0].timestamp < packet.timestamp - self._seconds
+        ):
+            self.bytes -= self._gops.popleft().size
+        return Picture(packet, newest, len(newest.packets) - 1)
+
+    def newest(self) -> Picture | None:
+        """The picture taken last (of the newest GOP), if there is one."""
+        if not self._gops:
+            return None
+        gop = self._gops[-1]
+        index = max(range(len(gop.packets)), key=lambda i: gop.packets[i].pts)
+        return Picture(gop.packets[index], gop, index)
+
+    def clear(self) -> None:
+        self._gops.clear()
+        self.bytes = 0
+
+    def __iter__(self) -> Iterator[Gop]:
+        return iter(self._gops)

@@ -1,0 +1,265 @@
+"""One camera stream kept open: check, read, back off, again, until nobody needs it.
+
+Everything here runs on the event loop but the reader's thread (`session`) and the decoding (the pool).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from config import RtspSettings
+from models.values import SourceInfo
+from services.rtsp_capture.address import CameraAddress
+from services.rtsp_capture.decoder import Jpeg, PictureDecoder
+from services.rtsp_capture.packets import Packet, Picture, Ring
+from services.rtsp_capture.preflight import Described
+from services.rtsp_capture.reader import ReaderFactory, ReaderOptions, StreamInfo
+from services.rtsp_capture.session import ReaderSession
+from utils.exceptions import CaptureFailure
+from utils.logger import Throttle, get_logger
+from utils.metrics import DECODE_SECONDS, RING_BYTES, STREAM_FAILURES, STREAM_OPEN, STREAMS
+from utils.pool import WorkerPool
+
+log = get_logger(__name__)
+_throttle = Throttle(10, time.monotonic)
+
+
+class StreamState(StrEnum):
+    CONNECTING = "connecting"
+    LIVE = "live"
+    BACKING_OFF = "backing_off"
+    CLOSED = "closed"
+
+
+class Listener(Protocol):
+    """Who is told what a stream gives. Called on the event loop; must return at once."""
+
+    def on_picture(self, picture: Picture) -> None:
+        """A packet came, in decoding order."""
+
+    def on_live(self, info: StreamInfo) -> None:
+        """The stream is open."""
+
+    def on_failure(self, failure: CaptureFailure) -> None:
+        """An open failed or the stream broke; it is tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamKey:
+    """What makes two captures share a connection. `repr` shows no URL."""
+
+    camera_id: str
+    url: str
+    transport: str
+
+    def __repr__(self) -> str:
+        return f"StreamKey({self.camera_id}, {self.transport})"
+
+
+@dataclass(slots=True)
+class StreamDeps:
+    """What a stream is given: settings, the check, the reader, the pool that decodes."""
+
+    settings: RtspSettings
+    preflight: Callable[[CameraAddress], Awaitable[Described]]
+    open_reader: ReaderFactory
+    decode_pool: WorkerPool
+
+
+class Stream:
+    """Keeps one RTSP connection for any number of listeners."""
+
+    def __init__(self, key: StreamKey, address: CameraAddress, deps: StreamDeps) -> None:
+        self.key = key
+        self._address = address
+        self._deps = deps
+        self._settings = deps.settings
+        self.state = StreamState.CONNECTING
+        self.info: StreamInfo | None = None
+        self.failure: CaptureFailure | None = None
+        self.last_packet: Packet | None = None
+        self.first_of_segment: Packet | None = None
+        self.ring = Ring(deps.settings.RING_SECONDS, deps.settings.RING_BYTES)
+        self._listeners: list[Listener] = []
+        self._segment = 0
+        self._closing = asyncio.Event()
+        self._session: ReaderSession | None = None
+        self._decoder: PictureDecoder | None = None
+        self._decoder_segment = 0
+        self._decode_turn = asyncio.Lock()
+        self._decoding: dict[tuple[int, float, int], asyncio.Task[Jpeg]] = {}
+        self._started = time.monotonic()
+        self._task = asyncio.create_task(self._run(), name=f"stream-{key.camera_id}")
+        STREAMS.labels(state=self.state.value).inc()
+
+    # -- listeners ---------------------------------------------------------------------------------------------
+
+    def listen(self, listener: Listener) -> None:
+        self._listeners.append(listener)
+
+    def unlisten(self, listener: Listener) -> None:
+        if listener in self._listeners:
+            self._listeners.remove(listener)
+
+    @property
+    def live(self) -> bool:
+        return self.state is StreamState.LIVE
+
+    def source_info(self, picture: Jpeg | None = None) -> SourceInfo | None:
+        if self.info is None:
+            return None
+        width, height = (picture.width, picture.height) if picture else (self.info.width, self.info.height)
+        return SourceInfo(self.info.codec, width, height, self.info.fps)
+
+    # -- decoding ----------------------------------------------------------------------------------------------
+
+    async def decode(self, picture: Picture, quality: int) -> Jpeg:
+        """The picture as JPEG; one that is being decoded already, for another capture, is decoded once.
+
+        Raises CaptureFailure decode_failed.
+        """
+        key = (picture.packet.segment, picture.packet.pts, quality)
+        task = self._decoding.get(key)
+        if task is None:
+            task = asyncio.create_task(self._decode(picture, quality))
+            self._decoding[key] = task
+            task.add_done_callback(lambda _: self._decoding.pop(key, None))
+        return await asyncio.shield(task)
+
+    async def _decode(self, picture: Picture, quality: int) -> Jpeg:
+        async with self._decode_turn:
+            if self._decoder is None or self._decoder_segment != picture.packet.segment:
+                if self.info is None:
+                    raise CaptureFailure("decode_failed", "The stream was never open.")
+                self._decoder = PictureDecoder(self.info)
+                self._decoder_segment = picture.packet.segment
+            started = time.perf_counter()
+            try:
+                return await self._deps.decode_pool.run(self._decoder.decode, picture.to_decode(), quality)
+            finally:
+                DECODE_SECONDS.observe(time.perf_counter() - started)
+
+    # -- keeping it open ---------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        failures = 0
+        while not self._closing.is_set():
+            self._enter(StreamState.CONNECTING)
+            self._started = time.monotonic()
+            failure, packets = await self._attempt()
+            if failure is None:
+                break
+            failures = 1 if packets else failures + 1
+            self._failed(failure, failures)
+            slow = packets == 0 and self._segment > 0 and failure.code in ("unauthorized_camera", "forbidden_camera")
+            await self._back_off(failures, slow and self.last_packet is not None)
+        self._enter(StreamState.CLOSED)
+
+    async def _attempt(self) -> tuple[CaptureFailure | None, int]:
+        """One connection, from the check to its end: (why it ended, packets read)."""
+        try:
+            described = await self._until_closing(self._deps.preflight(self._address))
+        except CaptureFailure as failure:
+            return failure, 0
+        if described is None:
+            return None, 0
+        self._segment += 1
+        settings = self._settings
+        host = self._address.host if self._address.tls else described.address
+        options = ReaderOptions(
+            self._address.url(host=host, credentials=True), self.key.transport,
+            settings.OPEN_TIMEOUT, settings.READ_TIMEOUT, settings.TLS_VERIFY,
+        )  # fmt: skip
+        session = ReaderSession(
+            self.key.camera_id, self._deps.open_reader(options), self._segment, self._opened, self._packets
+        )
+        self._session = session
+        session.start()
+        end = await session.ended
+        await session.join()
+        self._session = None
+        if self._closing.is_set():
+            return None, end.packets
+        return end.failure or CaptureFailure("stream_ended", "The stream ended."), end.packets
+
+    async def _until_closing(self, work: Awaitable[Described]) -> Described | None:
+        task = asyncio.ensure_future(work)
+        closing = asyncio.ensure_future(self._closing.wait())
+        try:
+            await asyncio.wait({task, closing}, return_when=asyncio.FIRST_COMPLETED)
+            return task.result() if task.done() else None
+        finally:
+            for each in (task, closing):
+                each.cancel()
+
+    def _opened(self, info: StreamInfo) -> None:
+        self.info = info
+        self.failure = None
+        self.first_of_segment = None
+        STREAM_OPEN.observe(time.monotonic() - self._started)
+        self._enter(StreamState.LIVE)
+        for listener in list(self._listeners):
+            listener.on_live(info)
+
+    def _packets(self, packets: list[Packet]) -> None:
+        for packet in packets:
+            self.last_packet = packet
+            if self.first_of_segment is None:
+                self.first_of_segment = packet
+            before = self.ring.bytes
+            picture = self.ring.append(packet)
+            RING_BYTES.inc(self.ring.bytes - before)
+            if picture is not None:
+                for listener in list(self._listeners):
+                    listener.on_picture(picture)
+
+    def _failed(self, failure: CaptureFailure, failures: int) -> None:
+        self.failure = failure
+        STREAM_FAILURES.labels(code=failure.code).inc()
+        if (withheld := _throttle.allow(f"{self.key.camera_id}:{failure.code}")) is not None:
+            log.warning(
+                "stream_failed", camera_id=self.key.camera_id, code=failure.code, reason=failure.message,
+                failures=failures, withheld=withheld,
+            )  # fmt: skip
+        for listener in list(self._listeners):
+            listener.on_failure(failure)
+
+    async def _back_off(self, failures: int, slow: bool) -> None:
+        """Exponential with jitter (half to whole), interruptible."""
+        longest = self._settings.RECONNECT_MAX_DELAY
+        delay = longest if slow else min(longest, self._settings.RECONNECT_DELAY * 2 ** min(failures - 1, 16))
+        self._enter(StreamState.BACKING_OFF)
+        try:
+            async with asyncio.timeout(delay * random.uniform(0.5, 1.0)):  # noqa: S311
+                await self._closing.wait()
+        except TimeoutError:
+            pass
+
+    def _enter(self, state: StreamState) -> None:
+        if state is self.state:
+            return
+        STREAMS.labels(state=self.state.value).dec()
+        if state is not StreamState.CLOSED:
+            STREAMS.labels(state=state.value).inc()
+        changed = state in (StreamState.LIVE, StreamState.CLOSED) or self.state is StreamState.LIVE
+        self.state = state
+        if changed:
+            log.info("stream_state", camera_id=self.key.camera_id, state=state.value, segment=self._segment)
+
+    def close(self) -> None:
+        """Begins to close; `closed()` waits for it."""
+        self._closing.set()
+        if self._session is not None:
+            self._session.stop()
+
+    async def closed(self) -> None:
+        """Waits until the reader's thread has ended: it must be gone before the interpreter is."""
+        await self._task
+        RING_BYTES.dec(self.ring.bytes)
+        self.ring.clear()

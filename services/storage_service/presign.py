@@ -1,0 +1,86 @@
+"""Presigned GET URLs (AWS Signature Version 4, query string), made by hand: 0.03 ms each instead of botocore's 0.4.
+
+A list answers up to 200 of them. A unit test compares every part with botocore's own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+from urllib.parse import quote, urlsplit
+
+_UNSAFE_IN_FILENAME = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+class Presigned(NamedTuple):
+    """A URL that works without credentials until `expires_at` (UTC)."""
+
+    url: str
+    expires_at: datetime
+
+
+def endpoint_url(endpoint: str, secure: bool) -> str:
+    """`host:port` or a URL as a URL without a trailing slash. Raises ValueError for anything that is neither."""
+    url = endpoint if "://" in endpoint else f"{'https' if secure else 'http'}://{endpoint}"
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or "@" in parts.netloc:
+        raise ValueError("an S3 endpoint is host:port, or an http(s) URL without user, query and fragment")
+    return url.rstrip("/")
+
+
+def safe_filename(name: str) -> str:
+    """`name` with everything but `[A-Za-z0-9._-]` replaced: it becomes part of a response header."""
+    return _UNSAFE_IN_FILENAME.sub("_", name)[:150].strip(".") or "frame"
+
+
+class Presigner:
+    """Signs for one endpoint and bucket. Pure computation, safe in any thread."""
+
+    def __init__(self, endpoint: str, bucket: str, region: str, access_key: str, secret_key: str, expiry: int) -> None:
+        """`endpoint` as `endpoint_url` gives it; `expiry` in seconds."""
+        parts = urlsplit(endpoint)
+        default_port = {"http": 80, "https": 443}[parts.scheme]
+        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else f"{parts.hostname}"
+        self._host = host if parts.port in (None, default_port) else f"{host}:{parts.port}"
+        self._base = f"{parts.scheme}://{parts.netloc}"
+        self._prefix = f"{parts.path}/{bucket}/"
+        self._region = region
+        self._access_key = access_key
+        self._secret = f"AWS4{secret_key}".encode()
+        self._expiry = expiry
+        self._day_key: tuple[str, bytes] = ("", b"")
+
+    def _key_of(self, day: str) -> bytes:
+        cached = self._day_key  # one tuple: two threads at midnight at worst derive the same key twice
+        if cached[0] == day:
+            return cached[1]
+        key = self._secret
+        for part in (day, self._region, "s3", "aws4_request"):
+            key = hmac.digest(key, part.encode(), "sha256")
+        self._day_key = (day, key)
+        return key
+
+    def get(self, key: str, now: datetime, response_headers: Mapping[str, str] | None = None) -> Presigned:
+        """A URL for GET of `key`, valid from `now`; `response_headers`: e.g. `response-content-disposition`."""
+        now = now.astimezone(UTC).replace(microsecond=0)
+        stamp = now.strftime("%Y%m%dT%H%M%SZ")
+        scope = f"{stamp[:8]}/{self._region}/s3/aws4_request"
+        query = {
+            "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
+            "X-Amz-Credential": f"{self._access_key}/{scope}",
+            "X-Amz-Date": stamp,
+            "X-Amz-Expires": str(self._expiry),
+            "X-Amz-SignedHeaders": "host",
+            **(response_headers or {}),
+        }
+        path = quote(self._prefix + key, safe="/~")
+        canonical_query = "&".join(f"{name}={quote(value, safe='-_.~')}" for name, value in sorted(query.items()))
+        canonical = f"GET\n{path}\n{canonical_query}\nhost:{self._host}\n\nhost\nUNSIGNED-PAYLOAD"
+        to_sign = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
+        signature = hmac.digest(self._key_of(stamp[:8]), to_sign.encode(), "sha256").hex()
+        url = f"{self._base}{path}?{canonical_query}&X-Amz-Signature={signature}"
+        return Presigned(url, now + timedelta(seconds=self._expiry))
