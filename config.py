@@ -12,16 +12,21 @@ import os
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL
 
+VERSION = "0.1.0"  # pyproject.toml says the same
+
 DEFAULT_CREDENTIALS = frozenset({"", "admin", "changeme", "minioadmin", "password", "postgres", "secret", "trackshift"})
 LOOPBACK_NETWORKS = ("127.0.0.0/8", "::1/128")
 PRIVATE_NETWORKS = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
+
+
+Extension = Literal["jpg", "jpeg", "png", "bmp", "tif", "tiff"]
 
 
 class Environment(StrEnum):
@@ -151,8 +156,8 @@ class UploadSettings(Group):
     MAX_FILE_SIZE: int = Field(52_428_800, ge=1024, le=5_368_709_120, description="Largest file, bytes.")
     MAX_BATCH_SIZE: int = Field(10, ge=1, le=1000, description="Files in one upload.")
     MAX_PIXELS: int = Field(100_000_000, ge=1, le=1_000_000_000, description="Largest picture, pixels (all pages of a TIFF).")
-    ALLOWED_EXTENSIONS: list[Literal["jpg", "jpeg", "png", "bmp", "tif", "tiff"]] = Field(
-        default_factory=lambda: ["jpg", "jpeg", "png", "bmp", "tif", "tiff"], description="JSON list of file name extensions."
+    ALLOWED_EXTENSIONS: list[Extension] = Field(
+        default_factory=lambda: list(get_args(Extension)), description="JSON list of file name extensions."
     )
     TEMP_UPLOAD_DIR: Path | None = Field(None, description="Folder for files being received. Unset: DATA_DIR/tmp.")
     EXIF_TIMEZONE: Annotated[str, AfterValidator(_timezone)] = Field(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
@@ -98,14 +99,15 @@ def _disposition(filename: str) -> str:
     return f"inline; filename=\"{plain}\"; filename*=UTF-8''{quote(filename, safe='', errors='replace')}"
 
 
-async def _body(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _body(source: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
     """The same chunks, but the first is there before the answer begins: a failed store is then still a problem."""
     first = await anext(source, b"")
 
     async def chunks() -> AsyncIterator[bytes]:
-        yield first
-        async for chunk in source:
-            yield chunk
+        async with aclosing(source):  # also when the client leaves
+            yield first
+            async for chunk in source:
+                yield chunk
 
     return chunks()
 

@@ -14,6 +14,7 @@ from api.dependencies import StateDep
 from api.openapi import answer, problems
 from api.routing import make_router
 from api.state import AppState
+from config import VERSION
 from models.schemas import HealthCheckResponse, LiveResponse
 from utils.metrics import REGISTRY
 

@@ -47,6 +47,13 @@ async def _running(task: asyncio.Task[None]) -> AsyncIterator[None]:
             await task
 
 
+def _real_services(settings: Settings) -> AbstractAsyncContextManager[Services]:
+    # Late: schema tools and unit tests build the application without cv2, boto3 and their threads.
+    from services.runtime import open_services
+
+    return open_services(settings)
+
+
 def make_lifespan(
     state: AppState, open_services: OpenServices | None = None
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
@@ -54,10 +61,7 @@ def make_lifespan(
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        factory = open_services
-        if factory is None:
-            # Late: schema tools and unit tests build the application without cv2, boto3 and their threads.
-            from services.runtime import open_services as factory
+        factory = open_services or _real_services
         async with AsyncExitStack() as stack:
             stack.push_async_callback(state.upload_pool.close)
             if leftovers := await asyncio.to_thread(remove_stale, state.settings.temp_dir):

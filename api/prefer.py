@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import re
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.dependencies import Services
 from api.state import AppState
 
+if TYPE_CHECKING:
+    from services.runtime import Services
+
 MAX_WAIT = 60
-_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_ITEM = re.compile(rf'\s*({_TOKEN})(?:\s*=\s*({_TOKEN}|"(?:[^"\\]|\\.)*"))?\s*((?:;[^,"]*(?:"(?:[^"\\]|\\.)*"[^,"]*)*)?)(?:,|$)')
+_WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_ITEM = re.compile(
+    rf'\s*({_WORD})(?:\s*=\s*({_WORD}|"(?:[^"\\]|\\.)*"))?\s*((?:;[^,"]*(?:"(?:[^"\\]|\\.)*"[^,"]*)*)?)(?:,|$)'
+)
 
 
 def preferences(headers: list[str]) -> dict[str, str]:

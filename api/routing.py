@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from fastapi import APIRouter
-from fastapi.dependencies.utils import get_flat_dependant
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
@@ -22,8 +22,14 @@ from utils.exceptions import FeatureNotImplemented, FieldError, MalformedRequest
 MAX_QUERY_FIELDS = 100
 # A structured-field string ("k") or the bare key; visible ASCII. A bare comma would be two keys in one header.
 _QUOTED_KEY = re.compile(r'^"((?:[\x21\x23-\x5b\x5d-\x7e]|\\["\\]){1,255})"$')
-_BARE_KEY = re.compile(r'^[\x21\x23-\x2b\x2d-\x7e]{1,255}$')
+_BARE_KEY = re.compile(r"^[\x21\x23-\x2b\x2d-\x7e]{1,255}$")
 _NAME = re.compile(r"^[A-Za-z0-9_.\-\[\]]{1,64}$")
+
+
+def query_names(dependant: Dependant) -> set[str]:
+    """The query parameters of an endpoint and of what it depends on."""
+    below = (query_names(sub) for sub in dependant.dependencies)
+    return {param.alias for param in dependant.query_params}.union(*below)
 
 
 def check_query(query: bytes, known: frozenset[str]) -> None:
@@ -31,9 +37,7 @@ def check_query(query: bytes, known: frozenset[str]) -> None:
     if not query:
         return
     try:
-        pairs = parse_qsl(
-            query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MAX_QUERY_FIELDS
-        )
+        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MAX_QUERY_FIELDS)
     except ValueError:  # UnicodeDecodeError is one
         raise MalformedRequest("The query string cannot be parsed.") from None
     errors = []
@@ -64,9 +68,9 @@ class StrictRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
-        known = frozenset(param.alias for param in get_flat_dependant(self.dependant).query_params)
+        known = frozenset(query_names(self.dependant))
         takes_json = self.body_field is not None
-        takes_keys = "POST" in self.methods and self.path.startswith("/api/v1/ingest/")
+        takes_keys = "POST" in (self.methods or ()) and self.path.startswith("/api/v1/ingest/")
 
         async def strict(request: Request) -> Response:
             state = app_state(request)

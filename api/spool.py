@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
 import shutil
 import tempfile
 import threading
@@ -120,7 +119,7 @@ def remove_stale(parent: Path) -> int:
         return removed
     for path in parent.glob(f"{_PREFIX}*"):
         try:
-            if time.time() - os.stat(path, follow_symlinks=False).st_mtime > _STALE and not path.is_symlink():
+            if time.time() - path.lstat().st_mtime > _STALE and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
                 removed += 1
         except OSError:  # another process was faster

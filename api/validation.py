@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
-from pydantic_core import list_all_errors
+from pydantic_core.core_schema import ErrorType
 
 from utils.exceptions import FieldError, InvalidRequest, NotApplicable
 
 Location = Literal["body", "query", "path", "header", "form"]
 MAX_ERRORS = 100
 _LOCATIONS = ("body", "query", "path", "header", "form")
-_PYDANTIC_TYPES = frozenset(item["type"] for item in list_all_errors())
+_PYDANTIC_TYPES: frozenset[str] = frozenset(get_args(ErrorType))
 # Messages of these are made of the schema only. Others (uuid_parsing, datetime_parsing, json_invalid, value_error,
 # ...) may quote the value.
 _SAFE_TYPES = frozenset(

@@ -37,7 +37,7 @@ class Repository(Generic[E]):
 
     async def page(
         self,
-        query: Select[tuple[E]],
+        query: Select[E],
         by: tuple[InstrumentedAttribute[datetime], InstrumentedAttribute[UUID]],
         *,
         after: Key | None,
@@ -54,5 +54,5 @@ class Repository(Generic[E]):
         order = (at.desc(), row_id.desc()) if descending else (at.asc(), row_id.asc())
         return list((await self.session.scalars(query.order_by(*order).limit(limit))).all())
 
-    def select(self) -> Select[tuple[E]]:
+    def select(self) -> Select[E]:
         return select(self.entity)

@@ -20,7 +20,7 @@ class FrameRepository(Repository[Frame]):
         frame = await self.get(frame_id)
         return frame if frame is not None and frame.state == "stored" else None
 
-    async def list(self, wanted: FrameFilter, *, after: Key | None, limit: int) -> list[Frame]:
+    async def find(self, wanted: FrameFilter, *, after: Key | None, limit: int) -> list[Frame]:
         """Stored frames by capture time."""
         query = self.select().where(Frame.state == "stored")
         if wanted.camera_id is not None:

@@ -164,12 +164,12 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
     async def set_source(self, claim: Claim, source: SourceInfo) -> None:
         await self._fenced(claim, source=source.to_json())
 
-    async def set_error(self, claim: Claim, error: CaptureError | None) -> None:
+    async def set_error(self, claim: Claim, error: CaptureError) -> None:
         """The latest failure, while the capture goes on."""
-        await self._fenced(claim, error=error.to_json() if error else None)
+        await self._fenced(claim, error=error.to_json())
 
-    async def count_reconnect(self, claim: Claim) -> None:
-        await self._fenced(claim, reconnects=IngestionRequest.reconnects + 1)
+    async def set_reconnects(self, claim: Claim, count: int) -> None:
+        await self._fenced(claim, reconnects=count)
 
     async def open_gap(self, claim: Claim, since: datetime, reason: str) -> None:
         """Begins a gap, unless one is open."""
@@ -200,10 +200,11 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
         A cancel that was committed before wins; `completed` needs a stored frame, else it is `failed`. Returns the
         status that holds. Raises LeaseLost.
         """
-        if not await LeaseRepository(self.session).fence(claim):
-            raise LeaseLost
+        fenced = await LeaseRepository(self.session).fence(claim)
         row = await self._locked(claim.request_id)
-        if row is None or row.status in FINAL_STATUSES:
+        if row is not None and row.status in FINAL_STATUSES:
+            return IngestionStatus(row.status)  # this very call, whose COMMIT was not known to have succeeded
+        if not fenced or row is None:
             raise LeaseLost
         if row.cancel_requested_at is not None:
             status = IngestionStatus.CANCELLED
@@ -254,7 +255,7 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
             found[gap.request_id].append(gap)
         return found
 
-    async def list(self, wanted: RequestFilter, *, after: Key | None, limit: int) -> list[IngestionRequest]:
+    async def find(self, wanted: RequestFilter, *, after: Key | None, limit: int) -> list[IngestionRequest]:
         """Requests, newest first."""
         query = self.select()
         if wanted.camera_id is not None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from models.entities import CaptureLease
 from models.values import Claim
@@ -97,3 +97,10 @@ class LeaseRepository(Repository[CaptureLease]):
         )
         return found is not None
 
+
+    async def camera_ids(self, claims: Sequence[Claim]) -> dict[UUID, str]:
+        """The cameras of claimed captures."""
+        query = select(CaptureLease.request_id, CaptureLease.camera_id).where(
+            CaptureLease.request_id.in_([claim.request_id for claim in claims])
+        )
+        return {row.request_id: row.camera_id for row in (await self.session.execute(query)).all()} if claims else {}

@@ -7,6 +7,7 @@ drain with them). Calls come one at a time, from any thread of the decode pool.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -38,6 +39,11 @@ class Jpeg:
     data: bytes
     width: int
     height: int
+    sha256: str  # hex
+
+
+def _jpeg(data: bytes, width: int, height: int) -> Jpeg:
+    return Jpeg(data, width, height, hashlib.sha256(data).hexdigest())
 
 
 class PictureDecoder:
@@ -120,7 +126,7 @@ class PictureDecoder:
             height, width, *_ = simplejpeg.decode_jpeg_header(packet.data)
         except ValueError:
             raise CaptureFailure("decode_failed", "The picture's data is damaged.") from None
-        return Jpeg(packet.data, width, height)
+        return _jpeg(packet.data, width, height)
 
 
 def _ticks(packet: Packet) -> int:
@@ -153,4 +159,4 @@ def encode_jpeg(frame: Any, quality: int) -> Jpeg:
     luma = planes[:height]
     chroma = planes[height:].reshape(2, height // 2, width // 2)
     data = simplejpeg.encode_jpeg_yuv_planes(luma, chroma[0], chroma[1], quality)
-    return Jpeg(data, width, height)
+    return _jpeg(data, width, height)

@@ -8,11 +8,10 @@ RTSP__FRAME_BUFFER_SIZE pictures the oldest are dropped as queue_full.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import random
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 from uuid import UUID
@@ -31,6 +30,7 @@ from utils.metrics import CAPTURE_TO_STORED, FRAMES, FRAMES_DROPPED, QUEUE_DEPTH
 log = get_logger(__name__)
 _throttle = Throttle(10, time.monotonic)
 _PUTS_AT_ONCE = 4
+_LEDGER_LAG = 1.0  # seconds that `expected` in the row may lag behind when no frame is committed
 
 
 class Decodes(Protocol):
@@ -72,12 +72,14 @@ class FrameStore:
         self._slot_time = slot_time
         self._on_stored = on_stored
         self._tasks: dict[int, asyncio.Task[None]] = {}  # by slot, oldest first
-        self._ready: list[tuple[FrameRecord, Jpeg, bytes]] = []
+        self._ready: dict[int, tuple[FrameRecord, Jpeg]] = {}  # by slot: stored objects without a row yet
         self._drops: dict[DropReason, set[int]] = {}
         self._puts = asyncio.Semaphore(_PUTS_AT_ONCE)
         self._changed = asyncio.Event()
         self._last_timestamp = 0.0
         self._recorded_due = 0
+        self._committed_at = 0.0
+        self.decode_failures = 0
         self._ending = False
         self.gate = asyncio.Event()  # set once the grid's origin is in the row: frames are numbered by it
         self.stored = 0
@@ -90,18 +92,19 @@ class FrameStore:
 
     def submit(self, chosen: Chosen, source: Decodes) -> None:
         """Takes a picture in; the oldest that still waits makes room when there are too many."""
-        while self.in_flight >= self._size and self._tasks:
-            slot, oldest = next(iter(self._tasks.items()))
-            oldest.cancel()
-            self._tasks.pop(slot)
+        while self.in_flight >= self._size:
+            # Should the commit of an evicted frame be under way and succeed, its slot has a frame, and the drop
+            # is not booked over it.
+            waiting = self._ready or self._tasks
+            slot = next(iter(waiting))
+            if slot in self._tasks:
+                self._tasks.pop(slot).cancel()
+            self._ready.pop(slot, None)
             self.drop([slot], DropReason.QUEUE_FULL)
         # Never backwards within one capture, whatever the clocks did (invariant 4).
         timestamp = max(chosen.picture.packet.timestamp, self._last_timestamp + 1e-6)
         self._last_timestamp = timestamp
-        task = asyncio.create_task(self._store(chosen, timestamp, source))
-        self._tasks[chosen.slot] = task
-        QUEUE_DEPTH.labels(queue="frames").inc()
-        task.add_done_callback(lambda done: self._done(chosen.slot, done))
+        self._track(chosen.slot, self._store(chosen, timestamp, source))
 
     def drop(self, slots: list[int], reason: DropReason) -> None:
         """Books slots as without a frame."""
@@ -112,8 +115,8 @@ class FrameStore:
             FRAMES.labels(source="rtsp", outcome="dropped").inc(len(slots))
 
     def touch(self) -> None:
-        """Slots came due: the row should say so soon."""
-        if self._due() > self._recorded_due:
+        """Slots came due: the row says so with the next frame, or soon when none comes."""
+        if self._due() > self._recorded_due and time.monotonic() - self._committed_at > _LEDGER_LAG:
             self._changed.set()
 
     async def drain(self, timeout: float) -> bool:
@@ -141,31 +144,37 @@ class FrameStore:
 
     # -- stages ------------------------------------------------------------------------------------------------
 
+    def _track(self, slot: int, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks[slot] = task
+        QUEUE_DEPTH.labels(queue="frames").inc()
+        task.add_done_callback(lambda done: self._done(slot, done))
+
     def _done(self, slot: int, task: asyncio.Task[None]) -> None:
         QUEUE_DEPTH.labels(queue="frames").dec()
         if self._tasks.get(slot) is task:
             del self._tasks[slot]
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("frame_failed", request_id=str(self._facts.request_id), slot=slot, exc_info=error)
+            log.error("frame_failed", ingestion_id=str(self._facts.request_id), slot=slot, exc_info=error)
             self.drop([slot], DropReason.DECODE_FAILED)
 
     async def _store(self, chosen: Chosen, timestamp: float, source: Decodes) -> None:
         try:
             jpeg = await source.decode(chosen.picture, self._facts.quality)
         except CaptureFailure as failure:
-            log.info("decode_failed", request_id=str(self._facts.request_id), slot=chosen.slot, reason=failure.message)
+            log.info("decode_failed", ingestion_id=str(self._facts.request_id), slot=chosen.slot, reason=failure.message)
+            self.decode_failures += 1
             self.drop([chosen.slot], DropReason.DECODE_FAILED)
             return
-        record = self._record(chosen, timestamp, jpeg, await asyncio.to_thread(_sha256, jpeg.data))
-        await self._put(record, jpeg)
+        await self._put(self._record(chosen, timestamp, jpeg), jpeg)
 
     async def _put(self, record: FrameRecord, jpeg: Jpeg) -> None:
         async with self._puts:
             await self._again(lambda: self._storage.put(record.storage_path, jpeg.data, record.content_type, record.sha256))
-        self._ready.append((record, jpeg, jpeg.data))
+        self._ready[record.sequence] = (record, jpeg)
         self._changed.set()
 
-    def _record(self, chosen: Chosen, timestamp: float, jpeg: Jpeg, sha256: str) -> FrameRecord:
+    def _record(self, chosen: Chosen, timestamp: float, jpeg: Jpeg) -> FrameRecord:
         at = datetime.fromtimestamp(timestamp, UTC)
         slot_at = datetime.fromtimestamp(self._slot_time(chosen.slot), UTC)
         identity = frame_id(self._facts.request_id, chosen.slot, slot_at)
@@ -176,7 +185,7 @@ class FrameStore:
             timestamp=at, timestamp_source=TimestampSource.RECEIPT,
             timestamp_uncertainty_ms=round(chosen.picture.packet.uncertainty * 1000, 3),
             width=jpeg.width, height=jpeg.height, size_bytes=len(jpeg.data), format="jpg",
-            content_type="image/jpeg", sha256=sha256, meta=self._facts.meta,
+            content_type="image/jpeg", sha256=jpeg.sha256, meta=self._facts.meta,
         )  # fmt: skip
 
     async def _commit_loop(self) -> None:
@@ -184,19 +193,21 @@ class FrameStore:
         while not self._ending:
             await self._changed.wait()
             self._changed.clear()
-            ready, drops, due = self._ready[:], {reason: set(slots) for reason, slots in self._drops.items()}, self._due()
+            ready, due = list(self._ready.values()), self._due()
+            drops = {reason: set(slots) for reason, slots in self._drops.items()}
             if not ready and not drops and due <= self._recorded_due:
                 continue
-            records = [record for record, _, _ in ready]
+            records = [record for record, _ in ready]
             recorded = await self._again(lambda: self._commit(records, drops, due))
             self._recorded_due = max(due, self._recorded_due)
-            del self._ready[: len(ready)]
+            self._committed_at = time.monotonic()
             for reason, slots in drops.items():
                 self._drops[reason] -= slots
                 if not self._drops[reason]:
                     del self._drops[reason]
             outcomes = {item.sequence: item for item in recorded}
-            for record, jpeg, _ in ready:
+            for record, jpeg in ready:
+                self._ready.pop(record.sequence, None)
                 self._settled(record, jpeg, outcomes[record.sequence].outcome, outcomes[record.sequence].storage_path)
 
     async def _commit(self, records: list[FrameRecord], drops: dict[DropReason, set[int]], due: int) -> Any:
@@ -210,16 +221,10 @@ class FrameStore:
             CAPTURE_TO_STORED.observe(max(0.0, time.time() - record.timestamp.timestamp()))
             self._on_stored(jpeg)
         elif outcome == "condemned":  # the sweeper took the key: the bytes go under a new one
-            again = FrameRecord(**{
-                **{name: getattr(record, name) for name in record.__slots__},
-                "storage_path": object_key(record.camera_id, record.frame_id, record.timestamp, new_attempt(), "jpg"),
-            })  # fmt: skip
-            task = asyncio.create_task(self._put(again, jpeg))
-            self._tasks[record.sequence] = task
-            QUEUE_DEPTH.labels(queue="frames").inc()
-            task.add_done_callback(lambda done: self._done(record.sequence, done))
+            key = object_key(record.camera_id, record.frame_id, record.timestamp, new_attempt(), "jpg")
+            self._track(record.sequence, self._put(replace(record, storage_path=key), jpeg))
         else:
-            log.info("frame_not_needed", request_id=str(record.request_id), slot=record.sequence, outcome=outcome)
+            log.info("frame_not_needed", ingestion_id=str(record.request_id), slot=record.sequence, outcome=outcome)
 
     async def _again(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         """Runs `work` until it succeeds: a store or database that is away comes back; the capture's end cancels."""
@@ -233,12 +238,9 @@ class FrameStore:
                 kind = "database" if isinstance(error, DatabaseUnavailable) else "storage"
                 if (withheld := _throttle.allow(f"{self._facts.request_id}:{kind}")) is not None:
                     log.warning(
-                        "frames_waiting", request_id=str(self._facts.request_id), camera_id=self._facts.camera_id,
+                        "frames_waiting", ingestion_id=str(self._facts.request_id), camera_id=self._facts.camera_id,
                         waiting=self.in_flight, for_=kind, withheld=withheld,
                     )  # fmt: skip
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311
             delay = min(delay * 2, 3.0)
 
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

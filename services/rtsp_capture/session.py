@@ -74,7 +74,7 @@ class ReaderSession:
             failure = CaptureFailure("stream_ended", f"Reading the stream failed ({type(error).__name__}).")
         finally:
             self._reader.close()
-        self._post(lambda: self.ended.done() or self.ended.set_result(SessionEnd(failure, self._count)))
+        self._post(lambda: self._finish(SessionEnd(failure, self._count)))
 
     def _read(self) -> None:
         info = self._reader.open()
@@ -119,6 +119,10 @@ class ReaderSession:
             self._waiting.clear()
             self._waking = False
         self._on_packets(packets)
+
+    def _finish(self, end: SessionEnd) -> None:
+        if not self.ended.done():
+            self.ended.set_result(end)
 
     async def join(self) -> None:
         """Waits for the thread's end without blocking the loop."""

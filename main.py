@@ -1,0 +1,125 @@
+"""TrackShift Ingestion: `create_app()` for servers and tests, `python main.py` to serve."""
+
+from __future__ import annotations
+
+import errno
+import sys
+
+from fastapi import FastAPI
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+from starlette.middleware import Middleware
+
+from api import cameras, frames, health, ingest, upload
+from api.errors import install_error_handlers
+from api.lifespan import OpenServices, make_lifespan
+from api.middleware import Cors, Guard, Head, RequestContext
+from api.openapi import install_docs
+from api.state import AppState
+from api.validation import safe_message
+from config import VERSION, ConfigurationError, Settings, get_settings
+
+_DESCRIPTION = """Captures images from trackside cameras (RTSP) and takes uploads, proves where and when each came
+from, and stores them.
+
+Input is strict: unknown fields, form parts and query parameters are 422. Times are RFC 3339 with an offset. Errors
+are `application/problem+json` with a stable `code`. HEAD works wherever GET does."""
+_TAGS = [
+    {"name": "ingest", "description": "Captures and uploads, their state, cancelling."},
+    {"name": "frames", "description": "Stored pictures and their metadata."},
+    {"name": "cameras", "description": "The camera registry: not built yet."},
+    {"name": "operations", "description": "Health and metrics."},
+]
+_EXPOSED = ["Location", "ETag", "Retry-After", "X-Request-ID", "Idempotent-Replayed"]
+
+
+def create_app(settings: Settings | None = None, *, open_services: OpenServices | None = None) -> FastAPI:
+    """The application. Raises ConfigurationError when the settings do not allow a start.
+
+    `open_services` stands in for services.runtime.open_services in tests.
+    """
+    settings = settings or get_settings()
+    settings.check_start()
+    state = AppState(settings)
+    middleware = [Middleware(RequestContext, state=state)]
+    if settings.API.CORS_ORIGINS:
+        middleware.append(
+            Middleware(
+                Cors,
+                allow_origins=settings.API.CORS_ORIGINS,
+                allow_credentials=settings.API.CORS_CREDENTIALS,
+                allow_methods=["GET", "HEAD", "POST", "PATCH", "DELETE"],
+                allow_headers=["*"],
+                expose_headers=_EXPOSED,
+            )
+        )
+    app = FastAPI(
+        title="TrackShift Ingestion",
+        version=VERSION,
+        description=_DESCRIPTION,
+        openapi_tags=_TAGS,
+        openapi_url=None,  # install_docs serves it and its pages
+        redirect_slashes=False,
+        lifespan=make_lifespan(state, open_services),
+        middleware=[*middleware, Middleware(Guard), Middleware(Head)],
+    )
+    app.state.trackshift = state
+    install_error_handlers(app)
+    for module in (ingest, upload, frames, cameras, health):
+        app.include_router(module.router)
+    install_docs(app)
+    return app
+
+
+def _settings_problems(error: Exception) -> list[str]:
+    """One line a setting, by its environment variable's name; never its value."""
+    if isinstance(error, ConfigurationError):
+        return error.reasons
+    if not isinstance(error, ValidationError):
+        return [str(error)]  # SettingsError: names the field and the source only
+    lines = []
+    for item in error.errors(include_url=False):
+        name = "__".join(str(part) for part in item["loc"]) or "settings"
+        message = safe_message(item["type"], item["msg"])
+        if item["type"] == "value_error" and repr(str(item["input"])) not in item["msg"]:
+            message = item["msg"].removeprefix("Value error, ")  # one of ours, which explains without quoting
+        lines.append(f"{name}: {message}")
+    return lines
+
+
+def _fail(message: str, code: int) -> int:
+    print(message, file=sys.stderr)
+    return code
+
+
+def main() -> int:
+    """Serves until a signal. Exit codes: 0 stopped, 1 cannot run, 2 the settings are wrong."""
+    from api.server import bind, serve
+    from utils.embedded import DataDirLocked, EmbeddedStartError
+    from utils.exceptions import IngestionException
+    from utils.logger import configure_logging
+
+    try:
+        settings = get_settings()
+        app = create_app(settings)
+    except (ConfigurationError, ValidationError, SettingsError) as error:
+        return _fail("The settings do not allow a start:\n  " + "\n  ".join(_settings_problems(error)), 2)
+    configure_logging(settings.LOG.LEVEL, settings.LOG.FORMAT)
+    api = settings.API
+    try:
+        listener = bind(api.HOST, api.PORT)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return _fail(f"Port {api.PORT} on {api.HOST} is taken: set API__PORT to another, or to 0 for a free one.", 1)
+        return _fail(f"Cannot listen on {api.HOST}:{api.PORT} (API__HOST, API__PORT): {error.strerror}.", 1)
+    try:
+        serve(app, settings, listener)
+    except (EmbeddedStartError, DataDirLocked, IngestionException) as error:
+        return _fail(f"Cannot start: {error}", 1)
+    except ConfigurationError as error:
+        return _fail("The settings do not allow a start:\n  " + "\n  ".join(error.reasons), 2)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

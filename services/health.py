@@ -1,0 +1,76 @@
+"""Health: what can be used right now, checked on the live pools with timeouts of its own, cached for a second."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+from config import VERSION
+from models.schemas import HealthCheck, HealthCheckResponse
+from utils.exceptions import IngestionException
+from utils.logger import get_logger
+from utils.metrics import DEPENDENCY_UP
+
+log = get_logger(__name__)
+
+CACHE_SECONDS = 1.0
+CHECK_TIMEOUT = 2.5  # seconds for one check
+SLOW = 1.0  # seconds beyond which a part that answers is called degraded
+Check = Callable[[], Awaitable[str | None]]
+
+
+class HealthService:
+    """Runs the checks of its parts; `required` ones make the whole unhealthy, others degraded."""
+
+    def __init__(self, required: dict[str, Check], optional: dict[str, Check]) -> None:
+        self._required = required
+        self._optional = optional
+        self._turn = asyncio.Lock()
+        self._last: tuple[float, HealthCheckResponse] | None = None
+        self.stopping = False
+
+    async def check(self) -> HealthCheckResponse:
+        """The state of all parts, at most a second old; never raises."""
+        async with self._turn:
+            now = time.monotonic()
+            if self._last is not None and now - self._last[0] < CACHE_SECONDS and not self.stopping:
+                return self._last[1]
+            answer = await self._look()
+            self._last = (time.monotonic(), answer)
+            return answer
+
+    async def _look(self) -> HealthCheckResponse:
+        parts = {**self._required, **self._optional}
+        results = dict(zip(parts, await asyncio.gather(*(self._one(name, part) for name, part in parts.items())), strict=True))
+        broken = [name for name, result in results.items() if result.status == "unhealthy"]
+        status = "healthy"
+        if self.stopping or any(name in self._required for name in broken):
+            status = "unhealthy"
+        elif broken or any(result.status == "degraded" for result in results.values()):
+            status = "degraded"
+        return HealthCheckResponse(
+            status=status, timestamp=datetime.now(UTC), version=VERSION,
+            dependencies={name: results[name].status for name in parts}, checks=results,
+        )  # fmt: skip
+
+    async def _one(self, name: str, check: Check) -> HealthCheck:
+        started = time.perf_counter()
+        detail: str | None = None
+        ok = False
+        try:
+            async with asyncio.timeout(CHECK_TIMEOUT):
+                detail = await check()
+            ok = True
+        except TimeoutError:
+            detail = f"no answer within {CHECK_TIMEOUT} s"
+        except IngestionException as error:
+            detail = error.message
+        except Exception:
+            log.exception("health_check_failed", part=name)
+            detail = "the check itself failed"
+        took = time.perf_counter() - started
+        DEPENDENCY_UP.labels(dependency=name).set(ok)
+        status = "unhealthy" if not ok else "degraded" if took > SLOW else "healthy"
+        return HealthCheck(status=status, latency_ms=round(took * 1000, 2), detail=detail)

@@ -1,0 +1,307 @@
+"""Admits requests, claims captures by lease and epoch, runs them, hands them back; drives uploads.
+
+The truth is in PostgreSQL (leases); this process only knows what it runs. Lifecycle of a capture:
+docs/lifecycle.md. Everything here runs on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from structlog.contextvars import bind_contextvars, clear_contextvars
+
+from config import Settings
+from models.entities import CameraConfiguration, IngestionRequest
+from models.schemas import RTSPIngestionRequest, UploadIngestionRequest
+from models.values import FINAL_STATUSES, CaptureMode, CaptureParams, Claim, IngestionStatus, ReceivedFile, SourceType, Transport
+from repositories.database import Database
+from services.rtsp_capture.address import AddressPolicy, parse_rtsp_url
+from services.rtsp_capture.capture import CaptureDeps, CaptureJob
+from services.upload_handler import UploadHandler
+from utils.exceptions import (
+    CameraDisabled,
+    DatabaseUnavailable,
+    FeatureNotImplemented,
+    IngestionException,
+    InvalidImage,
+    InvalidRequest,
+    LeaseLost,
+    RequestNotFound,
+    ShuttingDown,
+    TimestampOutOfRange,
+    TooManyPending,
+)
+from utils.ids import new_id
+from utils.logger import get_logger
+from utils.metrics import CAPTURES, CAPTURES_RESUMED, FRAMES, LEASES_LOST, REJECTED
+
+log = get_logger(__name__)
+
+CLAIM_EVERY = 1.0  # seconds between looks for captures that nobody runs
+WAIT_POLL = 0.5  # seconds between looks at a request that another process runs
+FUTURE_LIMIT = timedelta(hours=24)
+
+
+@dataclass(slots=True)
+class _Running:
+    job: CaptureJob
+    task: asyncio.Task[None]
+    camera_id: str
+    renewed: float  # monotonic seconds
+
+
+class Orchestrator:
+    """One a process. `start` begins to claim, `stop` hands back."""
+
+    def __init__(self, settings: Settings, capture: CaptureDeps, uploads: UploadHandler, policy: AddressPolicy) -> None:
+        self._settings = settings
+        self._capture = capture
+        self._database: Database = capture.database
+        self._uploads = uploads
+        self._policy = policy
+        self.owner = f"{socket.gethostname()[:60]}:{os.getpid()}:{new_id()}"
+        self._running: dict[UUID, _Running] = {}
+        self._wake = asyncio.Event()
+        self._finished: dict[UUID, asyncio.Event] = {}
+        self._stopping = False
+        self._loop_task: asyncio.Task[None] | None = None
+
+    # -- ingest ------------------------------------------------------------------------------------------------
+
+    def check_accepting(self) -> None:
+        """Raises ShuttingDown once the process has begun to stop."""
+        if self._stopping:
+            raise ShuttingDown(retry_after=5)
+
+    async def submit_capture(self, body: RTSPIngestionRequest) -> UUID:
+        """Stores a pending capture and returns its id; the camera is not touched.
+
+        Raises InvalidRequest, TimestampOutOfRange, AddressNotAllowed, CameraDisabled, TooManyPending,
+        FeatureNotImplemented, DatabaseUnavailable, ShuttingDown.
+        """
+        self.check_accepting()
+        if body.capture_mode is CaptureMode.EVENT_DRIVEN:
+            raise FeatureNotImplemented("capture_mode event_driven is not built yet; single_frame and continuous are.")
+        if body.rtsp_url is not None:
+            self._policy.check_literal(parse_rtsp_url(body.rtsp_url))
+        self._check_moment(body)
+        async with self._database.unit_of_work() as uow:
+            camera = await uow.cameras.get(body.camera_id)
+            pending = await uow.requests.count_pending(self._settings.RTSP.MAX_PENDING)
+        if pending >= self._settings.RTSP.MAX_PENDING:
+            raise TooManyPending(retry_after=10)
+        row = self._capture_row(body, camera)
+        await self._database.until_known(lambda uow: uow.requests.add_capture(row))
+        log.info("capture_accepted", ingestion_id=str(row.id), camera_id=row.camera_id, mode=row.capture_mode)
+        self._wake.set()
+        return row.id
+
+    def _check_moment(self, body: RTSPIngestionRequest) -> None:
+        if body.frame_timestamp is None:
+            return
+        ahead = body.frame_timestamp - datetime.now(UTC)
+        if ahead > FUTURE_LIMIT or -ahead > timedelta(seconds=self._settings.RTSP.RING_SECONDS):
+            raise TimestampOutOfRange.of(
+                "frame_timestamp", "lies more than RTSP__RING_SECONDS ago or more than 24 h ahead", code="timestamp_out_of_range"
+            )
+        if ahead < timedelta(0):
+            raise FeatureNotImplemented("A frame_timestamp in the past is not built yet; one in the future is.")
+
+    def _capture_row(self, body: RTSPIngestionRequest, camera: CameraConfiguration | None) -> IngestionRequest:
+        if camera is not None and not camera.enabled:
+            raise CameraDisabled
+        url = body.rtsp_url or (camera.rtsp_url if camera else None)
+        if url is None:
+            raise InvalidRequest.of("rtsp_url", "is required: this camera is not registered", code="missing")
+        default_fps = (camera.default_fps if camera else None) or self._settings.RTSP.DEFAULT_FPS
+        single = body.capture_mode is CaptureMode.SINGLE_FRAME
+        params = CaptureParams(
+            mode=body.capture_mode,
+            fps=1.0 if single else (body.fps or default_fps),
+            duration=None if single else body.capture_duration,
+            sampling=body.sampling,
+            max_frames=None if single else body.max_frames,
+            jpeg_quality=body.jpeg_quality,
+            transport=body.transport or (Transport(camera.transport) if camera else Transport.TCP),
+            frame_timestamp=body.frame_timestamp,
+        )
+        return IngestionRequest(
+            id=new_id(), camera_id=body.camera_id, source_type=SourceType.RTSP.value, capture_mode=body.capture_mode.value,
+            status=IngestionStatus.PENDING.value, rtsp_url=url, params=params.to_json(), meta=body.meta.to_json(),
+        )  # fmt: skip
+
+    async def ingest_upload(self, form: UploadIngestionRequest, files: Sequence[ReceivedFile]) -> UUID:
+        """Checks and stores the files, then commits them as one finished request; returns its id.
+
+        Raises the first 5xx, else the first file's error, with all of `rejected` in its details, when none was
+        stored; DatabaseUnavailable when the rows could not be committed.
+        """
+        self.check_accepting()
+        request_id = new_id()
+        result = await self._uploads.process(request_id, form, files, datetime.now(UTC))
+        rejected = [item.to_json() for item in result.rejected]
+        for item in result.rejected:
+            REJECTED.labels(code=item.code).inc()
+            FRAMES.labels(source="upload", outcome="rejected").inc()
+        if not result.records:
+            error: IngestionException = result.first_error or InvalidImage()
+            error.details["rejected"] = rejected
+            raise error
+        row = IngestionRequest(
+            id=request_id, camera_id=form.camera_id, source_type=SourceType.UPLOAD.value, meta=form.meta.to_json(), rejected=rejected
+        )
+        indexes = [item.index for item in result.rejected]
+        await self._database.until_known(lambda uow: uow.requests.add_upload(row, result.records, indexes))
+        FRAMES.labels(source="upload", outcome="stored").inc(len(result.records))
+        log.info("upload_stored", ingestion_id=str(request_id), camera_id=form.camera_id, stored=len(result.records), rejected=len(rejected))
+        return request_id
+
+    # -- requests ----------------------------------------------------------------------------------------------
+
+    async def cancel(self, request_id: UUID) -> bool:
+        """Asks for a capture's end; True when it was final already. Raises RequestNotFound, DatabaseUnavailable."""
+        before = await self._database.until_known(lambda uow: uow.requests.request_cancel(request_id))
+        if before is None:
+            raise RequestNotFound
+        if (running := self._running.get(request_id)) is not None:
+            running.job.cancel()
+        if before is IngestionStatus.PENDING:
+            self._tell_finished(request_id)
+        return before in FINAL_STATUSES
+
+    async def wait_final(self, request_id: UUID, seconds: float) -> bool:
+        """Whether the request reaches a final state within `seconds`; ends early when the process stops."""
+        deadline = time.monotonic() + seconds
+        event = self._finished.setdefault(request_id, asyncio.Event())
+        try:
+            while True:
+                async with self._database.unit_of_work() as uow:
+                    if await uow.requests.is_final(request_id):
+                        return True
+                left = deadline - time.monotonic()
+                if left <= 0 or self._stopping:
+                    return False
+                try:
+                    async with asyncio.timeout(min(left, WAIT_POLL)):
+                        await event.wait()
+                        event.clear()
+                except TimeoutError:
+                    pass
+        finally:
+            if self._finished.get(request_id) is event:
+                del self._finished[request_id]
+
+    def _tell_finished(self, request_id: UUID) -> None:
+        if (event := self._finished.get(request_id)) is not None:
+            event.set()
+
+    # -- running -----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._loop_task = asyncio.create_task(self._run(), name="orchestrator")
+
+    async def stop(self, timeout: float) -> None:
+        """Takes no more work, stores what is in hand, hands captures back; at most `timeout` seconds."""
+        self._stopping = True
+        for event in self._finished.values():
+            event.set()
+        if self._loop_task is not None:
+            self._loop_task.cancel()
+            await asyncio.gather(self._loop_task, return_exceptions=True)
+        for running in self._running.values():
+            running.job.hand_back()
+        tasks = [running.task for running in self._running.values()]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=timeout)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    async def _run(self) -> None:
+        """Renews the leases and claims captures. A failing database is waited out: the leases lapse meanwhile."""
+        ttl = self._settings.RTSP.LEASE_TTL
+        renew_at = 0.0
+        while True:
+            try:
+                if self._running and time.monotonic() >= renew_at:
+                    await self._renew(ttl)
+                    renew_at = time.monotonic() + ttl / 3
+                await self._claim(ttl)
+            except DatabaseUnavailable:
+                pass  # logged where it happened
+            except Exception:
+                log.exception("orchestrator_failed")
+            CAPTURES.labels(state="running").set(len(self._running))
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(min(CLAIM_EVERY, ttl / 3)):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    async def _renew(self, ttl: float) -> None:
+        claims = [running.job.claim for running in self._running.values()]
+        asked = time.monotonic()
+        async with self._database.unit_of_work() as uow:
+            ours, cancelled = await uow.leases.renew(self.owner, ttl, claims)
+        for claim in claims:
+            running = self._running.get(claim.request_id)
+            if running is None or running.job.claim is not claim:
+                continue
+            if claim.request_id in cancelled:
+                running.job.cancel()
+            if claim.request_id in ours:
+                running.renewed = asked
+            elif running.renewed < asked:
+                running.job.lose()
+
+    async def _claim(self, ttl: float) -> None:
+        room = self._settings.RTSP.MAX_CONCURRENT_CAPTURES - len(self._running)
+        if room <= 0:
+            return
+        cameras = Counter(running.camera_id for running in self._running.values())
+        async with self._database.unit_of_work() as uow:
+            claims = await uow.leases.claim(self.owner, ttl, room, dict(cameras), self._capture.hub.free)
+            camera_ids = await uow.leases.camera_ids(claims)
+        for claim in claims:
+            self._begin(claim, camera_ids[claim.request_id])
+
+    def _begin(self, claim: Claim, camera_id: str) -> None:
+        former = self._running.pop(claim.request_id, None)
+        if former is not None:  # our own lease had lapsed while the database was away
+            former.job.lose()
+        if claim.resumed:
+            CAPTURES_RESUMED.inc()
+        job = CaptureJob(claim, self._capture)
+        task = asyncio.create_task(self._guard(job, camera_id), name=f"capture-{claim.request_id}")
+        self._running[claim.request_id] = _Running(job, task, camera_id, time.monotonic())
+
+    async def _guard(self, job: CaptureJob, camera_id: str) -> None:
+        """Runs a job; whatever ends it, the process no longer counts it as its own."""
+        request_id = job.claim.request_id
+        clear_contextvars()
+        bind_contextvars(ingestion_id=str(request_id), camera_id=camera_id)
+        try:
+            await job.run()
+        except LeaseLost:
+            LEASES_LOST.inc()
+            log.warning("capture_lost", reason="another process has it, or it is final")
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            # The lease lapses and somebody, perhaps this process, goes on with the capture.
+            log.exception("capture_failed")
+        finally:
+            running = self._running.get(request_id)
+            if running is not None and running.job is job:
+                del self._running[request_id]
+            self._tell_finished(request_id)
+            self._wake.set()

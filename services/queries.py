@@ -1,0 +1,207 @@
+"""Reads for clients: requests and frames as the contract shows them, lists by keyset, a frame's bytes, its deletion."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from models.entities import CaptureGap, Frame, IngestionRequest
+from models.schemas import (
+    FrameInfo,
+    FramePage,
+    Gap,
+    IngestionResponse,
+    NearestFrame,
+    Progress,
+    RejectedFile,
+    RequestError,
+    RequestPage,
+    RequestSummary,
+    StreamSource,
+)
+from models.values import FrameFilter, IngestionStatus, RequestFilter, SourceType
+from repositories.database import Database
+from services.storage_service import Presigned, StorageService
+from utils.cursors import decode_cursor, encode_cursor
+from utils.exceptions import FrameNotFound, RequestNotFound, StorageUnavailable
+from utils.logger import get_logger
+from utils.metrics import DELETE_LEFTOVERS
+from utils.urls import mask_url
+
+log = get_logger(__name__)
+
+CAPTURE_FRAMES = 100  # newest frames of a capture in its status
+
+
+@dataclass(frozen=True, slots=True)
+class FrameContent:
+    """A stored frame's bytes, to be read in ranges."""
+
+    sha256: str
+    size_bytes: int
+    content_type: str
+    filename: str
+    presigned_url: str
+    key: str
+    storage: StorageService
+
+    async def read(self, start: int, stop: int) -> AsyncIterator[bytes]:
+        """The bytes [start, stop) in chunks. Raises StorageUnavailable, ObjectMissing."""
+        async for chunk in self.storage.read_range(self.key, start, stop):
+            yield chunk
+
+
+def describe(row: IngestionRequest) -> str:
+    """One sentence on where a request stands."""
+    status = IngestionStatus(row.status)
+    dropped = sum(row.dropped().values())
+    if row.source_type == SourceType.UPLOAD.value:
+        return f"{row.stored} of {row.expected} files stored." if status is IngestionStatus.COMPLETED else "Being stored."
+    if status is IngestionStatus.PENDING:
+        return "Waiting for its turn."
+    if status is IngestionStatus.IN_PROGRESS:
+        asked = "; ending on request" if row.cancel_requested_at else ""
+        waiting = "" if row.grid_start else " Waiting for the camera's first picture."
+        return f"Capturing: {row.stored} frames stored, {row.in_flight} on their way, {dropped} dropped{asked}.{waiting}"
+    if status is IngestionStatus.FAILED and row.error:
+        return f"Failed: {row.error['message']} {row.stored} frames stored."
+    ended = {"completed": "Completed", "cancelled": "Cancelled", "failed": "Failed"}[status.value]
+    return f"{ended}: {row.stored} of {row.expected} frames stored, {dropped} dropped."
+
+
+def to_summary(row: IngestionRequest, gaps: Sequence[CaptureGap]) -> RequestSummary:
+    """The request as the wire shows it, without its frames."""
+    source = None
+    if row.rtsp_url is not None:
+        found = row.source or {}
+        source = StreamSource(
+            url=mask_url(row.rtsp_url), codec=found.get("codec"), width=found.get("width") or None,
+            height=found.get("height") or None, fps=found.get("fps"),
+        )  # fmt: skip
+    error = row.error
+    return RequestSummary(
+        request_id=row.id, status=IngestionStatus(row.status), camera_id=row.camera_id, source_type=SourceType(row.source_type),
+        capture_mode=row.capture_mode, message=describe(row), frames_total=row.stored - row.deleted,
+        progress=Progress(
+            expected=row.expected, stored=row.stored, in_flight=row.in_flight, dropped=row.dropped(), duplicates=row.duplicates,
+            gaps=[Gap(from_=gap.from_at, to=gap.to_at, reason=gap.reason) for gap in gaps],
+            reconnects=row.reconnects, last_frame_at=row.last_frame_at,
+        ),
+        error=RequestError(**{**error, "at": datetime.fromisoformat(error["at"])}) if error else None,
+        rejected=[RejectedFile(**item) for item in row.rejected], meta=row.meta, source=source, grid_start=row.grid_start,
+        created_at=row.created_at, started_at=row.started_at, completed_at=row.completed_at, updated_at=row.updated_at,
+    )  # fmt: skip
+
+
+def to_frame_info(row: Frame, url: Presigned) -> FrameInfo:
+    """The frame as the wire shows it, with a URL of this moment."""
+    return FrameInfo(
+        frame_id=row.id, request_id=row.request_id, camera_id=row.camera_id, source_type=SourceType(row.source_type),
+        sequence=row.sequence, filename=row.filename, storage_path=row.storage_path, storage_url=url.url,
+        url_expires_at=url.expires_at, timestamp=row.capture_timestamp, timestamp_source=row.timestamp_source,
+        timestamp_uncertainty_ms=row.timestamp_uncertainty_ms, width=row.width, height=row.height,
+        size_bytes=row.size_bytes, format=row.format, content_type=row.content_type, sha256=row.sha256,
+        duplicate_of=row.duplicate_of, exif=row.exif, meta=row.meta, stored_at=row.stored_at,
+    )  # fmt: skip
+
+
+class Queries:
+    """Raises RequestNotFound, FrameNotFound, InvalidRequest for a cursor, DatabaseUnavailable, StorageUnavailable."""
+
+    def __init__(self, database: Database, storage: StorageService) -> None:
+        self._database = database
+        self._storage = storage
+
+    async def get_request(self, request_id: UUID) -> IngestionResponse:
+        """The request, its ledger in one snapshot, its frames: an upload's all, a capture's newest 100."""
+        async with self._database.unit_of_work() as uow:
+            row = await uow.requests.get(request_id)
+            if row is None:
+                raise RequestNotFound
+            upload = row.source_type == SourceType.UPLOAD.value
+            limit = row.expected if upload else CAPTURE_FRAMES
+            frames = await uow.frames.of_request(request_id, newest_first=not upload, limit=limit)
+            gaps = await uow.requests.gaps(request_id)
+        return IngestionResponse(**dict(to_summary(row, gaps)), frames=await self._infos(frames))
+
+    async def list_requests(self, wanted: RequestFilter, limit: int, cursor: str | None) -> RequestPage:
+        """Requests, newest first."""
+        after = decode_cursor(cursor, wanted) if cursor else None
+        async with self._database.unit_of_work() as uow:
+            rows = await uow.requests.find(wanted, after=after, limit=limit + 1)
+            gaps = await uow.requests.gaps_of([row.id for row in rows[:limit]])
+        more = rows[limit - 1] if len(rows) > limit else None
+        return RequestPage(
+            items=[to_summary(row, gaps[row.id]) for row in rows[:limit]],
+            next_cursor=encode_cursor(more.created_at, more.id, wanted) if more else None,
+        )
+
+    async def get_frame(self, frame_id: UUID) -> FrameInfo:
+        return (await self._infos([await self._frame(frame_id)]))[0]
+
+    async def list_frames(self, wanted: FrameFilter, limit: int, cursor: str | None) -> FramePage:
+        """Stored frames by capture time."""
+        after = decode_cursor(cursor, wanted) if cursor else None
+        async with self._database.unit_of_work() as uow:
+            rows = await uow.frames.find(wanted, after=after, limit=limit + 1)
+        more = rows[limit - 1] if len(rows) > limit else None
+        return FramePage(
+            items=await self._infos(rows[:limit]),
+            next_cursor=encode_cursor(more.capture_timestamp, more.id, wanted) if more else None,
+        )
+
+    async def nearest_frame(self, camera_id: str, at: datetime) -> NearestFrame:
+        """The camera's frame closest in time. Raises FrameNotFound when it has none."""
+        async with self._database.unit_of_work() as uow:
+            row = await uow.frames.nearest(camera_id, at)
+        if row is None:
+            raise FrameNotFound("This camera has no stored frame.")
+        info = (await self._infos([row]))[0]
+        return NearestFrame(**dict(info), distance_ms=abs((row.capture_timestamp - at).total_seconds()) * 1000)
+
+    async def open_frame(self, frame_id: UUID) -> FrameContent:
+        """What is needed to hand out a frame's bytes."""
+        row = await self._frame(frame_id)
+        filename = row.filename or f"{row.camera_id}-{row.capture_timestamp:%Y%m%dT%H%M%S.%fZ}.{row.format}"
+        url = await self._storage.presign_get(row.storage_path)
+        return FrameContent(row.sha256, row.size_bytes, row.content_type, filename, url.url, row.storage_path, self._storage)
+
+    async def delete_frame(self, frame_id: UUID) -> None:
+        """Deletes row and object; repeated or unknown: nothing. The row stays as the slot's tombstone.
+
+        Should the object store be away, the frame is gone for clients, and its object goes at the next try.
+        """
+        key = await self._database.until_known(lambda uow: uow.frames.begin_delete(frame_id))
+        if key is not None:
+            await self.remove_object(frame_id, key)
+
+    async def remove_object(self, frame_id: UUID, key: str) -> None:
+        """The second step of a delete; left to `finish_deletes` when the store is away."""
+        try:
+            await self._storage.delete(key)
+        except StorageUnavailable:
+            DELETE_LEFTOVERS.inc()
+            log.warning("delete_unfinished", frame_id=str(frame_id))
+            return
+        await self._database.until_known(lambda uow: uow.frames.finish_delete(frame_id, key))
+
+    async def finish_deletes(self, older_than_s: float) -> int:
+        """Goes on with deletes that were cut off; returns how many it found."""
+        async with self._database.unit_of_work() as uow:
+            found = await uow.frames.deleting(limit=100, older_than_s=older_than_s)
+        for frame_id, key in found:
+            await self.remove_object(frame_id, key)
+        return len(found)
+
+    async def _frame(self, frame_id: UUID) -> Frame:
+        async with self._database.unit_of_work() as uow:
+            row = await uow.frames.get_stored(frame_id)
+        if row is None:
+            raise FrameNotFound
+        return row
+
+    async def _infos(self, rows: Sequence[Frame]) -> list[FrameInfo]:
+        urls = await self._storage.presign_many([row.storage_path for row in rows])
+        return [to_frame_info(row, url) for row, url in zip(rows, urls, strict=True)]

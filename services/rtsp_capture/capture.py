@@ -1,0 +1,418 @@
+"""One capture from its claim to its end.
+
+Pictures come from a shared stream, a sampler chooses those of the slots, a `FrameStore` stores them; this module
+keeps the request's state: grid, source, errors, gaps, the end. All on the event loop. Every state write carries the
+claim's epoch; when it is refused (LeaseLost) another process has the capture, and this one stops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from config import RtspSettings
+from models.entities import IngestionRequest
+from models.values import CaptureError, CaptureMode, CaptureParams, Claim, DropReason, IngestionStatus, Sampling, SourceInfo
+from repositories.database import Database, UnitOfWork
+from services.rtsp_capture.decoder import Jpeg
+from services.rtsp_capture.frame_store import CaptureFacts, FrameStore
+from services.rtsp_capture.hub import StreamHub
+from services.rtsp_capture.packets import Picture
+from services.rtsp_capture.reader import StreamInfo
+from services.rtsp_capture.sampler import Chosen, SlotSampler
+from services.rtsp_capture.stream import Stream, StreamKey
+from services.storage_service import StorageService
+from utils.exceptions import FATAL_BEFORE_FIRST_PICTURE, CaptureFailure, DatabaseUnavailable, LeaseLost
+from utils.logger import get_logger
+from utils.metrics import CAPTURES_FINISHED
+
+log = get_logger(__name__)
+T = TypeVar("T")
+
+TICK = 0.25  # seconds between looks at the clock
+LATE = 1.0  # seconds that a live stream's pictures may lag behind their time before a slot is given up
+LEAD = 10.0  # seconds before a future frame_timestamp that the stream is opened
+
+
+@dataclass(slots=True)
+class CaptureDeps:
+    """What a capture is given. `now` is wall-clock seconds since the epoch."""
+
+    settings: RtspSettings
+    database: Database
+    storage: StorageService
+    hub: StreamHub
+    now: Callable[[], float] = time.time
+
+
+class CaptureJob:
+    """Runs one claimed capture; `run` returns when it has ended, was handed back or was lost."""
+
+    def __init__(self, claim: Claim, deps: CaptureDeps) -> None:
+        self.claim = claim
+        self.camera_id = ""
+        self._deps = deps
+        self._wake = asyncio.Event()
+        self._cancelled = False
+        self._handing_back = False
+        self._lost = False
+        self._params: CaptureParams
+        self._stream: Stream | None = None
+        self._sampler: SlotSampler | None = None
+        self._store: FrameStore
+        self._grid_saved = False
+        self._started = 0.0
+        self._failure: CaptureFailure | None = None
+        self._failure_at = 0.0
+        self._saved_failure: CaptureFailure | None = None
+        self._saved_source: SourceInfo | None = None
+        self._seen_source: SourceInfo | None = None
+        self._down_since: float | None = None  # capture time of the last picture before the stream broke
+        self._gap_open = False
+        self._gap_closed_at: float | None = None
+        self._gap_wanted: tuple[float, str] | None = None
+        self._reconnects = self._saved_reconnects = 0
+        self._last_picture: float | None = None
+        self._max_frames: int | None = None
+        self._surplus_until = float("-inf")
+
+    # -- from outside ------------------------------------------------------------------------------------------
+
+    def cancel(self) -> None:
+        """The client asked for the end; frames captured before are stored."""
+        self._cancelled = True
+        self._wake.set()
+
+    def hand_back(self) -> None:
+        """The process stops: what is in hand is stored, another process goes on."""
+        self._handing_back = True
+        self._wake.set()
+
+    def lose(self) -> None:
+        """Another owner has a newer epoch."""
+        self._lost = True
+        self._wake.set()
+
+    # -- from the stream ---------------------------------------------------------------------------------------
+
+    def on_live(self, _info: StreamInfo) -> None:
+        self._wake.set()
+
+    def on_failure(self, failure: CaptureFailure) -> None:
+        self._failure, self._failure_at = failure, self._deps.now()
+        if self._last_picture is not None and self._down_since is None:
+            self._down_since = self._last_picture
+            self._gap_wanted = (self._last_picture, DropReason.CAMERA_DOWN.value)
+        self._wake.set()
+
+    def on_picture(self, picture: Picture) -> None:
+        at = picture.packet.timestamp
+        if self._stopping or not picture.decodable:
+            return
+        if self._sampler is None:
+            keyframe_first = self._params.mode is CaptureMode.CONTINUOUS and self._params.sampling is not Sampling.EXACT
+            if at < self._started or (keyframe_first and not picture.packet.key):
+                return
+            self._begin_grid(at)
+        if self._down_since is not None or self._gap_open:
+            self._gap_closed_at = at if self._gap_closed_at is None else self._gap_closed_at
+            if self._down_since is not None:
+                self._reconnects += 1
+            self._down_since = None
+            self._wake.set()
+        self._last_picture = max(at, self._last_picture or at)
+        self._failure = None
+        if self._room == 0:  # max_frames are stored or on their way: no further slot comes due unless one fails
+            self._surplus_until = at
+            return
+        self._take(*self._sampler_of().offer(picture))
+
+    def _sampler_of(self) -> SlotSampler:
+        assert self._sampler is not None
+        return self._sampler
+
+    # -- the run -----------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Raises LeaseLost when another process has the capture, DatabaseUnavailable when it could not begin."""
+        row = await self._state(lambda uow: uow.requests.start(self.claim))
+        if row.params is None or row.rtsp_url is None:
+            raise LeaseLost
+        self.camera_id = row.camera_id
+        self._params = CaptureParams.from_json(row.params)
+        self._max_frames = self._params.max_frames
+        self._started = self._deps.now()
+        self._store = FrameStore(
+            CaptureFacts(row.id, row.camera_id, self._params.jpeg_quality, row.meta),
+            self._deps.database, self._deps.storage, size=self._deps.settings.FRAME_BUFFER_SIZE,
+            due=self._due, slot_time=lambda slot: self._sampler_of().time_of(slot), on_stored=self._on_stored,
+        )  # fmt: skip
+        self._store.stored = row.stored
+        self._reconnects = self._saved_reconnects = row.reconnects
+        if row.cancel_requested_at is not None:
+            self._cancelled = True
+        try:
+            await self._resume(row)
+            key = StreamKey(row.camera_id, row.rtsp_url, self._params.transport.value)
+            if not await self._until_lead():
+                return await self._end()
+            self._stream = await self._acquire(key)
+            if self._stream is not None:
+                try:
+                    await self._capture(row)
+                finally:
+                    self._stream.unlisten(self)
+                    self._deps.hub.release(key)
+            await self._end()
+        finally:
+            await self._store.close()
+
+    async def _acquire(self, key: StreamKey) -> Stream | None:
+        """The stream; None when the capture was told to stop while it waited for one."""
+        acquiring = asyncio.ensure_future(self._deps.hub.acquire(key))
+        while not acquiring.done():
+            waking = asyncio.ensure_future(self._wake.wait())
+            await asyncio.wait({acquiring, waking}, return_when=asyncio.FIRST_COMPLETED)
+            waking.cancel()
+            self._wake.clear()
+            if self._stopping and not acquiring.done():
+                acquiring.cancel()
+                await asyncio.gather(acquiring, return_exceptions=True)
+                if acquiring.cancelled():
+                    return None
+        return acquiring.result()
+
+    async def _resume(self, row: IngestionRequest) -> None:
+        """Goes on with a grid that an earlier owner began: what it missed is booked, the gap is opened."""
+        at = row.grid_start
+        if self._params.frame_timestamp is not None and at is None:
+            self._begin_grid(self._params.frame_timestamp.timestamp())
+        if at is None:
+            return
+        fps, slots = self._grid_fps, self._params.slots
+        now = self._deps.now()
+        first = max(0, int((now - at.timestamp()) * fps) + 1)
+        if self._params.mode is CaptureMode.SINGLE_FRAME:
+            first = row.stored
+        first = min(first, slots) if slots is not None else first
+        self._sampler = SlotSampler(at.timestamp(), fps, self._sampling, first, slots)
+        self._grid_saved = True
+        self._store.gate.set()
+        if first > 0:
+            await self._state(lambda uow: uow.requests.settle(self.claim, DropReason.LEASE_LOST, first))
+            since = row.last_frame_at or at
+            await self._state(lambda uow: uow.requests.open_gap(self.claim, since, DropReason.LEASE_LOST.value))
+            self._gap_open = True
+            self._last_picture = since.timestamp()
+        log.info("capture_resumed", ingestion_id=str(row.id), camera_id=row.camera_id, first_slot=first, epoch=self.claim.epoch)
+
+    async def _until_lead(self) -> bool:
+        """Waits until a future frame_timestamp is near; False when the capture was told to stop before."""
+        if self._params.frame_timestamp is not None:
+            while not self._stopping and (left := self._params.frame_timestamp.timestamp() - LEAD - self._deps.now()) > 0:
+                await self._sleep(min(left, 5.0))
+            self._started = min(self._deps.now(), self._params.frame_timestamp.timestamp() - LEAD)
+        return not self._stopping
+
+    async def _capture(self, row: IngestionRequest) -> None:
+        assert self._stream is not None
+        since = self._deps.now()
+        if row.started_at is not None:  # waiting for a free stream does not count, time before a crash does
+            since = min(since, row.started_at.timestamp()) if self.claim.resumed else since
+        self._started = min(self._started, since) if self._params.frame_timestamp else since
+        self._stream.listen(self)
+        newest = self._stream.ring.newest()
+        if self._params.mode is CaptureMode.SINGLE_FRAME and self._sampler is None and self._stream.live and newest:
+            self._begin_grid(newest.packet.timestamp)
+            self._last_picture = newest.packet.timestamp
+            self._take([Chosen(0, newest)], [])
+            self._sampler_of().next_slot = 1
+        if self._stream.failure is not None and not self._stream.live:
+            self.on_failure(self._stream.failure)
+        while not self._stopping and not self._over():
+            await self._write_state()
+            self._store.touch()
+            await self._sleep(TICK)
+
+    async def _sleep(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+        self._wake.clear()
+
+    @property
+    def _stopping(self) -> bool:
+        return self._cancelled or self._handing_back or self._lost
+
+    @property
+    def _sampling(self) -> Sampling:
+        return Sampling.EXACT if self._params.mode is CaptureMode.SINGLE_FRAME else self._params.sampling
+
+    @property
+    def _grid_fps(self) -> float:
+        """single_frame has one slot: wide enough that any picture while it waits belongs to it."""
+        if self._params.mode is CaptureMode.SINGLE_FRAME:
+            return 1 / (4 * max(LEAD, self._deps.settings.CAPTURE_TIMEOUT))
+        return self._params.fps
+
+    def _begin_grid(self, at: float) -> None:
+        self._sampler = SlotSampler(at, self._grid_fps, self._sampling, 0, self._params.slots)
+        self._wake.set()
+
+    def _due(self) -> int:
+        if self._sampler is None:
+            return 0
+        if self._room == 0:
+            return self._sampler.next_slot
+        return self._sampler.due(self._deps.now())
+
+    @property
+    def _room(self) -> int | None:
+        """How many more frames max_frames lets in, counting those on their way; None without a limit."""
+        if self._max_frames is None:
+            return None
+        return max(0, self._max_frames - self._store.stored - self._store.in_flight)
+
+    def _take(self, chosen: list[Chosen], missed: list[int]) -> None:
+        assert self._stream is not None
+        for item in chosen:
+            if self._room == 0:
+                self._store.drop([item.slot], DropReason.SURPLUS)
+            else:
+                self._store.submit(item, self._stream)
+        for slot in missed:
+            self._store.drop([slot], self._why_missed(slot))
+        if chosen or missed:
+            self._wake.set()
+
+    def _why_missed(self, slot: int) -> DropReason:
+        stream = self._stream
+        if self._sampler_of().time_of(slot) <= self._surplus_until:
+            return DropReason.SURPLUS
+        first = stream.first_of_segment if stream is not None else None
+        if stream is None or not stream.live or first is None:
+            return DropReason.CAMERA_DOWN
+        return DropReason.CAMERA_DOWN if self._sampler_of().time_of(slot) < first.timestamp else DropReason.NO_PICTURE
+
+    def _on_stored(self, picture: Jpeg) -> None:
+        if self._stream is not None:
+            self._seen_source = self._stream.source_info(picture)
+        self._wake.set()
+
+    # -- the end -----------------------------------------------------------------------------------------------
+
+    def _over(self) -> bool:
+        """Whether nothing more is to be captured; gives up the slots whose time has passed without a picture."""
+        now = self._deps.now()
+        if self._max_frames is not None and self._store.stored >= self._max_frames:
+            return True
+        if self._last_picture is None and self._failure is not None and self._failure.code in FATAL_BEFORE_FIRST_PICTURE:
+            return True
+        if self._sampler is None:
+            wait = self._first_picture_wait
+            return wait is not None and now >= self._started + wait
+        live = self._stream is not None and self._stream.live
+        if self._params.mode is CaptureMode.SINGLE_FRAME and self._params.frame_timestamp is not None:
+            if not self._sampler.done and now >= self._sampler.grid_start + self._deps.settings.CAPTURE_TIMEOUT:
+                self._take(*self._sampler.expire(float("inf")))
+        elif self._room != 0:
+            self._take(*self._sampler.expire(now - LATE if live else now))
+        return self._sampler.done
+
+    @property
+    def _first_picture_wait(self) -> float | None:
+        """Seconds that a capture waits for its first picture; None: until cancelled."""
+        timeout = self._deps.settings.CAPTURE_TIMEOUT
+        if self._params.mode is CaptureMode.SINGLE_FRAME:
+            return timeout
+        return None if self._params.duration is None else max(timeout, self._params.duration)
+
+    async def _end(self) -> None:
+        """Stores what is on its way, then ends the capture or hands it back."""
+        if self._lost:
+            await self._store.drain(self._deps.settings.STORE_RETRY)  # evidence is welcome from any epoch
+            raise LeaseLost
+        await self._write_state()
+        if self._handing_back and not self._cancelled:
+            await self._store.drain(self._deps.settings.STORE_RETRY)
+            await self._store.close()
+            await self._state(lambda uow: uow.leases.hand_back(self.claim))
+            log.info("capture_handed_back", ingestion_id=str(self.claim.request_id), camera_id=self.camera_id)
+            return
+        drained = await self._store.drain(self._deps.settings.STORE_RETRY)
+        await self._store.close()
+        rest = DropReason.CANCELLED if self._cancelled else DropReason.SURPLUS if self._room == 0 else DropReason.CAMERA_DOWN
+        if not drained:
+            rest = DropReason.SPOOL_FULL
+        due = self._due()
+        if self._params.mode is CaptureMode.SINGLE_FRAME and not self._cancelled:
+            due = 1
+        error = self._last_error()
+        gap_end = datetime.fromtimestamp(self._deps.now(), UTC)
+        wanted = IngestionStatus.CANCELLED if self._cancelled else IngestionStatus.COMPLETED
+        status = await self._state(
+            lambda uow: uow.requests.finish(self.claim, wanted, expected=due, rest=rest, error=error, gap_end=gap_end)
+        )
+        CAPTURES_FINISHED.labels(status=status.value).inc()
+        log.info("capture_ended", ingestion_id=str(self.claim.request_id), camera_id=self.camera_id, status=status.value, due=due)
+
+    def _last_error(self) -> CaptureError:
+        failure = self._failure or self._saved_failure
+        if failure is None and self._store.decode_failures:
+            failure = CaptureFailure("decode_failed", "Pictures came, and none could be decoded.")
+        if failure is None:
+            failure = CaptureFailure("read_timeout", "No picture came that could be decoded and stored.")
+        at = datetime.fromtimestamp(self._failure_at or self._deps.now(), UTC)
+        return CaptureError(failure.code, failure.message, failure.retryable, at)
+
+    # -- state writes ------------------------------------------------------------------------------------------
+
+    async def _write_state(self) -> None:
+        """Brings the row up to what is known here: grid, source, error, gaps. Waits out an absent database."""
+        claim = self.claim
+        if self._sampler is not None and not self._grid_saved:
+            start = datetime.fromtimestamp(self._sampler.grid_start, UTC)
+            info = self._stream.source_info() if self._stream is not None else None
+            held = await self._state(lambda uow: uow.requests.set_grid_start(claim, start, info))
+            self._sampler.grid_start = held.timestamp()
+            self._grid_saved = True
+            self._saved_source = info
+            self._store.gate.set()
+        if self._seen_source is not None and self._seen_source != self._saved_source:
+            seen = self._seen_source
+            await self._state(lambda uow: uow.requests.set_source(claim, seen))
+            self._saved_source = seen
+        if self._failure is not None and self._failure is not self._saved_failure:
+            failure, error = self._failure, self._last_error()
+            await self._state(lambda uow: uow.requests.set_error(claim, error))
+            self._saved_failure = failure
+        if self._gap_wanted is not None:
+            since, reason = self._gap_wanted
+            await self._state(lambda uow: uow.requests.open_gap(claim, datetime.fromtimestamp(since, UTC), reason))
+            self._gap_wanted, self._gap_open = None, True
+        if self._gap_open and self._gap_closed_at is not None:
+            until = datetime.fromtimestamp(self._gap_closed_at, UTC)
+            await self._state(lambda uow: uow.requests.close_gap(claim, until))
+            self._gap_open, self._gap_closed_at = False, None
+        elif not self._gap_open:
+            self._gap_closed_at = None
+        if self._reconnects != self._saved_reconnects:
+            count = self._reconnects
+            await self._state(lambda uow: uow.requests.set_reconnects(claim, count))
+            self._saved_reconnects = count
+
+    async def _state(self, work: Callable[[UnitOfWork], Awaitable[T]]) -> T:
+        """A state write, tried until its outcome is known. Raises LeaseLost when it is refused or given up."""
+        while True:
+            try:
+                return await self._deps.database.until_known(work)
+            except DatabaseUnavailable:
+                if self._lost or self._handing_back:
+                    raise LeaseLost from None  # the lease lapses by itself
+                await asyncio.sleep(0.5)

