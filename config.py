@@ -96,9 +96,7 @@ class DbSettings(Group):
 
 class StorageSettings(Group):
     ENDPOINT: str = Field("", description="S3 endpoint, host:port or URL. Empty: the embedded server.")
-    PUBLIC_ENDPOINT: str = Field(
-        "", description="Endpoint that presigned URLs name, as clients reach it. Empty: ENDPOINT."
-    )
+    PUBLIC_ENDPOINT: str = Field("", description="Endpoint that presigned URLs name, as clients reach it. Empty: ENDPOINT.")
     ACCESS_KEY: SecretStr = Field(SecretStr(""), description="Access key id.")
     SECRET_KEY: SecretStr = Field(SecretStr(""), description="Secret access key.")
     BUCKET_NAME: str = Field(
@@ -121,17 +119,26 @@ class RedisSettings(Group):
 
 
 class RtspSettings(Group):
-    MAX_CONCURRENT_STREAMS: int = Field(10, ge=1, le=1000, description="Camera connections open at once; more captures wait.")
+    MAX_CONCURRENT_STREAMS: int = Field(
+        10, ge=1, le=1000, description="Camera connections open at once; more captures wait."
+    )
     MAX_CONCURRENT_CAPTURES: int = Field(200, ge=1, le=10_000, description="Captures run at once by one process.")
     MAX_PENDING: int = Field(10_000, ge=1, le=1_000_000, description="Captures waiting; more are answered 429.")
     FRAME_BUFFER_SIZE: int = Field(
-        100, ge=1, le=10_000, description="Pictures that one capture may hold while decoding or storage lags; then the oldest go."
+        100,
+        ge=1,
+        le=10_000,
+        description="Pictures that one capture may hold while decoding or storage lags; then the oldest go.",
     )
     RING_SECONDS: float = Field(32, ge=1, le=600, description="Seconds of encoded video kept per open stream.")
-    RING_BYTES: int = Field(67_108_864, ge=1_048_576, le=4_294_967_296, description="Bytes of encoded video kept per open stream.")
+    RING_BYTES: int = Field(
+        67_108_864, ge=1_048_576, le=4_294_967_296, description="Bytes of encoded video kept per open stream."
+    )
     READER: Literal["opencv", "pyav"] = Field("opencv", description="What reads packets from cameras. pyav: not yet built.")
     CAPTURE_TIMEOUT: float = Field(30, ge=1, le=3600, description="Seconds that a capture waits for its first picture.")
-    OPEN_TIMEOUT: float = Field(5, ge=0.5, le=60, description="Seconds that opening a stream, or the check before it, may take.")
+    OPEN_TIMEOUT: float = Field(
+        5, ge=0.5, le=60, description="Seconds that opening a stream, or the check before it, may take."
+    )
     READ_TIMEOUT: float = Field(5, ge=0.5, le=60, description="Seconds without a packet after which a stream is reopened.")
     TLS_VERIFY: bool = Field(True, description="rtsps: whether the camera's certificate must be valid and trusted.")
     RECONNECT_DELAY: float = Field(1, gt=0, le=60, description="First back-off after a failure, seconds (jitter of half).")
@@ -143,7 +150,10 @@ class RtspSettings(Group):
         60, ge=0, le=3600, description="Seconds that a capture that has ended goes on trying to store its last frames."
     )
     DECODE_THREADS: int = Field(
-        default_factory=lambda: max(2, os.cpu_count() or 2), ge=1, le=128, description="Threads that decode and encode pictures."
+        default_factory=lambda: max(2, os.cpu_count() or 2),
+        ge=1,
+        le=128,
+        description="Threads that decode and encode pictures.",
     )
     ALLOWED_NETWORKS: list[Annotated[str, AfterValidator(_network)]] | None = Field(
         None,
@@ -155,7 +165,9 @@ class RtspSettings(Group):
 class UploadSettings(Group):
     MAX_FILE_SIZE: int = Field(52_428_800, ge=1024, le=5_368_709_120, description="Largest file, bytes.")
     MAX_BATCH_SIZE: int = Field(10, ge=1, le=1000, description="Files in one upload.")
-    MAX_PIXELS: int = Field(100_000_000, ge=1, le=1_000_000_000, description="Largest picture, pixels (all pages of a TIFF).")
+    MAX_PIXELS: int = Field(
+        100_000_000, ge=1, le=1_000_000_000, description="Largest picture, pixels (all pages of a TIFF)."
+    )
     ALLOWED_EXTENSIONS: list[Extension] = Field(
         default_factory=lambda: list(get_args(Extension)), description="JSON list of file name extensions."
     )
@@ -163,8 +175,12 @@ class UploadSettings(Group):
     EXIF_TIMEZONE: Annotated[str, AfterValidator(_timezone)] = Field(
         "UTC", description="IANA time zone of cameras whose EXIF time has no offset."
     )
-    MAX_CONCURRENT: int = Field(16, ge=1, le=1000, description="Uploads received at once; more are answered 503 `overloaded`.")
-    DECODE_THREADS: int = Field(2, ge=1, le=64, description="Threads that check pictures (each may hold MAX_PIXELS x 4 bytes).")
+    MAX_CONCURRENT: int = Field(
+        16, ge=1, le=1000, description="Uploads received at once; more are answered 503 `overloaded`."
+    )
+    DECODE_THREADS: int = Field(
+        2, ge=1, le=64, description="Threads that check pictures (each may hold MAX_PIXELS x 4 bytes)."
+    )
     DISK_RESERVE: int = Field(
         104_857_600, ge=0, description="Bytes to leave free where uploads are received; less is answered 507 `disk_full`."
     )

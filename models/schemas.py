@@ -19,9 +19,7 @@ from models.values import CaptureMode, IngestionStatus, Sampling, SourceType, Ti
 
 MAX_META_BYTES = 16 * 1024
 CAMERA_ID_PATTERN = r"^[A-Za-z0-9._-]{1,100}$"
-_RFC3339 = re.compile(
-    r"^\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})$"
-)
+_RFC3339 = re.compile(r"^\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})$")
 
 
 def parse_time(value: Any) -> Any:
@@ -35,7 +33,7 @@ def parse_time(value: Any) -> Any:
     if dot:  # datetime takes six digits at most
         digits = re.match(r"\d+", tail)
         fraction = digits.group() if digits else ""
-        text = f"{head}.{fraction[:6].ljust(6, '0')}{tail[len(fraction):]}"
+        text = f"{head}.{fraction[:6].ljust(6, '0')}{tail[len(fraction) :]}"
     try:
         return datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError):
@@ -62,10 +60,13 @@ def _not_only_dots(value: str) -> str:
 
 
 CameraId = Annotated[
-    str, Field(pattern=CAMERA_ID_PATTERN, min_length=1, max_length=100, examples=["pit-lane-1"]), AfterValidator(_not_only_dots)
+    str,
+    Field(pattern=CAMERA_ID_PATTERN, min_length=1, max_length=100, examples=["pit-lane-1"]),
+    AfterValidator(_not_only_dots),
 ]
 RtspUrl = Annotated[
-    str, Field(min_length=8, max_length=2048, pattern=r"^[Rr][Tt][Ss][Pp][Ss]?://", examples=["rtsp://192.168.1.20:554/stream1"])
+    str,
+    Field(min_length=8, max_length=2048, pattern=r"^[Rr][Tt][Ss][Pp][Ss]?://", examples=["rtsp://192.168.1.20:554/stream1"]),
 ]
 
 

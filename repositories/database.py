@@ -121,7 +121,9 @@ class Database:
                 raise
             DB_ERRORS.labels(kind="unavailable").inc()
             if (withheld := self._throttle.allow("unavailable")) is not None:
-                log.warning("database_unavailable", error=str(error).splitlines()[0], kind=type(error).__name__, withheld=withheld)
+                log.warning(
+                    "database_unavailable", error=str(error).splitlines()[0], kind=type(error).__name__, withheld=withheld
+                )
             raise DatabaseUnavailable(retry_after=2) from error
 
     async def until_known(self, work: Callable[[UnitOfWork], Awaitable[T]], *, tries: int = 3, pause: float = 0.2) -> T:
@@ -149,7 +151,9 @@ class Database:
         """fsync, full_page_writes and synchronous_commit as this session has them."""
         names = ("fsync", "full_page_writes", "synchronous_commit", "server_version_num")
         async with self.unit_of_work() as uow:
-            row = (await uow.session.execute(text("SELECT " + ", ".join(f"current_setting('{name}')" for name in names)))).one()  # noqa: S608
+            row = (
+                await uow.session.execute(text("SELECT " + ", ".join(f"current_setting('{name}')" for name in names)))
+            ).one()
             return dict(zip(names, row, strict=True))
 
     async def close(self) -> None:

@@ -67,7 +67,10 @@ class FrameRepository(Repository[Frame]):
             text("SELECT 1 FROM ingestion_requests WHERE id = :id FOR NO KEY UPDATE"), {"id": request_id}
         )
         marked = await self.session.scalar(
-            update(Frame).where(Frame.id == frame_id, Frame.state == "stored").values(state="deleting").returning(Frame.storage_path)
+            update(Frame)
+            .where(Frame.id == frame_id, Frame.state == "stored")
+            .values(state="deleting")
+            .returning(Frame.storage_path)
         )
         if marked is not None:
             await self.session.execute(
@@ -79,14 +82,18 @@ class FrameRepository(Repository[Frame]):
 
     async def finish_delete(self, frame_id: UUID, key: str) -> None:
         """The object is gone: the row stays as the slot's tombstone, the key is free to forget (never reused)."""
-        await self.session.execute(update(Frame).where(Frame.id == frame_id, Frame.state == "deleting").values(state="deleted"))
+        await self.session.execute(
+            update(Frame).where(Frame.id == frame_id, Frame.state == "deleting").values(state="deleted")
+        )
         await self.session.execute(delete(ObjectKey).where(ObjectKey.key == key))
 
     async def deleting(self, *, limit: int, older_than_s: float) -> list[tuple[UUID, str]]:
         """Deletes that were begun and not finished."""
         query = (
             select(Frame.id, Frame.storage_path)
-            .where(Frame.state == "deleting", Frame.stored_at < func.now() - func.make_interval(0, 0, 0, 0, 0, 0, older_than_s))
+            .where(
+                Frame.state == "deleting", Frame.stored_at < func.now() - func.make_interval(0, 0, 0, 0, 0, 0, older_than_s)
+            )
             .order_by(Frame.stored_at)
             .limit(limit)
         )

@@ -89,7 +89,9 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
             insert(CaptureLease).values(request_id=row.id, camera_id=row.camera_id).on_conflict_do_nothing()
         )
 
-    async def add_upload(self, row: IngestionRequest, frames: Sequence[FrameRecord], rejected: Sequence[int]) -> list[Recorded]:
+    async def add_upload(
+        self, row: IngestionRequest, frames: Sequence[FrameRecord], rejected: Sequence[int]
+    ) -> list[Recorded]:
         """A finished upload with its frames, whole or not at all; idempotent by its id."""
         values = {name: getattr(row, name) for name in ("id", "camera_id", "source_type", "meta", "rejected")}
         await self.session.execute(
@@ -143,7 +145,9 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
     async def start(self, claim: Claim) -> IngestionRequest:
         """Marks a claimed capture as running and reads it whole. Raises LeaseLost."""
         await self._fenced(
-            claim, status=IngestionStatus.IN_PROGRESS.value, started_at=func.coalesce(IngestionRequest.started_at, func.now())
+            claim,
+            status=IngestionStatus.IN_PROGRESS.value,
+            started_at=func.coalesce(IngestionRequest.started_at, func.now()),
         )
         row = await self.session.get(IngestionRequest, claim.request_id, populate_existing=True)
         if row is None:
@@ -209,7 +213,9 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
         if row.cancel_requested_at is not None:
             status = IngestionStatus.CANCELLED
         await self._settle(claim.request_id, rest, expected)
-        stored = int(await self.session.scalar(select(IngestionRequest.stored).where(IngestionRequest.id == claim.request_id)) or 0)
+        stored = int(
+            await self.session.scalar(select(IngestionRequest.stored).where(IngestionRequest.id == claim.request_id)) or 0
+        )
         if status is IngestionStatus.COMPLETED and stored == 0:
             status = IngestionStatus.FAILED
         await self._end(claim.request_id, status, error if status is IngestionStatus.FAILED else None, gap_end)
@@ -224,7 +230,9 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
         await self.session.execute(
             update(IngestionRequest)
             .where(IngestionRequest.id == request_id)
-            .values(cancel_requested_at=func.coalesce(IngestionRequest.cancel_requested_at, func.now()), updated_at=func.now())
+            .values(
+                cancel_requested_at=func.coalesce(IngestionRequest.cancel_requested_at, func.now()), updated_at=func.now()
+            )
         )
         if before is IngestionStatus.PENDING:
             await self._end(request_id, IngestionStatus.CANCELLED, None, None)
@@ -244,7 +252,9 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
 
     async def gaps_of(self, request_ids: Sequence[UUID], limit: int = 100) -> dict[UUID, list[CaptureGap]]:
         """The newest gaps of several requests, oldest first, at most `limit` each."""
-        rank = func.row_number().over(partition_by=CaptureGap.request_id, order_by=(CaptureGap.from_at.desc(), CaptureGap.id.desc()))
+        rank = func.row_number().over(
+            partition_by=CaptureGap.request_id, order_by=(CaptureGap.from_at.desc(), CaptureGap.id.desc())
+        )
         ranked = select(CaptureGap.id, rank.label("n")).where(CaptureGap.request_id.in_(request_ids)).subquery()
         query = (
             select(CaptureGap).join(ranked, ranked.c.id == CaptureGap.id).where(ranked.c.n <= limit)
@@ -313,11 +323,15 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
             .values(to_at=func.greatest(CaptureGap.from_at, until if until is not None else func.now()))
         )
 
-    async def _end(self, request_id: UUID, status: IngestionStatus, error: CaptureError | None, gap_end: datetime | None) -> None:
+    async def _end(
+        self, request_id: UUID, status: IngestionStatus, error: CaptureError | None, gap_end: datetime | None
+    ) -> None:
         await self._close_gap(request_id, gap_end)
         await self.session.execute(
             update(IngestionRequest)
             .where(IngestionRequest.id == request_id)
-            .values(status=status.value, error=error.to_json() if error else None, completed_at=func.now(), updated_at=func.now())
+            .values(
+                status=status.value, error=error.to_json() if error else None, completed_at=func.now(), updated_at=func.now()
+            )
         )
         await self.session.execute(text("DELETE FROM capture_leases WHERE request_id = :id"), {"id": request_id})

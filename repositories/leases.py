@@ -97,7 +97,6 @@ class LeaseRepository(Repository[CaptureLease]):
         )
         return found is not None
 
-
     async def camera_ids(self, claims: Sequence[Claim]) -> dict[UUID, str]:
         """The cameras of claimed captures."""
         query = select(CaptureLease.request_id, CaptureLease.camera_id).where(

@@ -43,7 +43,9 @@ class HealthService:
 
     async def _look(self) -> HealthCheckResponse:
         parts = {**self._required, **self._optional}
-        results = dict(zip(parts, await asyncio.gather(*(self._one(name, part) for name, part in parts.items())), strict=True))
+        results = dict(
+            zip(parts, await asyncio.gather(*(self._one(name, part) for name, part in parts.items())), strict=True)
+        )
         broken = [name for name, result in results.items() if result.status == "unhealthy"]
         status = "healthy"
         if self.stopping or any(name in self._required for name in broken):

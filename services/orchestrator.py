@@ -21,7 +21,16 @@ from structlog.contextvars import bind_contextvars, clear_contextvars
 from config import Settings
 from models.entities import CameraConfiguration, IngestionRequest
 from models.schemas import RTSPIngestionRequest, UploadIngestionRequest
-from models.values import FINAL_STATUSES, CaptureMode, CaptureParams, Claim, IngestionStatus, ReceivedFile, SourceType, Transport
+from models.values import (
+    FINAL_STATUSES,
+    CaptureMode,
+    CaptureParams,
+    Claim,
+    IngestionStatus,
+    ReceivedFile,
+    SourceType,
+    Transport,
+)
 from repositories.database import Database
 from services.rtsp_capture.address import AddressPolicy, parse_rtsp_url
 from services.rtsp_capture.capture import CaptureDeps, CaptureJob
@@ -110,7 +119,9 @@ class Orchestrator:
         ahead = body.frame_timestamp - datetime.now(UTC)
         if ahead > FUTURE_LIMIT or -ahead > timedelta(seconds=self._settings.RTSP.RING_SECONDS):
             raise TimestampOutOfRange.of(
-                "frame_timestamp", "lies more than RTSP__RING_SECONDS ago or more than 24 h ahead", code="timestamp_out_of_range"
+                "frame_timestamp",
+                "lies more than RTSP__RING_SECONDS ago or more than 24 h ahead",
+                code="timestamp_out_of_range",
             )
         if ahead < timedelta(0):
             raise FeatureNotImplemented("A frame_timestamp in the past is not built yet; one in the future is.")
@@ -156,12 +167,22 @@ class Orchestrator:
             error.details["rejected"] = rejected
             raise error
         row = IngestionRequest(
-            id=request_id, camera_id=form.camera_id, source_type=SourceType.UPLOAD.value, meta=form.meta.to_json(), rejected=rejected
+            id=request_id,
+            camera_id=form.camera_id,
+            source_type=SourceType.UPLOAD.value,
+            meta=form.meta.to_json(),
+            rejected=rejected,
         )
         indexes = [item.index for item in result.rejected]
         await self._database.until_known(lambda uow: uow.requests.add_upload(row, result.records, indexes))
         FRAMES.labels(source="upload", outcome="stored").inc(len(result.records))
-        log.info("upload_stored", ingestion_id=str(request_id), camera_id=form.camera_id, stored=len(result.records), rejected=len(rejected))
+        log.info(
+            "upload_stored",
+            ingestion_id=str(request_id),
+            camera_id=form.camera_id,
+            stored=len(result.records),
+            rejected=len(rejected),
+        )
         return request_id
 
     # -- requests ----------------------------------------------------------------------------------------------

@@ -135,7 +135,11 @@ async def _start_embedded(settings: Settings, stack: AsyncExitStack) -> Settings
         store = parts.object_store
         secret = type(settings.STORAGE.SECRET_KEY)
         update["STORAGE"] = settings.STORAGE.model_copy(
-            update={"ENDPOINT": store.endpoint, "ACCESS_KEY": secret(store.access_key), "SECRET_KEY": secret(store.secret_key)}
+            update={
+                "ENDPOINT": store.endpoint,
+                "ACCESS_KEY": secret(store.access_key),
+                "SECRET_KEY": secret(store.secret_key),
+            }
         )
     return settings.model_copy(update=update)
 
@@ -183,7 +187,9 @@ def _policy(settings: Settings) -> AddressPolicy:
     """Where cameras may be. The service's own ports on loopback only when the operator named the networks himself."""
     own: list[int] = []
     if settings.RTSP.ALLOWED_NETWORKS is None:
-        store = urlsplit(settings.STORAGE.ENDPOINT if "://" in settings.STORAGE.ENDPOINT else f"//{settings.STORAGE.ENDPOINT}")
+        store = urlsplit(
+            settings.STORAGE.ENDPOINT if "://" in settings.STORAGE.ENDPOINT else f"//{settings.STORAGE.ENDPOINT}"
+        )
         own = [port for port in (settings.API.PORT, settings.DB.PORT, store.port, settings.REDIS.PORT) if port]
     return AddressPolicy(settings.camera_networks, own)
 
@@ -222,4 +228,3 @@ async def _finish_deletes(queries: Queries) -> None:
 async def _cancelled(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-

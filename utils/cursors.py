@@ -23,7 +23,9 @@ _TAG_BYTES = 12
 
 def _tag(payload: bytes, filters: Any) -> bytes:
     bound = json.dumps(asdict(filters), sort_keys=True, default=str).encode()
-    return hashlib.blake2b(payload, digest_size=_TAG_BYTES, key=hashlib.sha256(type(filters).__name__.encode() + bound).digest()).digest()
+    return hashlib.blake2b(
+        payload, digest_size=_TAG_BYTES, key=hashlib.sha256(type(filters).__name__.encode() + bound).digest()
+    ).digest()
 
 
 def encode_cursor(at: datetime, row_id: UUID, filters: Any) -> str:

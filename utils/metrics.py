@@ -23,9 +23,7 @@ HTTP_DURATION = Histogram(
     ["endpoint", "method"], buckets=_LATENCY, registry=REGISTRY,
 )  # fmt: skip
 HTTP_IN_FLIGHT = Gauge("ingestion_http_in_flight", "HTTP requests being served.", registry=REGISTRY)
-FRAMES = Counter(
-    "ingestion_frames", "Frames that reached an end.", ["source", "outcome"], registry=REGISTRY
-)
+FRAMES = Counter("ingestion_frames", "Frames that reached an end.", ["source", "outcome"], registry=REGISTRY)
 FRAMES_DROPPED = Counter("ingestion_frames_dropped", "Slots without a frame, by reason.", ["reason"], registry=REGISTRY)
 REJECTED = Counter("ingestion_upload_rejected", "Files refused, by code.", ["code"], registry=REGISTRY)
 UPLOADS_IN_FLIGHT = Gauge("ingestion_uploads_in_flight", "Uploads being received or stored.", registry=REGISTRY)
@@ -34,7 +32,9 @@ CAPTURES_FINISHED = Counter("ingestion_captures_finished", "Captures ended, by f
 CAPTURES_RESUMED = Counter("ingestion_captures_resumed", "Captures taken over from a lapsed lease.", registry=REGISTRY)
 LEASES_LOST = Counter("ingestion_leases_lost", "Captures given up because another owner has them.", registry=REGISTRY)
 STREAMS = Gauge("ingestion_streams", "RTSP streams by state.", ["state"], registry=REGISTRY)
-STREAM_FAILURES = Counter("ingestion_stream_failures", "Failed opens and broken streams, by code.", ["code"], registry=REGISTRY)
+STREAM_FAILURES = Counter(
+    "ingestion_stream_failures", "Failed opens and broken streams, by code.", ["code"], registry=REGISTRY
+)
 STREAM_OPEN = Histogram(
     "ingestion_stream_open_seconds", "Seconds from the check before opening to the first packet.",
     buckets=_LATENCY, registry=REGISTRY,
@@ -57,9 +57,15 @@ STORAGE_SECONDS = Histogram(
 STORAGE_ERRORS = Counter("ingestion_storage_errors", "Failed object store calls.", ["operation"], registry=REGISTRY)
 DB_POOL = Gauge("ingestion_db_pool_connections", "Database connections checked out.", registry=REGISTRY)
 DB_ERRORS = Counter("ingestion_db_errors", "Failed transactions, by kind.", ["kind"], registry=REGISTRY)
-EMBEDDED_RESTARTS = Counter("ingestion_embedded_restarts", "Embedded parts started again after dying.", ["part"], registry=REGISTRY)
-DEPENDENCY_UP = Gauge("ingestion_dependency_up", "1 when the last health check of a part passed.", ["dependency"], registry=REGISTRY)
-EVENT_LOOP_LAG = Gauge("ingestion_event_loop_lag_seconds", "Longest delay of the event loop in the last 5 s.", registry=REGISTRY)
+EMBEDDED_RESTARTS = Counter(
+    "ingestion_embedded_restarts", "Embedded parts started again after dying.", ["part"], registry=REGISTRY
+)
+DEPENDENCY_UP = Gauge(
+    "ingestion_dependency_up", "1 when the last health check of a part passed.", ["dependency"], registry=REGISTRY
+)
+EVENT_LOOP_LAG = Gauge(
+    "ingestion_event_loop_lag_seconds", "Longest delay of the event loop in the last 5 s.", registry=REGISTRY
+)
 DELETE_LEFTOVERS = Counter(
     "ingestion_delete_leftovers", "Objects that a delete could not remove at once.", registry=REGISTRY
 )

@@ -28,7 +28,9 @@ def alembic_config(connection: Connection | None = None) -> Config:
 
 async def _run(db: DbSettings, migrate: Callable[[Config], None]) -> None:
     # An engine of its own: waiting for another process's migration is no runaway statement.
-    engine = create_async_engine(database_url(db), poolclass=NullPool, hide_parameters=True, connect_args={"timeout": db.CONNECT_TIMEOUT})
+    engine = create_async_engine(
+        database_url(db), poolclass=NullPool, hide_parameters=True, connect_args={"timeout": db.CONNECT_TIMEOUT}
+    )
     try:
         async with engine.begin() as connection:
             await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK_KEY})

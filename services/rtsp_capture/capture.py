@@ -208,7 +208,9 @@ class CaptureJob:
             await self._state(lambda uow: uow.requests.open_gap(self.claim, since, DropReason.LEASE_LOST.value))
             self._gap_open = True
             self._last_picture = since.timestamp()
-        log.info("capture_resumed", ingestion_id=str(row.id), camera_id=row.camera_id, first_slot=first, epoch=self.claim.epoch)
+        log.info(
+            "capture_resumed", ingestion_id=str(row.id), camera_id=row.camera_id, first_slot=first, epoch=self.claim.epoch
+        )
 
     async def _until_lead(self) -> bool:
         """Waits until a future frame_timestamp is near; False when the capture was told to stop before."""
@@ -360,7 +362,9 @@ class CaptureJob:
             lambda uow: uow.requests.finish(self.claim, wanted, expected=due, rest=rest, error=error, gap_end=gap_end)
         )
         CAPTURES_FINISHED.labels(status=status.value).inc()
-        log.info("capture_ended", ingestion_id=str(self.claim.request_id), camera_id=self.camera_id, status=status.value, due=due)
+        log.info(
+            "capture_ended", ingestion_id=str(self.claim.request_id), camera_id=self.camera_id, status=status.value, due=due
+        )
 
     def _last_error(self) -> CaptureError:
         failure = self._failure or self._saved_failure

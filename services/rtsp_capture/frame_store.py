@@ -243,4 +243,3 @@ class FrameStore:
                     )  # fmt: skip
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311
             delay = min(delay * 2, 3.0)
-

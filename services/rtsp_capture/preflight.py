@@ -129,7 +129,9 @@ async def preflight(camera: CameraAddress, policy: AddressPolicy, timeout: float
     except TimeoutError:
         raise CaptureFailure("connect_timeout", "The camera did not accept a connection in time.") from None
     except ssl.SSLError:
-        raise CaptureFailure("tls_error", "TLS with the camera failed: its certificate is not trusted or not valid.") from None
+        raise CaptureFailure(
+            "tls_error", "TLS with the camera failed: its certificate is not trusted or not valid."
+        ) from None
     except ConnectionRefusedError:
         raise CaptureFailure("connection_refused", "Nothing listens at the camera's address and port.") from None
     except OSError:
@@ -140,7 +142,9 @@ async def preflight(camera: CameraAddress, policy: AddressPolicy, timeout: float
     except TimeoutError:
         raise CaptureFailure("read_timeout", "The camera accepted the connection and did not answer in time.") from None
     except (OSError, EOFError, asyncio.LimitOverrunError, ValueError):
-        raise CaptureFailure("stream_ended", "The camera closed the connection or answered something that is not RTSP.") from None
+        raise CaptureFailure(
+            "stream_ended", "The camera closed the connection or answered something that is not RTSP."
+        ) from None
     finally:
         writer.close()
     if failure := classify(response.status):
@@ -154,7 +158,12 @@ async def _describe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, 
     if response.status != 401 or camera.username is None:
         return response
     answer = authorization(
-        response.headers.get("www-authenticate", []), "DESCRIBE", uri, camera.username, camera.password or "", os.urandom(8).hex()
+        response.headers.get("www-authenticate", []),
+        "DESCRIBE",
+        uri,
+        camera.username,
+        camera.password or "",
+        os.urandom(8).hex(),
     )
     return response if answer is None else await _ask(reader, writer, uri, 2, answer)
 

@@ -21,10 +21,10 @@ from typing import Any, Protocol
 os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "-8"
 os.environ["OPENCV_LOG_LEVEL"] = "SILENT"
 
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
+import cv2
+import numpy as np
 
-from utils.exceptions import CaptureFailure  # noqa: E402
+from utils.exceptions import CaptureFailure
 
 # How long FFmpeg looks at a stream before it hands over packets; the SDP says the rest.
 _PROBING = "analyzeduration;100000"

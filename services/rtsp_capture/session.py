@@ -128,4 +128,3 @@ class ReaderSession:
         """Waits for the thread's end without blocking the loop."""
         while self._thread.is_alive():
             await asyncio.sleep(0.02)
-

@@ -98,7 +98,7 @@ class Service:
             raise DemoError(f"the service ended with exit code {code}")
 
     def tail(self, lines: int = 15) -> str:
-        if not self.log.is_file():
+        if self.process is None or not self.log.is_file():
             return ""
         text = self.log.read_text("utf-8", "replace").splitlines()[-lines:]
         return "\n".join(["", f"The last lines of {self.log.relative_to(ROOT)}:", *(f"  {line[:400]}" for line in text)])

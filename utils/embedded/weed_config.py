@@ -22,7 +22,7 @@ from .files import read_json, write_private
 from .ports import PART, SERVICES, grpc_port
 
 # Small volumes: a nearly full disk still has room for one more, and reclaiming deleted space copies one whole.
-VOLUME_SIZE_MB = 256
+VOLUME_SIZE_MB = 128
 _JWT_HEADER = b'{"alg":"HS256","typ":"JWT"}'
 _SECRETS = (
     "access_key",
@@ -141,5 +141,6 @@ def arguments(config: Path, data: Path, sockets: Path, ports: dict[str, int]) ->
         "-s3.allowDeleteBucketNotEmpty=false",
         f"-master.volumeSizeLimitMB={VOLUME_SIZE_MB}",
         "-volume.max=0",  # as many as the disk has room for, counted again while it runs
+        "-master.vacuumIntervalSeconds=15",
         "-volume.preStopSeconds=0",
     ]
