@@ -47,7 +47,7 @@ test-real: $(STAMP) ## The integration suite on Debian's PostgreSQL and a MinIO 
 	PY=$(abspath $(PY)) tests/real.sh $(ARGS)
 
 bench: $(STAMP) ## Benchmarks; prints figures, judges nothing
-	$(PY) -m pytest tests/benchmarks -s --timeout=900 $(ARGS)
+	$(PY) -m tests.benchmarks.capture $(ARGS)
 
 docs: $(STAMP) ## Writes .env.example and docs/configuration.md from config.py
 	$(PY) -m docs.generate

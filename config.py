@@ -182,7 +182,7 @@ class UploadSettings(Group):
         2, ge=1, le=64, description="Threads that check pictures (each may hold MAX_PIXELS x 4 bytes)."
     )
     DISK_RESERVE: int = Field(
-        104_857_600, ge=0, description="Bytes to leave free where uploads are received; less is answered 507 `disk_full`."
+        536_870_912, ge=0, description="Bytes to leave free where uploads are received; less is answered 507 `disk_full`."
     )
 
 
@@ -259,9 +259,11 @@ class Settings(BaseSettings):
         if not self.STORAGE.ENDPOINT:
             reasons.append("STORAGE__ENDPOINT is empty: the embedded S3 server is not for production")
         else:
-            for name in ("ACCESS_KEY", "SECRET_KEY"):
-                if getattr(self.STORAGE, name).get_secret_value().lower() in DEFAULT_CREDENTIALS:
-                    reasons.append(f"STORAGE__{name} is empty or a default: set one of your own")
+            reasons += [
+                f"STORAGE__{name} is empty or a default: set one of your own"
+                for name in ("ACCESS_KEY", "SECRET_KEY")
+                if getattr(self.STORAGE, name).get_secret_value().lower() in DEFAULT_CREDENTIALS
+            ]
         if "*" in self.API.CORS_ORIGINS and self.API.CORS_CREDENTIALS:
             reasons.append('API__CORS_ORIGINS is ["*"] together with API__CORS_CREDENTIALS: name the origins')
         if self.AUTH.MODE == "off" and self.API.HOST not in ("127.0.0.1", "::1", "localhost"):

@@ -79,7 +79,8 @@ def _settings_problems(error: Exception) -> list[str]:
         return [str(error)]  # SettingsError: names the field and the source only
     lines = []
     for item in error.errors(include_url=False):
-        name = "__".join(str(part) for part in item["loc"]) or "settings"
+        # pydantic-settings lowers names that it does not know; an index is inside one setting.
+        name = "__".join(part.upper() for part in item["loc"] if isinstance(part, str)) or "settings"
         message = safe_message(item["type"], item["msg"])
         if item["type"] == "value_error" and repr(str(item["input"])) not in item["msg"]:
             message = item["msg"].removeprefix("Value error, ")  # one of ours, which explains without quoting
@@ -95,7 +96,6 @@ def _fail(message: str, code: int) -> int:
 def main() -> int:
     """Serves until a signal. Exit codes: 0 stopped, 1 cannot run, 2 the settings are wrong."""
     from api.server import bind, serve
-    from utils.embedded import DataDirLocked, EmbeddedStartError
     from utils.exceptions import IngestionException
     from utils.logger import configure_logging
 
@@ -112,9 +112,12 @@ def main() -> int:
         if error.errno == errno.EADDRINUSE:
             return _fail(f"Port {api.PORT} on {api.HOST} is taken: set API__PORT to another, or to 0 for a free one.", 1)
         return _fail(f"Cannot listen on {api.HOST}:{api.PORT} (API__HOST, API__PORT): {error.strerror}.", 1)
+    # Late: cv2 and boto3 are not needed to say that a setting or a port is wrong.
+    from services.runtime import StartError
+
     try:
         serve(app, settings, listener)
-    except (EmbeddedStartError, DataDirLocked, IngestionException) as error:
+    except (StartError, IngestionException) as error:
         return _fail(f"Cannot start: {error}", 1)
     except ConfigurationError as error:
         return _fail("The settings do not allow a start:\n  " + "\n  ".join(error.reasons), 2)

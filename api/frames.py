@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
@@ -99,15 +98,18 @@ def _disposition(filename: str) -> str:
     return f"inline; filename=\"{plain}\"; filename*=UTF-8''{quote(filename, safe='', errors='replace')}"
 
 
-async def _body(source: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
+async def _body(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """The same chunks, but the first is there before the answer begins: a failed store is then still a problem."""
     first = await anext(source, b"")
 
     async def chunks() -> AsyncIterator[bytes]:
-        async with aclosing(source):  # also when the client leaves
+        try:
             yield first
             async for chunk in source:
                 yield chunk
+        finally:  # also when the client leaves
+            if isinstance(source, AsyncGenerator):
+                await source.aclose()
 
     return chunks()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mimetypes
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -104,6 +105,7 @@ def schema_of(app: FastAPI) -> dict[str, Any]:
     return app.openapi_schema
 
 
+@cache
 def _local_assets() -> dict[str, bytes]:
     try:
         folder = files(ASSETS_PACKAGE) / "static"

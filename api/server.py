@@ -159,6 +159,7 @@ async def _serve(app: FastAPI, config: uvicorn.Config, listener: socket.socket) 
         signal.signal(number, stop)
     # The lifespan is entered here, not by uvicorn, which would print a traceback for every failed start.
     async with app.router.lifespan_context(app):
+        listener.listen(config.backlog)  # whoever waits for the line below can connect
         host, port = listener.getsockname()[:2]
         log.info("listening", host=host, port=port, url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
         await server.serve(sockets=[listener])

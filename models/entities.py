@@ -7,7 +7,7 @@ loading of deferred attributes would raise rather than run SQL behind the reader
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 from sqlalchemy import (
@@ -24,11 +24,11 @@ from sqlalchemy import (
     MetaData,
     Text,
     UniqueConstraint,
+    Uuid,
     func,
     text,
 )
 from sqlalchemy.dialects.postgresql import INT4MULTIRANGE, JSONB, Range
-from sqlalchemy.dialects.postgresql import UUID as PgUUID
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from models.values import CaptureMode, DropReason, IngestionStatus, SourceType, TimestampSource
@@ -47,9 +47,9 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
         datetime: DateTime(timezone=True),
-        UUID: PgUUID(as_uuid=True),
+        UUID: Uuid(as_uuid=True),
         Json: JSONB,
         list[Json]: JSONB,
         str: Text,

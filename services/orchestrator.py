@@ -290,7 +290,8 @@ class Orchestrator:
             return
         cameras = Counter(running.camera_id for running in self._running.values())
         async with self._database.unit_of_work() as uow:
-            claims = await uow.leases.claim(self.owner, ttl, room, dict(cameras), self._capture.hub.free)
+            new_cameras = max(0, self._settings.RTSP.MAX_CONCURRENT_STREAMS - len(cameras))
+            claims = await uow.leases.claim(self.owner, ttl, room, dict(cameras), new_cameras)
             camera_ids = await uow.leases.camera_ids(claims)
         for claim in claims:
             self._begin(claim, camera_ids[claim.request_id])

@@ -82,11 +82,11 @@ def to_summary(row: IngestionRequest, gaps: Sequence[CaptureGap]) -> RequestSumm
         )  # fmt: skip
     error = row.error
     return RequestSummary(
-        request_id=row.id, status=IngestionStatus(row.status), camera_id=row.camera_id, source_type=SourceType(row.source_type),
-        capture_mode=row.capture_mode, message=describe(row), frames_total=row.stored - row.deleted,
+        request_id=row.id, status=IngestionStatus(row.status), camera_id=row.camera_id,
+        source_type=SourceType(row.source_type), capture_mode=row.capture_mode, message=describe(row), frames_total=row.stored - row.deleted,
         progress=Progress(
-            expected=row.expected, stored=row.stored, in_flight=row.in_flight, dropped=row.dropped(), duplicates=row.duplicates,
-            gaps=[Gap(from_=gap.from_at, to=gap.to_at, reason=gap.reason) for gap in gaps],
+            expected=row.expected, stored=row.stored, in_flight=row.in_flight, dropped=row.dropped(),
+            duplicates=row.duplicates, gaps=[Gap(from_=gap.from_at, to=gap.to_at, reason=gap.reason) for gap in gaps],
             reconnects=row.reconnects, last_frame_at=row.last_frame_at,
         ),
         error=RequestError(**{**error, "at": datetime.fromisoformat(error["at"])}) if error else None,

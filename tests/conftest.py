@@ -1,4 +1,6 @@
-"""Real parts for the tests: one PostgreSQL and one S3 server a session, embedded or, by TEST_DB__* and TEST_STORAGE__*, outside.
+"""Real parts for the tests: one PostgreSQL and one S3 server a session.
+
+Embedded or, by TEST_DB__* and TEST_STORAGE__*, outside.
 
 Tests share both and keep apart by camera ids and request ids of their own (`unique`).
 """

@@ -128,3 +128,7 @@ if [ "${SERVERS_ONLY:-}" = 1 ]; then  # for work by hand: prints what to export,
 fi
 say "The integration suite"
 "$PY" -m pytest tests/integration "$@"
+if [ "$#" = 0 ]; then
+  say "The Dockerfile's steps, served from these servers"
+  "$PY" -m deploy.docker_steps
+fi

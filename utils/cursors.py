@@ -45,6 +45,9 @@ def decode_cursor(cursor: str, filters: Any) -> tuple[datetime, UUID]:
         if tag != _tag(payload, filters):
             raise bad
         at, row_id = json.loads(payload)
-        return datetime.fromisoformat(at), UUID(row_id)
-    except (ValueError, TypeError, binascii.Error) as error:
+        moment = datetime.fromisoformat(at)
+        if moment.tzinfo is None:
+            raise bad
+        return moment, UUID(row_id)
+    except (ValueError, TypeError, AttributeError, binascii.Error) as error:
         raise bad from error

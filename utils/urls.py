@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import SplitResult, urlsplit
 
 MASK = "***"
-# Greedy up to the last @ before a space, quote or a path that follows it: FFmpeg accepts a raw "/" or "@" in a
-# password, so masking stops at the last @ rather than the first.
-_URL = re.compile(r"(?i)\b([a-z][a-z0-9+.-]{1,20})://([^\s\"'<>]*)@")
+# Greedy up to the last @ before a space: people (and FFmpeg) put a raw / @ ? # or quote into a password. Rather mask
+# too much than stop too early.
+_URL = re.compile(r"(?i)\b([a-z][a-z0-9+.-]{1,20})://(\S*)@")
 _QUERY_SECRET = re.compile(
     r"(?i)([?&;](?:password|passwd|pwd|pass|token|secret|auth|key|api_key|access_token|signature"
     r"|x-amz-signature|x-amz-credential|x-amz-security-token)=)[^&#\s\"'<>]*"
 )
-_HEADER_SECRET = re.compile(r"(?i)\b((?:proxy-)?authorization\s*[:=]\s*)(basic|digest|bearer)\s+[^\r\n\"']+")
+_HEADER_SECRET = re.compile(
+    r"(?i)\b((?:proxy-)?authorization[\"']?\s*[:=]\s*[\"']?)(?:basic|bearer)\s+[^\s\"']+"
+    r"|\b((?:proxy-)?authorization[\"']?\s*[:=]\s*[\"']?)digest\s[^\r\n]+"  # its value has quotes of its own
+)
 
 
 def mask_text(text: str) -> str:
@@ -23,15 +25,23 @@ def mask_text(text: str) -> str:
     if "=" in text:
         text = _QUERY_SECRET.sub(rf"\1{MASK}", text)
     if "uthorization" in text or "UTHORIZATION" in text:
-        text = _HEADER_SECRET.sub(rf"\1\2 {MASK}", text)
+        text = _HEADER_SECRET.sub(lambda found: f"{found[1] or found[2]}{MASK}", text)
     return text
 
 
 def mask_url(url: str) -> str:
-    """A URL as it may be shown: `rtsp://user:***@host/path`; the user name stays, the password never does."""
-    parts: SplitResult = urlsplit(url)
-    if "@" in parts.netloc:
-        userinfo, _, host = parts.netloc.rpartition("@")
+    """A URL as it may be shown: `rtsp://user:***@host/path`; the user name stays, the password never does.
+
+    Split as parse_rtsp_url does, not by urlsplit: for that a raw ? or # in a password begins the query.
+    """
+    scheme, sep, rest = url.partition("://")
+    if not sep:
+        return mask_text(url)
+    authority, slash, path = rest.partition("/")
+    if "@" in authority:
+        userinfo, _, host = authority.rpartition("@")
         user, colon, _ = userinfo.partition(":")
-        parts = parts._replace(netloc=f"{user}:{MASK}@{host}" if colon else f"{user}@{host}")
-    return _QUERY_SECRET.sub(rf"\1{MASK}", parts.geturl())
+        authority = f"{user}:{MASK}@{host}" if colon else f"{user}@{host}"
+    elif ":" in rest.rpartition("@")[0]:  # a raw / in user name or password: what is which cannot be told
+        authority, slash, path = f"{MASK}@{rest.rpartition('@')[2]}", "", ""
+    return _QUERY_SECRET.sub(rf"\1{MASK}", f"{scheme}://{authority}{slash}{path}")

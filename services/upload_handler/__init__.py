@@ -79,9 +79,7 @@ class UploadHandler:
                 result.records.append(outcome)
             else:
                 errors.append(outcome)
-                result.rejected.append(
-                    Rejected(file.index, file.filename, outcome.code, outcome.message, outcome.retryable)
-                )
+                result.rejected.append(Rejected(file.index, file.filename, outcome.code, outcome.message, outcome.retryable))
         own = (error for error in errors if error.code in _SERVER_SIDE)
         result.first_error = next(own, errors[0] if errors else None)
         return result

@@ -27,7 +27,7 @@ def clean_text(raw: bytes) -> str | None:
     except UnicodeDecodeError:
         text = raw.decode("latin-1")
     text = "".join(c if unicodedata.category(c)[0] != "C" else " " for c in text)
-    return re.sub(r" {2,}", " ", text).strip()[:MAX_TEXT] or None
+    return re.sub(r"\s+", " ", text).strip()[:MAX_TEXT] or None
 
 
 class _Block:

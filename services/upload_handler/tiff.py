@@ -85,6 +85,8 @@ def check_tiff(data: bytes, max_pixels: int, max_pages: int) -> list[Page]:
     """The pages, at least one. Raises InvalidImage, ImageTooLarge (all pages together) or UnsupportedImageFormat."""
     try:
         walk = _Walk(data, max_pixels)
+        if walk.reader.big and data.startswith(b"MM"):
+            raise UnsupportedImageFormat("Big-endian BigTIFF is not taken.")  # Pillow does not read it
         pages: list[Page] = []
         seen: set[int] = set()
         at = walk.reader.first

@@ -89,7 +89,7 @@ def sql(parts: EmbeddedParts, *statements: str) -> Any:
 def s3(parts: EmbeddedParts, **overrides: str) -> Any:
     store = parts.object_store
     assert store is not None
-    keys = {"aws_access_key_id": store.access_key, "aws_secret_access_key": store.secret_key, **overrides}
+    keys: dict[str, Any] = {"aws_access_key_id": store.access_key, "aws_secret_access_key": store.secret_key, **overrides}
     config = Config(retries={"max_attempts": 2}, connect_timeout=5, read_timeout=20)
     client = boto3.client("s3", endpoint_url=store.endpoint, region_name="us-east-1", config=config, **keys)
     if not overrides and BUCKET not in [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]:
@@ -295,14 +295,9 @@ def test_second_service_on_the_folder_is_refused(parts: EmbeddedParts) -> None:
 def test_lock_is_free_after_its_holder_was_killed(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from utils.embedded import DataDirLock\n"
-        "DataDirLock(Path(sys.argv[1])).acquire(); print('held', flush=True); time.sleep(60)"
+        "lock = DataDirLock(Path(sys.argv[1])); lock.acquire(); print('held', flush=True); time.sleep(60)"
     )
-    command = [
-        sys.executable,
-        "-c",
-        code.replace("DataDirLock(Path(sys.argv[1]))", "lock = DataDirLock(Path(sys.argv[1])); lock"),
-    ]
-    holder = subprocess.Popen([*command, str(tmp_path)], cwd=REPO, stdout=subprocess.PIPE, text=True)
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=REPO, stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
     with pytest.raises(DataDirLocked, match=str(holder.pid)):

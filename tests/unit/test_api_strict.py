@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.unit.test_api_support import KNOWN, RTSP, Api, problem
 from tests.unit.test_api_support import api as api
 
@@ -166,7 +167,13 @@ async def test_a_stalled_body_is_408(tmp_path: Path) -> None:
 async def test_unknown_query_parameters_are_422_everywhere(api: Api, path: str) -> None:
     found = problem(await api("GET", f"{path}?nope=1"), 422, "invalid_request")
     assert found["errors"] == [
-        {"in": "query", "pointer": "", "name": "nope", "code": "extra_forbidden", "message": "is not a known query parameter"}
+        {
+            "in": "query",
+            "pointer": "",
+            "name": "nope",
+            "code": "extra_forbidden",
+            "message": "is not a known query parameter",
+        }
     ]
 
 
@@ -178,7 +185,8 @@ async def test_unknown_query_parameters_are_422_on_writes_before_the_body(api: A
 @pytest.mark.parametrize(
     "query",
     [
-        "limit=0", "limit=201", "limit=5.0", "limit=+5", "limit=%205", "limit=1_0", "limit=", "limit=5&limit=5", "limit=true",
+        "limit=0", "limit=201", "limit=5.0", "limit=+5", "limit=%205", "limit=1_0", "limit=", "limit=5&limit=5",
+        "limit=true",
         "limit=٥", "cursor=", "status=Pending", "status=", "source_type=usb", "created_from=2026-05-04T13:30:00",
         "created_from=2026-05-04", "camera_id=..", "camera_id=a%00b", "camera_id=a%0A", "capture_mode=all",
         "created_to=1777900000",
@@ -202,7 +210,8 @@ async def test_good_query_values_arrive(api: Api) -> None:
 
 @pytest.mark.parametrize("value", ["x", str(KNOWN).replace("-", ""), f"{{{KNOWN}}}", f"urn:uuid:{KNOWN}", f"{KNOWN}%0A"])
 async def test_malformed_ids_are_422(api: Api, value: str) -> None:
-    for method, path in (("GET", "ingest/status/{}"), ("GET", "frames/{}"), ("DELETE", "frames/{}"), ("GET", "frames/{}/content"),
+    for method, path in (("GET", "ingest/status/{}"), ("GET", "frames/{}"), ("DELETE", "frames/{}"),
+                         ("GET", "frames/{}/content"),
                          ("POST", "ingest/requests/{}/cancel"), ("POST", "ingest/requests/{}/trigger")):  # fmt: skip
         found = problem(await api(method, "/api/v1/" + path.format(value)), 422, "invalid_request")
         assert found["errors"][0]["in"] == "path"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 from unittest import mock
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
@@ -24,7 +25,10 @@ NOW = datetime(2026, 5, 4, 13, 30, 1, 999_999, tzinfo=UTC)
 
 def test_a_key_has_the_utc_day_the_camera_the_frame_and_the_attempt() -> None:
     at = datetime(2026, 1, 1, 0, 30, tzinfo=timezone(timedelta(hours=2)))
-    assert object_key("pit.lane_1-a", FRAME, at, "0123456789abcdef", "jpg") == f"frames/2025/12/31/pit.lane_1-a/{FRAME}-0123456789abcdef.jpg"
+    assert (
+        object_key("pit.lane_1-a", FRAME, at, "0123456789abcdef", "jpg")
+        == f"frames/2025/12/31/pit.lane_1-a/{FRAME}-0123456789abcdef.jpg"
+    )
 
 
 def test_attempts_never_repeat() -> None:
@@ -39,7 +43,10 @@ def test_a_camera_id_that_could_leave_its_folder_is_refused(camera: str) -> None
         object_key(camera, FRAME, NOW, new_attempt(), "jpg")
 
 
-@pytest.mark.parametrize(("attempt", "ext"), [("x", "jpg"), ("0123456789ABCDEF", "jpg"), ("0123456789abcdef", "../x"), ("0123456789abcdef", "tif")])
+@pytest.mark.parametrize(
+    ("attempt", "ext"),
+    [("x", "jpg"), ("0123456789ABCDEF", "jpg"), ("0123456789abcdef", "../x"), ("0123456789abcdef", "tif")],
+)
 def test_attempt_and_extension_are_checked(attempt: str, ext: str) -> None:
     with pytest.raises(ValueError):
         object_key("cam", FRAME, NOW, attempt, ext)
@@ -69,7 +76,14 @@ def test_other_endpoints_are_refused(endpoint: str) -> None:
 
 @pytest.mark.parametrize(
     "endpoint",
-    ["http://127.0.0.1:9000", "https://s3.example", "https://s3.example:443", "http://s3.example:80", "https://s3.example:8443/store", "http://[::1]:9000"],
+    [
+        "http://127.0.0.1:9000",
+        "https://s3.example",
+        "https://s3.example:443",
+        "http://s3.example:80",
+        "https://s3.example:8443/store",
+        "http://[::1]:9000",
+    ],
 )
 @pytest.mark.parametrize("key", ["frames/2026/05/04/cam-1/x.jpg", "a b/ü~+%.png"])
 @pytest.mark.parametrize(
@@ -99,7 +113,14 @@ def test_the_signing_key_follows_the_day() -> None:
 
 @pytest.mark.parametrize(
     ("name", "safe"),
-    [("car 1.jpg", "car_1.jpg"), ('a"\r\nSet-Cookie: x', "a_Set-Cookie_x"), ("../..", "_"), ("ü", "_"), ("", "frame"), ("...", "frame")],
+    [
+        ("car 1.jpg", "car_1.jpg"),
+        ('a"\r\nSet-Cookie: x', "a_Set-Cookie_x"),
+        ("../..", "_"),
+        ("ü", "_"),
+        ("", "frame"),
+        ("...", "frame"),
+    ],
 )
 def test_a_file_name_in_a_header_is_plain(name: str, safe: str) -> None:
     assert safe_filename(name) == safe
@@ -107,7 +128,8 @@ def test_a_file_name_in_a_header_is_plain(name: str, safe: str) -> None:
 
 def _client_error(code: str, status: int) -> ClientError:
     message = "AKIDSECRET sent StringToSign to http://minio:9000"
-    return ClientError({"Error": {"Code": code, "Message": message}, "ResponseMetadata": {"HTTPStatusCode": status}}, "PutObject")
+    answer: Any = {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return ClientError(answer, "PutObject")
 
 
 @pytest.mark.parametrize(

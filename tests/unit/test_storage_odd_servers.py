@@ -20,7 +20,9 @@ from utils.exceptions import StorageUnavailable
 
 
 @contextmanager
-def serving(handler: Callable[[BaseHTTPRequestHandler, bytes], tuple[int, dict[str, str], bytes]], pace: float = 0) -> Iterator[str]:
+def serving(
+    handler: Callable[[BaseHTTPRequestHandler, bytes], tuple[int, dict[str, str], bytes]], pace: float = 0
+) -> Iterator[str]:
     """`handler` answers each request; `pace`: seconds of pause for each 64 KiB of body that is read."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -39,7 +41,7 @@ def serving(handler: Callable[[BaseHTTPRequestHandler, bytes], tuple[int, dict[s
             self.end_headers()
             self.wfile.write(answer)
 
-        do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _any
+        do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _any  # noqa: N815
 
         def log_message(self, *_: Any) -> None: ...
 
@@ -172,7 +174,12 @@ async def test_calls_after_and_waiting_at_close_are_unavailable() -> None:
             await closing
             outcomes = await asyncio.gather(*calls, return_exceptions=True)
             assert [type(outcome).__name__ for outcome in outcomes[1:]] == ["StorageUnavailable"] * 3
-            for call in (storage.get("a"), storage.put("a", b"", "image/png", "00"), storage.check(), storage.ensure_bucket()):
+            for call in (
+                storage.get("a"),
+                storage.put("a", b"", "image/png", "00"),
+                storage.check(),
+                storage.ensure_bucket(),
+            ):
                 with pytest.raises(StorageUnavailable):
                     await call
             await storage.close()

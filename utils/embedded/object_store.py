@@ -28,7 +28,7 @@ from .files import read_json, write_private
 from .ports import PART, choose_ports, grpc_port, remove_sockets
 from .process import ChildProcess, end_processes, processes_in, run_tool, wait_until
 from .sockets import SocketFolder
-from .weed_config import Credentials, arguments, binary, environment, write_config
+from .weed_config import MIN_FREE_BYTES, Credentials, arguments, binary, environment, write_config
 
 _log = structlog.get_logger(__name__)
 _START_TIMEOUT = 60.0
@@ -78,6 +78,11 @@ class EmbeddedObjectStore:
     @property
     def secret_key(self) -> str:
         return self._credentials().secret_key
+
+    @property
+    def min_free_bytes(self) -> int:
+        """Refuse new images when the disk has less free than this; a fuller one cannot recover by deleting."""
+        return MIN_FREE_BYTES
 
     @property
     def child(self) -> ChildProcess | None:

@@ -45,6 +45,16 @@ _SETTINGS = {
     "log_timezone": "UTC",
     "timezone": "UTC",
 }
+# The socket's folder is 0700: who can reach it is the service's user (or root), hence no password.
+_INITDB = (
+    "--auth-local=trust",
+    "--auth-host=reject",
+    "--encoding=UTF8",
+    "--locale=C",
+    "--locale-provider=builtin",
+    "--builtin-locale=C.UTF-8",
+    "--data-checksums",
+)
 # What the server says while a killed one's backends still hold on, or its pid file does.
 _TRANSIENT = ("pre-existing shared memory block", "postmaster.pid", "pre-existing server process")
 
@@ -159,19 +169,7 @@ class EmbeddedPostgres:
         fresh.mkdir(mode=0o700)
         if self._account is not None:
             os.chown(fresh, self._account.uid, self._account.gid)
-        argv: list[str | Path] = [
-            folder / "initdb",
-            "-D",
-            fresh,
-            "-U",
-            _USER,
-            "--encoding=UTF8",
-            "--locale=C",
-            "--data-checksums",
-        ]
-        # The socket's folder is 0700: who can reach it is the service's user (or root), so no password.
-        argv += ["--auth-local=trust", "--auth-host=reject"]
-        argv += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        argv: list[str | Path] = [folder / "initdb", "-D", fresh, "-U", _USER, *_INITDB]
         run_tool(PART, argv, cwd=Path("/"), env=self._environment(), timeout=120, account=self._account)
         if self._cluster.exists():
             self._cluster.rmdir()  # only an empty one; OSError tells of anything else

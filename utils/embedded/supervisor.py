@@ -169,7 +169,8 @@ class EmbeddedParts:
             raise EmbeddedStartError(failed[0].part.name, f"{type(error).__name__}: {error}") from error
 
     def stop(self) -> None:
-        """Shut all parts down in order, then let go of the folder. Bounded (about 35 s), idempotent."""
+        """Shut all parts down in order, then let go of the folder. Idempotent. Takes 1-2 s; bounded by a minute,
+        after which what does not end has been killed."""
         with self._stopping:
             running = [keeper for keeper in self._keepers.values() if keeper.is_alive()]
             for keeper in running:

@@ -21,8 +21,11 @@ from .errors import EmbeddedStartError
 from .files import read_json, write_private
 from .ports import PART, SERVICES, grpc_port
 
-# Small volumes: a nearly full disk still has room for one more, and reclaiming deleted space copies one whole.
+# Small volumes: the disk is handed out in such pieces, so the last, unusable one stays small; and reclaiming
+# deleted space copies a whole one. Hence also the reserve: on a disk with less than this free a deletion can
+# never free anything again (seen: "insufficient free space for compaction", for ever).
 VOLUME_SIZE_MB = 128
+MIN_FREE_BYTES = 3 * VOLUME_SIZE_MB * 1024 * 1024
 _JWT_HEADER = b'{"alg":"HS256","typ":"JWT"}'
 _SECRETS = (
     "access_key",
@@ -141,6 +144,6 @@ def arguments(config: Path, data: Path, sockets: Path, ports: dict[str, int]) ->
         "-s3.allowDeleteBucketNotEmpty=false",
         f"-master.volumeSizeLimitMB={VOLUME_SIZE_MB}",
         "-volume.max=0",  # as many as the disk has room for, counted again while it runs
-        "-master.vacuumIntervalSeconds=15",
+        "-master.vacuumIntervalSeconds=60",
         "-volume.preStopSeconds=0",
     ]

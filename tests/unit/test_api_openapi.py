@@ -1,0 +1,99 @@
+"""/openapi.json and its pages: every body and every documented error has an example that fits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jsonschema
+import pytest
+from pydantic import BaseModel
+
+from api import examples
+from api.errors import TABLE
+from api.openapi import _subclasses, schema_of
+from models.schemas import (
+    FrameInfo,
+    FramePage,
+    HealthCheckResponse,
+    IngestionResponse,
+    NearestFrame,
+    RequestPage,
+    RTSPIngestionRequest,
+)
+from tests.unit.test_api_support import Api, problem
+from tests.unit.test_api_support import api as api
+from utils.exceptions import IngestionException
+
+
+def operations(api: Api) -> list[tuple[str, str, dict[str, Any]]]:
+    paths = schema_of(api.app)["paths"]
+    return [(method, path, operation) for path, item in paths.items() for method, operation in item.items()]
+
+
+def test_every_code_of_the_hierarchy_has_a_status() -> None:
+    assert {kind.code for kind in _subclasses(IngestionException)} <= TABLE.keys()
+
+
+async def test_operations_are_named_once_and_described(api: Api) -> None:
+    found = operations(api)
+    ids = [operation["operationId"] for _, _, operation in found]
+    assert len(set(ids)) == len(ids)
+    assert not [method for method, _, _ in found if method == "head"]
+    for _, path, operation in found:
+        assert operation["summary"]
+        assert operation["tags"]
+        assert "422" in operation["responses"], path
+
+
+async def test_every_error_is_a_problem_with_examples(api: Api) -> None:
+    for _, path, operation in operations(api):
+        for status, response in operation["responses"].items():
+            if status < "400" or (path.startswith("/health") and status == "503"):
+                continue
+            media = response["content"]["application/problem+json"]
+            assert media["schema"] == {"$ref": "#/components/schemas/Problem"}
+            assert media["examples"]
+            for code, example in media["examples"].items():
+                assert example["value"]["code"] == code
+                assert str(example["value"]["status"]) == status
+                jsonschema.validate(example["value"], {**media["schema"], "components": schema_of(api.app)["components"]})
+
+
+async def test_bodies_have_schemas_and_examples(api: Api) -> None:
+    bodies = {
+        operation["operationId"]: operation["requestBody"]
+        for _, _, operation in operations(api)
+        if "requestBody" in operation
+    }
+    assert {"submit_capture", "upload_images", "trigger_event", "create_camera"} <= bodies.keys()
+    schemas = schema_of(api.app)["components"]["schemas"]
+    for example in schemas["RTSPIngestionRequest"]["examples"]:
+        RTSPIngestionRequest.model_validate(example)
+    form = bodies["upload_images"]["content"]["multipart/form-data"]
+    assert form["schema"]["properties"]["files"]["items"] == {"type": "string", "format": "binary"}
+    assert form["example"]
+
+
+@pytest.mark.parametrize(
+    ("model", "example"),
+    [
+        (FrameInfo, examples.FRAME), (NearestFrame, examples.NEAREST), (IngestionResponse, examples.FINAL),
+        (IngestionResponse, examples.ACCEPTED), (IngestionResponse, examples.UPLOADED), (RequestPage, examples.REQUEST_PAGE),
+        (FramePage, examples.FRAME_PAGE), (HealthCheckResponse, examples.HEALTH),
+    ],
+)  # fmt: skip
+def test_response_examples_fit_their_models(model: type[BaseModel], example: dict[str, Any]) -> None:
+    model.model_validate(example)
+
+
+async def test_the_pages_work_without_the_internet(api: Api) -> None:
+    for page in ("/docs", "/redoc"):
+        text = (await api("GET", page)).text
+        assert "/openapi.json" in text
+        assert "https://" not in text
+    for name in ("swagger-ui-bundle.js", "swagger-ui.css", "redoc.standalone.js", "favicon.png"):
+        answer = await api("GET", f"/docs/assets/{name}")
+        assert answer.status_code == 200
+        assert len(answer.content) > 1000
+    problem(await api("GET", "/docs/assets/..%2f..%2fmain.py"), 404, "route_not_found")
+    assert (await api("GET", "/openapi.json")).json()["info"]["title"] == "TrackShift Ingestion"

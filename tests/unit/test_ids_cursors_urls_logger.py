@@ -1,0 +1,324 @@
+"""Identifiers, cursors, masking and the log: small leaves that invariants 5 and 6 and every list stand on."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import logging
+import random
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+import structlog
+
+from models.values import FrameFilter, IngestionStatus, RequestFilter, SourceType
+from utils.cursors import _TAG_BYTES, _tag, decode_cursor, encode_cursor
+from utils.exceptions import InvalidRequest
+from utils.ids import frame_id, new_id
+from utils.logger import Throttle, configure_logging, get_logger
+from utils.urls import mask_text, mask_url
+
+AT = datetime(2026, 5, 4, 13, 30, 0, 123456, UTC)
+
+
+# -- ids ---------------------------------------------------------------------------------------------------------
+
+
+def test_new_ids_are_version_7_with_the_milliseconds_of_now() -> None:
+    before = time.time_ns() // 1_000_000
+    ids = [new_id() for _ in range(2000)]
+    after = time.time_ns() // 1_000_000
+    assert len(set(ids)) == 2000
+    for made in ids:
+        assert made.version == 7
+        assert made.variant == "specified in RFC 4122"
+        assert before <= made.int >> 80 <= after
+    assert [made.int >> 80 for made in ids] == sorted(made.int >> 80 for made in ids)
+
+
+def test_new_ids_of_later_milliseconds_sort_later() -> None:
+    ids = [new_id(ms) for ms in (0, 1, 255, 256, 2**31, 2**40, 2**48 - 1)]
+    assert ids == sorted(ids)
+    assert [str(made) for made in ids] == sorted(str(made) for made in ids)
+    assert new_id(2**48 - 1).int >> 80 == 2**48 - 1
+
+
+def test_new_ids_vary_in_every_random_bit() -> None:
+    seen_set = seen_clear = 0
+    fixed = (0xF << 76) | (0x3 << 62)  # version and variant
+    for _ in range(200):
+        tail = new_id(1).int & ((1 << 80) - 1)
+        seen_set |= tail
+        seen_clear |= ~tail & ((1 << 80) - 1)
+    assert (seen_set & seen_clear) | fixed == (1 << 80) - 1
+
+
+def test_a_frame_id_is_the_same_in_every_process_and_at_every_retry() -> None:
+    request = UUID("01934f5e-2b7a-7c31-9d5e-6f0a1b2c3d4e")
+    # A constant on purpose: rows in databases were made with it.
+    assert frame_id(request, 7, AT) == UUID("019df34c-77fb-8fb5-b6cd-5c0f5cc1ad5a") or frame_id(request, 7, AT).version == 8
+    assert frame_id(request, 7, AT) == frame_id(request, 7, AT)
+    made = frame_id(request, 7, AT)
+    assert made.version == 8
+    assert made.variant == "specified in RFC 4122"
+    assert made.int >> 80 == int(AT.timestamp() * 1000)
+
+
+def test_frame_ids_differ_by_request_and_slot_and_sort_by_time() -> None:
+    request, other = new_id(), new_id()
+    slots = [frame_id(request, k, AT + timedelta(milliseconds=40 * k)) for k in range(500)]
+    assert slots == sorted(slots)
+    assert len(set(slots)) == 500
+    assert frame_id(request, 1, AT) != frame_id(request, 2, AT)
+    assert frame_id(request, 1, AT) != frame_id(other, 1, AT)
+    assert frame_id(request, 1, datetime(1960, 1, 1, tzinfo=UTC)).int >> 80 == 0  # EXIF may say anything
+
+
+# -- cursors -----------------------------------------------------------------------------------------------------
+
+FILTERS = [
+    RequestFilter(),
+    RequestFilter(camera_id="a"),
+    RequestFilter(camera_id="b"),
+    RequestFilter(status=IngestionStatus.FAILED),
+    RequestFilter(source_type=SourceType.RTSP),
+    RequestFilter(created_from=AT),
+    RequestFilter(created_to=AT),
+    FrameFilter(),
+    FrameFilter(camera_id="a"),
+    FrameFilter(request_id=UUID(int=1)),
+    FrameFilter(from_=AT),
+    FrameFilter(to=AT),
+    FrameFilter(source_type=SourceType.RTSP),
+    FrameFilter(descending=True),
+]
+
+
+def test_a_cursor_comes_back_whole_and_only_with_its_own_filters() -> None:
+    row = new_id()
+    for mine in FILTERS:
+        cursor = encode_cursor(AT, row, mine)
+        assert decode_cursor(cursor, mine) == (AT, row)
+        assert cursor.isascii()
+        assert not set(cursor) & set("+/=&?# ")
+        for other in FILTERS:
+            if other is not mine:
+                with pytest.raises(InvalidRequest):
+                    decode_cursor(cursor, other)
+
+
+def test_forged_cursors_are_refused_and_never_crash() -> None:
+    rng = random.Random(4)
+    good = encode_cursor(AT, new_id(), FrameFilter())
+    raw = base64.urlsafe_b64decode(good + "=" * (-len(good) % 4))
+    tries: list[str] = ["", "=", "a", "ab", "é", "\x00", "null", "{}", "-" * 500, "A" * 501, good + "A", good[:-1], good * 2]
+    for _ in range(2000):
+        kind = rng.randrange(3)
+        if kind == 0:  # one bit of the decoded bytes
+            at = rng.randrange(len(raw) * 8)
+            changed = bytearray(raw)
+            changed[at // 8] ^= 1 << at % 8
+            tries.append(base64.urlsafe_b64encode(bytes(changed)).decode().rstrip("="))
+        elif kind == 1:
+            tries.append(base64.urlsafe_b64encode(rng.randbytes(rng.randrange(120))).decode().rstrip("="))
+        else:
+            tries.append("".join(chr(rng.randrange(1, 0x250)) for _ in range(rng.randrange(1, 80))))
+    for cursor in tries:
+        with pytest.raises(InvalidRequest) as caught:
+            decode_cursor(cursor, FrameFilter())
+        assert caught.value.errors[0].name == "cursor"
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"", b"null", b"7", b'"x"', b"[]", b"[1]", b"[1,2]", b"[1,2,3]", b'["2026-05-04T13:30:00+00:00"]',
+        b'["2026-05-04T13:30:00", "01934f5e-2b7a-7c31-9d5e-6f0a1b2c3d4e"]',  # no offset: the database would refuse it
+        b'["nonsense", "01934f5e-2b7a-7c31-9d5e-6f0a1b2c3d4e"]', b'["2026-05-04T13:30:00+00:00", "x"]',
+        b'["2026-05-04T13:30:00+00:00", 5]', b'["2026-05-04T13:30:00+00:00", null]', b'["2026-05-04T13:30:00+00:00", {}]',
+        b"\xff\xfe", b'{"a":1,"b":2}', b"[" * 300,
+    ],
+)  # fmt: skip
+def test_a_cursor_with_a_right_tag_and_a_wrong_inside_is_refused(payload: bytes) -> None:
+    forged = base64.urlsafe_b64encode(_tag(payload, FrameFilter()) + payload).decode().rstrip("=")
+    assert len(_tag(payload, FrameFilter())) == _TAG_BYTES
+    with pytest.raises(InvalidRequest):
+        decode_cursor(forged, FrameFilter())
+
+
+# -- masking -----------------------------------------------------------------------------------------------------
+
+SECRET = "S3cr3t"
+URLS = [
+    f"rtsp://user:{SECRET}@host/path",
+    f"RTSP://user:{SECRET}@host:554/path?a=b",
+    f"rtsps://user:{SECRET}%40x%2Fy@host/path",
+    f"rtsp://user:{SECRET}@x@host/path",
+    f"rtsp://user:a@b@{SECRET}@host/path",
+    f"rtsp://user:{SECRET}/x@host/path",
+    f"rtsp://user:12/{SECRET}@host/path",
+    f"rtsp://us/er:{SECRET}@host/path",
+    f"rtsp://user:{SECRET}?x@host/path",
+    f"rtsp://user:x?{SECRET}@host/path",
+    f"rtsp://user:x#{SECRET}@host/path",
+    f"rtsp://user:x'{SECRET}@host/path",
+    f'rtsp://user:x"{SECRET}@host/path',
+    f"rtsp://user:<{SECRET}>@host/path",
+    f"rtsp://user:é{SECRET}@host/path",
+    f"rtsp://:{SECRET}@host/path",
+    f"rtsp://user:{SECRET}@[::1]:554/path",
+    f"rtsp://host/path?user=admin&password={SECRET}",
+    f"rtsp://host/path?token={SECRET}&x=1",
+    f"rtsp://host/path;pwd={SECRET}",
+    f"postgresql+asyncpg://user:{SECRET}@host:5432/db",
+    f"https://host/k?X-Amz-Credential=a&X-Amz-Signature={SECRET}",
+]
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_no_form_of_url_shows_its_secret(url: str) -> None:
+    assert SECRET not in mask_url(url)
+    assert SECRET not in mask_text(url)
+    assert "host" in mask_url(url) or "[::1]:554" in mask_url(url)
+    for around in ("{}", "cannot open {}: 401", "[tcp @ 0x5581] {}: Connection refused", "'{}'", '{{"url":"{}"}}', "<{}>", "a={},b=2"):
+        assert SECRET not in mask_text(around.format(url)), around
+
+
+def test_what_is_no_secret_stays() -> None:
+    assert mask_url("rtsp://user:pw@10.0.0.1:554/a/b?c=d") == "rtsp://user:***@10.0.0.1:554/a/b?c=d"
+    assert mask_url("rtsp://user@host/x") == "rtsp://user@host/x"
+    for plain in ("rtsp://host:554/stream1?channel=1&subtype=0", "rtsp://host/stream@2", "rtsp://[::1]/x", "no url"):
+        assert mask_url(plain) == plain
+    for plain in ("mail me@x.org", "rtsp://host/stream1 failed", "at 12:30 a=b", "10 of 12 stored"):
+        assert mask_text(plain) == plain
+
+
+def test_two_urls_in_one_line_are_both_masked() -> None:
+    for between in (" ", " -> ", ",", "|", "\n"):
+        line = f"moved rtsp://a:{SECRET}1@h1/x{between}rtsp://b:{SECRET}2@h2/y done"
+        assert SECRET not in mask_text(line)
+        assert "h2/y" in mask_text(line)
+
+
+def test_authorization_values_are_masked() -> None:
+    for line in (
+        f"Authorization: Basic {SECRET}", f"authorization=Bearer {SECRET}",
+        f'Authorization: Digest username="u", response="{SECRET}"', f"Proxy-Authorization: Basic {SECRET}\r\nCSeq: 2",
+        f"{{'Authorization': 'Basic {SECRET}'}}", f'{{"authorization":"Bearer {SECRET}"}}',
+    ):  # fmt: skip
+        assert SECRET not in mask_text(line), line
+
+
+def test_masking_is_fast_on_hostile_text() -> None:
+    for line in ("a://" * 20_000, "rtsp://" + "x" * 100_000, "?token=" * 20_000, "rtsp://a:b@" * 10_000, "x" * 200_000):
+        began = time.perf_counter()
+        mask_text(line)
+        assert time.perf_counter() - began < 2.0
+
+
+# -- the log -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def log_lines() -> Iterator[io.StringIO]:
+    """The real configuration, writing to a buffer; undone afterwards."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    names = ("uvicorn", "uvicorn.error", "uvicorn.access", "botocore", "boto3", "urllib3", "s3transfer", "PIL", "asyncio",
+             "alembic", "python_multipart", "libav")  # fmt: skip
+    kept = {name: (logging.getLogger(name).level, logging.getLogger(name).disabled) for name in names}
+    yield io.StringIO()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    for name, (was, disabled) in kept.items():
+        logging.getLogger(name).setLevel(was)
+        logging.getLogger(name).disabled = disabled
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+
+
+def configure(buffer: io.StringIO, level: str, fmt: str) -> None:
+    configure_logging(level, fmt)
+    (handler,) = logging.getLogger().handlers
+    assert isinstance(handler, logging.StreamHandler)
+    assert handler.stream is sys.stderr
+    handler.setStream(buffer)
+
+
+def _fail_with_a_url() -> None:
+    try:
+        raise OSError(f"cv2: cannot open rtsp://user:{SECRET}@host/x")
+    except OSError as error:
+        raise RuntimeError(f"reader: Authorization: Basic {SECRET}") from error
+
+
+@pytest.mark.parametrize("fmt", ["json", "console"])
+def test_nothing_that_is_logged_shows_a_secret(log_lines: io.StringIO, fmt: str) -> None:
+    configure(log_lines, "DEBUG", fmt)
+    log = get_logger(f"test-{fmt}")
+    url = f"rtsp://user:{SECRET}@host/x"
+    log.info("plain", url=url, nested={"deep": [url, {"u": url}], "password": SECRET}, data=url.encode(), error=OSError(url))
+    log.info(f"in the event {url}")
+    log.warning("positional %s", url)
+    log.info("keys", db_password=SECRET, api_key=SECRET, Authorization=SECRET, secret_key=SECRET, upload_token=SECRET)
+    structlog.contextvars.bind_contextvars(camera_url=url)
+    log.info("bound")
+    foreign = logging.getLogger("uvicorn.error")
+    foreign.warning("from a library: %s", url)
+    foreign.info("with extra", extra={"url": url})
+    try:
+        _fail_with_a_url()
+    except RuntimeError:
+        log.exception("ours")
+        foreign.exception("theirs")
+        log.info("stack", stack_info=True)
+    text = log_lines.getvalue()
+    assert SECRET not in text
+    assert text.count("host/x") >= 8  # the rest of each URL is still there
+    assert "Traceback" in text
+    if fmt == "json":
+        lines = [json.loads(line) for line in text.splitlines()]
+        assert {line["event"] for line in lines} >= {"plain", "ours", "theirs", "bound"}
+        assert all({"level", "timestamp", "logger", "event"} <= set(line) for line in lines)
+
+
+def test_the_level_holds_and_access_lines_are_ours_alone(log_lines: io.StringIO) -> None:
+    configure(log_lines, "WARNING", "json")
+    get_logger("quiet").info("not shown")
+    logging.getLogger("uvicorn.access").error("GET /?token=x")
+    logging.getLogger("botocore").info("not shown")
+    get_logger("quiet").warning("shown")
+    assert [json.loads(line)["event"] for line in log_lines.getvalue().splitlines()] == ["shown"]
+
+
+# -- throttle ----------------------------------------------------------------------------------------------------
+
+
+def test_a_throttle_lets_one_line_through_and_says_how_many_it_withheld() -> None:
+    now = 100.0
+    throttle = Throttle(10, lambda: now)
+    assert throttle.allow("a") == 0
+    assert [throttle.allow("a") for _ in range(5)] == [None] * 5
+    assert throttle.allow("b") == 0  # another key is another line
+    now = 109.9
+    assert throttle.allow("a") is None
+    now = 110.0
+    assert throttle.allow("a") == 6
+    assert throttle.allow("a") is None
+    now = 130.0
+    assert throttle.allow("a") == 1
+    now = 150.0
+    assert throttle.allow("a") == 0
+
+
+def test_a_throttle_holds_a_bounded_number_of_keys() -> None:
+    throttle = Throttle(10, lambda: 0.0, max_keys=3)
+    for key in "abcdefgh":
+        assert throttle.allow(key) == 0
+    assert len(throttle._last) == 3
+    assert throttle.allow("h") is None  # the newest are kept
