@@ -50,11 +50,13 @@ async def submit_capture(
 ) -> Any:
     """Answers at once, before the camera is reached. With `Prefer: wait=N` it waits for the final state."""
     services.orchestrator.check_accepting()
-    request_id = await services.orchestrator.submit_capture(body)
-    response.headers["Location"] = status_location(request_id)
-    if await wait_final(request, response, state, services, request_id):
+    accepted = await services.orchestrator.submit_capture(body)
+    response.headers["Location"] = status_location(accepted.request_id)
+    if await wait_final(request, response, state, services, accepted.request_id):
         response.status_code = 200
-    return await services.queries.get_request(request_id)
+    elif "Preference-Applied" not in response.headers:
+        return accepted
+    return await services.queries.get_request(accepted.request_id)
 
 
 @router.get(

@@ -66,7 +66,7 @@ async def wait_final(request: Request, response: Response, state: AppState, serv
         return False
     response.headers["Preference-Applied"] = f"wait={seconds}"
     final = asyncio.ensure_future(services.orchestrator.wait_final(request_id, float(seconds)))
-    others = [asyncio.ensure_future(_disconnected(request))]
+    others = [asyncio.ensure_future(state.stopping.wait()), asyncio.ensure_future(_disconnected(request))]
     try:
         await asyncio.wait({final, *others}, return_when=asyncio.FIRST_COMPLETED)
         return bool(final.result()) if final.done() else False

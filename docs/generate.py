@@ -1,6 +1,6 @@
 """Writes .env.example and docs/configuration.md from config.Settings. `--check`: exits 1 when they differ.
 
-    python -m docs.generate [--check]
+python -m docs.generate [--check]
 """
 
 from __future__ import annotations

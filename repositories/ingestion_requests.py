@@ -78,8 +78,8 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
 
     # -- admission ---------------------------------------------------------------------------------------------
 
-    async def add_capture(self, row: IngestionRequest) -> None:
-        """A pending capture and its claimable lease; running it twice with the same id changes nothing (rule 4)."""
+    async def add_capture(self, row: IngestionRequest) -> IngestionRequest:
+        """A pending capture and its claimable lease, as stored; running it twice changes nothing (rule 4)."""
         values = {
             name: getattr(row, name)
             for name in ("id", "camera_id", "source_type", "capture_mode", "status", "rtsp_url", "params", "meta")
@@ -88,6 +88,7 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
         await self.session.execute(
             insert(CaptureLease).values(request_id=row.id, camera_id=row.camera_id).on_conflict_do_nothing()
         )
+        return (await self.session.scalars(self.select().where(IngestionRequest.id == row.id))).one()
 
     async def add_upload(
         self, row: IngestionRequest, frames: Sequence[FrameRecord], rejected: Sequence[int]
@@ -223,6 +224,8 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
 
     async def request_cancel(self, request_id: UUID) -> IngestionStatus | None:
         """Asks for the end: a pending request ends here and now. Returns the status before, None for no request."""
+        # The lease before the row, as every state write does: the other way round the two would deadlock.
+        await self.session.execute(text("SELECT 1 FROM capture_leases WHERE request_id = :id FOR UPDATE"), {"id": request_id})
         row = await self._locked(request_id)
         if row is None or row.status in FINAL_STATUSES:
             return IngestionStatus(row.status) if row is not None else None

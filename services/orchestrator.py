@@ -20,7 +20,7 @@ from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from config import Settings
 from models.entities import CameraConfiguration, IngestionRequest
-from models.schemas import RTSPIngestionRequest, UploadIngestionRequest
+from models.schemas import IngestionResponse, RTSPIngestionRequest, UploadIngestionRequest
 from models.values import (
     FINAL_STATUSES,
     CaptureMode,
@@ -32,6 +32,7 @@ from models.values import (
     Transport,
 )
 from repositories.database import Database
+from services.presenter import to_response
 from services.rtsp_capture.address import AddressPolicy, parse_rtsp_url
 from services.rtsp_capture.capture import CaptureDeps, CaptureJob
 from services.upload_handler import UploadHandler
@@ -90,8 +91,8 @@ class Orchestrator:
         if self._stopping:
             raise ShuttingDown(retry_after=5)
 
-    async def submit_capture(self, body: RTSPIngestionRequest) -> UUID:
-        """Stores a pending capture and returns its id; the camera is not touched.
+    async def submit_capture(self, body: RTSPIngestionRequest) -> IngestionResponse:
+        """Stores a pending capture and returns it; the camera is not touched.
 
         Raises InvalidRequest, TimestampOutOfRange, AddressNotAllowed, CameraDisabled, TooManyPending,
         FeatureNotImplemented, DatabaseUnavailable, ShuttingDown.
@@ -108,10 +109,10 @@ class Orchestrator:
         if pending >= self._settings.RTSP.MAX_PENDING:
             raise TooManyPending(retry_after=10)
         row = self._capture_row(body, camera)
-        await self._database.until_known(lambda uow: uow.requests.add_capture(row))
+        stored = await self._database.until_known(lambda uow: uow.requests.add_capture(row))
         log.info("capture_accepted", ingestion_id=str(row.id), camera_id=row.camera_id, mode=row.capture_mode)
         self._wake.set()
-        return row.id
+        return to_response(stored, [], [])
 
     def _check_moment(self, body: RTSPIngestionRequest) -> None:
         if body.frame_timestamp is None:

@@ -60,7 +60,7 @@ def parse_rtsp_url(url: str) -> CameraAddress:
         raise bad("must begin with rtsp:// or rtsps://")
     # Up to the last @ before the path: a raw @ in a password is common in what people paste.
     authority, slash, path = rest.partition("/")
-    if "@" not in authority and "@" in path.split("?")[0] and ":" in authority:
+    if "@" not in authority and "@" in path.split("?")[0] and ":" in authority and not _is_host_and_port(authority):
         raise bad("has a / in its password: percent-encode it as %2F")
     userinfo, at, hostport = authority.rpartition("@")
     try:
@@ -73,10 +73,18 @@ def parse_rtsp_url(url: str) -> CameraAddress:
     if "#" in path or "?" in hostport or "#" in hostport:
         raise bad("has a # or ? where it cannot stand: percent-encode it")
     user, colon, password = userinfo.partition(":")
+    if any(ord(char) < 0x20 or ord(char) == 0x7F for char in unquote(userinfo)):
+        raise bad("has a control character in its user name or password")
     return CameraAddress(
         scheme.lower(), host, port or DEFAULT_PORTS[scheme.lower()], f"/{path}" if slash else "/",
         unquote(user) if at else None, unquote(password) if colon else None,
     )  # fmt: skip
+
+
+def _is_host_and_port(text: str) -> bool:
+    """Whether `text` is certainly a host and its port, rather than a user and the beginning of a password."""
+    host, _, port = text.rpartition(":")
+    return port.isdigit() and ("." in host or host.startswith("["))
 
 
 class AddressPolicy:
@@ -102,8 +110,8 @@ class AddressPolicy:
         if not self.allows(address, camera.port):
             raise AddressNotAllowed
 
-    async def resolve(self, camera: CameraAddress, timeout: float) -> str:
-        """One allowed IP address of the camera, resolved once. Raises CaptureFailure dns_failure, address_not_allowed."""
+    async def resolve(self, camera: CameraAddress, timeout: float) -> list[str]:
+        """The camera's allowed IP addresses, resolved once. Raises CaptureFailure dns_failure, address_not_allowed."""
         try:
             async with asyncio.timeout(timeout):
                 found = await asyncio.get_running_loop().getaddrinfo(camera.host, camera.port, type=socket.SOCK_STREAM)
@@ -112,7 +120,7 @@ class AddressPolicy:
         except (OSError, UnicodeError):
             raise CaptureFailure("dns_failure", "The camera's name cannot be resolved.") from None
         addresses = list(dict.fromkeys(str(info[4][0]) for info in found))
-        for text in addresses:
-            if self.allows(ipaddress.ip_address(text.partition("%")[0]), camera.port):
-                return text
+        allowed = [text for text in addresses if self.allows(ipaddress.ip_address(text.partition("%")[0]), camera.port)]
+        if allowed:
+            return allowed
         raise CaptureFailure("address_not_allowed", "The camera's address is outside RTSP__ALLOWED_NETWORKS.")

@@ -9,32 +9,31 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TypeVar
 
 from config import RtspSettings
 from models.entities import IngestionRequest
-from models.values import CaptureError, CaptureMode, CaptureParams, Claim, DropReason, IngestionStatus, Sampling, SourceInfo
-from repositories.database import Database, UnitOfWork
+from models.values import CaptureError, CaptureMode, CaptureParams, Claim, DropReason, IngestionStatus, Sampling
+from repositories.database import Database
 from services.rtsp_capture.decoder import Jpeg
 from services.rtsp_capture.frame_store import CaptureFacts, FrameStore
 from services.rtsp_capture.hub import StreamHub
 from services.rtsp_capture.packets import Picture
 from services.rtsp_capture.reader import StreamInfo
+from services.rtsp_capture.request_state import RequestState
 from services.rtsp_capture.sampler import Chosen, SlotSampler
 from services.rtsp_capture.stream import Stream, StreamKey
 from services.storage_service import StorageService
-from utils.exceptions import FATAL_BEFORE_FIRST_PICTURE, CaptureFailure, DatabaseUnavailable, LeaseLost
+from utils.exceptions import FATAL_BEFORE_FIRST_PICTURE, CaptureFailure, LeaseLost
 from utils.logger import get_logger
 from utils.metrics import CAPTURES_FINISHED
 
 log = get_logger(__name__)
-T = TypeVar("T")
 
 TICK = 0.25  # seconds between looks at the clock
-LATE = 1.0  # seconds that a live stream's pictures may lag behind their time before a slot is given up
+LATE = 1.0  # seconds by which a live stream's pictures may lag behind their time
 LEAD = 10.0  # seconds before a future frame_timestamp that the stream is opened
 
 
@@ -66,16 +65,8 @@ class CaptureJob:
         self._store: FrameStore
         self._grid_saved = False
         self._started = 0.0
-        self._failure: CaptureFailure | None = None
-        self._failure_at = 0.0
-        self._saved_failure: CaptureFailure | None = None
-        self._saved_source: SourceInfo | None = None
-        self._seen_source: SourceInfo | None = None
-        self._down_since: float | None = None  # capture time of the last picture before the stream broke
-        self._gap_open = False
-        self._gap_closed_at: float | None = None
-        self._gap_wanted: tuple[float, str] | None = None
-        self._reconnects = self._saved_reconnects = 0
+        self._state = RequestState(claim, deps.database, lambda: self._lost or self._handing_back)
+        self._down: DropReason | None = None  # why no picture has come since the last one
         self._last_picture: float | None = None
         self._max_frames: int | None = None
         self._surplus_until = float("-inf")
@@ -103,10 +94,10 @@ class CaptureJob:
         self._wake.set()
 
     def on_failure(self, failure: CaptureFailure) -> None:
-        self._failure, self._failure_at = failure, self._deps.now()
-        if self._last_picture is not None and self._down_since is None:
-            self._down_since = self._last_picture
-            self._gap_wanted = (self._last_picture, DropReason.CAMERA_DOWN.value)
+        self._state.failed(failure, self._deps.now())
+        if self._last_picture is not None and self._down is None:
+            self._down = DropReason.CAMERA_DOWN
+            self._state.gap_begins(self._last_picture)
         self._wake.set()
 
     def on_picture(self, picture: Picture) -> None:
@@ -118,14 +109,12 @@ class CaptureJob:
             if at < self._started or (keyframe_first and not picture.packet.key):
                 return
             self._begin_grid(at)
-        if self._down_since is not None or self._gap_open:
-            self._gap_closed_at = at if self._gap_closed_at is None else self._gap_closed_at
-            if self._down_since is not None:
-                self._reconnects += 1
-            self._down_since = None
+        if self._down is not None:
+            self._state.gap_ends(at)
+            self._state.reconnects += self._down is DropReason.CAMERA_DOWN
+            self._down = None
             self._wake.set()
         self._last_picture = max(at, self._last_picture or at)
-        self._failure = None
         if self._room == 0:  # max_frames are stored or on their way: no further slot comes due unless one fails
             self._surplus_until = at
             return
@@ -139,7 +128,7 @@ class CaptureJob:
 
     async def run(self) -> None:
         """Raises LeaseLost when another process has the capture, DatabaseUnavailable when it could not begin."""
-        row = await self._state(lambda uow: uow.requests.start(self.claim))
+        row = await self._state.run(lambda uow: uow.requests.start(self.claim))
         if row.params is None or row.rtsp_url is None:
             raise LeaseLost
         self.camera_id = row.camera_id
@@ -152,7 +141,7 @@ class CaptureJob:
             due=self._due, slot_time=lambda slot: self._sampler_of().time_of(slot), on_stored=self._on_stored,
         )  # fmt: skip
         self._store.stored = row.stored
-        self._reconnects = self._saved_reconnects = row.reconnects
+        self._state.begin(row.reconnects)
         if row.cancel_requested_at is not None:
             self._cancelled = True
         try:
@@ -203,10 +192,10 @@ class CaptureJob:
         self._grid_saved = True
         self._store.gate.set()
         if first > 0:
-            await self._state(lambda uow: uow.requests.settle(self.claim, DropReason.LEASE_LOST, first))
+            await self._state.run(lambda uow: uow.requests.settle(self.claim, DropReason.LEASE_LOST, first))
             since = row.last_frame_at or at
-            await self._state(lambda uow: uow.requests.open_gap(self.claim, since, DropReason.LEASE_LOST.value))
-            self._gap_open = True
+            await self._state.run(lambda uow: uow.requests.open_gap(self.claim, since, DropReason.LEASE_LOST.value))
+            self._down = DropReason.LEASE_LOST
             self._last_picture = since.timestamp()
         log.info(
             "capture_resumed", ingestion_id=str(row.id), camera_id=row.camera_id, first_slot=first, epoch=self.claim.epoch
@@ -236,7 +225,7 @@ class CaptureJob:
         if self._stream.failure is not None and not self._stream.live:
             self.on_failure(self._stream.failure)
         while not self._stopping and not self._over():
-            await self._write_state()
+            await self._write()
             self._store.touch()
             await self._sleep(TICK)
 
@@ -304,7 +293,7 @@ class CaptureJob:
 
     def _on_stored(self, picture: Jpeg) -> None:
         if self._stream is not None:
-            self._seen_source = self._stream.source_info(picture)
+            self._state.source = self._stream.source_info(picture)
         self._wake.set()
 
     # -- the end -----------------------------------------------------------------------------------------------
@@ -314,7 +303,8 @@ class CaptureJob:
         now = self._deps.now()
         if self._max_frames is not None and self._store.stored >= self._max_frames:
             return True
-        if self._last_picture is None and self._failure is not None and self._failure.code in FATAL_BEFORE_FIRST_PICTURE:
+        failure = self._state.failure
+        if self._last_picture is None and failure is not None and failure.code in FATAL_BEFORE_FIRST_PICTURE:
             return True
         if self._sampler is None:
             wait = self._first_picture_wait
@@ -324,7 +314,10 @@ class CaptureJob:
             if not self._sampler.done and now >= self._sampler.grid_start + self._deps.settings.CAPTURE_TIMEOUT:
                 self._take(*self._sampler.expire(float("inf")))
         elif self._room != 0:
-            self._take(*self._sampler.expire(now - LATE if live else now))
+            # A silent stream is live until RTSP__READ_TIMEOUT says otherwise; only then it is known why slots are empty.
+            self._take(*self._sampler.expire(now - LATE - self._deps.settings.READ_TIMEOUT if live else now))
+        elif self._params.slots is not None and now >= self._sampler.time_of(self._params.slots - 1) + LATE:
+            return True  # the last frames still wait for the store, and no further slot would come
         return self._sampler.done
 
     @property
@@ -340,11 +333,11 @@ class CaptureJob:
         if self._lost:
             await self._store.drain(self._deps.settings.STORE_RETRY)  # evidence is welcome from any epoch
             raise LeaseLost
-        await self._write_state()
+        await self._write()
         if self._handing_back and not self._cancelled:
             await self._store.drain(self._deps.settings.STORE_RETRY)
             await self._store.close()
-            await self._state(lambda uow: uow.leases.hand_back(self.claim))
+            await self._state.run(lambda uow: uow.leases.hand_back(self.claim))
             log.info("capture_handed_back", ingestion_id=str(self.claim.request_id), camera_id=self.camera_id)
             return
         drained = await self._store.drain(self._deps.settings.STORE_RETRY)
@@ -358,7 +351,7 @@ class CaptureJob:
         error = self._last_error()
         gap_end = datetime.fromtimestamp(self._deps.now(), UTC)
         wanted = IngestionStatus.CANCELLED if self._cancelled else IngestionStatus.COMPLETED
-        status = await self._state(
+        status = await self._state.run(
             lambda uow: uow.requests.finish(self.claim, wanted, expected=due, rest=rest, error=error, gap_end=gap_end)
         )
         CAPTURES_FINISHED.labels(status=status.value).inc()
@@ -367,56 +360,20 @@ class CaptureJob:
         )
 
     def _last_error(self) -> CaptureError:
-        failure = self._failure or self._saved_failure
-        if failure is None and self._store.decode_failures:
+        if self._last_picture is not None and self._down is None and self._store.decode_failures:
             failure = CaptureFailure("decode_failed", "Pictures came, and none could be decoded.")
-        if failure is None:
+        elif (error := self._state.error()) is not None:
+            return error
+        else:
             failure = CaptureFailure("read_timeout", "No picture came that could be decoded and stored.")
-        at = datetime.fromtimestamp(self._failure_at or self._deps.now(), UTC)
-        return CaptureError(failure.code, failure.message, failure.retryable, at)
+        return CaptureError(failure.code, failure.message, failure.retryable, datetime.fromtimestamp(self._deps.now(), UTC))
 
-    # -- state writes ------------------------------------------------------------------------------------------
-
-    async def _write_state(self) -> None:
-        """Brings the row up to what is known here: grid, source, error, gaps. Waits out an absent database."""
-        claim = self.claim
+    async def _write(self) -> None:
+        """Brings the row up to what is known here; frames are committed once it has the grid."""
         if self._sampler is not None and not self._grid_saved:
-            start = datetime.fromtimestamp(self._sampler.grid_start, UTC)
-            info = self._stream.source_info() if self._stream is not None else None
-            held = await self._state(lambda uow: uow.requests.set_grid_start(claim, start, info))
-            self._sampler.grid_start = held.timestamp()
+            if self._stream is not None and self._state.source is None:
+                self._state.source = self._stream.source_info()
+            self._sampler.grid_start = await self._state.save_grid(self._sampler.grid_start)
             self._grid_saved = True
-            self._saved_source = info
             self._store.gate.set()
-        if self._seen_source is not None and self._seen_source != self._saved_source:
-            seen = self._seen_source
-            await self._state(lambda uow: uow.requests.set_source(claim, seen))
-            self._saved_source = seen
-        if self._failure is not None and self._failure is not self._saved_failure:
-            failure, error = self._failure, self._last_error()
-            await self._state(lambda uow: uow.requests.set_error(claim, error))
-            self._saved_failure = failure
-        if self._gap_wanted is not None:
-            since, reason = self._gap_wanted
-            await self._state(lambda uow: uow.requests.open_gap(claim, datetime.fromtimestamp(since, UTC), reason))
-            self._gap_wanted, self._gap_open = None, True
-        if self._gap_open and self._gap_closed_at is not None:
-            until = datetime.fromtimestamp(self._gap_closed_at, UTC)
-            await self._state(lambda uow: uow.requests.close_gap(claim, until))
-            self._gap_open, self._gap_closed_at = False, None
-        elif not self._gap_open:
-            self._gap_closed_at = None
-        if self._reconnects != self._saved_reconnects:
-            count = self._reconnects
-            await self._state(lambda uow: uow.requests.set_reconnects(claim, count))
-            self._saved_reconnects = count
-
-    async def _state(self, work: Callable[[UnitOfWork], Awaitable[T]]) -> T:
-        """A state write, tried until its outcome is known. Raises LeaseLost when it is refused or given up."""
-        while True:
-            try:
-                return await self._deps.database.until_known(work)
-            except DatabaseUnavailable:
-                if self._lost or self._handing_back:
-                    raise LeaseLost from None  # the lease lapses by itself
-                await asyncio.sleep(0.5)
+        await self._state.write()

@@ -3,17 +3,24 @@
 A packet is received some delay after its picture was taken; jitter only ever adds. So the lower envelope of
 (receipt - stream time) is the constant part of that delay, and stream time + envelope is the receipt time without
 the jitter. FFmpeg's parser hands each packet over when the next one begins: one frame's duration is subtracted.
+
+The first packets of a connection come in a burst: FFmpeg held them back while it looked at the stream, and some
+cameras repeat what they sent before. Each is late, by less and less, until the burst has run dry: `settled` says so.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from itertools import pairwise
 
 WINDOW = 10.0  # seconds of packets that the envelope looks at
 STEP = 0.020  # seconds; a difference beyond this is stepped, below it is slewed
 SLEW = 500e-6  # seconds a second
 MAX_JUMP = 2.0  # seconds of stream time between neighbours that mean another timeline
-_DURATIONS = 64
+SETTLE_PACKETS = 5  # the burst is over when so many packets in a row did not lower the envelope,
+SETTLE_FALL = 0.002  # by more than this (seconds),
+SETTLE_AT_MOST = 1.0  # or after so many seconds
+_KEPT = 64  # stream times that the frame duration is learnt from
 
 
 class StreamClock:
@@ -21,23 +28,31 @@ class StreamClock:
 
     def __init__(self, frame_duration: float | None = None) -> None:
         self._window: deque[tuple[float, float]] = deque()  # (receipt, receipt - pts), ascending differences
-        self._offset: float | None = None
-        self._last_receipt = 0.0
-        self._last_pts: float | None = None
+        self._offset = 0.0
+        self._began = 0.0  # receipt of the timeline's first packet
+        self._quiet = 0  # packets since the envelope fell
+        self._settled = False
+        self._last: tuple[float, float] | None = None  # (pts, receipt)
         self._duration = frame_duration or 0.0
-        self._recent: deque[float] = deque(maxlen=_DURATIONS)
+        self._pts: deque[float] = deque(maxlen=_KEPT)
+        self._count = 0
 
     @property
     def frame_duration(self) -> float:
-        """Seconds between pictures: the median of the last distances, 0 while unknown."""
+        """Seconds between pictures, 0 while unknown."""
         return self._duration
 
-    def observe(self, pts: float, received: float) -> float:
-        """The capture time, seconds since the epoch, of the picture at `pts`, received at `received` (wall clock)."""
-        if self._last_pts is not None and not -MAX_JUMP < pts - self._last_pts < MAX_JUMP + (received - self._last_receipt):
-            self._window.clear()  # the camera restarted its timeline
-            self._offset = None
+    @property
+    def settled(self) -> bool:
+        """Whether the first packets' burst is over: before, times are late by as much as the burst lasts."""
+        return self._settled
+
+    def observe(self, pts: float, received: float) -> None:
+        """Takes in the next packet: its stream time, and when it was received (wall clock), in seconds."""
+        if self._last is None or not -MAX_JUMP < pts - self._last[0] < MAX_JUMP + (received - self._last[1]):
+            self._begin(received)  # the first packet, or the camera restarted its timeline
         self._learn_duration(pts)
+        before = self._window[0][1] if self._window else float("inf")
         difference = received - pts
         while self._window and self._window[-1][1] >= difference:
             self._window.pop()
@@ -45,25 +60,43 @@ class StreamClock:
         while self._window[0][0] < received - WINDOW:
             self._window.popleft()
         envelope = self._window[0][1]
-        if self._offset is None or abs(envelope - self._offset) > STEP:
+        if not self._settled:
+            self._offset = envelope
+            self._quiet = 0 if envelope < before - SETTLE_FALL else self._quiet + 1
+            self._settled = self._quiet >= SETTLE_PACKETS or received - self._began >= SETTLE_AT_MOST
+        elif abs(envelope - self._offset) > STEP:
             self._offset = envelope
         else:
-            allowed = SLEW * max(0.0, received - self._last_receipt)
+            allowed = SLEW * max(0.0, received - self._last[1]) if self._last else 0.0
             self._offset += min(allowed, max(-allowed, envelope - self._offset))
-        self._last_receipt, self._last_pts = received, pts
+        self._last = (pts, received)
+
+    def time_of(self, pts: float) -> float:
+        """The capture time, seconds since the epoch, of a picture of the timeline observed last."""
         return pts + self._offset - self._duration
 
     def uncertainty(self) -> float:
-        """Seconds by which the envelope has moved over its window: how well the fit is known."""
-        spread = self._window[-1][1] - self._window[0][1] if len(self._window) > 1 else 0.0
-        return spread + self._duration / 2
+        """Seconds by which `time_of` may be wrong, beside the delay that all packets have in common."""
+        if not self._window or self._last is None:
+            return STEP
+        unfilled = max(0.0, 1 - (self._last[1] - self._began) / WINDOW)
+        return self._duration / 2 + abs(self._window[0][1] - self._offset) + STEP * unfilled
+
+    def _begin(self, received: float) -> None:
+        self._window.clear()
+        self._pts.clear()
+        self._began = received
+        self._quiet = self._count = 0
+        self._settled = False
 
     def _learn_duration(self, pts: float) -> None:
-        if self._last_pts is None:
+        """The median distance of neighbours in the order of showing, whatever the order of decoding."""
+        self._pts.append(pts)
+        self._count += 1
+        if self._count > 2 * SETTLE_PACKETS and self._count % 8:
             return
-        distance = abs(pts - self._last_pts)
-        if 0.001 < distance < 1.5:
-            self._recent.append(distance)
-            # With B-frames distances are multiples of the duration; the smallest common one is what repeats.
-            ordered = sorted(self._recent)
-            self._duration = ordered[len(ordered) // 4]
+        distances = sorted(b - a for a, b in pairwise(sorted(self._pts)) if 0.001 < b - a < 1.5)
+        if len(distances) >= 4:
+            self._duration = distances[(len(distances) - 1) // 2]
+        elif distances and not self._duration:
+            self._duration = distances[0]

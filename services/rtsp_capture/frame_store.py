@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -88,7 +89,7 @@ class FrameStore:
     @property
     def in_flight(self) -> int:
         """Pictures taken in that are neither stored nor dropped yet."""
-        return len(self._tasks) + len(self._ready)
+        return len(self._tasks.keys() | self._ready.keys())  # a slot may be in both for a moment
 
     def submit(self, chosen: Chosen, source: Decodes) -> None:
         """Takes a picture in; the oldest that still waits makes room when there are too many."""
@@ -198,7 +199,7 @@ class FrameStore:
             if not ready and not drops and due <= self._recorded_due:
                 continue
             records = [record for record, _ in ready]
-            recorded = await self._again(lambda: self._commit(records, drops, due))
+            recorded = await self._again(partial(self._commit, records, drops, due))
             self._recorded_due = max(due, self._recorded_due)
             self._committed_at = time.monotonic()
             for reason, slots in drops.items():

@@ -27,6 +27,7 @@ class StreamHub:
         self._held: dict[StreamKey, _Held] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._room = asyncio.Semaphore(deps.settings.MAX_CONCURRENT_STREAMS)
+        self._waiting = 0  # for room
 
     @property
     def free(self) -> int:
@@ -39,7 +40,11 @@ class StreamHub:
         while (held := self._held.get(key)) is None:
             if self._room.locked():
                 self._close_idle()
-            await self._room.acquire()
+            self._waiting += 1
+            try:
+                await self._room.acquire()
+            finally:
+                self._waiting -= 1
             if key in self._held:  # another capture opened it while this one waited
                 self._room.release()
                 continue
@@ -51,10 +56,14 @@ class StreamHub:
         return held.stream
 
     def release(self, key: StreamKey) -> None:
-        """Gives back what `acquire` gave."""
+        """Gives back what `acquire` gave. A stream that is not live, or whose room is wanted, does not linger."""
         held = self._held[key]
         held.users -= 1
-        if not held.users:
+        if held.users:
+            return
+        if self._waiting or not held.stream.live:
+            self._close(key)
+        else:
             held.linger = asyncio.get_running_loop().call_later(self._deps.settings.LINGER, self._close, key)
 
     def _close_idle(self) -> None:

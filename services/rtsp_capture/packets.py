@@ -57,7 +57,11 @@ class Picture:
 
 
 class Ring:
-    """The last seconds of a stream in whole GOPs, bounded by seconds and bytes; the newest GOP always stays."""
+    """The last seconds of a stream in whole GOPs, bounded by seconds and bytes.
+
+    The newest GOP stays whatever its length, unless it alone is larger than the bound: then the ring waits for the
+    next keyframe.
+    """
 
     def __init__(self, seconds: float, max_bytes: int) -> None:
         self._seconds = seconds
@@ -73,8 +77,6 @@ class Ring:
             newest = None
         if packet.key:
             before = newest.packets if newest is not None else []
-            if newest is not None:
-                newest.previous = []  # two GOPs back is never referred to
             newest = Gop([packet], before)
             self._gops.append(newest)
         elif newest is None:
@@ -86,6 +88,9 @@ class Ring:
             self.bytes > self._max_bytes or self._gops[1].packets[0].timestamp < packet.timestamp - self._seconds
         ):
             self.bytes -= self._gops.popleft().size
+        if self.bytes > self._max_bytes:
+            self.clear()
+            return None
         return Picture(packet, newest, len(newest.packets) - 1)
 
     def newest(self) -> Picture | None:

@@ -21,6 +21,7 @@ from utils.exceptions import CaptureCode, CaptureFailure
 MAX_HEAD_BYTES = 32 * 1024
 MAX_SDP_BYTES = 256 * 1024
 SUPPORTED_CODECS = {"H264": "h264", "H265": "hevc", "HEVC": "hevc", "JPEG": "mjpeg"}
+_SCHEME = re.compile(r",\s*(?=(?:Digest|Basic)\s)", re.IGNORECASE)  # several challenges may share one header field
 _PARAMETER = re.compile(r'(\w+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,]*))')
 
 
@@ -41,8 +42,8 @@ class _Response:
 
 def authorization(challenges: list[str], method: str, uri: str, username: str, password: str, cnonce: str) -> str | None:
     """The Authorization value for the strongest challenge that we and FFmpeg know; None when there is none."""
-    digest = next((c for c in challenges if c.lower().startswith("digest")), None)
-    if digest is not None:
+    challenges = [part.strip() for challenge in challenges for part in _SCHEME.split(challenge)]
+    for digest in (c for c in challenges if c.lower().startswith("digest")):
         fields = {name.lower(): quoted or plain for name, quoted, plain in _PARAMETER.findall(digest[6:])}
         if fields.get("algorithm", "MD5").upper() == "MD5" and "nonce" in fields:
             return _digest(fields, method, uri, username, password, cnonce)
@@ -61,7 +62,8 @@ def _digest(fields: dict[str, str], method: str, uri: str, username: str, passwo
     ha1, ha2 = md5(f"{username}:{realm}:{password}"), md5(f"{method}:{uri}")
     qop = "auth" if "auth" in [item.strip() for item in fields.get("qop", "").split(",")] else None
     answer = md5(f"{ha1}:{nonce}:00000001:{cnonce}:{qop}:{ha2}") if qop else md5(f"{ha1}:{nonce}:{ha2}")
-    value = f'Digest username="{username}", realm="{realm}", nonce="{nonce}", uri="{uri}", response="{answer}"'
+    name = username.replace("\\", "\\\\").replace('"', '\\"')
+    value = f'Digest username="{name}", realm="{realm}", nonce="{nonce}", uri="{uri}", response="{answer}"'
     if qop:
         value += f', qop={qop}, nc=00000001, cnonce="{cnonce}"'
     if "opaque" in fields:
@@ -114,7 +116,7 @@ async def preflight(camera: CameraAddress, policy: AddressPolicy, timeout: float
 
     Raises CaptureFailure with one of the contract's codes; its message holds neither URL nor credentials.
     """
-    address = await policy.resolve(camera, timeout)
+    addresses = await policy.resolve(camera, timeout)
     context: ssl.SSLContext | None = None
     if camera.tls:
         context = ssl.create_default_context()
@@ -123,9 +125,7 @@ async def preflight(camera: CameraAddress, policy: AddressPolicy, timeout: float
             context.verify_mode = ssl.CERT_NONE
     try:
         async with asyncio.timeout(timeout):
-            reader, writer = await asyncio.open_connection(
-                address, camera.port, ssl=context, server_hostname=camera.host if context else None, limit=MAX_HEAD_BYTES
-            )
+            address, reader, writer = await _connect(addresses, camera, context)
     except TimeoutError:
         raise CaptureFailure("connect_timeout", "The camera did not accept a connection in time.") from None
     except ssl.SSLError:
@@ -150,6 +150,24 @@ async def preflight(camera: CameraAddress, policy: AddressPolicy, timeout: float
     if failure := classify(response.status):
         raise failure
     return Described(address, video_codec(response.body.decode("utf-8", "replace")))
+
+
+async def _connect(
+    addresses: list[str], camera: CameraAddress, context: ssl.SSLContext | None
+) -> tuple[str, asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection to the first address that takes one. Raises OSError, of the last address."""
+    name = camera.host if context else None
+    for address in addresses:
+        try:
+            return address, *await asyncio.open_connection(
+                address, camera.port, ssl=context, server_hostname=name, limit=MAX_HEAD_BYTES
+            )
+        except ssl.SSLError:
+            raise
+        except OSError:
+            if address == addresses[-1]:
+                raise
+    raise AssertionError("no address")
 
 
 async def _describe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, camera: CameraAddress) -> _Response:

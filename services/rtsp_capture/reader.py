@@ -162,13 +162,14 @@ class OpenCvReader:
         POS_MSEC counts from the stream's start_time, which FFmpeg may set after the first packets were read: later
         ones then begin at 0 again. CAP_PROP_PTS does not (in frames, rounded): where the two move apart by more
         than rounding can explain, start_time was set, and what follows is moved back onto the first packets' time.
+        Rounding explains less than a frame.
         """
         position = float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000.0
         frames = float(self._capture.get(cv2.CAP_PROP_PTS))
         if self._fps is None:
             return position
         base = position + self._shift - frames / self._fps
-        if self._base is not None and abs(base - self._base) > 1.25 / self._fps and abs(base - self._base) < 10:
+        if self._base is not None and 0.9 / self._fps < abs(base - self._base) < 10:
             self._shift += self._base - base
         else:
             self._base = base if self._base is None else self._base

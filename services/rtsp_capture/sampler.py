@@ -14,6 +14,9 @@ from services.rtsp_capture.packets import Picture
 
 # A picture exactly half-way belongs to the later slot; this much is rounding of floating point, not time.
 _EPSILON = 1e-6
+# Packets of a connection after which the order of decoding tells how far it strays from that of showing.
+_ORDER_KNOWN = 5
+_MAX_REORDER = 1.0  # seconds of stream time; more is a jump
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +36,12 @@ class SlotSampler:
         self._sampling = sampling
         self._last = last
         self.next_slot = first  # every slot below is decided
-        self._best: Picture | None = None
-        self._best_key: Picture | None = None
-        self._newest = -math.inf  # latest capture time seen
-        self._reorder = 0.0  # seconds by which later packets were shown earlier (B-frames)
-        self._key_times: tuple[float, float] | None = None  # the last two keyframes
+        self._pictures: dict[int, Picture] = {}  # the nearest of each undecided slot
+        self._keys: dict[int, Picture] = {}  # the nearest keyframe of each
         self._segment: int | None = None
+        self._packets = 0  # of this segment
+        self._newest = self._newest_pts = -math.inf  # of the picture shown last
+        self._reorder = 0.0  # seconds by which later packets were shown earlier (B-frames)
 
     def time_of(self, slot: int) -> float:
         return self.grid_start + slot / self.fps
@@ -61,17 +64,23 @@ class SlotSampler:
         """Takes the next packet in decoding order; returns slots decided by it: (chosen, without a picture)."""
         packet = picture.packet
         if packet.segment != self._segment:
-            self._segment, self._newest, self._reorder, self._key_times = packet.segment, -math.inf, 0.0, None
-        if packet.timestamp < self._newest:
-            self._reorder = max(self._reorder, self._newest - packet.timestamp)
-        self._newest = max(self._newest, packet.timestamp)
-        if packet.key:
-            self._key_times = (self._key_times[1] if self._key_times else -math.inf, packet.timestamp)
-        chosen, missed = self._decide()
-        if not self.done and self.slot_of(packet.timestamp) == self.next_slot and picture.decodable:
-            self._consider(picture)
-            more, also = self._decide()
-            chosen, missed = chosen + more, missed + also
+            self._segment, self._packets = packet.segment, 0
+            self._newest, self._newest_pts, self._reorder = -math.inf, -math.inf, 0.0
+        self._packets += 1
+        if 0 < self._newest_pts - packet.pts < _MAX_REORDER:
+            self._reorder = max(self._reorder, self._newest_pts - packet.pts + _EPSILON)
+        else:
+            self._newest, self._newest_pts = packet.timestamp, packet.pts
+        slot = self.slot_of(packet.timestamp)
+        if slot >= self.next_slot and picture.decodable:
+            if self._sampling is not Sampling.KEYFRAME:
+                self._consider(self._pictures, slot, picture)
+            if self._sampling is not Sampling.EXACT and packet.key:
+                self._consider(self._keys, slot, picture)
+        chosen: list[Chosen] = []
+        missed: list[int] = []
+        while not self.done and self._settled():
+            self._close(chosen, missed)
         return chosen, missed
 
     def expire(self, now: float) -> tuple[list[Chosen], list[int]]:
@@ -82,55 +91,28 @@ class SlotSampler:
             self._close(chosen, missed)
         return chosen, missed
 
-    def _consider(self, picture: Picture) -> None:
-        due = self.time_of(self.next_slot)
-
-        def nearer(best: Picture | None) -> bool:
-            return best is None or abs(picture.packet.timestamp - due) < abs(best.packet.timestamp - due)
-
-        if picture.packet.key and nearer(self._best_key):
-            self._best_key = picture
-        if self._sampling is not Sampling.KEYFRAME and nearer(self._best):
-            self._best = picture
-
-    def _decide(self) -> tuple[list[Chosen], list[int]]:
-        chosen: list[Chosen] = []
-        missed: list[int] = []
-        while not self.done and self._settled():
-            self._close(chosen, missed)
-        return chosen, missed
+    def _consider(self, best: dict[int, Picture], slot: int, picture: Picture) -> None:
+        due = self.time_of(slot)
+        held = best.get(slot)
+        if held is None or abs(picture.packet.timestamp - due) < abs(held.packet.timestamp - due):
+            best[slot] = picture
 
     def _settled(self) -> bool:
-        """Whether no picture still to come can change the slot's choice."""
-        due = self.time_of(self.next_slot)
+        """Whether no picture still to come can change the next slot's choice."""
+        best = (self._pictures if self._sampling is Sampling.EXACT else self._keys).get(self.next_slot)
         # Every picture with an earlier capture time than this has been seen.
-        seen = self._newest - self._reorder
-        end = due + 0.5 / self.fps
-        if self._sampling is Sampling.EXACT:
-            best, limit = self._best, end
-        elif self._best_key is not None:
-            best, limit = self._best_key, end
-        elif self._sampling is Sampling.AUTO and self._best is not None and not self._key_expected(seen, end):
-            best, limit = self._best, end
-        else:
-            return seen >= end - _EPSILON
+        seen = self._newest - self._reorder if self._packets >= _ORDER_KNOWN else -math.inf
         if best is None:
-            return seen >= limit - _EPSILON
-        return seen >= min(limit, due + abs(best.packet.timestamp - due)) - _EPSILON
-
-    def _key_expected(self, seen: float, end: float) -> bool:
-        """Whether the next keyframe, by the distance of the last two, may come before `end`."""
-        if self._key_times is None or self._key_times[0] == -math.inf:
-            return True
-        distance = self._key_times[1] - self._key_times[0]
-        following = self._key_times[1] + distance
-        return following < end + distance * 0.1 or seen > following
+            return seen > -math.inf and self.slot_of(seen) > self.next_slot
+        due = self.time_of(self.next_slot)
+        distance = abs(best.packet.timestamp - due)
+        return distance <= _EPSILON or seen >= due + distance
 
     def _close(self, chosen: list[Chosen], missed: list[int]) -> None:
-        best = self._best_key if self._sampling is not Sampling.EXACT and self._best_key is not None else self._best
-        if best is None:
-            missed.append(self.next_slot)
+        slot = self.next_slot
+        picture, key = self._pictures.pop(slot, None), self._keys.pop(slot, None)
+        if (best := key or picture) is None:
+            missed.append(slot)
         else:
-            chosen.append(Chosen(self.next_slot, best))
+            chosen.append(Chosen(slot, best))
         self.next_slot += 1
-        self._best = self._best_key = None

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from services.rtsp_capture.clock import StreamClock
 from services.rtsp_capture.packets import Packet
-from services.rtsp_capture.reader import PacketReader, StreamInfo
+from services.rtsp_capture.reader import PacketReader, RawPacket, StreamInfo
 from utils.exceptions import CaptureFailure
 from utils.metrics import PACKETS, PACKETS_DROPPED
 
@@ -51,6 +51,7 @@ class ReaderSession:
         self._waking = False
         self._quit = threading.Event()
         self._count = 0
+        self._lost = False  # packets were dropped, and no keyframe has come since
         self.ended: asyncio.Future[SessionEnd] = self._loop.create_future()
         self._thread = threading.Thread(target=self._run, name=f"rtsp-{name}"[:60], daemon=False)
 
@@ -80,17 +81,29 @@ class ReaderSession:
         info = self._reader.open()
         self._post(lambda: self._on_open(info))
         clock = StreamClock(1 / info.fps if info.fps else None)
-        lost = False
-        while not self._quit.is_set():
-            raw = self._reader.read()
-            self._count += 1
-            PACKETS.inc()
-            timestamp = clock.observe(raw.pts, raw.received)
-            if lost and not raw.key:
+        unsettled: list[RawPacket] = []  # their capture times are known only when the first burst is over
+        try:
+            while not self._quit.is_set():
+                raw = self._reader.read()
+                self._count += 1
+                PACKETS.inc()
+                clock.observe(raw.pts, raw.received)
+                unsettled.append(raw)
+                if clock.settled:
+                    self._stamp(unsettled, clock)
+        finally:
+            self._stamp(unsettled, clock)
+
+    def _stamp(self, raws: list[RawPacket], clock: StreamClock) -> None:
+        """Gives packets their capture times and hands them over."""
+        for raw in raws:
+            if self._lost and not raw.key:
                 PACKETS_DROPPED.inc()
                 continue
-            packet = Packet(raw.data, raw.pts, raw.key, raw.received, timestamp, clock.uncertainty(), self._segment)
-            lost = not self._hand_over(packet)
+            at = clock.time_of(raw.pts)
+            packet = Packet(raw.data, raw.pts, raw.key, raw.received, at, clock.uncertainty(), self._segment)
+            self._lost = not self._hand_over(packet)
+        raws.clear()
 
     def _hand_over(self, packet: Packet) -> bool:
         with self._guard:

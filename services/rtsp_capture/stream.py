@@ -167,6 +167,9 @@ class Stream:
             described = await self._until_closing(self._deps.preflight(self._address))
         except CaptureFailure as failure:
             return failure, 0
+        except Exception as error:  # nothing may end the stream's task while captures wait for it
+            log.exception("stream_check_failed", camera_id=self.key.camera_id)
+            return CaptureFailure("stream_ended", f"The camera could not be asked ({type(error).__name__})."), 0
         if described is None:
             return None, 0
         self._segment += 1

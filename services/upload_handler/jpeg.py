@@ -39,15 +39,15 @@ class _Layout:
         self.frame: tuple[int, int, int] | None = None  # marker, offset of its segment, end
         self.exif: bytes | None = None
         self.parts: list[tuple[int, int, int]] = []  # marker, start (of its FF), end; a scan with its data
-        self.end = self._walk()
+        self._walk()
 
-    def _walk(self) -> int:
+    def _walk(self) -> None:
         data, at, scans = self.data, 2, 0
         for _ in range(MAX_SEGMENTS):
             at = self._find(_BETWEEN, at)
             marker = data[at + 1]
             if marker == 0xD9:
-                return at
+                return
             if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # stands alone
                 at += 2
                 continue
@@ -120,7 +120,7 @@ class _Layout:
         return b"".join([*pieces, b"\xff\xd9"])
 
 
-def _decode(data: bytes | memoryview) -> str | None:
+def _decode(data: bytes) -> str | None:
     """Decodes at an eighth of the size, every bit of the scans read; the first warning or error, or None."""
     try:
         simplejpeg.decode_jpeg(data, "GRAY", min_factor=8, fastdct=True, fastupsample=True)
@@ -138,7 +138,7 @@ def check_jpeg(data: bytes, max_pixels: int) -> Jpeg:
     width, height = layout.size()
     if width * height > max_pixels or layout.coefficient_bytes() > 4 * max_pixels:
         raise ImageTooLarge()
-    trouble = _decode(memoryview(data)[: layout.end + 2])
+    trouble = _decode(data)
     if trouble and _HARMLESS.search(trouble):
         bare = layout.bare()
         trouble = _decode(bare)

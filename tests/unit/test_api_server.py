@@ -96,6 +96,7 @@ def test_a_signal_ends_cleanly_and_waits_end_at_once(served: Served, number: sig
         time.sleep(0.5)
         began = time.monotonic()
         served.process.send_signal(number)
+        time.sleep(0.05)
         served.process.send_signal(number)  # as a supervisor that signals the group and the process
         assert read_all(waiting).startswith(b"HTTP/1.1 202")
     out, err = served.process.communicate(timeout=20)

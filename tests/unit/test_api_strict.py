@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from api.validation import safe_message
 from tests.unit.test_api_support import KNOWN, RTSP, Api, problem
 from tests.unit.test_api_support import api as api
 
@@ -100,6 +101,12 @@ async def test_input_is_never_echoed(api: Api, body: dict[str, Any]) -> None:
     assert answer.status_code == 422
     assert "SECRETVALUE" not in answer.text
     assert "SECRETVALUE" not in (await post_raw(api, b'{"camera_id": SECRETVALUE}')).text
+
+
+@pytest.mark.parametrize("kind", ["value_error", "assertion_error", "uuid_parsing", "datetime_parsing", "json_invalid"])
+def test_messages_that_may_quote_the_value_are_replaced(kind: str) -> None:
+    assert "SECRETVALUE" not in safe_message(kind, "found SECRETVALUE at 1")
+    assert safe_message("camera_id", "must not be only dots") == "must not be only dots"
 
 
 async def test_the_query_is_not_echoed(api: Api) -> None:

@@ -75,11 +75,11 @@ class FakeOrchestrator:
         if self.accepting_error:
             raise self.accepting_error
 
-    async def submit_capture(self, body: RTSPIngestionRequest) -> UUID:
+    async def submit_capture(self, body: RTSPIngestionRequest) -> IngestionResponse:
         if self.error:
             raise self.error
         self.submitted.append(body)
-        return KNOWN
+        return response_of(KNOWN)
 
     async def cancel(self, request_id: UUID) -> bool:
         if request_id != KNOWN:

@@ -1,0 +1,81 @@
+"""Rows as the wire shows them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from models.entities import CaptureGap, Frame, IngestionRequest
+from models.schemas import (
+    FrameInfo,
+    Gap,
+    IngestionResponse,
+    Progress,
+    RejectedFile,
+    RequestError,
+    RequestSummary,
+    StreamSource,
+)
+from models.values import IngestionStatus, SourceType
+from services.storage_service import Presigned
+from utils.urls import mask_url
+
+
+def describe(row: IngestionRequest) -> str:
+    """One sentence on where a request stands."""
+    status = IngestionStatus(row.status)
+    dropped = sum(row.dropped().values())
+    if row.source_type == SourceType.UPLOAD.value:
+        return f"{row.stored} of {row.expected} files stored." if status is IngestionStatus.COMPLETED else "Being stored."
+    if status is IngestionStatus.PENDING:
+        return "Waiting for its turn."
+    if status is IngestionStatus.IN_PROGRESS:
+        asked = "; ending on request" if row.cancel_requested_at else ""
+        waiting = "" if row.grid_start else " Waiting for the camera's first picture."
+        return f"Capturing: {row.stored} frames stored, {row.in_flight} on their way, {dropped} dropped{asked}.{waiting}"
+    if status is IngestionStatus.FAILED and row.error:
+        return f"Failed: {row.error['message']} {row.stored} frames stored."
+    ended = {"completed": "Completed", "cancelled": "Cancelled", "failed": "Failed"}[status.value]
+    return f"{ended}: {row.stored} of {row.expected} frames stored, {dropped} dropped."
+
+
+def to_summary(row: IngestionRequest, gaps: Sequence[CaptureGap]) -> RequestSummary:
+    """The request as the wire shows it, without its frames."""
+    source = None
+    if row.rtsp_url is not None:
+        found = row.source or {}
+        source = StreamSource(
+            url=mask_url(row.rtsp_url), codec=found.get("codec"), width=found.get("width") or None,
+            height=found.get("height") or None, fps=found.get("fps"),
+        )  # fmt: skip
+    error = row.error
+    return RequestSummary(
+        request_id=row.id, status=IngestionStatus(row.status), camera_id=row.camera_id,
+        source_type=SourceType(row.source_type), capture_mode=row.capture_mode, message=describe(row),
+        frames_total=row.stored - row.deleted,
+        progress=Progress(
+            expected=row.expected, stored=row.stored, in_flight=row.in_flight, dropped=row.dropped(),
+            duplicates=row.duplicates, gaps=[Gap(from_=gap.from_at, to=gap.to_at, reason=gap.reason) for gap in gaps],
+            reconnects=row.reconnects, last_frame_at=row.last_frame_at,
+        ),
+        error=RequestError(**{**error, "at": datetime.fromisoformat(error["at"])}) if error else None,
+        rejected=[RejectedFile(**item) for item in row.rejected], meta=row.meta, source=source, grid_start=row.grid_start,
+        created_at=row.created_at, started_at=row.started_at, completed_at=row.completed_at, updated_at=row.updated_at,
+    )  # fmt: skip
+
+
+def to_response(row: IngestionRequest, gaps: Sequence[CaptureGap], frames: list[FrameInfo]) -> IngestionResponse:
+    """The request with its frames."""
+    return IngestionResponse(**dict(to_summary(row, gaps)), frames=frames)
+
+
+def to_frame_info(row: Frame, url: Presigned) -> FrameInfo:
+    """The frame as the wire shows it, with a URL of this moment."""
+    return FrameInfo(
+        frame_id=row.id, request_id=row.request_id, camera_id=row.camera_id, source_type=SourceType(row.source_type),
+        sequence=row.sequence, filename=row.filename, storage_path=row.storage_path, storage_url=url.url,
+        url_expires_at=url.expires_at, timestamp=row.capture_timestamp, timestamp_source=row.timestamp_source,
+        timestamp_uncertainty_ms=row.timestamp_uncertainty_ms, width=row.width, height=row.height,
+        size_bytes=row.size_bytes, format=row.format, content_type=row.content_type, sha256=row.sha256,
+        duplicate_of=row.duplicate_of, exif=row.exif, meta=row.meta, stored_at=row.stored_at,
+    )  # fmt: skip
