@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -19,7 +19,7 @@ from models.schemas import FrameInfo, IngestionResponse, RTSPIngestionRequest
 from models.values import FINAL_STATUSES, FrameFilter, IngestionStatus
 from services.runtime import Services, open_services
 from services.storage_service import StorageService
-from tests.conftest import Backends, unique
+from tests.conftest import Backends, make_database, unique
 from utils.demo.film import make_film, make_sound, read_frame_number
 from utils.demo.sources import capture_time
 
@@ -145,6 +145,11 @@ async def open_kit(backends: Backends, storage: StorageService, folder: Path, **
     """Services in this process, with short timeouts."""
     async with open_services(backends.settings(folder, RTSP={**FAST, **rtsp})) as services:
         yield Kit(services, storage)
+
+
+async def own_database(backends: Backends) -> Backends:
+    """The same servers with an empty database: whoever shares one also runs its captures."""
+    return replace(backends, db=await make_database(backends.db, unique("own").replace("-", "_")))
 
 
 async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:

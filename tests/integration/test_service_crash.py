@@ -1,4 +1,4 @@
-"""What dies in between: the service, PostgreSQL, the S3 server. Nothing acknowledged is lost, every slot is accounted for."""
+"""What dies in between: the service, PostgreSQL, the S3 server. What was acknowledged stays, every slot is accounted for."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from tests.conftest import Backends, Service, unique
@@ -51,7 +52,9 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     service.start()
     yield service
     if service.process is not None and service.process.poll() is None:
+        began = time.monotonic()
         assert service.stop() == 0
+        print(f"stopped in {time.monotonic() - began:.1f} s")
 
 
 def client_of(service: Service) -> httpx.AsyncClient:
@@ -161,6 +164,13 @@ async def test_sigterm_hands_a_capture_back(backends: Backends, tmp_path: Path, 
         assert await asyncio.to_thread(service.stop) == 0
 
 
+def find(service: Service, folder: str) -> psutil.Process | None:
+    try:
+        return part_of(service, folder)
+    except AssertionError:
+        return None
+
+
 @dataclass
 class Traffic:
     """Uploads and reads that go on whatever happens; what was acknowledged, and how the rest was refused."""
@@ -236,17 +246,23 @@ async def test_kill_9_of_an_embedded_part(embedded: Service, camera: Camera, fol
         following = asyncio.create_task(follow(client, request_id))
         try:
             await until(lambda: asyncio.sleep(0, len(traffic.acknowledged) >= 5), "five uploads")
-            victim = part_of(service, folder)
             began = time.monotonic()
-            victim.kill()
 
-            async def refused() -> bool:
-                return any(item[1] == code for item in traffic.refused)
+            async def seen() -> bool:
+                return "unhealthy" in traffic.health and any(item[1] == code for item in traffic.refused)
+
+            kills = 0
+            while not await seen():  # the first may be over before a health check, cached for a second, sees it
+                kills += 1
+                assert kills <= 8
+                victim = await until(lambda: asyncio.to_thread(find, service, folder), "the part is there", 10)
+                victim.kill()
+                with contextlib.suppress(AssertionError):
+                    await until(seen, "refused and unhealthy", 1)
 
             async def healthy_again() -> bool:
-                return traffic.health[-2:] == ["unhealthy", "healthy"]
+                return traffic.health[-1] == "healthy"
 
-            await until(refused, f"an answer {code}", 15)
             await until(healthy_again, "healthy again", 30)
             back = time.monotonic() - began
             before = len(traffic.acknowledged)
@@ -280,6 +296,5 @@ async def test_kill_9_of_an_embedded_part(embedded: Service, camera: Camera, fol
         query = {"camera_id": traffic.camera_id, "limit": "200"}
         listed = (await client.get("/api/v1/frames", params=query)).json()["items"]
         assert set(traffic.acknowledged) <= {item["frame_id"] for item in listed} or len(listed) == 200
-        with contextlib.suppress(AttributeError):
-            assert service.process is not None
-            assert service.process.poll() is None
+        assert service.process is not None
+        assert service.process.poll() is None

@@ -431,7 +431,8 @@ async def test_no_secret_is_anywhere(live: Running, camera: Camera, password: st
         wrong = proxy.url("cam1", f"user:S3cr3t-wrong{quote(password, safe='')}")
         bodies: list[dict[str, Any]] = [
             {"rtsp_url": good}, {"rtsp_url": raw}, {"rtsp_url": wrong}, {"rtsp_url": good, "fps": "S3cr3t"},
-            {"rtsp_url": f"http://user:{password}@127.0.0.1/x"}, {"rtsp_url": f"rtsp://user:{quote(password, safe='')}@8.8.8.8/x"},
+            {"rtsp_url": f"http://user:{password}@127.0.0.1/x"},
+            {"rtsp_url": f"rtsp://user:{quote(password, safe='')}@8.8.8.8/x"},
             {"rtsp_url": good, "capture_mode": "continuous", "capture_duration": 3, "fps": 5},
         ]  # fmt: skip
         ids = []

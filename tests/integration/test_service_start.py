@@ -33,7 +33,7 @@ from tests.integration.service_support import (
     upload,
 )
 from utils.demo.camera import Camera
-from utils.embedded import DataDirLock
+from utils.embedded.lock import DataDirLock
 
 SECRET = "S3cr3t-of-the-database"
 

@@ -272,7 +272,7 @@ def test_nothing_that_is_logged_shows_a_secret(log_lines: io.StringIO, fmt: str)
     log = get_logger(f"test-{fmt}")
     url = f"rtsp://user:{SECRET}@host/x"
     log.info("plain", url=url, nested={"deep": [url, {"u": url}], "password": SECRET}, data=url.encode(), error=OSError(url))
-    log.info(f"in the event {url}")
+    log.info(f"in the event {url}")  # noqa: G004
     log.warning("positional %s", url)
     log.info("keys", db_password=SECRET, api_key=SECRET, Authorization=SECRET, secret_key=SECRET, upload_token=SECRET)
     structlog.contextvars.bind_contextvars(camera_url=url)
