@@ -122,7 +122,7 @@ async def test_it_completes_with_every_slot_accounted_for(results: dict[str, Res
 async def test_each_frame_is_whole_and_its_time_is_true(results: dict[str, Result], name: str) -> None:
     result = results[name]
     errors = [frame.error for frame in result.frames]
-    print(f"\n{name}: timestamp error {statistics.mean(errors) * 1000:.1f} ms (worst {max(map(abs, errors)) * 1000:.1f})")
+    print(f"\n{name}: timestamp error {statistics.mean(errors) * 1000:.1f} ms (worst {max(map(abs, errors)) * 1000:.1f}); {[round(e * 1000) for e in errors]}")
     assert max(abs(error) for error in errors) < MAX_ERROR
     times = [frame.info.timestamp for frame in result.frames]
     assert all(a < b for a, b in pairwise(times))

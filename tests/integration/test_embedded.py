@@ -24,8 +24,8 @@ from botocore.exceptions import ClientError
 
 from utils.embedded.errors import DataDirLocked, EmbeddedStartError
 from utils.embedded.lock import DataDirLock
-from utils.embedded.supervisor import EmbeddedParts
 from utils.embedded.process import ChildProcess, processes_in
+from utils.embedded.supervisor import EmbeddedParts
 from utils.embedded.weed_config import Credentials, binary
 
 REPO = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ import json
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -338,8 +338,10 @@ async def test_the_ledger_does_what_the_model_says(db: Database, seed: int) -> N
             slots = rng.sample(range(20), rng.randrange(5))
             reasons = rng.sample([reason for reason in DropReason if reason is not DropReason.SURPLUS], rng.randrange(3))
             pool = rng.sample(range(20), 6)  # disjoint, as a capture books them
-            drops = {reason: pool[3 * n : 3 * n + rng.randrange(1, 4)] for n, reason in enumerate(reasons)}
-            answers = await record(db, request_id, [frame(request_id, slot) for slot in slots], dict(drops), due)
+            drops: dict[DropReason, list[int]] = {}
+            for n, reason in enumerate(reasons):
+                drops[reason] = pool[3 * n : 3 * n + rng.randrange(1, 4)]
+            answers = await record(db, request_id, [frame(request_id, slot) for slot in slots], {**drops}, due)
             assert {item.sequence: item.outcome for item in answers} == model.record(slots, drops, due)
         elif kind == "settle" and model.status not in FINAL_STATUSES:
             async with db.unit_of_work() as uow:
@@ -445,7 +447,7 @@ async def test_completed_needs_a_frame_and_failed_keeps_its_error(db: Database) 
 
 # -- leases ------------------------------------------------------------------------------------------------------
 
-STATE_WRITES = [
+STATE_WRITES: list[Callable[[UnitOfWork, Claim], Awaitable[Any]]] = [
     lambda uow, claim: uow.requests.start(claim),
     lambda uow, claim: uow.requests.set_grid_start(claim, AT, None),
     lambda uow, claim: uow.requests.set_source(claim, SourceInfo("h264", 4, 3, 25.0)),
@@ -992,7 +994,7 @@ async def plan_of(db: Database, call: Any) -> list[dict[str, Any]]:
         await connection.execute(text("SET LOCAL enable_bitmapscan = off"))
         for statement, parameters in statements:
             answer = await connection.exec_driver_sql("EXPLAIN (ANALYZE, FORMAT JSON) " + statement, parameters)
-            found = answer.scalar()
+            found: Any = answer.scalar()
             walk((json.loads(found) if isinstance(found, str) else found)[0]["Plan"])
         await connection.rollback()
     return nodes

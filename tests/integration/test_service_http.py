@@ -187,8 +187,8 @@ BAD: dict[str, tuple[dict[str, str], list[tuple[str, bytes, str]], int, str]] = 
 async def test_what_is_wrong_has_its_code_and_stores_nothing(live: Running, case: str) -> None:
     form, given, status, code = BAD[case]
     before = await counts(live)
-    files = [("files", item) for item in given] or [("meta", (None, b"", None))]
-    found = problem(await live.client.post(UPLOAD, data=form, files=files), status, code)  # type: ignore[arg-type]
+    files: list[tuple[str, Any]] = [("files", item) for item in given] or [("meta", (None, b"", None))]
+    found = problem(await live.client.post(UPLOAD, data=form, files=files), status, code)
     assert await counts(live) == before
     if case in ("empty", "truncated", "text", "png as jpg", "oversize", "bomb", "gif"):
         assert [item["code"] for item in found["rejected"]] == [code]
