@@ -74,7 +74,15 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def kit(backends: Backends, storage: StorageService, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Kit]:
-    async with open_kit(backends, storage, tmp_path_factory.mktemp("data"), CAPTURE_TIMEOUT=10, STORE_RETRY=30) as made:
+    async with open_kit(
+        backends,
+        storage,
+        tmp_path_factory.mktemp("data"),
+        CAPTURE_TIMEOUT=15,
+        OPEN_TIMEOUT=5,
+        READ_TIMEOUT=5,
+        STORE_RETRY=30,
+    ) as made:
         yield made
 
 
