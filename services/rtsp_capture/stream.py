@@ -6,6 +6,7 @@ Everything here runs on the event loop but the reader's thread (`session`) and t
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -95,7 +96,8 @@ class Stream:
         self._decode_turn = asyncio.Lock()
         self._decoding: dict[tuple[int, float, int], asyncio.Task[Jpeg]] = {}
         self._started = time.monotonic()
-        self._task = asyncio.create_task(self._run(), name=f"stream-{key.camera_id}")
+        # A context of its own: the stream outlives the capture that opened it, whose id is not its log lines' id.
+        self._task = asyncio.create_task(self._run(), name=f"stream-{key.camera_id}", context=contextvars.Context())
         STREAMS.labels(state=self.state.value).inc()
 
     # -- listeners ---------------------------------------------------------------------------------------------
