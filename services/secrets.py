@@ -114,7 +114,8 @@ async def reseal_all(database: Database, box: SecretBox) -> tuple[int, int]:
 
 async def _rotate(settings: Settings) -> int:
     if not settings.DB.HOST:
-        print("DB__HOST is empty: the embedded PostgreSQL runs inside the service, which does this at its start.", file=sys.stderr)
+        told = "DB__HOST is empty: the embedded PostgreSQL runs inside the service, which does this at its start."
+        print(told, file=sys.stderr)
         return 2
     box = open_box(settings)
     database = Database(settings.DB, "trackshift-secrets")
