@@ -308,12 +308,14 @@ class CameraCreate(Input):
     @model_validator(mode="before")
     @classmethod
     def _null_is_absent(cls, value: Any) -> Any:
-        return without_nulls(value)
+        return without_nulls(value, cls)
 
 
-def without_nulls(value: Any) -> Any:
-    """The object without its null members (CONTRACT: null means absent); anything else unchanged."""
-    return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
+def without_nulls(value: Any, model: type[BaseModel]) -> Any:
+    """The object without the model's fields that are null (CONTRACT: null means absent); anything else unchanged."""
+    if not isinstance(value, dict):
+        return value
+    return {key: item for key, item in value.items() if item is not None or key not in model.model_fields}
 
 
 class CameraPatch(Input):
@@ -422,7 +424,7 @@ class SnapshotRequest(Input):
     @model_validator(mode="before")
     @classmethod
     def _null_is_absent(cls, value: Any) -> Any:
-        return without_nulls(value)
+        return without_nulls(value, cls)
 
 
 class HealthCheck(Output):
