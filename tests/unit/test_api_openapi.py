@@ -71,7 +71,8 @@ async def test_bodies_have_schemas_and_examples(api: Api) -> None:
         for _, _, operation in operations(api)
         if "requestBody" in operation
     }
-    assert {"submit_capture", "upload_images", "trigger_event", "create_camera", "update_camera", "probe_url", "take_snapshot"} <= bodies.keys()
+    cameras = {"create_camera", "update_camera", "probe_url", "take_snapshot"}
+    assert {"submit_capture", "upload_images", "trigger_event"} | cameras <= bodies.keys()
     schemas = schema_of(api.app)["components"]["schemas"]
     for example in schemas["RTSPIngestionRequest"]["examples"]:
         RTSPIngestionRequest.model_validate(example)
@@ -97,12 +98,15 @@ def test_response_examples_fit_their_models(model: type[BaseModel], example: dic
 async def test_a_patch_may_come_as_merge_patch(api: Api) -> None:
     content = schema_of(api.app)["paths"]["/api/v1/cameras/{camera_id}"]["patch"]["requestBody"]["content"]
     assert content.keys() == {"application/json", "application/merge-patch+json"}
-    assert all(media["schema"] == {"$ref": "#/components/schemas/CameraPatch"} and media["example"] for media in content.values())
+    for media in content.values():
+        assert media["schema"] == {"$ref": "#/components/schemas/CameraPatch"}
+        assert media["example"]
 
 
 async def test_a_snapshot_documents_every_capture_error(api: Api) -> None:
     responses = schema_of(api.app)["paths"]["/api/v1/cameras/{camera_id}/snapshot"]["post"]["responses"]
-    told = {code for answer in responses.values() for media in answer["content"].values() for code in media.get("examples", {})}
+    media = [content for answer in responses.values() for content in answer["content"].values()]
+    told = {code for content in media for code in content.get("examples", {})}
     assert set(get_args(CaptureCode)) - {"timestamp_out_of_range"} <= told
     assert responses["504"]["content"]["application/problem+json"]["examples"].keys() == {"connect_timeout", "read_timeout"}
 

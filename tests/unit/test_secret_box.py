@@ -71,7 +71,8 @@ def test_keys_by_their_form() -> None:
     ("url", "masked"),
     [
         ("rtsp://u:***@h/x", True), ("rtsp://h/x?token=***", True), ("rtsp://u:p@h/x", False), ("rtsp://h/***", False),
-        ("rtsp://h/x", False), ("rtsp://u:***@h/x?token=real", False), ("rtsp://***:***@h/x", True), ("rtsp://***@h/x", False),
+        ("rtsp://h/x", False), ("rtsp://u:***@h/x?token=real", False), ("rtsp://***:***@h/x", True),
+        ("rtsp://***@h/x", False),
     ],
 )  # fmt: skip
 def test_masked_urls_are_recognised(url: str, masked: bool) -> None:
@@ -96,7 +97,7 @@ def test_without_keys_one_is_made_and_kept(tmp_path: Path) -> None:
 def test_a_damaged_key_file_is_never_replaced(tmp_path: Path, text: str) -> None:
     path = tmp_path / KEY_FILE
     path.write_bytes(os.fsencode(text))
-    with pytest.raises(ConfigurationError, match="secrets.keys") as caught:
+    with pytest.raises(ConfigurationError, match=r"secrets\.keys") as caught:
         open_box(settings(tmp_path))
     assert OLD not in str(caught.value)
     assert path.read_bytes() == os.fsencode(text)
