@@ -225,7 +225,8 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
     async def request_cancel(self, request_id: UUID) -> IngestionStatus | None:
         """Asks for the end: a pending request ends here and now. Returns the status before, None for no request."""
         # The lease before the row, as every state write does: the other way round the two would deadlock.
-        await self.session.execute(text("SELECT 1 FROM capture_leases WHERE request_id = :id FOR UPDATE"), {"id": request_id})
+        lease = text("SELECT 1 FROM capture_leases WHERE request_id = :id FOR UPDATE")
+        await self.session.execute(lease, {"id": request_id})
         row = await self._locked(request_id)
         if row is None or row.status in FINAL_STATUSES:
             return IngestionStatus(row.status) if row is not None else None

@@ -30,7 +30,7 @@ from config import DbSettings, Settings, StorageSettings
 from repositories.database import Database
 from repositories.migrations.run import upgrade
 from services.storage_service import StorageService
-from utils.embedded import EmbeddedParts
+from utils.embedded.supervisor import EmbeddedParts
 from utils.secret_box import new_key
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -152,6 +152,8 @@ async def storage(backends: Backends) -> AsyncIterator[StorageService]:
 class Service:
     """`main.py` as a process of its own, spoken to by HTTP: the black box."""
 
+    program = "main.py"
+
     def __init__(self, environment: dict[str, str], log: Path) -> None:
         self.environment = environment
         self.log = log
@@ -163,7 +165,7 @@ class Service:
         before = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "main.py"], cwd=ROOT, env=self.environment, stdout=out, stderr=out
+                [sys.executable, self.program], cwd=ROOT, env=self.environment, stdout=out, stderr=out
             )
         deadline = time.monotonic() + timeout
         while True:

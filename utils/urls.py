@@ -44,10 +44,10 @@ def mask_url(url: str) -> str:
     if not sep:
         return mask_text(url)
     authority, slash, path = rest.partition("/")
-    if "@" in authority:
+    if "@" in path and ":" in rest.rpartition("@")[0]:  # a raw / in user name or password: what is which cannot be told
+        authority, slash, path = f"{MASK}@{rest.rpartition('@')[2]}", "", ""
+    elif "@" in authority:
         userinfo, _, host = authority.rpartition("@")
         user, colon, _ = userinfo.partition(":")
         authority = f"{user}:{MASK}@{host}" if colon else f"{user}@{host}"
-    elif ":" in rest.rpartition("@")[0]:  # a raw / in user name or password: what is which cannot be told
-        authority, slash, path = f"{MASK}@{rest.rpartition('@')[2]}", "", ""
     return _QUERY_SECRET.sub(rf"\1{MASK}", f"{scheme}://{authority}{slash}{path}")

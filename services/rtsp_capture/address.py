@@ -12,6 +12,11 @@ from urllib.parse import quote, unquote, urlsplit
 from utils.exceptions import AddressNotAllowed, CaptureFailure, InvalidRequest
 
 DEFAULT_PORTS = {"rtsp": 554, "rtsps": 322}  # RFC 7826, sections 4.2 and 22.14
+# Clouds answer here with their machines' credentials; some lie inside private networks.
+METADATA_ADDRESSES = frozenset(
+    ipaddress.ip_address(text)
+    for text in ("169.254.169.254", "169.254.170.2", "100.100.100.200", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254")
+)
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -88,7 +93,10 @@ def _is_host_and_port(text: str) -> bool:
 
 
 class AddressPolicy:
-    """Which addresses camera URLs may point to: networks as CIDRs, minus (ip is loopback, port) pairs of our own."""
+    """Which addresses camera URLs may point to: networks as CIDRs, minus our own ports on loopback.
+
+    A metadata address is allowed only by a network of that one address.
+    """
 
     def __init__(self, networks: Iterable[str], own_ports: Iterable[int] = ()) -> None:
         self._networks = [ipaddress.ip_network(network) for network in networks]
@@ -99,7 +107,10 @@ class AddressPolicy:
         address = mapped or address
         if address.is_loopback and port in self._own_ports:
             return False
-        return any(address.version == network.version and address in network for network in self._networks)
+        holding = [network for network in self._networks if address.version == network.version and address in network]
+        if address in METADATA_ADDRESSES:
+            return any(network.num_addresses == 1 for network in holding)
+        return bool(holding)
 
     def check_literal(self, camera: CameraAddress) -> None:
         """Raises AddressNotAllowed for an IP literal outside; a name is judged when it is connected to."""

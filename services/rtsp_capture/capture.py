@@ -66,7 +66,7 @@ class CaptureJob:
         self._sampler: SlotSampler | None = None
         self._store: FrameStore
         self._grid_saved = False
-        self._started = 0.0
+        self._started = self._live_at = 0.0
         self._state = RequestState(claim, deps.database, lambda: self._lost or self._handing_back)
         self._down: DropReason | None = None  # why no picture has come since the last one
         self._last_picture: float | None = None
@@ -93,6 +93,7 @@ class CaptureJob:
     # -- from the stream ---------------------------------------------------------------------------------------
 
     def on_live(self, _info: StreamInfo) -> None:
+        self._live_at = self._deps.now()
         self._wake.set()
 
     def on_failure(self, failure: CaptureFailure) -> None:
@@ -112,7 +113,7 @@ class CaptureJob:
                 return
             self._begin_grid(at)
         if self._down is not None:
-            self._state.gap_ends(at)
+            self._state.gap_ends(max(at, self._live_at))  # some cameras begin with pictures of the time before
             self._state.reconnects += self._down is DropReason.CAMERA_DOWN
             self._down = None
             self._wake.set()

@@ -8,6 +8,7 @@ drain with them). Calls come one at a time, from any thread of the decode pool.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -52,18 +53,20 @@ class PictureDecoder:
     def __init__(self, info: StreamInfo) -> None:
         self._info = info
         self._context: Any = None
-        self._fed: Sequence[Packet] = ()  # what the decoder was given since its last reset
+        self._fed: list[Packet] = []  # what the decoder was given since its last reset
         self._held: dict[int, Any] = {}  # decoded frames by pts that came out before they were asked for
+        self._out = -math.inf  # pts of the frame that came out last
 
-    def decode(self, packets: Sequence[Packet], quality: int) -> Jpeg:
+    def decode(self, packets: Sequence[Packet], following: Sequence[Packet], quality: int) -> Jpeg:
         """The last of `packets` (from a keyframe on, decoding order) as JPEG of `quality` (50-100).
 
-        Raises CaptureFailure decode_failed when the picture does not come out whole.
+        `following` are the next packets, as far as they have come: a decoder holds a picture back while others may
+        be shown before it. Raises CaptureFailure decode_failed when the picture does not come out whole.
         """
         if self._info.codec == "mjpeg":
             return self._as_received(packets[-1])
         try:
-            frame = self._frame(packets)
+            frame = self._frame(packets, following)
         except FFmpegError:
             self._reset()
             raise CaptureFailure("decode_failed", "The picture's data is damaged.") from None
@@ -72,35 +75,39 @@ class PictureDecoder:
             raise CaptureFailure("decode_failed", "The picture could not be decoded whole.")
         return encode_jpeg(frame, quality)
 
-    def _frame(self, packets: Sequence[Packet]) -> Any:
+    def _frame(self, packets: Sequence[Packet], following: Sequence[Packet]) -> Any:
         wanted = _ticks(packets[-1])
-        start = self._stands_at(packets)
-        if start == 0:
+        if not self._on_the_way(packets, wanted):
             self._open()
-        if wanted in self._held:
-            return self._held.pop(wanted)
-        self._held = {pts: frame for pts, frame in self._held.items() if pts > wanted}
-        for packet in packets[start:]:
-            self._take(self._context.decode(_av_packet(packet)))
-        self._fed = packets
-        if wanted not in self._held:
-            # Pictures that are shown later are still held back by the decoder: a drain gives them out, after which
-            # it has to begin at a keyframe again.
-            self._take(self._context.decode(None))
-            self._fed = ()
-        return self._held.pop(wanted, None)
+        self._held = {pts: frame for pts, frame in self._held.items() if pts >= wanted}
+        for packet in packets[len(self._fed) :]:
+            self._feed(packet, wanted)
+        for packet in following[max(0, len(self._fed) - len(packets)) :]:
+            if wanted in self._held:
+                break
+            self._feed(packet, wanted)
+        if wanted not in self._held:  # a drain gives out what is held back, and the decoder has to begin anew
+            self._take(self._context.decode(None), wanted)
+            self._fed = []
+        return self._held.get(wanted)
 
-    def _stands_at(self, packets: Sequence[Packet]) -> int:
-        """How many of `packets` the decoder has seen already; 0 when it has to start anew."""
-        fed = len(self._fed)
-        if 0 < fed < len(packets) and self._fed[0] is packets[0] and self._fed[-1] is packets[fed - 1]:
-            return fed
-        return 0
+    def _on_the_way(self, packets: Sequence[Packet], wanted: int) -> bool:
+        """Whether the decoder can go on from where it stands: not past the picture, and in the same group."""
+        both = min(len(self._fed), len(packets))
+        if not both or self._fed[0] is not packets[0] or self._fed[both - 1] is not packets[both - 1]:
+            return False
+        return len(self._fed) < len(packets) or wanted in self._held or wanted > self._out
 
-    def _take(self, frames: Sequence[Any]) -> None:
+    def _feed(self, packet: Packet, wanted: int) -> None:
+        self._fed.append(packet)
+        self._take(self._context.decode(_av_packet(packet)), wanted)
+
+    def _take(self, frames: Sequence[Any], wanted: int) -> None:
         for frame in frames:
             if frame.pts is not None:
-                self._held[int(frame.pts)] = frame
+                self._out = max(self._out, int(frame.pts))
+                if frame.pts >= wanted:
+                    self._held[int(frame.pts)] = frame
 
     def _open(self) -> None:
         if self._context is None:
@@ -112,12 +119,13 @@ class PictureDecoder:
             self._context = context
         else:
             self._context.flush_buffers()
-        self._fed = ()
+        self._fed = []
         self._held = {}
+        self._out = -math.inf
 
     def _reset(self) -> None:
         self._context = None
-        self._fed = ()
+        self._fed = []
         self._held = {}
 
     def _as_received(self, packet: Packet) -> Jpeg:

@@ -50,6 +50,10 @@ class Picture:
             return [*self.gop.previous, *upto]
         return upto
 
+    def following(self) -> list[Packet]:
+        """The packets of its GOP that have come after it."""
+        return self.gop.packets[self.index + 1 :]
+
     @property
     def decodable(self) -> bool:
         """False for the leading pictures of the first GOP after a join: what they refer to was never received."""

@@ -79,8 +79,8 @@ def video_codec(sdp: str) -> str:
         if line.startswith("m="):
             if wanted is not None:
                 break
-            kind, _, _, *formats = [*line[2:].split(), "", ""]
-            wanted = formats[0] if kind == "video" and formats else None
+            kind, _, _, payload = [*line[2:].split(), "", "", "", ""][:4]  # port and protocol between
+            wanted = payload if kind == "video" and payload else None
         elif wanted is not None and line.startswith("a=rtpmap:"):
             payload, _, encoding = line[9:].partition(" ")
             names[payload] = encoding.partition("/")[0].upper()

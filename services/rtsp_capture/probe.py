@@ -197,10 +197,12 @@ class Prober:
             ending.add_done_callback(self._ending.discard)
 
     async def _picture(self, seen: Seen) -> Jpeg | None:
-        """The last keyframe as it would be stored. Raises CaptureFailure decode_failed."""
+        """A keyframe as it would be stored. Raises CaptureFailure decode_failed."""
         if seen.info is None or not seen.keys:
             return None
-        return await self._deps.decode_pool.run(PictureDecoder(seen.info).decode, [seen.keys[-1]], QUALITY)
+        index = seen.packets.index(seen.keys[0])
+        following = seen.packets[index + 1 :]
+        return await self._deps.decode_pool.run(PictureDecoder(seen.info).decode, [seen.packets[index]], following, QUALITY)
 
 
 def _unreachable(failure: CaptureFailure, connect_ms: float | None) -> ProbeResponse:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -93,6 +94,7 @@ class OpenCvReader:
         self._fps: float | None = None
         self._shift = 0.0
         self._base: float | None = None
+        self._recent: deque[float] = deque(maxlen=8)  # stream times
 
     def open(self) -> StreamInfo:
         options = self._options
@@ -162,18 +164,21 @@ class OpenCvReader:
         POS_MSEC counts from the stream's start_time, which FFmpeg may set after the first packets were read: later
         ones then begin at 0 again. CAP_PROP_PTS does not (in frames, rounded): where the two move apart by more
         than rounding can explain, start_time was set, and what follows is moved back onto the first packets' time.
-        Rounding explains less than a frame.
+        A jump of one frame, which rounding could explain, shows in a time that was there already.
         """
         position = float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000.0
         frames = float(self._capture.get(cv2.CAP_PROP_PTS))
         if self._fps is None:
             return position
         base = position + self._shift - frames / self._fps
-        if self._base is not None and 0.9 / self._fps < abs(base - self._base) < 10:
+        if self._base is None:
+            self._base = base
+        elif 1.25 / self._fps < abs(base - self._base) < 10:
             self._shift += self._base - base
-        else:
-            self._base = base if self._base is None else self._base
-        return position + self._shift
+        elif any(abs(position + self._shift - time) < 0.0005 for time in self._recent):
+            self._shift += 1 / self._fps
+        self._recent.append(position + self._shift)
+        return self._recent[-1]
 
     def close(self) -> None:
         if self._capture is not None:

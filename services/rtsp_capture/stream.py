@@ -154,7 +154,8 @@ class Stream:
                 self._decoder_segment = picture.packet.segment
             started = time.perf_counter()
             try:
-                return await self._deps.decode_pool.run(self._decoder.decode, picture.to_decode(), quality)
+                packets, following = picture.to_decode(), picture.following()
+                return await self._deps.decode_pool.run(self._decoder.decode, packets, following, quality)
             finally:
                 DECODE_SECONDS.observe(time.perf_counter() - started)
 

@@ -78,7 +78,9 @@ def ours(url: str, cameras: int, seconds: float, fps: float, sampling: str, fold
         }  # fmt: skip
 
 
-def peer(options_in: list[str], options_out: list[str], url: str, cameras: int, seconds: float, folder: Path) -> dict[str, float]:
+def peer(
+    options_in: list[str], options_out: list[str], url: str, cameras: int, seconds: float, folder: Path
+) -> dict[str, float]:
     """ffmpeg writing JPEG files, one process a camera."""
     folder.mkdir(parents=True)
     before, began = os.times(), time.monotonic()
@@ -125,8 +127,8 @@ def main() -> None:
                 return
             rate = ["-vf", f"fps={options.fps}"]
             url = camera.url_of("gop25")
-            _print("ffmpeg -skip_frame nokey", peer(["-skip_frame", "nokey"], ["-vsync", "passthrough"], url, options.cameras,
-                                                    options.seconds, folder / "nokey"))  # fmt: skip
+            nokey = ["-skip_frame", "nokey"], ["-vsync", "passthrough"]
+            _print("ffmpeg -skip_frame nokey", peer(*nokey, url, options.cameras, options.seconds, folder / "nokey"))
             url = camera.url_of("gop50")
             _print("ffmpeg -vf fps", peer([], rate, url, options.cameras, options.seconds, folder / "fps"))
     finally:

@@ -168,7 +168,7 @@ async def test_a_camera_from_birth_to_death(client: httpx.AsyncClient, own: Back
     assert code(await client.post(CAMERAS, json={**body, "rtsp_url": "rtsp://127.0.0.1/other"}), 409) == "camera_exists"
     assert (await client.get(f"{CAMERAS}/{camera_id}")).json() == made
 
-    patch = {"name": None, "rtsp_url": masked, "transport": None, "meta": {"x": 1}}
+    patch: dict[str, Any] = {"name": None, "rtsp_url": masked, "transport": None, "meta": {"x": 1}}
     patch["calibration"] = {"d": {"b": 2}, "k": None}
     changed = (
         await client.patch(

@@ -22,8 +22,10 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from utils.embedded import DataDirLock, DataDirLocked, EmbeddedParts, EmbeddedStartError
+from utils.embedded.errors import DataDirLocked, EmbeddedStartError
+from utils.embedded.lock import DataDirLock
 from utils.embedded.process import ChildProcess, processes_in
+from utils.embedded.supervisor import EmbeddedParts
 from utils.embedded.weed_config import Credentials, binary
 
 REPO = Path(__file__).parents[2]
@@ -248,7 +250,7 @@ def test_stale_postmaster_pid_of_a_stranger_or_empty_does_not_stop_the_start(tmp
 OWNER = """
 import sys, time
 from pathlib import Path
-from utils.embedded import EmbeddedParts
+from utils.embedded.supervisor import EmbeddedParts
 parts = EmbeddedParts(Path(sys.argv[1]), postgres=True, object_store=True, database="trackshift", bucket="frames",
                       on_event=lambda *_: None)
 parts.start()
@@ -294,7 +296,7 @@ def test_second_service_on_the_folder_is_refused(parts: EmbeddedParts) -> None:
 
 def test_lock_is_free_after_its_holder_was_killed(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from utils.embedded import DataDirLock\n"
+        "import sys, time; from pathlib import Path; from utils.embedded.lock import DataDirLock\n"
         "lock = DataDirLock(Path(sys.argv[1])); lock.acquire(); print('held', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=REPO, stdout=subprocess.PIPE, text=True)

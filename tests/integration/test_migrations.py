@@ -27,7 +27,8 @@ _DESCRIBE = """
 SELECT 'column ' || c.relname || '.' || a.attname || ' ' || format_type(a.atttypid, a.atttypmod)
        || CASE WHEN a.attnotnull THEN ' not null' ELSE '' END || ' ' || a.attidentity::text || a.attgenerated::text || ' '
        || coalesce(pg_get_expr(d.adbin, d.adrelid), '')
-  FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid LEFT JOIN pg_attrdef d ON (d.adrelid, d.adnum) = (c.oid, a.attnum)
+  FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+       LEFT JOIN pg_attrdef d ON (d.adrelid, d.adnum) = (c.oid, a.attnum)
  WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped
 UNION ALL
 SELECT 'constraint ' || conrelid::regclass::text || ' ' || conname || ' ' || pg_get_constraintdef(oid)
@@ -132,7 +133,8 @@ async def test_many_start_at_once_and_one_migrates(backends: Backends) -> None:
     await asyncio.gather(*(upgrade(db) for _ in range(6)), *(ended(process) for process in processes))
     connection = await connect(db)
     assert [row[0] for row in await connection.fetch("SELECT version_num FROM alembic_version")] == ["0002"]
-    assert await connection.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = $1", LOCK_KEY) == 0
+    held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = $1"
+    assert await connection.fetchval(held, LOCK_KEY) == 0
     await connection.close()
 
 
@@ -145,7 +147,8 @@ async def test_killed_in_mid_migration_leaves_nothing_half_done(backends: Backen
     await blocker.execute("CREATE TABLE frames (x int)")  # the migration comes as far as its own `frames` and waits
     process = migrate_in_a_process(db)
     watcher = await connect(db)
-    waiting = "SELECT pid FROM pg_stat_activity WHERE datname = $1 AND wait_event_type = 'Lock' AND query LIKE '%CREATE TABLE frames%'"
+    waiting = "SELECT pid FROM pg_stat_activity WHERE datname = $1 AND wait_event_type = 'Lock'"
+    waiting += " AND query LIKE '%CREATE TABLE frames%'"
     deadline = time.monotonic() + 30
     while (backend := await watcher.fetchval(waiting, db.NAME)) is None:
         assert process.poll() is None, process.communicate()[0].decode()

@@ -11,7 +11,7 @@ import json
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -226,7 +226,8 @@ async def test_a_late_frame_of_a_dropped_slot_moves_it_also_after_the_end(db: Da
     row = await assert_ledger(db, request_id)
     assert row.dropped() == {"spooled": 3, "spool_full": 1}
     completed_at = row.completed_at
-    answers = await record(db, request_id, [frame(request_id, slot) for slot in (2, 4, 0, 5)], {DropReason.REJECTED: [9]}, 50)
+    late = [frame(request_id, slot) for slot in (2, 4, 0, 5)]
+    answers = await record(db, request_id, late, {DropReason.REJECTED: [9]}, 50)
     assert {item.sequence: item.outcome for item in answers} == {0: "exists", 2: "stored", 4: "stored", 5: "late"}
     row = await assert_ledger(db, request_id)
     assert (row.status, row.expected, row.stored, row.completed_at) == ("completed", 5, 3, completed_at)
@@ -254,8 +255,10 @@ async def test_a_condemned_key_is_refused_and_the_slot_stays_open(db: Database) 
     request_id = await add_capture(db)
     lost = frame(request_id, 0)
     async with db.unit_of_work() as uow:
-        await uow.session.execute(text("INSERT INTO object_keys (key, state) VALUES (:key, 'condemned')"), {"key": lost.storage_path})
-    assert [item.outcome for item in await record(db, request_id, [lost, frame(request_id, 1)], expected=2)] == ["condemned", "stored"]
+        condemn = text("INSERT INTO object_keys (key, state) VALUES (:key, 'condemned')")
+        await uow.session.execute(condemn, {"key": lost.storage_path})
+    answers = await record(db, request_id, [lost, frame(request_id, 1)], expected=2)
+    assert [item.outcome for item in answers] == ["condemned", "stored"]
     row = await assert_ledger(db, request_id)
     assert (row.stored, row.in_flight) == (1, 1)
     assert [item.outcome for item in await record(db, request_id, [frame(request_id, 0)], expected=2)] == ["stored"]
@@ -336,8 +339,10 @@ async def test_the_ledger_does_what_the_model_says(db: Database, seed: int) -> N
             slots = rng.sample(range(20), rng.randrange(5))
             reasons = rng.sample([reason for reason in DropReason if reason is not DropReason.SURPLUS], rng.randrange(3))
             pool = rng.sample(range(20), 6)  # disjoint, as a capture books them
-            drops = {reason: pool[3 * n : 3 * n + rng.randrange(1, 4)] for n, reason in enumerate(reasons)}
-            answers = await record(db, request_id, [frame(request_id, slot) for slot in slots], dict(drops), due)
+            drops: dict[DropReason, list[int]] = {}
+            for n, reason in enumerate(reasons):
+                drops[reason] = pool[3 * n : 3 * n + rng.randrange(1, 4)]
+            answers = await record(db, request_id, [frame(request_id, slot) for slot in slots], {**drops}, due)
             assert {item.sequence: item.outcome for item in answers} == model.record(slots, drops, due)
         elif kind == "settle" and model.status not in FINAL_STATUSES:
             async with db.unit_of_work() as uow:
@@ -361,7 +366,6 @@ async def test_the_ledger_does_what_the_model_says(db: Database, seed: int) -> N
 @pytest.mark.parametrize("seed", range(3))
 async def test_the_ledger_holds_under_concurrent_owners(db: Database, seed: int) -> None:
     """Several owners store, drop, take over and end the same captures at once; a reader never sees it wrong."""
-    rng = random.Random(100 + seed)
     ids = [await add_capture(db, max_frames=cap) for cap in (None, 10)]
     finals: dict[UUID, str] = {}
     stored_before: dict[UUID, int] = dict.fromkeys(ids, 0)
@@ -399,14 +403,13 @@ async def test_the_ledger_holds_under_concurrent_owners(db: Database, seed: int)
     await asyncio.gather(*(owner(number) for number in range(5)))
     busy = False
     await reading
-    assert rng is not None
     for request_id, cap in zip(ids, (None, 10), strict=True):
         row = await assert_ledger(db, request_id)
         assert cap is None or row.stored <= cap
         async with db.unit_of_work() as uow:
-            epoch = await uow.session.scalar(text("SELECT epoch FROM capture_leases WHERE request_id = :id"), {"id": request_id})
-        if epoch is not None:
-            await finish(db, Claim(request_id, epoch, resumed=True), expected=30)
+            lease = await uow.leases.get(request_id)
+        if lease is not None:
+            await finish(db, Claim(request_id, lease.epoch, resumed=True), expected=30)
         row = await assert_ledger(db, request_id)
         assert row.status == "completed"
 
@@ -445,7 +448,7 @@ async def test_completed_needs_a_frame_and_failed_keeps_its_error(db: Database) 
 
 # -- leases ------------------------------------------------------------------------------------------------------
 
-STATE_WRITES = [
+STATE_WRITES: list[Callable[[UnitOfWork, Claim], Awaitable[Any]]] = [
     lambda uow, claim: uow.requests.start(claim),
     lambda uow, claim: uow.requests.set_grid_start(claim, AT, None),
     lambda uow, claim: uow.requests.set_source(claim, SourceInfo("h264", 4, 3, 25.0)),
@@ -464,10 +467,10 @@ async def clear_leases(db: Database) -> None:
 
 
 async def claim(
-    db: Database, owner: str, limit: int = 10, running: dict[str, int] | None = None, new_cameras: int = 100, ttl: float = TTL
+    db: Database, owner: str, limit: int = 10, running: dict[str, int] | None = None, new_cameras: int = 100
 ) -> list[Claim]:
     async with db.unit_of_work() as uow:
-        return await uow.leases.claim(owner, ttl, limit, running or {}, new_cameras)
+        return await uow.leases.claim(owner, TTL, limit, running or {}, new_cameras)
 
 
 async def cameras_of(db: Database, claims: list[Claim]) -> list[str]:
@@ -654,7 +657,8 @@ async def test_a_committed_cancel_wins_over_completed(db: Database) -> None:
     async with db.unit_of_work() as uow:
         await uow.requests.request_cancel(request_id)
     assert (await row_of(db, request_id)).cancel_requested_at == asked
-    assert await finish(db, mine, IngestionStatus.COMPLETED, expected=3, rest=DropReason.CANCELLED) is IngestionStatus.CANCELLED
+    ended = await finish(db, mine, IngestionStatus.COMPLETED, expected=3, rest=DropReason.CANCELLED)
+    assert ended is IngestionStatus.CANCELLED
     row = await assert_ledger(db, request_id)
     assert row.error is None
     assert row.dropped() == {"cancelled": 2}
@@ -667,7 +671,10 @@ async def test_cancel_start_and_finish_at_once_do_not_wait_for_a_deadlock(db: Da
         request_id = await add_capture(db)
         async with db.unit_of_work() as uow:
             await uow.session.execute(
-                text("UPDATE capture_leases SET owner = 'me', epoch = 1, expires_at = now() + interval '9 s' WHERE request_id = :id"),
+                text(
+                    "UPDATE capture_leases SET owner = 'me', epoch = 1, expires_at = now() + interval '9 s'"
+                    " WHERE request_id = :id"
+                ),
                 {"id": request_id},
             )
         mine = Claim(request_id, 1, resumed=False)
@@ -696,7 +703,8 @@ async def test_the_lease_is_locked_before_the_row_everywhere(db: Database) -> No
     """The deadlock made certain: each side holds its first lock before the other asks for its second."""
     request_id = await add_capture(db)
     async with db.unit_of_work() as starter:
-        await starter.session.execute(text("SELECT 1 FROM capture_leases WHERE request_id = :id FOR UPDATE"), {"id": request_id})
+        lock_lease = text("SELECT 1 FROM capture_leases WHERE request_id = :id FOR UPDATE")
+        await starter.session.execute(lock_lease, {"id": request_id})
 
         async def cancel() -> IngestionStatus | None:
             async with db.unit_of_work() as uow:
@@ -734,9 +742,7 @@ async def test_duplicate_of_names_the_cameras_first(db: Database) -> None:
         rows = [upload_row(camera) for _ in range(4)]
 
         async def store(row: IngestionRequest, camera: str = camera, sha256: str = sha256) -> None:
-            both = [
-                frame(row.id, slot, camera_id=camera, sha256=sha256, source_type=SourceType.UPLOAD) for slot in range(2)
-            ]
+            both = [frame(row.id, slot, camera_id=camera, sha256=sha256, source_type=SourceType.UPLOAD) for slot in range(2)]
             async with db.unit_of_work() as uow:
                 await uow.requests.add_upload(row, both, [])
 
@@ -989,7 +995,7 @@ async def plan_of(db: Database, call: Any) -> list[dict[str, Any]]:
         await connection.execute(text("SET LOCAL enable_bitmapscan = off"))
         for statement, parameters in statements:
             answer = await connection.exec_driver_sql("EXPLAIN (ANALYZE, FORMAT JSON) " + statement, parameters)
-            found = answer.scalar()
+            found: Any = answer.scalar()
             walk((json.loads(found) if isinstance(found, str) else found)[0]["Plan"])
         await connection.rollback()
     return nodes
@@ -1064,7 +1070,7 @@ async def test_other_reads_use_an_index(big: Database) -> None:
 
 async def test_a_block_that_raises_changes_nothing(db: Database) -> None:
     row = capture_row()
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError):  # noqa: PT012
         async with db.unit_of_work() as uow:
             await uow.requests.add_capture(row)
             raise RuntimeError
@@ -1118,7 +1124,7 @@ async def test_error_texts_do_not_carry_values(db: Database) -> None:
     row = capture_row()
     row.rtsp_url = "rtsp://user:S3cr3t@host/x"
     row.status = "nonsense"
-    with pytest.raises(Exception) as caught:  # noqa: PT011
+    with pytest.raises(Exception) as caught:
         async with db.unit_of_work() as uow:
             await uow.requests.add_capture(row)
     assert "S3cr3t" not in str(caught.value)

@@ -81,8 +81,9 @@ def test_a_large_difference_is_stepped_once_a_whole_window_says_so() -> None:
     clock = StreamClock(0.04)
     pts, at = settled(clock)
     before = clock.time_of(0.0)
-    late = [clock.time_of(0.0) for n in range(240) if clock.observe(pts + n * 0.04, at + n * 0.04 + 0.1) is None]
-    assert max(abs(time - before) for time in late) < 0.001  # 9.6 s of delay: the window still knows better
+    for n in range(240):  # 9.6 s of delay: the window still knows better
+        clock.observe(pts + n * 0.04, at + n * 0.04 + 0.1)
+        assert abs(clock.time_of(0.0) - before) < 0.001
     for n in range(240, 300):
         clock.observe(pts + n * 0.04, at + n * 0.04 + 0.1)
     assert clock.time_of(0.0) - before == pytest.approx(0.1, abs=0.001)

@@ -197,7 +197,10 @@ def test_due_counts_slots_whose_time_has_come() -> None:
 
 @pytest.mark.parametrize(
     ("duration", "fps"),
-    [(5, 0.1), (0.3, 10), (3600, 30), (0.1, 3), (1.1, 10), (2.3, 10), (0.7, 0.1), (3600, 29.97), (33.3, 3), (1e-6, 1e-3), (10, 0.3)],
+    [
+        (5, 0.1), (0.3, 10), (3600, 30), (0.1, 3), (1.1, 10), (2.3, 10), (0.7, 0.1), (3600, 29.97), (33.3, 3),
+        (1e-6, 1e-3), (10, 0.3),
+    ],
 )  # fmt: skip
 def test_a_capture_has_ceil_of_duration_times_fps_slots(duration: float, fps: float) -> None:
     params = CaptureParams(CaptureMode.CONTINUOUS, fps, duration, Sampling.AUTO, None, 90, Transport.TCP)

@@ -227,7 +227,8 @@ def test_production_refuses_embedded_parts(monkeypatch: pytest.MonkeyPatch) -> N
 def test_production_names_every_reason_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     reasons = production(
         monkeypatch, DB__PASSWORD="Postgres", STORAGE__ACCESS_KEY="minioadmin", STORAGE__SECRET_KEY="minioadmin",
-        SECRETS__KEYS="[]", API__CORS_ORIGINS='["*"]', API__CORS_CREDENTIALS="true", API__HOST="0.0.0.0", RTSP__READER="pyav",
+        SECRETS__KEYS="[]", API__CORS_ORIGINS='["*"]', API__CORS_CREDENTIALS="true", API__HOST="0.0.0.0",
+        RTSP__READER="pyav",
     )  # fmt: skip
     text = "\n".join(reasons)
     for name in (

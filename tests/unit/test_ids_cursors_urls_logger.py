@@ -159,6 +159,8 @@ URLS = [
     f"rtsps://user:{SECRET}%40x%2Fy@host/path",
     f"rtsp://user:{SECRET}@x@host/path",
     f"rtsp://user:a@b@{SECRET}@host/path",
+    f"rtsp://user:a@b/{SECRET}@host/path",
+    f"rtsp://user:a@b/c?{SECRET}@host/path",
     f"rtsp://user:{SECRET}/x@host/path",
     f"rtsp://user:12/{SECRET}@host/path",
     f"rtsp://us/er:{SECRET}@host/path",
@@ -184,7 +186,15 @@ def test_no_form_of_url_shows_its_secret(url: str) -> None:
     assert SECRET not in mask_url(url)
     assert SECRET not in mask_text(url)
     assert "host" in mask_url(url) or "[::1]:554" in mask_url(url)
-    for around in ("{}", "cannot open {}: 401", "[tcp @ 0x5581] {}: Connection refused", "'{}'", '{{"url":"{}"}}', "<{}>", "a={},b=2"):
+    for around in (
+        "{}",
+        "cannot open {}: 401",
+        "[tcp @ 0x5581] {}: Connection refused",
+        "'{}'",
+        '{{"url":"{}"}}',
+        "<{}>",
+        "a={},b=2",
+    ):
         assert SECRET not in mask_text(around.format(url)), around
 
 
@@ -262,7 +272,7 @@ def test_nothing_that_is_logged_shows_a_secret(log_lines: io.StringIO, fmt: str)
     log = get_logger(f"test-{fmt}")
     url = f"rtsp://user:{SECRET}@host/x"
     log.info("plain", url=url, nested={"deep": [url, {"u": url}], "password": SECRET}, data=url.encode(), error=OSError(url))
-    log.info(f"in the event {url}")
+    log.info(f"in the event {url}")  # noqa: G004
     log.warning("positional %s", url)
     log.info("keys", db_password=SECRET, api_key=SECRET, Authorization=SECRET, secret_key=SECRET, upload_token=SECRET)
     structlog.contextvars.bind_contextvars(camera_url=url)

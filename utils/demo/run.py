@@ -154,7 +154,7 @@ The service is at {base} (try {base}/docs), the camera at {camera_url}. To go on
   curl -s {base}/api/v1/ingest/status/{results[1].request_id}
   curl -s '{base}/api/v1/ingest/requests?camera_id={CAMERA_ID}'
   curl -s '{base}/api/v1/frames?camera_id={CAMERA_ID}&limit=5'
-  curl -sL {base}/api/v1/frames/{results[0].frame_id}/content -o frame.jpg
+  curl -sL {base}/api/v1/frames/{results[0].frame_id}/content -o demo-output/frame.jpg
   curl -s {base}/health
   curl -s {base}/metrics
 

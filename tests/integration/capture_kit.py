@@ -1,0 +1,159 @@
+"""What the capture tests share: services on the session's backends, films, and the truth about stored pictures."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from models.schemas import FrameInfo, IngestionResponse, RTSPIngestionRequest
+from models.values import FINAL_STATUSES, FrameFilter, IngestionStatus
+from services.runtime import Services, open_services
+from services.storage_service import StorageService
+from tests.conftest import Backends, make_database, unique
+from utils.demo.film import make_film, make_sound, read_frame_number
+from utils.demo.sources import capture_time
+
+FPS = 25
+SECONDS = 4.0
+PICTURES = round(FPS * SECONDS)
+SIZE = (320, 180)
+FRAME = 1 / FPS
+
+FAST: dict[str, object] = {
+    "CAPTURE_TIMEOUT": 3, "RECONNECT_DELAY": 0.2, "RECONNECT_MAX_DELAY": 1, "OPEN_TIMEOUT": 1, "READ_TIMEOUT": 1,
+    "LINGER": 0.5, "STORE_RETRY": 5,
+}  # fmt: skip
+
+
+def make_films(folder: Path) -> dict[str, Path]:
+    """By name: codec and B-pictures; GOPs of one second, `long`: of four."""
+    width, height = SIZE
+
+    def film(codec: Any, bframes: int, gop: int = FPS) -> Path:
+        return make_film(
+            folder,
+            codec=codec,
+            width=width,
+            height=height,
+            fps=FPS,
+            seconds=SECONDS,
+            bitrate=300_000,
+            bframes=bframes,
+            gop=gop,
+        )
+
+    return {
+        "h264": film("h264", 0), "h264b": film("h264", 3), "hevc": film("hevc", 0), "hevcb": film("hevc", 2),
+        "long": film("h264", 0, 4 * FPS), "sound": make_sound(folder),
+    }  # fmt: skip
+
+
+@dataclass
+class Stored:
+    """A stored frame, its picture and the truth about it."""
+
+    info: FrameInfo
+    image: NDArray[np.uint8]
+    number: int
+    taken: float  # when the camera took it, seconds since the epoch
+
+    @property
+    def error(self) -> float:
+        """Seconds by which the service's capture time is off; positive: too late."""
+        return self.info.timestamp.timestamp() - self.taken
+
+
+class Kit:
+    """Services under test, and short ways to use them."""
+
+    def __init__(self, services: Services, storage: StorageService) -> None:
+        self.services = services
+        self.storage = storage
+
+    async def submit(self, url: str, camera_id: str | None = None, **fields: object) -> UUID:
+        body = RTSPIngestionRequest.model_validate({"rtsp_url": url, "camera_id": camera_id or unique(), **fields})
+        return (await self.services.orchestrator.submit_capture(body)).request_id
+
+    async def get(self, request_id: UUID) -> IngestionResponse:
+        """The request now; asserts what must hold at every moment."""
+        found = await self.services.queries.get_request(request_id)
+        p = found.progress
+        assert p.expected == p.stored + p.in_flight + sum(p.dropped.values()), found
+        return found
+
+    async def until(
+        self, request_id: UUID, condition: Callable[[IngestionResponse], bool], seconds: float = 10.0
+    ) -> IngestionResponse:
+        """Polls until the condition holds; the ledger must hold at every look and `stored` never fall."""
+        deadline = time.monotonic() + seconds
+        stored = 0
+        while True:
+            found = await self.get(request_id)
+            assert found.progress.stored >= stored
+            stored = found.progress.stored
+            if condition(found):
+                return found
+            assert time.monotonic() < deadline, f"not within {seconds} s: {found}"
+            assert found.status not in FINAL_STATUSES, f"ended before: {found}"
+            await asyncio.sleep(0.05)
+
+    async def final(self, request_id: UUID, seconds: float = 20.0) -> IngestionResponse:
+        found = await self.until(request_id, lambda r: r.status in FINAL_STATUSES, seconds)
+        assert found.progress.in_flight == 0
+        return found
+
+    async def completed(self, request_id: UUID, seconds: float = 20.0) -> IngestionResponse:
+        found = await self.final(request_id, seconds)
+        assert found.status is IngestionStatus.COMPLETED, found
+        return found
+
+    async def frames(self, request_id: UUID) -> list[Stored]:
+        """All stored frames by sequence, their pictures decoded and read."""
+        wanted = FrameFilter(request_id=request_id)
+        infos: list[FrameInfo] = []
+        cursor = None
+        while True:
+            page = await self.services.queries.list_frames(wanted, 200, cursor)
+            infos += page.items
+            if (cursor := page.next_cursor) is None:
+                break
+        made = []
+        for info in sorted(infos, key=lambda item: item.sequence):
+            data = await self.storage.get(info.storage_path)
+            assert len(data) == info.size_bytes
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+            assert image is not None
+            number = read_frame_number(image)
+            assert number is not None, f"slot {info.sequence}: the frame number cannot be read: a damaged picture"
+            taken = capture_time(number, FPS, PICTURES, info.timestamp.timestamp())
+            made.append(Stored(info, image.astype(np.uint8), number, taken))
+        return made
+
+
+@asynccontextmanager
+async def open_kit(backends: Backends, storage: StorageService, folder: Path, **rtsp: object) -> AsyncIterator[Kit]:
+    """Services in this process, with short timeouts."""
+    async with open_services(backends.settings(folder, RTSP={**FAST, **rtsp})) as services:
+        yield Kit(services, storage)
+
+
+async def own_database(backends: Backends) -> Backends:
+    """The same servers with an empty database: whoever shares one also runs its captures."""
+    return replace(backends, db=await make_database(backends.db, unique("own").replace("-", "_")))
+
+
+async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        await asyncio.sleep(0.01)
