@@ -105,7 +105,7 @@ class CaptureJob:
 
     def on_picture(self, picture: Picture) -> None:
         at = picture.packet.timestamp
-        if self._stopping or not picture.decodable:
+        if self._stopping or not picture.usable:
             return
         if self._sampler is None:
             keyframe_first = self._params.mode is CaptureMode.CONTINUOUS and self._params.sampling is not Sampling.EXACT

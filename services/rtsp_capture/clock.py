@@ -75,6 +75,14 @@ class StreamClock:
         """The capture time, seconds since the epoch, of a picture of the timeline observed last."""
         return pts + self._offset - self._duration
 
+    def missing(self, known: list[float]) -> float | None:
+        """The stream time of a picture that has none, from those of the pictures around it: the first hole in them.
+
+        Later holes are those of B-pictures that have not come yet.
+        """
+        holes = [(a + b) / 2 for a, b in pairwise(sorted(known)) if abs(b - a - 2 * self._duration) < self._duration / 4]
+        return holes[0] if holes else None
+
     def uncertainty(self) -> float:
         """Seconds by which `time_of` may be wrong, beside the delay that all packets have in common."""
         if not self._window or self._last is None:

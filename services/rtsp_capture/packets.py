@@ -18,6 +18,7 @@ class Packet:
     timestamp: float  # capture time, seconds since the epoch
     uncertainty: float  # seconds
     segment: int
+    timed: bool = True  # False: `pts` is only a label, and nobody knows when the picture was taken
 
 
 @dataclass(slots=True)
@@ -58,6 +59,11 @@ class Picture:
     def decodable(self) -> bool:
         """False for the leading pictures of the first GOP after a join: what they refer to was never received."""
         return self.packet.key or self.packet.pts >= self.gop.packets[0].pts or bool(self.gop.previous)
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can be decoded, and is known to have been taken when it says."""
+        return self.packet.timed and self.decodable
 
 
 class Ring:

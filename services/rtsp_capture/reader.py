@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -25,6 +24,7 @@ os.environ["OPENCV_LOG_LEVEL"] = "SILENT"
 import cv2
 import numpy as np
 
+from services.rtsp_capture.stream_times import StreamTimes
 from utils.exceptions import CaptureFailure
 
 # How long FFmpeg looks at a stream before it hands over packets; the SDP says the rest.
@@ -38,9 +38,10 @@ class RawPacket:
     """One access unit as the demuxer gave it."""
 
     data: bytes  # Annex B
-    pts: float  # seconds on the stream's own clock; its origin is the connection's
+    pts: float | None  # seconds on the stream's own clock, its origin the connection's; None: FFmpeg did not say
     key: bool
     received: float  # wall clock, seconds since the epoch, when it was handed over
+    origin: int = 0  # times of different origins cannot be compared where there are B-pictures (`stream_times`)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +93,7 @@ class OpenCvReader:
         self._clock = clock
         self._capture: Any = None
         self._fps: float | None = None
-        self._shift = 0.0
-        self._base: float | None = None
-        self._recent: deque[float] = deque(maxlen=8)  # stream times
+        self._times = StreamTimes()
 
     def open(self) -> StreamInfo:
         options = self._options
@@ -156,29 +155,14 @@ class OpenCvReader:
             self._stream_time(),
             bool(capture.get(cv2.CAP_PROP_LRF_HAS_KEY_FRAME)),
             received,
+            self._times.origin,
         )
 
-    def _stream_time(self) -> float:
-        """POS_MSEC in seconds, without its jump.
-
-        POS_MSEC counts from the stream's start_time, which FFmpeg may set after the first packets were read: later
-        ones then begin at 0 again. CAP_PROP_PTS does not (in frames, rounded): where the two move apart by more
-        than rounding can explain, start_time was set, and what follows is moved back onto the first packets' time.
-        A jump of one frame, which rounding could explain, shows in a time that was there already.
-        """
-        position = float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000.0
-        frames = float(self._capture.get(cv2.CAP_PROP_PTS))
-        if self._fps is None:
-            return position
-        base = position + self._shift - frames / self._fps
-        if self._base is None:
-            self._base = base
-        elif 1.25 / self._fps < abs(base - self._base) < 10:
-            self._shift += self._base - base
-        elif any(abs(position + self._shift - time) < 0.0005 for time in self._recent):
-            self._shift += 1 / self._fps
-        self._recent.append(position + self._shift)
-        return self._recent[-1]
+    def _stream_time(self) -> float | None:
+        capture = self._capture
+        return self._times.next(
+            float(capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000.0, float(capture.get(cv2.CAP_PROP_PTS)), self._fps
+        )
 
     def close(self) -> None:
         if self._capture is not None:

@@ -17,6 +17,7 @@ from repositories.database import Database, UnitOfWork
 from utils.exceptions import CaptureFailure, DatabaseUnavailable, LeaseLost
 
 T = TypeVar("T")
+_ERROR_EVERY = 10.0  # seconds between writes of the same error
 _PAUSE = 0.5  # seconds between tries while the database is away
 
 
@@ -36,6 +37,7 @@ class RequestState:
         self.failure: CaptureFailure | None = None  # the latest
         self._failed_at = 0.0
         self._saved_failure: CaptureFailure | None = None
+        self._saved_at = 0.0
         self._gap_marks: deque[tuple[bool, float]] = deque()  # (begins, when)
         self.reconnects = 0
         self._saved_reconnects = 0
@@ -71,8 +73,8 @@ class RequestState:
         if (source := self.source) is not None and source != self._saved_source:
             await self.run(lambda uow: uow.requests.set_source(self._claim, source))
             self._saved_source = source
-        if (error := self.error()) is not None and self.failure is not self._saved_failure:
-            self._saved_failure = self.failure
+        if (error := self.error()) is not None and self._worth_saving():
+            self._saved_failure, self._saved_at = self.failure, self._failed_at
             await self.run(lambda uow: uow.requests.set_error(self._claim, error))
         while self._gap_marks:
             begins, at = self._gap_marks[0]
@@ -81,6 +83,13 @@ class RequestState:
         if (count := self.reconnects) != self._saved_reconnects:
             await self.run(lambda uow: uow.requests.set_reconnects(self._claim, count))
             self._saved_reconnects = count
+
+    def _worth_saving(self) -> bool:
+        """A failure that repeats itself at every retry is written once in 10 s, with its newest time."""
+        failure, saved = self.failure, self._saved_failure
+        if failure is None or failure is saved:
+            return False
+        return saved is None or failure.code != saved.code or self._failed_at - self._saved_at > _ERROR_EVERY
 
     async def _mark_gap(self, begins: bool, at: datetime) -> None:
         if begins:

@@ -72,7 +72,7 @@ class SlotSampler:
         else:
             self._newest, self._newest_pts = packet.timestamp, packet.pts
         slot = self.slot_of(packet.timestamp)
-        if slot >= self.next_slot and picture.decodable:
+        if slot >= self.next_slot and picture.usable:
             if self._sampling is not Sampling.KEYFRAME:
                 self._consider(self._pictures, slot, picture)
             if self._sampling is not Sampling.EXACT and packet.key:

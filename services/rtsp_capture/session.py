@@ -11,7 +11,8 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from services.rtsp_capture.clock import StreamClock
 from services.rtsp_capture.packets import Packet
@@ -28,6 +29,11 @@ class SessionEnd:
 
     failure: CaptureFailure | None
     packets: int
+
+
+def _reordered(raws: list[RawPacket]) -> bool:
+    """Whether packets of one origin came in another order than that of showing (B-pictures)."""
+    return any(a.pts is not None and b.pts is not None and a.origin == b.origin and b.pts < a.pts for a, b in pairwise(raws))
 
 
 class ReaderSession:
@@ -51,6 +57,7 @@ class ReaderSession:
         self._waking = False
         self._quit = threading.Event()
         self._count = 0
+        self._label: float | None = None  # the last packet's stream time
         self._lost = False  # packets were dropped, and no keyframe has come since
         self.ended: asyncio.Future[SessionEnd] = self._loop.create_future()
         self._thread = threading.Thread(target=self._run, name=f"rtsp-{name}"[:60], daemon=False)
@@ -82,26 +89,41 @@ class ReaderSession:
         self._post(lambda: self._on_open(info))
         clock = StreamClock(1 / info.fps if info.fps else None)
         unsettled: list[RawPacket] = []  # their capture times are known only when the first burst is over
-        try:
-            while not self._quit.is_set():
-                raw = self._reader.read()
-                self._count += 1
-                PACKETS.inc()
+        while not self._quit.is_set():
+            raw = self._reader.read()
+            self._count += 1
+            PACKETS.inc()
+            if raw.pts is not None:
                 clock.observe(raw.pts, raw.received)
-                unsettled.append(raw)
-                if clock.settled:
-                    self._stamp(unsettled, clock)
-        finally:
+            unsettled.append(raw)
+            if not clock.settled:
+                continue
+            if unsettled[0].origin != raw.origin and _reordered(unsettled):
+                # What came before the last origin can be decoded, but nobody knows when it was taken.
+                unsettled = [
+                    one if one.origin == raw.origin else replace(one, pts=None, origin=raw.origin) for one in unsettled
+                ]
+                clock = StreamClock(1 / info.fps if info.fps else None)
+                for one in unsettled:
+                    if one.pts is not None:
+                        clock.observe(one.pts, one.received)
+                continue
             self._stamp(unsettled, clock)
 
     def _stamp(self, raws: list[RawPacket], clock: StreamClock) -> None:
         """Gives packets their capture times and hands them over."""
+        known = [raw.pts for raw in raws if raw.pts is not None]
+        if self._label is None:
+            self._label = min(known, default=0.0) - 1  # nothing is shown before a connection's first keyframe
         for raw in raws:
+            pts = clock.missing(known) if raw.pts is None and len(known) == len(raws) - 1 else raw.pts
+            timed = pts is not None
+            pts = self._label = self._label + 1e-4 if pts is None else pts
             if self._lost and not raw.key:
                 PACKETS_DROPPED.inc()
                 continue
-            at = clock.time_of(raw.pts)
-            packet = Packet(raw.data, raw.pts, raw.key, raw.received, at, clock.uncertainty(), self._segment)
+            at = clock.time_of(pts)
+            packet = Packet(raw.data, pts, raw.key, raw.received, at, clock.uncertainty(), self._segment, timed)
             self._lost = not self._hand_over(packet)
         raws.clear()
 

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -72,12 +73,14 @@ async def test_a_camera_that_dies_and_comes_back(kit: Kit, films: dict[str, Path
         check_outage(found, 40, 5.0, began, ended, "died")
         frames = await kit.frames(request)
     assert found.grid_start is not None
-    for frame in frames:  # the grid is the same before and after
-        assert abs(frame.error) < 0.05
-        due = found.grid_start.timestamp() + frame.info.sequence / 5
-        assert abs(frame.info.timestamp.timestamp() - due) <= 0.03
     missing = sorted(set(range(40)) - {frame.info.sequence for frame in frames})
     assert missing == list(range(missing[0], missing[-1] + 1))
+    for frame in frames:  # the grid is the same before and after
+        assert abs(frame.error) < 0.05
+        if frame.info.sequence in (missing[0] - 1, missing[-1] + 1):
+            continue  # of the slots at the edges half the pictures are missing
+        due = found.grid_start.timestamp() + frame.info.sequence / 5
+        assert abs(frame.info.timestamp.timestamp() - due) <= 0.03
 
 
 async def test_a_camera_that_freezes_and_goes_on(kit: Kit, camera: Camera) -> None:
@@ -170,7 +173,7 @@ async def test_cancelling_in_every_state(kit: Kit, camera: Camera, state: str) -
     from datetime import UTC, datetime, timedelta
 
     with FaultProxy(camera.port) as proxy:
-        fields: dict[str, object] = {"capture_mode": "continuous", "fps": 2.0}
+        fields: dict[str, Any] = {"capture_mode": "continuous", "fps": 2.0}
         if state == "opening":
             proxy.freeze()
         elif state == "asking":

@@ -51,7 +51,7 @@ async def test_posting_a_capture_answers_at_once_whatever_the_camera_does(
     backends: Backends, tmp_path: Path, cameras: list[str], hole: str
 ) -> None:
     urls = [*cameras, "rtsp://127.0.0.1:1/refuses", hole, "rtsp://10.255.255.1/nobody", "rtsp://no.such.host.invalid/x"]
-    service = service_on(await own_database(backends), tmp_path, RTSP__CAPTURE_TIMEOUT="5")
+    service = service_on(await own_database(backends), tmp_path, RTSP__CAPTURE_TIMEOUT="10")
     async with running(service) as client:
         for url in urls:  # the first of a process pays for its connections
             await capture(client, unique(), url)
@@ -73,23 +73,23 @@ async def test_posting_a_capture_answers_at_once_whatever_the_camera_does(
             took = []
             for n in range(50):
                 took.append(await post(n))
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.03)
             took.sort()
             rounds.append((took[47], statistics.median(took), took[-1]))
-            print(
-                "POST /ingest/rtsp: p95 {:.1f} ms, median {:.1f} ms, longest {:.1f} ms".format(
-                    *(1000 * t for t in rounds[-1])
-                )
-            )
-            if max(rounds[-1][:2]) < LIMIT:
+            shown = [round(1000 * seconds, 1) for seconds in rounds[-1]]
+            print("POST /ingest/rtsp: p95 {} ms, median {} ms, longest {} ms".format(*shown))
+            if took[47] < LIMIT:
                 break
+            for request_id in ids[-50:]:  # a round begins without the work of the one before
+                await client.post(f"/api/v1/ingest/requests/{request_id}/cancel")
         p95, median, _ = min(rounds)
         assert median < LIMIT
         assert p95 < LIMIT
         # The captures behind good cameras do not wait for the dead ones to give up.
-        good = [request_id for n, request_id in enumerate(ids) if n % 50 % len(urls) < 2]
+        good = [request_id for n, request_id in enumerate(ids[-50:]) if n % len(urls) < 2]
         for request_id in good[:4]:
-            assert (await final(client, request_id, 30))["status"] == "completed"
+            found = await final(client, request_id, 30)
+            assert found["status"] == "completed", found
         for request_id in ids:
             await client.post(f"/api/v1/ingest/requests/{request_id}/cancel")
         lag = re.search(r"^ingestion_event_loop_lag_seconds (\S+)", (await client.get("/metrics")).text, re.MULTILINE)

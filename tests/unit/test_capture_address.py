@@ -41,7 +41,7 @@ def test_parts(url: str, host: str, port: int, user: str | None, password: str |
     [
         "http://cam/", "rtsp:/cam/", "rtsp://", "rtsp:///a", "rtsp://u:p@/a", "rtsp://cam:0/", "rtsp://cam:99999/",
         "rtsp://cam:x/", "rtsp://[::1/", "rtsp://cam/a b", "rtsp://cam/a\r\nX: y", "rtsp://cam\\@evil/", "rtsp://cam/a#b",
-        "rtsp://u:se/cret@cam/a", "rtsp://u:p%0d%0aX:y@cam/", "rtsp://u%00:p@cam/",
+        "rtsp://u:se/cret@cam/a", "rtsp://u:p%0d%0aX:y@cam/", "rtsp://u%00:p@cam/", "rtsp://u:a@b/cret@cam/x",
     ],
 )  # fmt: skip
 def test_what_is_refused_is_not_repeated(url: str) -> None:

@@ -76,7 +76,12 @@ def test_each_packet_is_decoded_once_when_every_picture_is_wanted(
     info, pictures = load(name, folder)
     fed: list[Packet] = []
     original = module._av_packet
-    monkeypatch.setattr(module, "_av_packet", lambda packet: fed.append(packet) or original(packet))
+
+    def counted(packet: Packet) -> Any:
+        fed.append(packet)
+        return original(packet)
+
+    monkeypatch.setattr(module, "_av_packet", counted)
     decoder = PictureDecoder(info)
     for picture in sorted(pictures, key=expected):
         decoder.decode(picture.to_decode(), picture.following()[:6], 50)

@@ -1,11 +1,7 @@
-"""The ring of encoded packets, and OpenCV's stream times."""
-
-import random
-
-import pytest
+"""The ring of encoded packets."""
 
 from services.rtsp_capture.packets import Packet, Ring
-from services.rtsp_capture.reader import OpenCvReader, ReaderOptions
+from services.rtsp_capture.reader import ReaderOptions
 
 
 def packet(at: float, *, key: bool = False, size: int = 10, segment: int = 1) -> Packet:
@@ -108,61 +104,6 @@ def test_newest_is_the_picture_shown_last() -> None:
     assert newest is not None
     assert newest.packet.pts == 0.3
     assert [p.pts for p in newest.to_decode()] == [0.0, 0.3]
-
-
-class _Capture:
-    """cv2.VideoCapture's times for a picture at `pts`: `start_time` becomes known only after some packets."""
-
-    def __init__(self, fps: float) -> None:
-        self.pts = 0.0
-        self.start = 0.0
-        self.fps = fps
-
-    def get(self, what: int) -> float:
-        import cv2
-
-        return (self.pts - self.start) * 1000 if what == cv2.CAP_PROP_POS_MSEC else float(round(self.pts * self.fps))
-
-
-@pytest.mark.parametrize("fps", [8.0, 25.0, 29.97])
-@pytest.mark.parametrize("jump", ["one frame", 0.24, 0.3, 2.0])
-def test_the_jump_of_stream_times_is_repaired(fps: float, jump: float | str) -> None:
-    """FFmpeg sets the stream's start_time while the first packets are read: later ones begin at 0 again."""
-    size = 1 / fps if isinstance(jump, str) else jump
-    for seed in range(20):
-        rng = random.Random(seed)
-        reader = OpenCvReader(ReaderOptions("rtsp://x/", "tcp", 1, 1))
-        fake = reader._capture = _Capture(fps)
-        reader._fps = fps
-        begins = rng.randrange(1, 12)
-        times = []
-        for n in range(100):
-            fake.pts = n / fps
-            fake.start = size if n >= begins else 0.0
-            times.append(reader._stream_time())
-        worst = max(abs((times[n] - times[0]) - n / fps) for n in range(100))
-        assert worst <= (0.001 if isinstance(jump, str) else 0.51 / fps), (seed, worst)
-
-
-def test_irregular_stream_times_are_left_alone() -> None:
-    reader = OpenCvReader(ReaderOptions("rtsp://x/", "tcp", 1, 1))
-    fake = reader._capture = _Capture(15.0)
-    reader._fps = 15.0
-    rng = random.Random(5)
-    for n in range(2000):
-        fake.pts = n / 15 + rng.uniform(-0.4, 0.4) / 15
-        assert reader._stream_time() == pytest.approx(fake.pts, abs=1e-9)
-
-
-def test_regular_stream_times_between_two_ticks_are_left_alone() -> None:
-    """CAP_PROP_PTS is then rounded up or down by accident: it strays by a whole frame."""
-    reader = OpenCvReader(ReaderOptions("rtsp://x/", "tcp", 1, 1))
-    fake = reader._capture = _Capture(25.0)
-    reader._fps = 25.0
-    rng = random.Random(5)
-    for n in range(2000):
-        fake.pts = (n + 0.5) / 25 + rng.choice([-1e-5, 1e-5])
-        assert reader._stream_time() == pytest.approx(fake.pts, abs=1e-9)
 
 
 def test_options_do_not_show_the_url() -> None:
