@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
@@ -53,6 +54,12 @@ def _timezone(name: str) -> str:
 
 def _network(cidr: str) -> str:
     return str(ipaddress.ip_network(cidr))
+
+
+def _fernet_key(key: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{43}=", key.get_secret_value(), re.ASCII):
+        raise ValueError("not a Fernet key (32 bytes in URL-safe base64): make one with `python -m services.secrets new`")
+    return key
 
 
 class Group(BaseModel):
@@ -197,6 +204,14 @@ class AuthSettings(Group):
     )
 
 
+class SecretsSettings(Group):
+    KEYS: list[Annotated[SecretStr, AfterValidator(_fernet_key)]] = Field(
+        default_factory=list,
+        description="JSON list of Fernet keys that camera URLs rest encrypted with: the first encrypts, all decrypt. "
+        "Empty: a key is made at the first start and kept in DATA_DIR/secrets.keys; not in production.",
+    )
+
+
 class Settings(BaseSettings):
     """All settings. Raises pydantic.ValidationError for a value out of bounds or an unknown name in a group."""
 
@@ -217,6 +232,7 @@ class Settings(BaseSettings):
     UPLOAD: UploadSettings = Field(default_factory=lambda: UploadSettings())
     LOG: LogSettings = Field(default_factory=lambda: LogSettings())
     AUTH: AuthSettings = Field(default_factory=lambda: AuthSettings())
+    SECRETS: SecretsSettings = Field(default_factory=lambda: SecretsSettings())
 
     @field_validator("DATA_DIR")
     @classmethod
@@ -264,6 +280,10 @@ class Settings(BaseSettings):
                 for name in ("ACCESS_KEY", "SECRET_KEY")
                 if getattr(self.STORAGE, name).get_secret_value().lower() in DEFAULT_CREDENTIALS
             ]
+        if not self.SECRETS.KEYS:
+            reasons.append(
+                "SECRETS__KEYS is empty: camera URLs rest encrypted, make a key with `python -m services.secrets new`"
+            )
         if "*" in self.API.CORS_ORIGINS and self.API.CORS_CREDENTIALS:
             reasons.append('API__CORS_ORIGINS is ["*"] together with API__CORS_CREDENTIALS: name the origins')
         if self.AUTH.MODE == "off" and self.API.HOST not in ("127.0.0.1", "::1", "localhost"):

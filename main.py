@@ -27,7 +27,7 @@ are `application/problem+json` with a stable `code`. HEAD works wherever GET doe
 _TAGS = [
     {"name": "ingest", "description": "Captures and uploads, their state, cancelling."},
     {"name": "frames", "description": "Stored pictures and their metadata."},
-    {"name": "cameras", "description": "The camera registry: not built yet."},
+    {"name": "cameras", "description": "The camera registry; trying a camera, one picture now."},
     {"name": "operations", "description": "Health and metrics."},
 ]
 _EXPOSED = ["Location", "ETag", "Retry-After", "X-Request-ID", "Idempotent-Replayed"]

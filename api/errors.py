@@ -17,7 +17,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
 from api.validation import invalid
-from utils.exceptions import IngestionException
+from utils.exceptions import IngestionException, SecretUnreadable
 from utils.logger import get_logger
 
 log = get_logger(__name__)
@@ -59,6 +59,22 @@ TABLE: dict[str, tuple[int, str]] = {
     "too_many_pending": (429, "Too many captures waiting"),
     "internal_error": (500, "Internal error"),
     "not_implemented": (501, "Not built yet"),
+    # A camera's, when somebody waits for its picture (snapshot); address_not_allowed and timestamp_out_of_range as above.
+    "unauthorized_camera": (502, "Camera refused the credentials"),
+    "forbidden_camera": (502, "Camera forbids the stream"),
+    "stream_not_found": (502, "Camera has no such stream"),
+    "camera_busy": (502, "Camera busy"),
+    "connection_refused": (502, "Camera refused the connection"),
+    "dns_failure": (502, "Camera's name not resolved"),
+    "tls_error": (502, "TLS with the camera failed"),
+    "no_video": (502, "Camera sends no video"),
+    "unsupported_codec": (502, "Video codec not supported"),
+    "redirect_refused": (502, "Camera redirects"),
+    "stream_ended": (502, "Camera ended the stream"),
+    "decode_failed": (502, "Picture could not be decoded"),
+    "lease_lost": (502, "Capture lost its owner"),
+    "connect_timeout": (504, "Camera could not be connected to in time"),
+    "read_timeout": (504, "Camera sent nothing in time"),
     "storage_unavailable": (503, "Object store unavailable"),
     "database_unavailable": (503, "Database unavailable"),
     "shutting_down": (503, "Shutting down"),
@@ -108,7 +124,7 @@ def problem_response(scope: Scope, error: IngestionException, headers: Mapping[s
 def internal_error(scope: Scope, error: BaseException) -> Response:
     """500 for anything unforeseen: the log has the traceback, the client a trace_id."""
     log.error("unhandled_error", error=type(error).__name__, exc_info=error)
-    return problem_response(scope, IngestionException())
+    return problem_response(scope, error if isinstance(error, SecretUnreadable) else IngestionException())
 
 
 class _Coded(IngestionException):

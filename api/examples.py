@@ -49,7 +49,33 @@ HEALTH: dict[str, Any] = {
     "dependencies": {"database": "healthy", "storage": "healthy"},
     "checks": {"database": _HEALTHY, "storage": _HEALTHY},
 }  # fmt: skip
-CAMERA: dict[str, Any] = {
-    "camera_id": "pit-lane-1", "name": "Pit lane, entry", "rtsp_url": "rtsp://192.168.1.20:554/stream1",
-    "transport": "tcp", "default_fps": 1.0, "enabled": True, "keep_open": False,
+_CAMERA_INPUT: dict[str, Any] = {
+    "name": "Pit lane, entry", "description": None, "transport": "tcp", "location": "Pit entry",
+    "camera_angle": "front left, 30 degrees", "calibration": {"fx": 1400.2, "fy": 1398.7}, "default_fps": 1.0,
+    "enabled": True, "keep_open": True, "reader": None, "meta": {"mast": 4},
 }  # fmt: skip
+CAMERA_NEW: dict[str, Any] = {
+    "camera_id": "pit-lane-1", "rtsp_url": "rtsp://viewer:pass%2Fword@192.168.1.20:554/stream1", **_CAMERA_INPUT,
+}  # fmt: skip
+CAMERA_PATCH: dict[str, Any] = {"default_fps": 2.0, "description": None, "meta": {"mast": 5}}
+CAMERA: dict[str, Any] = {
+    "camera_id": "pit-lane-1", "rtsp_url": "rtsp://viewer:***@192.168.1.20:554/stream1", **_CAMERA_INPUT,
+    "created_at": "2026-05-04T09:00:00.000000Z", "updated_at": "2026-05-04T09:12:30.000000Z",
+    "stream": {
+        "state": "live", "since": "2026-05-04T09:12:31.000000Z", "codec": "h264", "width": 1920, "height": 1080, "fps": 25.0,
+        "ring_seconds": 32.4, "ring_bytes": 16411022, "jobs": 1, "last_packet_at": _AT, "reconnects": 1,
+        "last_error": {
+            "code": "read_timeout", "message": "The camera sent nothing for RTSP__READ_TIMEOUT seconds.",
+            "at": "2026-05-04T09:12:29.000000Z",
+        },
+    },
+}  # fmt: skip
+CAMERA_PAGE: dict[str, Any] = {"items": [CAMERA], "next_cursor": None}
+PROBE: dict[str, Any] = {
+    "reachable": True, "code": None, "detail": None, "codec": "h264", "width": 1920, "height": 1080, "fps": 25.0,
+    "keyframe_interval_s": 10.0, "bitrate_bps": 4012000, "clock": {"source": "receipt", "offset_ms": None},
+    "connect_ms": 18.4, "first_frame_ms": 412.0, "mb_per_day_at_1fps": 21765.0,
+    "warnings": ["Keyframes are 10.0 s apart: exact sampling decodes up to 250 pictures for one, "
+                 "keyframe sampling is no denser than that."],
+}  # fmt: skip
+SNAPSHOT: dict[str, Any] = {"meta": {"session": "FP1"}, "jpeg_quality": 90, "max_staleness": 0.0}

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.state import AppState
+from api.waiting import disconnected
 
 if TYPE_CHECKING:
     from services.runtime import Services
@@ -51,11 +52,6 @@ def wait_seconds(request: Request) -> int | None:
     return MAX_WAIT if len(value.lstrip("0")) > 2 else min(int(value), MAX_WAIT)
 
 
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
 async def wait_final(request: Request, response: Response, state: AppState, services: Services, request_id: UUID) -> bool:
     """Whether the request became final in the time the client prefers to wait; False at once without a preference.
 
@@ -66,7 +62,7 @@ async def wait_final(request: Request, response: Response, state: AppState, serv
         return False
     response.headers["Preference-Applied"] = f"wait={seconds}"
     final = asyncio.ensure_future(services.orchestrator.wait_final(request_id, float(seconds)))
-    others = [asyncio.ensure_future(state.stopping.wait()), asyncio.ensure_future(_disconnected(request))]
+    others = [asyncio.ensure_future(state.stopping.wait()), asyncio.ensure_future(disconnected(request))]
     try:
         await asyncio.wait({final, *others}, return_when=asyncio.FIRST_COMPLETED)
         return bool(final.result()) if final.done() else False

@@ -70,7 +70,9 @@ class StrictRoute(APIRoute):
         handler = super().get_route_handler()
         known = frozenset(query_names(self.dependant))
         takes_json = self.body_field is not None
-        takes_keys = "POST" in (self.methods or ()) and self.path.startswith("/api/v1/ingest/")
+        takes_keys = "POST" in (self.methods or ()) and (
+            self.path.startswith("/api/v1/ingest/") or self.path.endswith("/snapshot")
+        )
 
         async def strict(request: Request) -> Response:
             state = app_state(request)

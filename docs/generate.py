@@ -36,6 +36,7 @@ TITLES = {
     "UPLOAD": "UPLOAD: images that clients send",
     "LOG": "LOG: log lines, on standard error",
     "AUTH": "AUTH: who may call",
+    "SECRETS": "SECRETS: keys of what rests encrypted",
 }
 
 INTRO = """\
@@ -54,6 +55,7 @@ With nothing set the service runs on its embedded PostgreSQL and S3 server under
 - `DB__HOST` or `STORAGE__ENDPOINT` is empty (an embedded part),
 - `DB__PASSWORD`, `STORAGE__ACCESS_KEY` or `STORAGE__SECRET_KEY` is empty or a well-known default
   (a PostgreSQL socket folder in `DB__HOST` needs no password),
+- `SECRETS__KEYS` is empty,
 - `API__CORS_ORIGINS` is `["*"]` together with `API__CORS_CREDENTIALS=true`,
 - `AUTH__MODE` is `off` and `API__HOST` is not loopback.
 """
@@ -99,7 +101,7 @@ def _group(field: FieldInfo) -> type[BaseModel] | None:
 
 def _setting(group: str, name: str, field: FieldInfo, schema: dict[str, Any], defs: dict[str, Any]) -> Setting:
     default = field.get_default(call_default_factory=True, validated_data={})
-    secret = isinstance(default, SecretStr)
+    secret = isinstance(default, SecretStr) or "SecretStr" in repr(field.annotation)
     return Setting(
         group, name, None if name in COMPUTED else _written(default), _bounds(schema, defs), field.description or "", secret
     )

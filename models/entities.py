@@ -34,6 +34,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from models.values import CaptureMode, DropReason, IngestionStatus, SourceType, TimestampSource
 
 Json = dict[str, Any]
+SEALED_PREFIX = "enc1:"  # how texts begin that rest encrypted (utils.secret_box)
 SlotRanges = list[Range[int]]
 
 
@@ -70,6 +71,9 @@ def _slots() -> Mapped[SlotRanges]:
     return mapped_column(server_default=text("'{}'::int4multirange"))
 
 
+_PLAIN_URL = f"rtsp_url NOT LIKE '{SEALED_PREFIX}%'"  # rows from before encryption
+
+
 def dropped_column(reason: DropReason) -> str:
     """The request row's column with the slots dropped for that reason."""
     return f"dropped_{reason.value}"
@@ -88,7 +92,7 @@ class IngestionRequest(Base):
     source_type: Mapped[str]
     capture_mode: Mapped[str | None]
     status: Mapped[str]
-    rtsp_url: Mapped[str | None]  # whole, with its password: never leaves services/
+    rtsp_url: Mapped[str | None]  # whole, with its password; encrypted (utils.secret_box)
     params: Mapped[Json | None]
     meta: Mapped[Json] = mapped_column(server_default=text("'{}'::jsonb"))
     error: Mapped[Json | None]
@@ -134,6 +138,7 @@ class IngestionRequest(Base):
         Index(None, "status", "created_at", "id"),
         Index(None, "source_type", "created_at", "id"),
         Index(None, "capture_mode", "created_at", "id"),
+        Index("ix_ingestion_requests_plain_url", "id", postgresql_where=text(_PLAIN_URL)),
     )
 
     def dropped(self) -> dict[str, int]:
@@ -250,7 +255,7 @@ class CameraConfiguration(Base):
     camera_id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str | None]
     description: Mapped[str | None]
-    rtsp_url: Mapped[str]
+    rtsp_url: Mapped[str]  # encrypted (utils.secret_box)
     transport: Mapped[str] = mapped_column(server_default=text("'tcp'"))
     location: Mapped[str | None]
     camera_angle: Mapped[str | None]
@@ -267,7 +272,9 @@ class CameraConfiguration(Base):
         CheckConstraint("camera_id ~ '^[A-Za-z0-9._-]{1,100}$' AND camera_id !~ '^[.]+$'", name="camera_id"),
         CheckConstraint(_one_of("transport", ("tcp", "udp")), name="transport"),
         CheckConstraint("default_fps IS NULL OR (default_fps > 0 AND default_fps <= 30)", name="default_fps"),
+        CheckConstraint("reader IS NULL OR reader IN ('opencv', 'pyav')", name="reader"),
         Index(None, "created_at", "camera_id"),
+        Index("ix_camera_configurations_plain_url", "camera_id", postgresql_where=text(_PLAIN_URL)),
     )
 
 

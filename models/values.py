@@ -78,6 +78,8 @@ class CaptureParams:
     jpeg_quality: int
     transport: Transport
     frame_timestamp: datetime | None = None
+    max_staleness: float = 0  # seconds; single_frame of an open stream: the last keyframe will do while it is younger
+    reader: str | None = None  # the camera's; None: RTSP__READER
 
     @property
     def slots(self) -> int | None:
@@ -95,6 +97,7 @@ class CaptureParams:
             "mode": self.mode.value, "fps": self.fps, "duration": self.duration, "sampling": self.sampling.value,
             "max_frames": self.max_frames, "jpeg_quality": self.jpeg_quality, "transport": self.transport.value,
             "frame_timestamp": self.frame_timestamp.isoformat() if self.frame_timestamp else None,
+            "max_staleness": self.max_staleness, "reader": self.reader,
         }  # fmt: skip
 
     @classmethod
@@ -104,6 +107,7 @@ class CaptureParams:
             mode=CaptureMode(data["mode"]), fps=data["fps"], duration=data["duration"],
             sampling=Sampling(data["sampling"]), max_frames=data["max_frames"], jpeg_quality=data["jpeg_quality"],
             transport=Transport(data["transport"]), frame_timestamp=datetime.fromisoformat(at) if at else None,
+            max_staleness=data.get("max_staleness", 0), reader=data.get("reader"),
         )  # fmt: skip
 
 
@@ -218,3 +222,8 @@ class FrameFilter:
     to: datetime | None = None
     source_type: SourceType | None = None
     descending: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CameraFilter:
+    """What a list of cameras is narrowed to: nothing yet; cursors are bound to it."""

@@ -14,6 +14,7 @@ from models.entities import Base
 
 E = TypeVar("E", bound=Base)
 Key = tuple[datetime, UUID]
+AnyKey = tuple[datetime, UUID | str]
 
 
 class Repository(Generic[E]):
@@ -38,9 +39,9 @@ class Repository(Generic[E]):
     async def page(
         self,
         query: Select[E],
-        by: tuple[InstrumentedAttribute[datetime], InstrumentedAttribute[UUID]],
+        by: tuple[InstrumentedAttribute[datetime], InstrumentedAttribute[Any]],
         *,
-        after: Key | None,
+        after: AnyKey | None,
         limit: int,
         descending: bool,
     ) -> list[E]:

@@ -2,9 +2,62 @@
 
 from __future__ import annotations
 
-from models.entities import CameraConfiguration
-from repositories.base import Repository
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import delete, func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+
+from models.entities import CameraConfiguration, CaptureLease
+from repositories.base import AnyKey, Repository
 
 
 class CameraConfigRepository(Repository[CameraConfiguration]):
     entity = CameraConfiguration
+
+    async def create(self, values: Mapping[str, Any]) -> CameraConfiguration:
+        """Inserts the camera unless its id is taken; returns the row that holds the id."""
+        await self.session.execute(insert(CameraConfiguration).values(**values).on_conflict_do_nothing())
+        query = self.select().where(CameraConfiguration.camera_id == values["camera_id"])
+        return (await self.session.scalars(query)).one()
+
+    async def find(self, *, after: AnyKey | None, limit: int) -> list[CameraConfiguration]:
+        """Cameras, in the order of their registration."""
+        by = (CameraConfiguration.created_at, CameraConfiguration.camera_id)
+        return await self.page(self.select(), by, after=after, limit=limit, descending=False)
+
+    async def kept_open(self, limit: int) -> list[CameraConfiguration]:
+        """Enabled cameras whose streams are to be kept open."""
+        query = self.select().where(CameraConfiguration.enabled, CameraConfiguration.keep_open)
+        return list((await self.session.scalars(query.order_by(CameraConfiguration.camera_id).limit(limit))).all())
+
+    async def locked(self, camera_id: str) -> CameraConfiguration | None:
+        """The camera, nobody else's to change until the transaction ends."""
+        query = self.select().where(CameraConfiguration.camera_id == camera_id).with_for_update()
+        return (await self.session.scalars(query.execution_options(populate_existing=True))).one_or_none()
+
+    async def hold(self, camera_id: str) -> bool:
+        """Whether the camera is there; it cannot be deleted until the transaction ends."""
+        found = await self.session.scalar(
+            text("SELECT 1 FROM camera_configurations WHERE camera_id = :id FOR KEY SHARE"), {"id": camera_id}
+        )
+        return found is not None
+
+    async def change(self, camera_id: str, values: Mapping[str, Any]) -> CameraConfiguration:
+        """Writes the values of a locked camera; returns it as it then is."""
+        await self.session.execute(
+            update(CameraConfiguration)
+            .where(CameraConfiguration.camera_id == camera_id)
+            .values(**values, updated_at=func.now())
+        )
+        return await self.session.get_one(CameraConfiguration, camera_id, populate_existing=True)
+
+    async def in_use(self, camera_id: str) -> bool:
+        """Whether captures of the camera wait or run: exactly those have a lease row."""
+        found = await self.session.scalar(
+            select(CaptureLease.request_id).where(CaptureLease.camera_id == camera_id).limit(1)
+        )
+        return found is not None
+
+    async def remove(self, camera_id: str) -> None:
+        await self.session.execute(delete(CameraConfiguration).where(CameraConfiguration.camera_id == camera_id))

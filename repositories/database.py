@@ -25,6 +25,7 @@ from repositories.camera_configs import CameraConfigRepository
 from repositories.frames import FrameRepository
 from repositories.ingestion_requests import IngestionRequestRepository
 from repositories.leases import LeaseRepository
+from repositories.secrets import SecretsRepository
 from utils.exceptions import DatabaseUnavailable
 from utils.logger import Throttle, get_logger
 from utils.metrics import DB_ERRORS, DB_POOL
@@ -72,6 +73,10 @@ class UnitOfWork:
     @cached_property
     def cameras(self) -> CameraConfigRepository:
         return CameraConfigRepository(self.session)
+
+    @cached_property
+    def secrets(self) -> SecretsRepository:
+        return SecretsRepository(self.session)
 
 
 class Database:

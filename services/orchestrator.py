@@ -31,13 +31,14 @@ from models.values import (
     SourceType,
     Transport,
 )
-from repositories.database import Database
+from repositories.database import Database, UnitOfWork
 from services.presenter import to_response
 from services.rtsp_capture.address import AddressPolicy, parse_rtsp_url
 from services.rtsp_capture.capture import CaptureDeps, CaptureJob
 from services.upload_handler import UploadHandler
 from utils.exceptions import (
     CameraDisabled,
+    CameraNotFound,
     DatabaseUnavailable,
     FeatureNotImplemented,
     IngestionException,
@@ -75,6 +76,7 @@ class Orchestrator:
         self._settings = settings
         self._capture = capture
         self._database: Database = capture.database
+        self._secrets = capture.secrets
         self._uploads = uploads
         self._policy = policy
         self.owner = f"{socket.gethostname()[:60]}:{os.getpid()}:{new_id()}"
@@ -91,11 +93,11 @@ class Orchestrator:
         if self._stopping:
             raise ShuttingDown(retry_after=5)
 
-    async def submit_capture(self, body: RTSPIngestionRequest) -> IngestionResponse:
+    async def submit_capture(self, body: RTSPIngestionRequest, *, max_staleness: float = 0) -> IngestionResponse:
         """Stores a pending capture and returns it; the camera is not touched.
 
         Raises InvalidRequest, TimestampOutOfRange, AddressNotAllowed, CameraDisabled, TooManyPending,
-        FeatureNotImplemented, DatabaseUnavailable, ShuttingDown.
+        FeatureNotImplemented, SecretUnreadable, DatabaseUnavailable, ShuttingDown.
         """
         self.check_accepting()
         if body.capture_mode is CaptureMode.EVENT_DRIVEN:
@@ -108,11 +110,17 @@ class Orchestrator:
             pending = await uow.requests.count_pending(self._settings.RTSP.MAX_PENDING)
         if pending >= self._settings.RTSP.MAX_PENDING:
             raise TooManyPending(retry_after=10)
-        row = self._capture_row(body, camera)
-        stored = await self._database.until_known(lambda uow: uow.requests.add_capture(row))
+        row = self._capture_row(body, camera, max_staleness)
+        stored = await self._database.until_known(lambda uow: self._add(uow, row, camera))
         log.info("capture_accepted", ingestion_id=str(row.id), camera_id=row.camera_id, mode=row.capture_mode)
         self._wake.set()
-        return to_response(stored, [], [])
+        return to_response(stored, [], [], self._secrets)
+
+    async def _add(self, uow: UnitOfWork, row: IngestionRequest, camera: CameraConfiguration | None) -> IngestionRequest:
+        # Held until the commit: a camera cannot be deleted between here and its capture being there to be seen.
+        if camera is not None and not await uow.cameras.hold(camera.camera_id):
+            raise CameraNotFound
+        return await uow.requests.add_capture(row)
 
     def _check_moment(self, body: RTSPIngestionRequest) -> None:
         if body.frame_timestamp is None:
@@ -124,13 +132,13 @@ class Orchestrator:
                 "lies more than RTSP__RING_SECONDS ago or more than 24 h ahead",
                 code="timestamp_out_of_range",
             )
-        if ahead < timedelta(0):
-            raise FeatureNotImplemented("A frame_timestamp in the past is not built yet; one in the future is.")
 
-    def _capture_row(self, body: RTSPIngestionRequest, camera: CameraConfiguration | None) -> IngestionRequest:
+    def _capture_row(
+        self, body: RTSPIngestionRequest, camera: CameraConfiguration | None, max_staleness: float
+    ) -> IngestionRequest:
         if camera is not None and not camera.enabled:
             raise CameraDisabled
-        url = body.rtsp_url or (camera.rtsp_url if camera else None)
+        url = body.rtsp_url or (self._secrets.open(camera.rtsp_url) if camera else None)
         if url is None:
             raise InvalidRequest.of("rtsp_url", "is required: this camera is not registered", code="missing")
         default_fps = (camera.default_fps if camera else None) or self._settings.RTSP.DEFAULT_FPS
@@ -144,10 +152,13 @@ class Orchestrator:
             jpeg_quality=body.jpeg_quality,
             transport=body.transport or (Transport(camera.transport) if camera else Transport.TCP),
             frame_timestamp=body.frame_timestamp,
+            max_staleness=max_staleness,
+            reader=camera.reader if camera else None,
         )
         return IngestionRequest(
             id=new_id(), camera_id=body.camera_id, source_type=SourceType.RTSP.value, capture_mode=body.capture_mode.value,
-            status=IngestionStatus.PENDING.value, rtsp_url=url, params=params.to_json(), meta=body.meta.to_json(),
+            status=IngestionStatus.PENDING.value, rtsp_url=self._secrets.seal(url), params=params.to_json(),
+            meta=body.meta.to_json(),
         )  # fmt: skip
 
     async def ingest_upload(self, form: UploadIngestionRequest, files: Sequence[ReceivedFile]) -> UUID:

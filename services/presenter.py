@@ -18,7 +18,7 @@ from models.schemas import (
 )
 from models.values import IngestionStatus, SourceType
 from services.storage_service import Presigned
-from utils.urls import mask_url
+from utils.secret_box import SecretBox
 
 
 def describe(row: IngestionRequest) -> str:
@@ -39,13 +39,13 @@ def describe(row: IngestionRequest) -> str:
     return f"{ended}: {row.stored} of {row.expected} frames stored, {dropped} dropped."
 
 
-def to_summary(row: IngestionRequest, gaps: Sequence[CaptureGap]) -> RequestSummary:
+def to_summary(row: IngestionRequest, gaps: Sequence[CaptureGap], secrets: SecretBox) -> RequestSummary:
     """The request as the wire shows it, without its frames."""
     source = None
     if row.rtsp_url is not None:
         found = row.source or {}
         source = StreamSource(
-            url=mask_url(row.rtsp_url), codec=found.get("codec"), width=found.get("width") or None,
+            url=secrets.masked(row.rtsp_url), codec=found.get("codec"), width=found.get("width") or None,
             height=found.get("height") or None, fps=found.get("fps"),
         )  # fmt: skip
     error = row.error
@@ -64,9 +64,11 @@ def to_summary(row: IngestionRequest, gaps: Sequence[CaptureGap]) -> RequestSumm
     )  # fmt: skip
 
 
-def to_response(row: IngestionRequest, gaps: Sequence[CaptureGap], frames: list[FrameInfo]) -> IngestionResponse:
+def to_response(
+    row: IngestionRequest, gaps: Sequence[CaptureGap], frames: list[FrameInfo], secrets: SecretBox
+) -> IngestionResponse:
     """The request with its frames."""
-    return IngestionResponse(**dict(to_summary(row, gaps)), frames=frames)
+    return IngestionResponse(**dict(to_summary(row, gaps, secrets)), frames=frames)
 
 
 def to_frame_info(row: Frame, url: Presigned) -> FrameInfo:

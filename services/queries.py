@@ -23,6 +23,7 @@ from utils.cursors import decode_cursor, encode_cursor
 from utils.exceptions import FrameNotFound, RequestNotFound, StorageUnavailable
 from utils.logger import get_logger
 from utils.metrics import DELETE_LEFTOVERS
+from utils.secret_box import SecretBox
 
 log = get_logger(__name__)
 
@@ -50,9 +51,10 @@ class FrameContent:
 class Queries:
     """Raises RequestNotFound, FrameNotFound, InvalidRequest for a cursor, DatabaseUnavailable, StorageUnavailable."""
 
-    def __init__(self, database: Database, storage: StorageService) -> None:
+    def __init__(self, database: Database, storage: StorageService, secrets: SecretBox) -> None:
         self._database = database
         self._storage = storage
+        self._secrets = secrets
 
     async def get_request(self, request_id: UUID) -> IngestionResponse:
         """The request, its ledger in one snapshot, its frames: an upload's all, a capture's newest 100."""
@@ -64,7 +66,7 @@ class Queries:
             limit = row.expected if upload else CAPTURE_FRAMES
             frames = await uow.frames.of_request(request_id, newest_first=not upload, limit=limit)
             gaps = await uow.requests.gaps(request_id)
-        return to_response(row, gaps, await self._infos(frames))
+        return to_response(row, gaps, await self._infos(frames), self._secrets)
 
     async def list_requests(self, wanted: RequestFilter, limit: int, cursor: str | None) -> RequestPage:
         """Requests, newest first."""
@@ -74,7 +76,7 @@ class Queries:
             gaps = await uow.requests.gaps_of([row.id for row in rows[:limit]])
         more = rows[limit - 1] if len(rows) > limit else None
         return RequestPage(
-            items=[to_summary(row, gaps[row.id]) for row in rows[:limit]],
+            items=[to_summary(row, gaps[row.id], self._secrets) for row in rows[:limit]],
             next_cursor=encode_cursor(more.created_at, more.id, wanted) if more else None,
         )
 

@@ -15,15 +15,19 @@ from urllib.parse import urlsplit
 from config import Environment, Settings
 from repositories.database import Database, is_unavailable
 from repositories.migrations.run import upgrade
+from services.cameras import CameraRegistry
 from services.health import HealthService
 from services.orchestrator import Orchestrator
 from services.queries import Queries
 from services.rtsp_capture.address import AddressPolicy
 from services.rtsp_capture.capture import CaptureDeps
 from services.rtsp_capture.hub import StreamHub
+from services.rtsp_capture.keeper import StreamKeeper
 from services.rtsp_capture.preflight import preflight
+from services.rtsp_capture.probe import Prober
 from services.rtsp_capture.reader import OpenCvReader
 from services.rtsp_capture.stream import StreamDeps
+from services.secrets import open_box, put_in_order
 from services.storage_service import StorageService
 from services.upload_handler import UploadHandler
 from utils.embedded.errors import DataDirLocked, EmbeddedStartError
@@ -52,6 +56,7 @@ class Services:
     orchestrator: Orchestrator
     queries: Queries
     health: HealthService
+    cameras: CameraRegistry
 
 
 @asynccontextmanager
@@ -63,6 +68,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     async with AsyncExitStack() as stack:
         effective = await _start_embedded(settings, stack)
         await _with_patience("PostgreSQL (DB__HOST, DB__PORT, DB__USER, DB__PASSWORD)", partial(upgrade, effective.DB))
+        secrets = open_box(settings)
         database = Database(effective.DB)
         stack.push_async_callback(database.close)
         await _check_durability(settings, database)
@@ -74,16 +80,27 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         decode_pool = WorkerPool("decode", settings.RTSP.DECODE_THREADS)
         stack.push_async_callback(decode_pool.close)
         check = partial(_preflight, settings, policy)
-        hub = StreamHub(StreamDeps(settings.RTSP, check, OpenCvReader, decode_pool))
+        streams = StreamDeps(settings.RTSP, check, OpenCvReader, decode_pool, {"opencv": OpenCvReader})
+        hub = StreamHub(streams)
         stack.push_async_callback(hub.close)
+        prober = Prober(streams)
+        stack.push_async_callback(prober.close)
         uploads = UploadHandler(settings, storage)
         stack.push_async_callback(uploads.close)
-        capture = CaptureDeps(settings.RTSP, database, storage, hub)
+        capture = CaptureDeps(settings.RTSP, database, storage, hub, secrets)
         orchestrator = Orchestrator(settings, capture, uploads, policy)
-        queries = Queries(database, storage)
+        queries = Queries(database, storage, secrets)
+        keeper = StreamKeeper(database, hub, secrets)
+        cameras = CameraRegistry(
+            database, secrets, policy, keeper, prober, orchestrator, queries, capture_timeout=settings.RTSP.CAPTURE_TIMEOUT
+        )
         health = HealthService({"database": _database_check(database), "storage": _storage_check(storage)}, {})
         leftovers = asyncio.create_task(_finish_deletes(queries), name="finish-deletes")
         stack.push_async_callback(_cancelled, leftovers)
+        sealing = asyncio.create_task(put_in_order(database, secrets, everything=not settings.DB.HOST), name="secrets")
+        stack.push_async_callback(_cancelled, sealing)
+        keeper.start()
+        stack.push_async_callback(keeper.stop)
         orchestrator.start()
         stack.push_async_callback(orchestrator.stop, settings.API.SHUTDOWN_TIMEOUT / 2)
         log.info(
@@ -96,7 +113,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         gc.collect()
         gc.freeze()
         stack.callback(gc.unfreeze)
-        yield Services(settings, orchestrator, queries, health)
+        yield Services(settings, orchestrator, queries, health, cameras)
         health.stopping = True
 
 

@@ -31,8 +31,11 @@ from repositories.database import Database
 from repositories.migrations.run import upgrade
 from services.storage_service import StorageService
 from utils.embedded.supervisor import EmbeddedParts
+from utils.secret_box import new_key
 
 ROOT = Path(__file__).resolve().parents[1]
+# One for all services of a session: they share a database, and take over each other's captures.
+SECRETS_KEY = new_key()
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ class Backends:
 
     def settings(self, data_dir: Path, **groups: object) -> Settings:
         """Settings on these parts; `groups` are whole groups as dicts, e.g. RTSP={"LINGER": 0}."""
-        return Settings(_env_file=None, DATA_DIR=data_dir, DB=self.db, STORAGE=self.storage, ENVIRONMENT="test", **groups)  # type: ignore[arg-type]
+        shared = {"SECRETS": {"KEYS": [SECRETS_KEY]}, **groups}
+        return Settings(_env_file=None, DATA_DIR=data_dir, DB=self.db, STORAGE=self.storage, ENVIRONMENT="test", **shared)  # type: ignore[arg-type]
 
     def environment(self, data_dir: Path, **more: str) -> dict[str, str]:
         """Environment variables with which `main.py` runs on these parts."""
@@ -57,13 +61,14 @@ class Backends:
             "STORAGE__ENDPOINT": self.storage.ENDPOINT, "STORAGE__BUCKET_NAME": self.storage.BUCKET_NAME,
             "STORAGE__ACCESS_KEY": self.storage.ACCESS_KEY.get_secret_value(),
             "STORAGE__SECRET_KEY": self.storage.SECRET_KEY.get_secret_value(),
+            "SECRETS__KEYS": json.dumps([SECRETS_KEY]),
             **more,
         }  # fmt: skip
 
 
 def clean_environment() -> dict[str, str]:
     """This process's environment without anything that the service would read as a setting."""
-    groups = ("API__", "DB__", "STORAGE__", "REDIS__", "RTSP__", "UPLOAD__", "LOG__", "AUTH__", "TEST_")
+    groups = ("API__", "DB__", "STORAGE__", "REDIS__", "RTSP__", "UPLOAD__", "LOG__", "AUTH__", "SECRETS__", "TEST_")
     return {
         name: value for name, value in os.environ.items()
         if not name.startswith(groups) and name not in ("ENVIRONMENT", "DEBUG", "DATA_DIR")

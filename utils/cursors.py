@@ -12,11 +12,12 @@ import hashlib
 import json
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from utils.exceptions import InvalidRequest
 
+RowId = TypeVar("RowId", UUID, str)
 MAX_CURSOR_CHARS = 500
 _TAG_BYTES = 12
 
@@ -28,13 +29,18 @@ def _tag(payload: bytes, filters: Any) -> bytes:
     ).digest()
 
 
-def encode_cursor(at: datetime, row_id: UUID, filters: Any) -> str:
+def encode_cursor(at: datetime, row_id: UUID | str, filters: Any) -> str:
     """A cursor after the row (at, row_id) of a list with these filters (a dataclass)."""
     payload = json.dumps([at.isoformat(), str(row_id)]).encode()
     return base64.urlsafe_b64encode(_tag(payload, filters) + payload).decode().rstrip("=")
 
 
 def decode_cursor(cursor: str, filters: Any) -> tuple[datetime, UUID]:
+    """`decode_key` of a list whose ids are UUIDs."""
+    return decode_key(cursor, filters, UUID)
+
+
+def decode_key(cursor: str, filters: Any, kind: type[RowId]) -> tuple[datetime, RowId]:
     """(time, id) of the last row seen. Raises InvalidRequest for a cursor that is not one of this list."""
     bad = InvalidRequest.of("cursor", "is not a cursor of this list with these filters", location="query", code="cursor")
     if len(cursor) > MAX_CURSOR_CHARS:
@@ -48,6 +54,6 @@ def decode_cursor(cursor: str, filters: Any) -> tuple[datetime, UUID]:
         moment = datetime.fromisoformat(at)
         if moment.tzinfo is None:
             raise bad
-        return moment, UUID(row_id)
+        return moment, kind(row_id)
     except (ValueError, TypeError, AttributeError, binascii.Error) as error:
         raise bad from error

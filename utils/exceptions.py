@@ -103,6 +103,16 @@ class CameraNotFound(IngestionException):
     default_message = "There is no camera with this id."
 
 
+class CameraExists(IngestionException):
+    code = "camera_exists"
+    default_message = "There is a camera with this id already."
+
+
+class CameraInUse(IngestionException):
+    code = "camera_in_use"
+    default_message = "Captures of this camera are waiting or running: cancel them first."
+
+
 class CameraDisabled(IngestionException):
     code = "camera_disabled"
     default_message = "This camera is disabled."
@@ -182,6 +192,12 @@ class ObjectMissing(IngestionException):
     default_message = "The stored object is missing."
 
 
+class SecretUnreadable(IngestionException):
+    """What rests encrypted cannot be opened: an operator's error, told as such. Names key ids, never keys."""
+
+    default_message = "A stored camera URL cannot be decrypted with SECRETS__KEYS."
+
+
 class DatabaseUnavailable(IngestionException):
     code = "database_unavailable"
     retryable = True
@@ -234,6 +250,18 @@ class CaptureFailure(Exception):
     def retryable(self) -> bool:
         """Whether asking again, unchanged, can succeed."""
         return self.code not in FATAL_BEFORE_FIRST_PICTURE and self.code != "timestamp_out_of_range"
+
+
+class CameraFailed(IngestionException):
+    """A camera gave no picture: `code` is the capture's."""
+
+    code = "stream_ended"
+    default_message = "The camera gave no picture."
+
+    def __init__(self, code: CaptureCode, message: str, *, retryable: bool) -> None:
+        super().__init__(message)
+        self.code = code  # type: ignore[misc]  # the class's, narrowed for this one
+        self.retryable = retryable  # type: ignore[misc]
 
 
 class LeaseLost(Exception):

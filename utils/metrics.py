@@ -32,6 +32,10 @@ CAPTURES_FINISHED = Counter("ingestion_captures_finished", "Captures ended, by f
 CAPTURES_RESUMED = Counter("ingestion_captures_resumed", "Captures taken over from a lapsed lease.", registry=REGISTRY)
 LEASES_LOST = Counter("ingestion_leases_lost", "Captures given up because another owner has them.", registry=REGISTRY)
 STREAMS = Gauge("ingestion_streams", "RTSP streams by state.", ["state"], registry=REGISTRY)
+STREAMS_STALLED = Gauge(
+    "ingestion_streams_stalled", "Of the live RTSP streams, those that send nothing.", registry=REGISTRY
+)
+PROBES = Counter("ingestion_probes", "Cameras tried, by outcome: reachable, or the code.", ["outcome"], registry=REGISTRY)
 STREAM_FAILURES = Counter(
     "ingestion_stream_failures", "Failed opens and broken streams, by code.", ["code"], registry=REGISTRY
 )

@@ -29,6 +29,12 @@ def mask_text(text: str) -> str:
     return text
 
 
+def is_masked(url: str) -> bool:
+    """Whether a secret in this URL is the mask itself: a URL as it was shown, sent back."""
+    plain = url.replace(MASK, "x")
+    return MASK in url and mask_url(url) == url and mask_url(plain) != plain
+
+
 def mask_url(url: str) -> str:
     """A URL as it may be shown: `rtsp://user:***@host/path`; the user name stays, the password never does.
 

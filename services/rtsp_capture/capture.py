@@ -26,9 +26,10 @@ from services.rtsp_capture.request_state import RequestState
 from services.rtsp_capture.sampler import Chosen, SlotSampler
 from services.rtsp_capture.stream import Stream, StreamKey
 from services.storage_service import StorageService
-from utils.exceptions import FATAL_BEFORE_FIRST_PICTURE, CaptureFailure, LeaseLost
+from utils.exceptions import FATAL_BEFORE_FIRST_PICTURE, CaptureFailure, LeaseLost, SecretUnreadable
 from utils.logger import get_logger
 from utils.metrics import CAPTURES_FINISHED
+from utils.secret_box import SecretBox
 
 log = get_logger(__name__)
 
@@ -45,6 +46,7 @@ class CaptureDeps:
     database: Database
     storage: StorageService
     hub: StreamHub
+    secrets: SecretBox
     now: Callable[[], float] = time.time
 
 
@@ -147,8 +149,7 @@ class CaptureJob:
             self._cancelled = True
         try:
             await self._resume(row)
-            key = StreamKey(row.camera_id, row.rtsp_url, self._params.transport.value)
-            if not await self._until_lead():
+            if (key := self._key(row)) is None or self._out_of_ring(row, key) or not await self._until_lead():
                 return await self._end()
             self._stream = await self._acquire(key)
             if self._stream is not None:
@@ -160,6 +161,31 @@ class CaptureJob:
             await self._end()
         finally:
             await self._store.close()
+
+    def _key(self, row: IngestionRequest) -> StreamKey | None:
+        """Which stream; None when no key here opens the row's URL, which ends the capture."""
+        try:
+            url = self._deps.secrets.open(row.rtsp_url or "")
+        except SecretUnreadable as error:
+            self._state.failed(CaptureFailure("unauthorized_camera", error.message), self._deps.now())
+            log.error("capture_secret_unreadable", ingestion_id=str(row.id), camera_id=row.camera_id, reason=error.message)
+            return None
+        return StreamKey(row.camera_id, url, self._params.transport.value, self._params.reader)
+
+    def _out_of_ring(self, row: IngestionRequest, key: StreamKey) -> bool:
+        """Whether a moment was asked for that had passed already, and no open stream's ring reaches back to it."""
+        at = self._params.frame_timestamp
+        if at is None or at >= row.created_at or self._sampler_of().done:
+            return False
+        stream = self._deps.hub.find(key)
+        span = stream.ring.span if stream is not None else None
+        if span is not None and span[0] <= at.timestamp():
+            return False
+        told = "The camera's stream was not open then, or its ring does not reach back so far."
+        self._state.failed(CaptureFailure("timestamp_out_of_range", told), self._deps.now())
+        self._sampler_of().next_slot = 1
+        self._store.drop([0], DropReason.NO_PICTURE)
+        return True
 
     async def _acquire(self, key: StreamKey) -> Stream | None:
         """The stream; None when the capture was told to stop while it waited for one."""
@@ -217,7 +243,10 @@ class CaptureJob:
             since = min(since, row.started_at.timestamp()) if self.claim.resumed else since
         self._started = min(self._started, since) if self._params.frame_timestamp else since
         self._stream.listen(self)
-        newest = self._stream.ring.newest()
+        if self._params.frame_timestamp is not None:
+            for picture in list(self._stream.ring.pictures()):
+                self.on_picture(picture)
+        newest = self._newest(self._stream)
         if self._params.mode is CaptureMode.SINGLE_FRAME and self._sampler is None and self._stream.live and newest:
             self._begin_grid(newest.packet.timestamp)
             self._last_picture = newest.packet.timestamp
@@ -229,6 +258,13 @@ class CaptureJob:
             await self._write()
             self._store.touch()
             await self._sleep(TICK)
+
+    def _newest(self, stream: Stream) -> Picture | None:
+        """What an open stream gives at once: its newest picture, or its last keyframe while that is young enough."""
+        key = stream.ring.last_key()
+        if key is not None and self._deps.now() - key.packet.timestamp <= self._params.max_staleness:
+            return key
+        return stream.ring.newest()
 
     async def _sleep(self, seconds: float) -> None:
         try:

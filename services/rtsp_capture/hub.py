@@ -35,6 +35,15 @@ class StreamHub:
         idle = sum(1 for held in self._held.values() if not held.users)
         return max(0, self._deps.settings.MAX_CONCURRENT_STREAMS - len(self._held) - len(self._closing) + idle)
 
+    def find(self, key: StreamKey) -> Stream | None:
+        """The stream, if it is open already."""
+        held = self._held.get(key)
+        return held.stream if held is not None else None
+
+    def streams(self) -> list[tuple[Stream, int]]:
+        """Every stream, and how many use it."""
+        return [(held.stream, held.users) for held in self._held.values()]
+
     async def acquire(self, key: StreamKey) -> Stream:
         """The stream, opened when it is not open yet; waits while RTSP__MAX_CONCURRENT_STREAMS are."""
         while (held := self._held.get(key)) is None:

@@ -111,6 +111,20 @@ class Ring:
         index = max(range(len(gop.packets)), key=lambda i: gop.packets[i].pts)
         return Picture(gop.packets[index], gop, index)
 
+    def last_key(self) -> Picture | None:
+        """The newest keyframe."""
+        return Picture(self._gops[-1].packets[0], self._gops[-1], 0) if self._gops else None
+
+    def pictures(self) -> Iterator[Picture]:
+        """All that is kept, in decoding order."""
+        return (Picture(packet, gop, index) for gop in self._gops for index, packet in enumerate(gop.packets))
+
+    @property
+    def span(self) -> tuple[float, float] | None:
+        """Capture times of the oldest keyframe and of the newest picture, seconds since the epoch."""
+        newest = self.newest()
+        return (self._gops[0].packets[0].timestamp, newest.packet.timestamp) if newest is not None else None
+
     def clear(self) -> None:
         self._gops.clear()
         self.bytes = 0

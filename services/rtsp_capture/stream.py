@@ -9,8 +9,8 @@ import asyncio
 import contextvars
 import random
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
@@ -58,6 +58,7 @@ class StreamKey:
     camera_id: str
     url: str
     transport: str
+    reader: str | None = None  # opencv, pyav; None: RTSP__READER
 
     def __repr__(self) -> str:
         return f"StreamKey({self.camera_id}, {self.transport})"
@@ -71,6 +72,11 @@ class StreamDeps:
     preflight: Callable[[CameraAddress], Awaitable[Described]]
     open_reader: ReaderFactory
     decode_pool: WorkerPool
+    readers: Mapping[str, ReaderFactory] = field(default_factory=dict)  # those that a camera may name
+
+    def reader(self, name: str | None) -> ReaderFactory:
+        """The reader of that name; the default one without a name, and for one that is not built."""
+        return self.readers.get(name or "", self.open_reader)
 
 
 class Stream:
@@ -84,6 +90,8 @@ class Stream:
         self.state = StreamState.CONNECTING
         self.info: StreamInfo | None = None
         self.failure: CaptureFailure | None = None
+        self.last_failure: tuple[CaptureFailure, float] | None = None  # the latest ever, and when (wall clock)
+        self.since = time.time()  # of the state
         self.last_packet: Packet | None = None
         self.first_of_segment: Packet | None = None
         self.ring = Ring(deps.settings.RING_SECONDS, deps.settings.RING_BYTES)
@@ -112,6 +120,11 @@ class Stream:
     @property
     def live(self) -> bool:
         return self.state is StreamState.LIVE
+
+    @property
+    def reconnects(self) -> int:
+        """How often the connection was made anew."""
+        return max(0, self._segment - 1)
 
     def source_info(self, picture: Jpeg | None = None) -> SourceInfo | None:
         if self.info is None:
@@ -183,7 +196,7 @@ class Stream:
             settings.OPEN_TIMEOUT, settings.READ_TIMEOUT, settings.TLS_VERIFY,
         )  # fmt: skip
         session = ReaderSession(
-            self.key.camera_id, self._deps.open_reader(options), self._segment, self._opened, self._packets
+            self.key.camera_id, self._deps.reader(self.key.reader)(options), self._segment, self._opened, self._packets
         )
         self._session = session
         session.start()
@@ -227,6 +240,7 @@ class Stream:
 
     def _failed(self, failure: CaptureFailure, failures: int) -> None:
         self.failure = failure
+        self.last_failure = (failure, time.time())
         STREAM_FAILURES.labels(code=failure.code).inc()
         if (withheld := _throttle.allow(f"{self.key.camera_id}:{failure.code}")) is not None:
             log.warning(
@@ -254,7 +268,7 @@ class Stream:
         if state is not StreamState.CLOSED:
             STREAMS.labels(state=state.value).inc()
         changed = state in (StreamState.LIVE, StreamState.CLOSED) or self.state is StreamState.LIVE
-        self.state = state
+        self.state, self.since = state, time.time()
         if changed:
             log.info("stream_state", camera_id=self.key.camera_id, state=state.value, segment=self._segment)
 

@@ -132,7 +132,7 @@ async def test_many_start_at_once_and_one_migrates(backends: Backends) -> None:
     processes = [migrate_in_a_process(db) for _ in range(2)]
     await asyncio.gather(*(upgrade(db) for _ in range(6)), *(ended(process) for process in processes))
     connection = await connect(db)
-    assert [row[0] for row in await connection.fetch("SELECT version_num FROM alembic_version")] == ["0001"]
+    assert [row[0] for row in await connection.fetch("SELECT version_num FROM alembic_version")] == ["0002"]
     held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = $1"
     assert await connection.fetchval(held, LOCK_KEY) == 0
     await connection.close()
@@ -164,7 +164,7 @@ async def test_killed_in_mid_migration_leaves_nothing_half_done(backends: Backen
     async with asyncio.timeout(20):
         await second
     assert await watcher.fetchval("SELECT count(*) FROM pg_stat_activity WHERE pid = $1", backend) == 0
-    assert await watcher.fetchval("SELECT version_num FROM alembic_version") == "0001"
+    assert await watcher.fetchval("SELECT version_num FROM alembic_version") == "0002"
     await blocker.close()
     await watcher.close()
 

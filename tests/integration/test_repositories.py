@@ -44,9 +44,10 @@ from repositories.ingestion_requests import Recorded, multirange
 from repositories.migrations.run import upgrade
 from services.queries import Queries
 from services.storage_service import StorageService
-from tests.conftest import Backends, make_database, unique
+from tests.conftest import SECRETS_KEY, Backends, make_database, unique
 from utils.exceptions import DatabaseUnavailable, FrameNotFound, InvalidRequest, LeaseLost
 from utils.ids import frame_id, new_id
+from utils.secret_box import SecretBox
 
 AT = datetime(2026, 5, 4, 13, 30, tzinfo=UTC)
 TTL = 30.0
@@ -800,7 +801,7 @@ async def test_a_delete_leaves_the_slots_tombstone(db: Database) -> None:
 
 @pytest.fixture
 def queries(db: Database, storage: StorageService) -> Queries:
-    return Queries(db, storage)
+    return Queries(db, storage, SecretBox([SECRETS_KEY]))
 
 
 async def fill(db: Database, camera: str, moments: list[datetime]) -> UUID:

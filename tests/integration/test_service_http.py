@@ -20,7 +20,7 @@ import pytest_asyncio
 from PIL import Image
 
 from config import DbSettings
-from tests.conftest import Backends, Service, running, unique
+from tests.conftest import SECRETS_KEY, Backends, Service, running, unique
 from tests.integration.service_support import (
     all_frames,
     assert_objects,
@@ -34,6 +34,7 @@ from tests.integration.service_support import (
 )
 from utils.demo.camera import Camera
 from utils.demo.faults import FaultProxy
+from utils.secret_box import SecretBox
 
 MAX_FILE = 200_000
 UPLOAD = "/api/v1/ingest/upload"
@@ -387,25 +388,16 @@ async def test_a_deleted_frame_is_gone(live: Running) -> None:
 
 
 async def test_what_is_not_built_says_so(live: Running) -> None:
-    client, post = live.client, live.client.post
+    post = live.client.post
     body = {"camera_id": "c", "rtsp_url": "rtsp://127.0.0.1:1/x"}
     before = await counts(live)
-    past = (datetime.now(UTC) - timedelta(seconds=5)).isoformat()
     some = "01934f5e-2b7a-7c31-9d5e-6f0a1b2c3d4e"
     for answer in (
         await post("/api/v1/ingest/rtsp", json={**body, "capture_mode": "event_driven"}),
-        await post("/api/v1/ingest/rtsp", json={**body, "frame_timestamp": past}),
         await post("/api/v1/ingest/rtsp", json=body, headers={"Idempotency-Key": '"k"'}),
         await post(UPLOAD, data={"camera_id": "c"}, files={"files": ("a.jpg", GOOD)}, headers={"Idempotency-Key": "k"}),
         await post(f"/api/v1/ingest/requests/{some}/trigger", json={"label": "x"}),
-        await post("/api/v1/cameras", json={"camera_id": "c", "rtsp_url": "rtsp://127.0.0.1/x"}),
-        await client.get("/api/v1/cameras"),
-        await client.get("/api/v1/cameras/c"),
-        await client.patch("/api/v1/cameras/c", json={"enabled": False}),
-        await client.delete("/api/v1/cameras/c"),
-        await post("/api/v1/cameras/probe", json={"rtsp_url": "rtsp://127.0.0.1/x"}),
-        await post("/api/v1/cameras/c/probe"),
-        await post("/api/v1/cameras/c/snapshot"),
+        await post("/api/v1/cameras/c/snapshot", headers={"Idempotency-Key": "k"}),
     ):
         found = problem(answer, 501, "not_implemented")
         assert not found["retryable"]
@@ -421,7 +413,7 @@ async def test_what_is_not_built_says_so(live: Running) -> None:
 
 @pytest.mark.parametrize("password", ["S3cr3t@x/1?y", "S3cr3t#'\"<z"])
 async def test_no_secret_is_anywhere(live: Running, camera: Camera, password: str) -> None:
-    """A camera's password: not in the log, an answer, a metric, a header, or a row but the one that must have it."""
+    """A camera's password: not in the log, an answer, a metric, a header, or a row to be read."""
     name = unique("secret")
     told: list[str] = []
     with FaultProxy(camera.port) as proxy:
@@ -460,7 +452,7 @@ async def test_no_secret_is_anywhere(live: Running, camera: Camera, password: st
     tables = await live.sql("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
     assert len(tables) > 8
     for (table,) in tables:
-        rows = await live.sql(f"SELECT to_jsonb(t) - 'rtsp_url' AS row FROM {table} AS t")
+        rows = await live.sql(f"SELECT to_jsonb(t) AS row FROM {table} AS t")
         assert not [row for row in rows if "S3cr3t" in row["row"]], table
     kept = await live.sql("SELECT rtsp_url FROM ingestion_requests WHERE id = $1::uuid", ids[0])
-    assert "S3cr3t" in kept[0]["rtsp_url"]  # the search would have found it
+    assert "S3cr3t" in SecretBox([SECRETS_KEY]).open(kept[0]["rtsp_url"])  # encrypted: the search would have found it

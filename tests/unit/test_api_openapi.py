@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema
 import pytest
@@ -12,17 +12,23 @@ from api import examples
 from api.errors import TABLE
 from api.openapi import _subclasses, schema_of
 from models.schemas import (
+    CameraConfiguration,
+    CameraCreate,
+    CameraPage,
+    CameraPatch,
     FrameInfo,
     FramePage,
     HealthCheckResponse,
     IngestionResponse,
     NearestFrame,
+    ProbeResponse,
     RequestPage,
     RTSPIngestionRequest,
+    SnapshotRequest,
 )
 from tests.unit.test_api_support import Api, problem
 from tests.unit.test_api_support import api as api
-from utils.exceptions import IngestionException
+from utils.exceptions import CaptureCode, IngestionException
 
 
 def operations(api: Api) -> list[tuple[str, str, dict[str, Any]]]:
@@ -65,7 +71,8 @@ async def test_bodies_have_schemas_and_examples(api: Api) -> None:
         for _, _, operation in operations(api)
         if "requestBody" in operation
     }
-    assert {"submit_capture", "upload_images", "trigger_event", "create_camera"} <= bodies.keys()
+    cameras = {"create_camera", "update_camera", "probe_url", "take_snapshot"}
+    assert {"submit_capture", "upload_images", "trigger_event"} | cameras <= bodies.keys()
     schemas = schema_of(api.app)["components"]["schemas"]
     for example in schemas["RTSPIngestionRequest"]["examples"]:
         RTSPIngestionRequest.model_validate(example)
@@ -79,11 +86,29 @@ async def test_bodies_have_schemas_and_examples(api: Api) -> None:
     [
         (FrameInfo, examples.FRAME), (NearestFrame, examples.NEAREST), (IngestionResponse, examples.FINAL),
         (IngestionResponse, examples.ACCEPTED), (IngestionResponse, examples.UPLOADED), (RequestPage, examples.REQUEST_PAGE),
-        (FramePage, examples.FRAME_PAGE), (HealthCheckResponse, examples.HEALTH),
+        (FramePage, examples.FRAME_PAGE), (HealthCheckResponse, examples.HEALTH), (CameraCreate, examples.CAMERA_NEW),
+        (CameraPatch, examples.CAMERA_PATCH), (CameraConfiguration, examples.CAMERA), (CameraPage, examples.CAMERA_PAGE),
+        (ProbeResponse, examples.PROBE), (SnapshotRequest, examples.SNAPSHOT),
     ],
 )  # fmt: skip
 def test_response_examples_fit_their_models(model: type[BaseModel], example: dict[str, Any]) -> None:
     model.model_validate(example)
+
+
+async def test_a_patch_may_come_as_merge_patch(api: Api) -> None:
+    content = schema_of(api.app)["paths"]["/api/v1/cameras/{camera_id}"]["patch"]["requestBody"]["content"]
+    assert content.keys() == {"application/json", "application/merge-patch+json"}
+    for media in content.values():
+        assert media["schema"] == {"$ref": "#/components/schemas/CameraPatch"}
+        assert media["example"]
+
+
+async def test_a_snapshot_documents_every_capture_error(api: Api) -> None:
+    responses = schema_of(api.app)["paths"]["/api/v1/cameras/{camera_id}/snapshot"]["post"]["responses"]
+    media = [content for answer in responses.values() for content in answer["content"].values()]
+    told = {code for content in media for code in content.get("examples", {})}
+    assert set(get_args(CaptureCode)) - {"timestamp_out_of_range"} <= told
+    assert responses["504"]["content"]["application/problem+json"]["examples"].keys() == {"connect_timeout", "read_timeout"}
 
 
 async def test_the_pages_work_without_the_internet(api: Api) -> None:

@@ -242,4 +242,6 @@ async def test_idempotency_keys_are_refused_until_built(api: Api, key: str, stat
     for path in ("rtsp", "upload", f"requests/{KNOWN}/cancel", f"requests/{KNOWN}/trigger"):
         answer = await api("POST", f"/api/v1/ingest/{path}", headers={"Idempotency-Key": key})
         problem(answer, status, code)
+    problem(await api("POST", "/api/v1/cameras/x/snapshot", headers={"Idempotency-Key": key}), status, code)
+    assert not api.cameras.snapshots
     assert not api.orchestrator.submitted

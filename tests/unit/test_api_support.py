@@ -14,21 +14,29 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from api import examples
 from config import Settings
 from main import create_app
 from models.schemas import (
+    CameraConfiguration,
+    CameraCreate,
+    CameraPage,
+    CameraPatch,
     FrameInfo,
     FramePage,
     HealthCheckResponse,
     IngestionResponse,
     NearestFrame,
+    ProbeRequest,
+    ProbeResponse,
     Progress,
     RequestPage,
     RTSPIngestionRequest,
+    SnapshotRequest,
     UploadIngestionRequest,
 )
 from models.values import FrameFilter, IngestionStatus, ReceivedFile, RequestFilter, SourceType, TimestampSource
-from utils.exceptions import FrameNotFound, RequestNotFound
+from utils.exceptions import CameraNotFound, FrameNotFound, RequestNotFound
 from utils.ids import new_id
 
 NOW = datetime(2026, 5, 4, 13, 30, tzinfo=UTC)
@@ -155,6 +163,71 @@ class FakeQueries:
         return self.content
 
 
+def camera_of(camera_id: str) -> CameraConfiguration:
+    return CameraConfiguration.model_validate({**examples.CAMERA, "camera_id": camera_id})
+
+
+class FakeCameras:
+    """Knows one camera, `x`."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.created: list[CameraCreate] = []
+        self.patches: list[CameraPatch] = []
+        self.pages: list[tuple[int, str | None]] = []
+        self.snapshots: list[SnapshotRequest] = []
+        self.probed: list[ProbeRequest | str] = []
+        self.probe_seconds = 0.0
+        self.cancelled = False
+
+    def _known(self, camera_id: str) -> None:
+        if self.error:
+            raise self.error
+        if camera_id != "x":
+            raise CameraNotFound
+
+    async def create(self, body: CameraCreate) -> CameraConfiguration:
+        self._known("x")
+        self.created.append(body)
+        return camera_of(body.camera_id)
+
+    async def get(self, camera_id: str) -> CameraConfiguration:
+        self._known(camera_id)
+        return camera_of(camera_id)
+
+    async def list(self, limit: int, cursor: str | None) -> CameraPage:
+        self.pages.append((limit, cursor))
+        return CameraPage(items=[camera_of("x")], next_cursor=None)
+
+    async def update(self, camera_id: str, patch: CameraPatch) -> CameraConfiguration:
+        self._known(camera_id)
+        self.patches.append(patch)
+        return camera_of(camera_id)
+
+    async def delete(self, camera_id: str) -> None:
+        self._known(camera_id)
+
+    async def probe_url(self, body: ProbeRequest) -> ProbeResponse:
+        self._known("x")
+        self.probed.append(body)
+        try:
+            await asyncio.sleep(self.probe_seconds)
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+        return ProbeResponse.model_validate(examples.PROBE)
+
+    async def probe(self, camera_id: str) -> ProbeResponse:
+        self._known(camera_id)
+        self.probed.append(camera_id)
+        return ProbeResponse.model_validate(examples.PROBE)
+
+    async def snapshot(self, camera_id: str, body: SnapshotRequest) -> FrameInfo:
+        self._known(camera_id)
+        self.snapshots.append(body)
+        return frame_of(KNOWN)
+
+
 class FakeHealth:
     status: Any = "healthy"
 
@@ -172,9 +245,11 @@ class Api:
         self.app: FastAPI = create_app(self.settings)
         self.state = self.app.state.trackshift
         self.orchestrator, self.queries, self.health = FakeOrchestrator(), FakeQueries(), FakeHealth()
+        self.cameras = FakeCameras()
         self.state.services = SimpleNamespace(
-            settings=self.settings, orchestrator=self.orchestrator, queries=self.queries, health=self.health
-        )
+            settings=self.settings, orchestrator=self.orchestrator, queries=self.queries, health=self.health,
+            cameras=self.cameras,
+        )  # fmt: skip
         self.client = httpx.AsyncClient(
             transport=httpx.ASGITransport(self.app, raise_app_exceptions=True), base_url="http://test"
         )

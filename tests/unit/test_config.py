@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from config import ConfigurationError, DbSettings, Environment, Settings, database_url, get_settings
 
 SECRET = "s3cr3t-@/:#?%-value"
+KEY = "s3cr3t" + 37 * "A" + "="  # a Fernet key by its form
 SECRET_NAMES = ("DB__PASSWORD", "STORAGE__ACCESS_KEY", "STORAGE__SECRET_KEY", "REDIS__PASSWORD")
 
 
@@ -108,6 +109,8 @@ def test_get_settings_is_cached(monkeypatch: pytest.MonkeyPatch) -> None:
         ("UPLOAD__EXIF_TIMEZONE", "../../etc/passwd"),
         ("LOG__LEVEL", "loud"),
         ("AUTH__MODE", "maybe"),
+        ("SECRETS__KEYS", '["too short"]'),
+        ("SECRETS__KEYS", '["' + 43 * "+" + '="]'),
     ],
 )
 def test_a_value_out_of_bounds_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
@@ -155,6 +158,16 @@ def test_an_error_shows_no_value(monkeypatch: pytest.MonkeyPatch, name: str) -> 
         assert "s3cr3t" not in text
 
 
+def test_keys_are_in_no_text_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRETS__KEYS", f'["{KEY}", "{KEY}"]')
+    settings = Settings()
+    assert [key.get_secret_value() for key in settings.SECRETS.KEYS] == [KEY, KEY]
+    for text in (repr(settings), str(settings), settings.model_dump_json(), repr(settings.model_dump())):
+        assert "s3cr3t" not in text
+    assert "s3cr3t" not in refused(monkeypatch, SECRETS__KEYS=f'["{KEY[:-2]}"]')
+    assert "s3cr3t" not in refused(monkeypatch, SECRETS__KEYS=KEY)
+
+
 PASSWORDS = ["plain", "p@ss", "a/b", "a:b", "a#b", "a?b=c&d", "100%", "%40", "sp ace+plus", "пароль", "@/:#?%&=+ '\"\\"]
 
 
@@ -194,6 +207,7 @@ def production(monkeypatch: pytest.MonkeyPatch, **changes: str) -> list[str]:
     good = {
         "ENVIRONMENT": "production", "DB__HOST": "db.example", "DB__PASSWORD": "own-1",
         "STORAGE__ENDPOINT": "https://s3.example", "STORAGE__ACCESS_KEY": "own-2", "STORAGE__SECRET_KEY": "own-3",
+        "SECRETS__KEYS": f'["{KEY}"]',
     }  # fmt: skip
     for name, value in (good | changes).items():
         monkeypatch.setenv(name, value)
@@ -207,17 +221,19 @@ def test_production_starts_on_parts_of_its_own(monkeypatch: pytest.MonkeyPatch) 
 def test_production_refuses_embedded_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENVIRONMENT", "production")
     reasons = Settings().start_refusals()
-    assert [reason.split()[0] for reason in reasons] == ["DB__HOST", "STORAGE__ENDPOINT"]
+    assert [reason.split()[0] for reason in reasons] == ["DB__HOST", "STORAGE__ENDPOINT", "SECRETS__KEYS"]
 
 
 def test_production_names_every_reason_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     reasons = production(
         monkeypatch, DB__PASSWORD="Postgres", STORAGE__ACCESS_KEY="minioadmin", STORAGE__SECRET_KEY="minioadmin",
-        API__CORS_ORIGINS='["*"]', API__CORS_CREDENTIALS="true", API__HOST="0.0.0.0", RTSP__READER="pyav",
+        SECRETS__KEYS="[]", API__CORS_ORIGINS='["*"]', API__CORS_CREDENTIALS="true", API__HOST="0.0.0.0",
+        RTSP__READER="pyav",
     )  # fmt: skip
     text = "\n".join(reasons)
     for name in (
         "DB__PASSWORD", "STORAGE__ACCESS_KEY", "STORAGE__SECRET_KEY", "API__CORS_ORIGINS", "API__HOST", "RTSP__READER",
+        "SECRETS__KEYS",
     ):  # fmt: skip
         assert name in text
     assert "minioadmin" not in text

@@ -14,6 +14,7 @@ import yaml
 from config import Settings
 from deploy.dockerfile import Ignore, Stage, copy_context, exec_form, parse
 from docs.generate import settings as all_settings
+from utils.secret_box import new_key
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOATING = re.compile(r"(^[^:@]+$|:latest$|:\d+$|:(main|master|edge|stable)$)")
@@ -225,6 +226,7 @@ def test_the_service_takes_its_environment(
         for name, value in part["environment"].items()
     }
     assert set(environment) <= {item.name for item in all_settings()}
+    environment["SECRETS__KEYS"] = f'["{new_key()}"]'
     monkeypatch.chdir(tmp_path)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -244,6 +246,7 @@ def test_names_for_compose_alone_do_not_stop_the_service(monkeypatch: pytest.Mon
     text = (ROOT / "docker-compose.yml").read_text("utf-8")
     names = set(re.findall(r"\$\{(\w+)", text))
     values = {"API__PORT": "8000", "LOG__LEVEL": "INFO", "STORAGE__BUCKET_NAME": "some-bucket"}
+    values["SECRETS__KEYS"] = f'["{new_key()}"]'
     (tmp_path / ".env").write_text("".join(f"{name}={values.get(name, '12345678')}\n" for name in sorted(names)))
     monkeypatch.chdir(tmp_path)
     Settings()
