@@ -21,6 +21,7 @@ from models.entities import CaptureGap, CaptureLease, IngestionRequest
 from models.values import (
     FINAL_STATUSES,
     CaptureError,
+    CaptureMode,
     Claim,
     DropReason,
     FrameRecord,
@@ -239,6 +240,8 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
             )
         )
         if before is IngestionStatus.PENDING:
+            if row.capture_mode == CaptureMode.SINGLE_FRAME.value:
+                await self._settle(request_id, DropReason.CANCELLED, 1)
             await self._end(request_id, IngestionStatus.CANCELLED, None, None)
         return before
 

@@ -142,8 +142,9 @@ class CaptureJob:
             CaptureFacts(row.id, row.camera_id, self._params.jpeg_quality, row.meta),
             self._deps.database, self._deps.storage, size=self._deps.settings.FRAME_BUFFER_SIZE,
             due=self._due, slot_time=lambda slot: self._sampler_of().time_of(slot), on_stored=self._on_stored,
+            try_another=self._try_another,
         )  # fmt: skip
-        self._store.stored = row.stored
+        self._store.go_on(row.stored, row.last_frame_at)
         self._state.begin(row.reconnects)
         if row.cancel_requested_at is not None:
             self._cancelled = True
@@ -333,6 +334,18 @@ class CaptureJob:
             self._state.source = self._stream.source_info(picture)
         self._wake.set()
 
+    def _try_another(self, slot: int) -> bool:
+        """A single_frame whose picture was damaged takes the next one, until RTSP__CAPTURE_TIMEOUT."""
+        if self._params.mode is not CaptureMode.SINGLE_FRAME or self._params.frame_timestamp or not self._waits_for_frame:
+            return False
+        self._sampler_of().next_slot = slot
+        self._wake.set()
+        return True
+
+    @property
+    def _waits_for_frame(self) -> bool:
+        return not self._stopping and self._deps.now() < self._started + self._deps.settings.CAPTURE_TIMEOUT
+
     # -- the end -----------------------------------------------------------------------------------------------
 
     def _over(self) -> bool:
@@ -355,6 +368,8 @@ class CaptureJob:
             self._take(*self._sampler.expire(now - LATE - self._deps.settings.READ_TIMEOUT if live else now))
         elif self._params.slots is not None and now >= self._sampler.time_of(self._params.slots - 1) + LATE:
             return True  # the last frames still wait for the store, and no further slot would come
+        if self._params.mode is CaptureMode.SINGLE_FRAME and self._store.in_flight and self._waits_for_frame:
+            return False  # its picture may turn out to be damaged
         return self._sampler.done
 
     @property
@@ -383,7 +398,7 @@ class CaptureJob:
         if not drained:
             rest = DropReason.SPOOL_FULL
         due = self._due()
-        if self._params.mode is CaptureMode.SINGLE_FRAME and not self._cancelled:
+        if self._params.mode is CaptureMode.SINGLE_FRAME:
             due = 1
         error = self._last_error()
         gap_end = datetime.fromtimestamp(self._deps.now(), UTC)

@@ -31,6 +31,7 @@ from utils.metrics import CAPTURE_TO_STORED, FRAMES, FRAMES_DROPPED, QUEUE_DEPTH
 log = get_logger(__name__)
 _throttle = Throttle(10, time.monotonic)
 _PUTS_AT_ONCE = 4
+_BATCH = 100  # frames in one transaction
 _LEDGER_LAG = 1.0  # seconds that `expected` in the row may lag behind when no frame is committed
 
 
@@ -64,7 +65,9 @@ class FrameStore:
         due: Callable[[], int],
         slot_time: Callable[[int], float],
         on_stored: Callable[[Jpeg], None],
+        try_another: Callable[[int], bool],
     ) -> None:
+        """`try_another(slot)`: whether the slot, whose picture was damaged, gets another one."""
         self._facts = facts
         self._database = database
         self._storage = storage
@@ -72,6 +75,7 @@ class FrameStore:
         self._due = due
         self._slot_time = slot_time
         self._on_stored = on_stored
+        self._try_another = try_another
         self._tasks: dict[int, asyncio.Task[None]] = {}  # by slot, oldest first
         self._ready: dict[int, tuple[FrameRecord, Jpeg]] = {}  # by slot: stored objects without a row yet
         self._drops: dict[DropReason, set[int]] = {}
@@ -80,11 +84,17 @@ class FrameStore:
         self._last_timestamp = 0.0
         self._recorded_due = 0
         self._committed_at = 0.0
+        self._batch = _BATCH
         self.decode_failures = 0
         self._ending = False
         self.gate = asyncio.Event()  # set once the grid's origin is in the row: frames are numbered by it
         self.stored = 0
         self._committer = asyncio.create_task(self._commit_loop(), name=f"commit-{facts.request_id}")
+
+    def go_on(self, stored: int, last_frame_at: datetime | None) -> None:
+        """Continues what an earlier owner stored: times go on from its last one."""
+        self.stored = stored
+        self._last_timestamp = last_frame_at.timestamp() if last_frame_at is not None else 0.0
 
     @property
     def in_flight(self) -> int:
@@ -165,7 +175,8 @@ class FrameStore:
         except CaptureFailure as failure:
             log.info("decode_failed", ingestion_id=str(self._facts.request_id), slot=chosen.slot, reason=failure.message)
             self.decode_failures += 1
-            self.drop([chosen.slot], DropReason.DECODE_FAILED)
+            if not self._try_another(chosen.slot):
+                self.drop([chosen.slot], DropReason.DECODE_FAILED)
             return
         await self._put(self._record(chosen, timestamp, jpeg), jpeg)
 
@@ -194,22 +205,39 @@ class FrameStore:
         while not self._ending:
             await self._changed.wait()
             self._changed.clear()
-            ready, due = list(self._ready.values()), self._due()
+            ready, due = list(self._ready.values())[: self._batch], self._due()
             drops = {reason: set(slots) for reason, slots in self._drops.items()}
             if not ready and not drops and due <= self._recorded_due:
                 continue
             records = [record for record, _ in ready]
-            recorded = await self._again(partial(self._commit, records, drops, due))
+            try:
+                recorded = await self._again(partial(self._commit, records, drops, due))
+            except Exception:
+                log.exception("commit_refused", ingestion_id=str(self._facts.request_id), frames=len(records))
+                await self._refused(records)
+                continue
             self._recorded_due = max(due, self._recorded_due)
             self._committed_at = time.monotonic()
             for reason, slots in drops.items():
                 self._drops[reason] -= slots
                 if not self._drops[reason]:
                     del self._drops[reason]
+            if len(ready) < len(self._ready):
+                self._changed.set()
             outcomes = {item.sequence: item for item in recorded}
             for record, jpeg in ready:
                 self._ready.pop(record.sequence, None)
                 self._settled(record, jpeg, outcomes[record.sequence].outcome, outcomes[record.sequence].storage_path)
+
+    async def _refused(self, records: list[FrameRecord]) -> None:
+        """The database refuses these for good: one by one from now on, so that the one at fault blocks no other."""
+        if len(records) == 1:
+            self._ready.pop(records[0].sequence, None)
+            self.drop([records[0].sequence], DropReason.SPOOL_FULL)
+        elif not records:
+            await asyncio.sleep(_LEDGER_LAG)
+        self._batch = 1
+        self._changed.set()
 
     async def _commit(self, records: list[FrameRecord], drops: dict[DropReason, set[int]], due: int) -> Any:
         async with self._database.unit_of_work() as uow:
