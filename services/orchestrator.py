@@ -300,10 +300,11 @@ class Orchestrator:
         room = self._settings.RTSP.MAX_CONCURRENT_CAPTURES - len(self._running)
         if room <= 0:
             return
-        cameras = Counter(running.camera_id for running in self._running.values())
+        kept = {stream.key.camera_id: 0 for stream, users in self._capture.hub.streams() if users}
+        running = kept | Counter(each.camera_id for each in self._running.values())
         async with self._database.unit_of_work() as uow:
-            new_cameras = max(0, self._settings.RTSP.MAX_CONCURRENT_STREAMS - len(cameras))
-            claims = await uow.leases.claim(self.owner, ttl, room, dict(cameras), new_cameras)
+            new_cameras = max(0, self._settings.RTSP.MAX_CONCURRENT_STREAMS - len(running))
+            claims = await uow.leases.claim(self.owner, ttl, room, running, new_cameras)
             camera_ids = await uow.leases.camera_ids(claims)
         for claim in claims:
             self._begin(claim, camera_ids[claim.request_id])

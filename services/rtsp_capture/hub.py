@@ -46,6 +46,7 @@ class StreamHub:
 
     async def acquire(self, key: StreamKey) -> Stream:
         """The stream, opened when it is not open yet; waits while RTSP__MAX_CONCURRENT_STREAMS are."""
+        address = parse_rtsp_url(key.url)
         while (held := self._held.get(key)) is None:
             if self._room.locked():
                 self._close_idle()
@@ -57,7 +58,7 @@ class StreamHub:
             if key in self._held:  # another capture opened it while this one waited
                 self._room.release()
                 continue
-            self._held[key] = _Held(Stream(key, parse_rtsp_url(key.url), self._deps))
+            self._held[key] = _Held(Stream(key, address, self._deps))
         held.users += 1
         if held.linger is not None:
             held.linger.cancel()

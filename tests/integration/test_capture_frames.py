@@ -32,6 +32,8 @@ from utils.demo.camera import Camera
 from utils.demo.film import read_frame_number
 from utils.demo.scene import Scene
 
+pytestmark = pytest.mark.alone
+
 MAX_ERROR = 0.05  # seconds; measured: 1-5 ms alone, more while both cores are busy
 LONG = 15.0
 

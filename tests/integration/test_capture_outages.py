@@ -19,6 +19,8 @@ from tests.integration.capture_kit import Kit, make_films, open_kit, own_databas
 from utils.demo.camera import Camera
 from utils.demo.faults import FaultProxy
 
+pytestmark = pytest.mark.alone
+
 CANCELLED = IngestionStatus.CANCELLED
 
 
@@ -52,7 +54,8 @@ def check_outage(found: IngestionResponse, slots: int, fps: float, began: float,
     assert 0 <= gap.to.timestamp() - ended < 2.5  # back-off and opening; what the camera repeats of before is no matter
     assert set(progress.dropped) == {"camera_down"}, progress
     assert progress.expected == slots
-    assert abs(progress.dropped["camera_down"] - (gap.to - gap.from_).total_seconds() * fps) <= 1.5
+    # A slot within half a slot of either edge has a picture, and what the camera repeats of before fills some too.
+    assert -4 <= progress.dropped["camera_down"] - (gap.to - gap.from_).total_seconds() * fps <= 1.5
     assert found.error is None, code
 
 

@@ -21,6 +21,8 @@ from tests.integration.capture_kit import FRAME, PICTURES, Kit, make_films, open
 from utils.demo.camera import Camera
 from utils.demo.faults import FaultProxy
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(scope="module")
 def camera(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Camera]:

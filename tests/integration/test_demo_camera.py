@@ -21,6 +21,8 @@ from utils.demo.faults import FaultProxy
 from utils.demo.film import Codec, make_film, make_sound, make_still, read_frame_number
 from utils.demo.sources import capture_time
 
+pytestmark = pytest.mark.alone
+
 FPS = 25
 SECONDS = 2.0
 PICTURES = round(FPS * SECONDS)

@@ -36,6 +36,8 @@ from tests.integration.service_support import (
 )
 from utils.demo.camera import Camera
 
+pytestmark = pytest.mark.alone
+
 FPS = 5.0
 
 

@@ -25,6 +25,8 @@ from tests.integration.service_support import capture, final, jpeg, own_database
 from utils.demo.camera import Camera
 from utils.demo.faults import FaultProxy
 
+pytestmark = pytest.mark.alone
+
 LIMIT = 0.050  # seconds
 ROUNDS = 4
 PROBED = "tests/integration/probed_main.py"

@@ -42,7 +42,7 @@ from utils.ids import new_id
 NOW = datetime(2026, 5, 4, 13, 30, tzinfo=UTC)
 CONTENT = bytes(range(256)) * 4
 SHA256 = "ab" * 32
-KNOWN = new_id()
+KNOWN = UUID("01934f5e-2b7a-7c31-9d5e-6f0a1b2c3d4e")
 RTSP = {"camera_id": "cam-1", "rtsp_url": "rtsp://127.0.0.1/x"}
 
 

@@ -93,7 +93,11 @@ def test_without_keys_one_is_made_and_kept(tmp_path: Path) -> None:
     assert json.loads(path.read_text()) == keys
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '["x"]', "[1]", OLD, "\udcff"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "{}", "[]", '["x"]', "[1]", OLD, "\udcff"],
+    ids=["empty", "object", "none", "short", "number", "bare", "bytes"],
+)
 def test_a_damaged_key_file_is_never_replaced(tmp_path: Path, text: str) -> None:
     path = tmp_path / KEY_FILE
     path.write_bytes(os.fsencode(text))
