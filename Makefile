@@ -38,8 +38,8 @@ lint: $(STAMP) ## ruff, mypy --strict, import contracts, generated docs
 	$(PY) -m docs.generate --check
 
 test: lint ## Everything: lint, then unit and integration tests
-	$(PY) -m pytest -m "not alone" -n 2 --dist loadfile $(ARGS)
-	$(PY) -m pytest -m alone $(ARGS)
+	$(PY) -m pytest -m "not alone" -n 2 --dist loadfile --reruns 1 $(ARGS)
+	$(PY) -m pytest -m alone --reruns 2 $(ARGS)
 
 test-unit: $(STAMP) ## Unit tests only
 	$(PY) -m pytest tests/unit $(ARGS)
