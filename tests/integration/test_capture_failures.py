@@ -22,6 +22,8 @@ from utils.demo.camera import Camera
 from utils.demo.faults import FaultProxy
 from utils.exceptions import FATAL_BEFORE_FIRST_PICTURE, AddressNotAllowed
 
+pytestmark = pytest.mark.alone
+
 SECRET = "s3cr@t/:#?%x"
 ENCODED = quote(SECRET, safe="")
 TIMEOUT = 3.0  # RTSP__CAPTURE_TIMEOUT
