@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -111,9 +110,6 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         )  # fmt: skip
         # What imports and start-up made (boto3's models above all) lives as long as the process: left to the collector,
         # each of its full runs holds the event loop for 200-360 ms.
-        # A thread that holds the GIL is asked to let go after 1 ms instead of 5: the event loop competes with threads
-        # that sign, check pictures and encode.
-        sys.setswitchinterval(0.001)
         gc.collect()
         gc.freeze()
         stack.callback(gc.unfreeze)

@@ -6,6 +6,7 @@ import re
 import time
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
+from unittest import mock
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
@@ -73,18 +74,41 @@ def test_other_endpoints_are_refused(endpoint: str) -> None:
         endpoint_url(endpoint, False)
 
 
-def test_a_presigned_url_is_for_the_endpoint_and_its_time() -> None:
-    client = make_client(
-        "https://s3.example:8443", "eu-south-1", "AKID", "se/cr+et", timeouts=(1, 1), attempts=1, connections=1
-    )
-    before = datetime.now(UTC)
-    made = Presigner(client, "frames-bucket", 3600).get("a b/x.jpg", {"ResponseContentType": "image/jpeg"})
-    url, query = urlsplit(made.url), parse_qs(urlsplit(made.url).query)
-    assert (url.scheme, url.netloc, url.path) == ("https", "s3.example:8443", "/frames-bucket/a%20b/x.jpg")
-    assert query["X-Amz-Expires"] == ["3600"]
-    assert query["response-content-type"] == ["image/jpeg"]
-    assert "se/cr+et" not in made.url
-    assert timedelta(seconds=3598) < made.expires_at - before <= timedelta(seconds=3601)
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "http://127.0.0.1:9000",
+        "https://s3.example",
+        "https://s3.example:443",
+        "http://s3.example:80",
+        "https://s3.example:8443/store",
+        "http://[::1]:9000",
+    ],
+)
+@pytest.mark.parametrize("key", ["frames/2026/05/04/cam-1/x.jpg", "a b/ü~+%.png"])
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"response-content-type": "image/jpeg", "response-content-disposition": 'inline; filename="a.jpg"'}],
+)
+def test_a_presigned_url_says_what_botocore_says(endpoint: str, key: str, headers: dict[str, str]) -> None:
+    client = make_client(endpoint, "eu-south-1", "AKID", "se/cr+et", timeouts=(1, 1), attempts=1, connections=1)
+    names = {"response-content-type": "ResponseContentType", "response-content-disposition": "ResponseContentDisposition"}
+    params = {"Bucket": "frames-bucket", "Key": key} | {names[name]: value for name, value in headers.items()}
+    with mock.patch("botocore.auth.get_current_datetime", return_value=NOW.replace(tzinfo=None)):
+        theirs = client.generate_presigned_url("get_object", Params=params, ExpiresIn=3600)
+    ours = Presigner(endpoint, "frames-bucket", "eu-south-1", "AKID", "se/cr+et", 3600).get(key, NOW, headers)
+    a, b = urlsplit(ours.url), urlsplit(theirs)
+    assert (a.scheme, a.netloc, a.path) == (b.scheme, b.netloc, b.path)
+    assert parse_qs(a.query) == parse_qs(b.query)
+    assert ours.expires_at == datetime(2026, 5, 4, 14, 30, 1, tzinfo=UTC)
+
+
+def test_the_signing_key_follows_the_day() -> None:
+    signer = Presigner("http://x:1", "b", "us-east-1", "a", "s", 60)
+    today, tomorrow = signer.get("k", NOW).url, signer.get("k", NOW + timedelta(days=1)).url
+    fresh = Presigner("http://x:1", "b", "us-east-1", "a", "s", 60)
+    assert tomorrow == fresh.get("k", NOW + timedelta(days=1)).url
+    assert signer.get("k", NOW).url == today
 
 
 @pytest.mark.parametrize(
