@@ -179,6 +179,9 @@ class FrameInfo(Output):
     timestamp: Timestamp = Field(description="Capture time.")
     timestamp_source: TimestampSource
     timestamp_uncertainty_ms: float | None
+    camera_timestamp: Timestamp | None = Field(
+        None, description="Capture time by the camera's own clock, where it is known, whether it is trusted or not."
+    )
     width: int
     height: int
     size_bytes: int
@@ -302,7 +305,7 @@ class CameraCreate(Input):
     default_fps: float | None = Field(None, gt=0, le=30, description="Of captures that say none; null: RTSP__DEFAULT_FPS.")
     enabled: bool = Field(True, description="false: captures and snapshots are 409 camera_disabled; running ones go on.")
     keep_open: bool = Field(False, description="Keep the stream open, captures or not.")
-    reader: Reader | None = Field(None, description="null: RTSP__READER. pyav: until it is built, opencv is used.")
+    reader: Reader | None = Field(None, description="null: RTSP__READER.")
     meta: _Object = Field(default_factory=dict, description="Free; at most 16 KiB.")
 
     @model_validator(mode="before")

@@ -25,7 +25,8 @@ from services.rtsp_capture.hub import StreamHub
 from services.rtsp_capture.keeper import StreamKeeper
 from services.rtsp_capture.preflight import preflight
 from services.rtsp_capture.probe import Prober
-from services.rtsp_capture.reader import OpenCvReader
+from services.rtsp_capture.pyav_reader import PyAvReader
+from services.rtsp_capture.reader import OpenCvReader, ReaderFactory
 from services.rtsp_capture.stream import StreamDeps
 from services.secrets import open_box, put_in_order
 from services.storage_service import StorageService
@@ -80,7 +81,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         decode_pool = WorkerPool("decode", settings.RTSP.DECODE_THREADS)
         stack.push_async_callback(decode_pool.close)
         check = partial(_preflight, settings, policy)
-        streams = StreamDeps(settings.RTSP, check, OpenCvReader, decode_pool, {"opencv": OpenCvReader})
+        readers: dict[str, ReaderFactory] = {"opencv": OpenCvReader, "pyav": PyAvReader}
+        streams = StreamDeps(settings.RTSP, check, readers[settings.RTSP.READER], decode_pool, readers)
         hub = StreamHub(streams)
         stack.push_async_callback(hub.close)
         prober = Prober(streams)

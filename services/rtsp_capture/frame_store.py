@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, Protocol
 from uuid import UUID
 
-from models.values import DropReason, FrameRecord, SourceType, TimestampSource
+from models.values import DropReason, FrameRecord, SourceType
 from repositories.database import Database
 from services.rtsp_capture.decoder import Jpeg
 from services.rtsp_capture.packets import Picture
@@ -187,15 +187,17 @@ class FrameStore:
         self._changed.set()
 
     def _record(self, chosen: Chosen, timestamp: float, jpeg: Jpeg) -> FrameRecord:
+        packet = chosen.picture.packet
         at = datetime.fromtimestamp(timestamp, UTC)
+        camera_at = datetime.fromtimestamp(packet.camera_time, UTC) if packet.camera_time is not None else None
         slot_at = datetime.fromtimestamp(self._slot_time(chosen.slot), UTC)
         identity = frame_id(self._facts.request_id, chosen.slot, slot_at)
         return FrameRecord(
             frame_id=identity, request_id=self._facts.request_id, camera_id=self._facts.camera_id,
             source_type=SourceType.RTSP, sequence=chosen.slot,
             storage_path=object_key(self._facts.camera_id, identity, at, new_attempt(), "jpg"),
-            timestamp=at, timestamp_source=TimestampSource.RECEIPT,
-            timestamp_uncertainty_ms=round(chosen.picture.packet.uncertainty * 1000, 3),
+            timestamp=at, timestamp_source=packet.source,
+            timestamp_uncertainty_ms=round(packet.uncertainty * 1000, 3), camera_timestamp=camera_at,
             width=jpeg.width, height=jpeg.height, size_bytes=len(jpeg.data), format="jpg",
             content_type="image/jpeg", sha256=jpeg.sha256, meta=self._facts.meta,
         )  # fmt: skip

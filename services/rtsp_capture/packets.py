@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from models.values import TimestampSource
+
 
 @dataclass(frozen=True, slots=True)
 class Packet:
@@ -19,6 +21,9 @@ class Packet:
     uncertainty: float  # seconds
     segment: int
     timed: bool = True  # False: `pts` is only a label, and nobody knows when the picture was taken
+    source: TimestampSource = TimestampSource.RECEIPT  # whose clock `timestamp` is by
+    camera_time: float | None = None  # by the camera's own clock, seconds since the epoch; None: not known
+    clock_offset: float | None = None  # seconds that the camera's clock is ahead of ours (`capture_clock`)
 
 
 @dataclass(slots=True)
