@@ -242,7 +242,7 @@ class FrameStore:
         self._changed.set()
 
     async def _commit(self, records: list[FrameRecord], drops: dict[DropReason, set[int]], due: int) -> Any:
-        async with self._database.unit_of_work() as uow:
+        async with self._database.one_statement() as uow:
             return await uow.requests.record(self._facts.request_id, records, drops, due)
 
     def _settled(self, record: FrameRecord, jpeg: Jpeg, outcome: str, held_path: str | None) -> None:
