@@ -345,6 +345,13 @@ class StreamError(Output):
     at: Timestamp
 
 
+class CameraClock(Output):
+    source: Literal["rtcp", "receipt"] = Field(description="By whose clock frames are stamped: the camera's, or ours.")
+    offset_ms: float | None = Field(
+        description="Camera's clock minus ours, less the delay from sensor to here; null when the camera's is not known."
+    )
+
+
 class StreamStatus(Output):
     """A camera's stream as this process has it."""
 
@@ -359,6 +366,7 @@ class StreamStatus(Output):
     jobs: int = Field(description="Captures that use it.")
     last_packet_at: Timestamp | None
     reconnects: int
+    clock: CameraClock | None = Field(None, description="null before the first picture.")
     last_error: StreamError | None
 
 
@@ -393,11 +401,6 @@ class ProbeRequest(Input):
     transport: Transport | None = Field(None, strict=False, description="null: tcp.")
 
 
-class ProbeClock(Output):
-    source: Literal["rtcp", "receipt"]
-    offset_ms: float | None = Field(description="Camera's clock minus ours; null when the camera's is not known.")
-
-
 class ProbeResponse(Output):
     reachable: bool
     code: str | None = Field(description="What went wrong: a capture's error code.")
@@ -408,7 +411,7 @@ class ProbeResponse(Output):
     fps: float | None = Field(description="True, counted over the packets' own times.")
     keyframe_interval_s: float | None
     bitrate_bps: int | None
-    clock: ProbeClock | None
+    clock: CameraClock | None
     connect_ms: float | None = Field(description="Until the camera had answered DESCRIBE.")
     first_frame_ms: float | None = Field(description="Until its first keyframe was here.")
     mb_per_day_at_1fps: float | None = Field(description="From one picture as it would be stored, quality 90.")

@@ -186,7 +186,7 @@ async def _with_patience(what: str, work: Callable[[], Awaitable[object]]) -> No
         except Exception as error:
             transient = is_unavailable(error) or (isinstance(error, IngestionException) and error.retryable)
             if not transient or time.monotonic() > deadline:
-                reason = mask_text(str(error)).splitlines()[0]
+                reason = mask_text(str(error) or "no answer").splitlines()[0]
                 raise StartError(f"{what} cannot be used: {type(error).__name__}: {reason}") from error
             if not told:
                 log.info("waiting_for", part=what, reason=type(error).__name__)

@@ -15,6 +15,7 @@ STEP = 0.020  # seconds from the base in use to the newest that are stepped; les
 SLEW = 500e-6  # seconds a second
 ROUNDING = 1.5e-6  # seconds; microseconds in FFmpeg, and floating point at today's epoch
 MAX_AGE = 300.0  # seconds after the last report that the camera's two clocks may have drifted apart too far
+FLOOR = 0.001  # seconds; what happens between sensor and RTP clock inside a camera, nobody tells
 DRIFT = 50e-6  # seconds a second that a crystal is off
 
 
@@ -75,4 +76,4 @@ class CameraClock:
     def uncertainty(self) -> float:
         """Seconds between what the reports say, and what may have drifted since the newest."""
         residual = abs(self._newest - self._base) if self._newest is not None and self._base is not None else 0.0
-        return max(residual, self._differ) + DRIFT * max(0.0, self._last - self._reported)
+        return FLOOR + max(residual, self._differ) + DRIFT * max(0.0, self._last - self._reported)

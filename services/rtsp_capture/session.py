@@ -72,6 +72,7 @@ class ReaderSession:
         self._max_offset = max_offset
         self._to_wall = to_wall
         self._trusted = True
+        self.reported = False  # whether the camera has sent its clock, believed or not
         self._reader = reader
         self._segment = segment
         self._on_open = on_open
@@ -119,6 +120,7 @@ class ReaderSession:
             raw = self._reader.read()
             self._count += 1
             PACKETS.inc()
+            self.reported = self.reported or raw.camera is not None
             if raw.pts is not None:
                 clock.observe(raw.pts, raw.received, raw.camera, raw.report)
             unsettled.append(raw)
