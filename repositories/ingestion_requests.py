@@ -110,6 +110,22 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
         )
         return recorded
 
+    async def add_snapshot(self, row: IngestionRequest, frame: FrameRecord) -> None:
+        """A finished capture of one frame, whole or not at all; idempotent by its id."""
+        names = ("id", "camera_id", "source_type", "capture_mode", "rtsp_url", "params", "meta", "source", "grid_start")
+        values = {name: getattr(row, name) for name in names}
+        await self.session.execute(
+            insert(IngestionRequest)
+            .values(**values, status=IngestionStatus.IN_PROGRESS.value, started_at=func.now())
+            .on_conflict_do_nothing()
+        )
+        await self.record(row.id, [frame], {}, expected=1)
+        await self.session.execute(
+            update(IngestionRequest)
+            .where(IngestionRequest.id == row.id, IngestionRequest.status.not_in(_FINAL))
+            .values(status=IngestionStatus.COMPLETED.value, completed_at=func.now(), updated_at=func.now())
+        )
+
     async def count_pending(self, at_most: int) -> int:
         """How many captures wait, counted no further than `at_most`."""
         waiting = select(IngestionRequest.id).where(IngestionRequest.status == IngestionStatus.PENDING.value).limit(at_most)

@@ -28,6 +28,7 @@ from services.rtsp_capture.probe import Prober
 from services.rtsp_capture.reader import OpenCvReader
 from services.rtsp_capture.stream import StreamDeps
 from services.secrets import open_box, put_in_order
+from services.snapshots import Snapshots
 from services.storage_service import StorageService
 from services.upload_handler import UploadHandler
 from utils.embedded.errors import DataDirLocked, EmbeddedStartError
@@ -57,6 +58,7 @@ class Services:
     queries: Queries
     health: HealthService
     cameras: CameraRegistry
+    snapshots: Snapshots
 
 
 @asynccontextmanager
@@ -91,9 +93,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         orchestrator = Orchestrator(settings, capture, uploads, policy)
         queries = Queries(database, storage, secrets)
         keeper = StreamKeeper(database, hub, secrets)
-        cameras = CameraRegistry(
-            database, secrets, policy, keeper, prober, orchestrator, queries, capture_timeout=settings.RTSP.CAPTURE_TIMEOUT
-        )
+        cameras = CameraRegistry(database, secrets, policy, keeper, prober)
+        snapshots = Snapshots(capture, orchestrator, queries)
         health = HealthService({"database": _database_check(database), "storage": _storage_check(storage)}, {})
         leftovers = asyncio.create_task(_finish_deletes(queries), name="finish-deletes")
         stack.push_async_callback(_cancelled, leftovers)
@@ -113,7 +114,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         gc.collect()
         gc.freeze()
         stack.callback(gc.unfreeze)
-        yield Services(settings, orchestrator, queries, health, cameras)
+        yield Services(settings, orchestrator, queries, health, cameras, snapshots)
         health.stopping = True
 
 

@@ -11,20 +11,19 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from typing import Any, Protocol
-from uuid import UUID
 
-from models.values import DropReason, FrameRecord, SourceType, TimestampSource
+from models.values import DropReason, FrameRecord
 from repositories.database import Database
 from services.rtsp_capture.decoder import Jpeg
+from services.rtsp_capture.frame_record import CaptureFacts, frame_record
 from services.rtsp_capture.packets import Picture
 from services.rtsp_capture.sampler import Chosen
 from services.storage_service import StorageService, new_attempt, object_key
 from utils.exceptions import CaptureFailure, DatabaseUnavailable, IngestionException
-from utils.ids import frame_id
 from utils.logger import Throttle, get_logger
 from utils.metrics import CAPTURE_TO_STORED, FRAMES, FRAMES_DROPPED, QUEUE_DEPTH
 
@@ -40,16 +39,6 @@ class Decodes(Protocol):
 
     async def decode(self, picture: Picture, quality: int) -> Jpeg:
         """Raises CaptureFailure decode_failed."""
-
-
-@dataclass(frozen=True, slots=True)
-class CaptureFacts:
-    """What every frame of a capture shares."""
-
-    request_id: UUID
-    camera_id: str
-    quality: int
-    meta: dict[str, Any]
 
 
 class FrameStore:
@@ -178,27 +167,14 @@ class FrameStore:
             if not self._try_another(chosen.slot):
                 self.drop([chosen.slot], DropReason.DECODE_FAILED)
             return
-        await self._put(self._record(chosen, timestamp, jpeg), jpeg)
+        slot_time = self._slot_time(chosen.slot)
+        await self._put(frame_record(self._facts, chosen.slot, slot_time, timestamp, chosen.picture.packet, jpeg), jpeg)
 
     async def _put(self, record: FrameRecord, jpeg: Jpeg) -> None:
         async with self._puts:
             await self._again(lambda: self._storage.put(record.storage_path, jpeg.data, record.content_type, record.sha256))
         self._ready[record.sequence] = (record, jpeg)
         self._changed.set()
-
-    def _record(self, chosen: Chosen, timestamp: float, jpeg: Jpeg) -> FrameRecord:
-        at = datetime.fromtimestamp(timestamp, UTC)
-        slot_at = datetime.fromtimestamp(self._slot_time(chosen.slot), UTC)
-        identity = frame_id(self._facts.request_id, chosen.slot, slot_at)
-        return FrameRecord(
-            frame_id=identity, request_id=self._facts.request_id, camera_id=self._facts.camera_id,
-            source_type=SourceType.RTSP, sequence=chosen.slot,
-            storage_path=object_key(self._facts.camera_id, identity, at, new_attempt(), "jpg"),
-            timestamp=at, timestamp_source=TimestampSource.RECEIPT,
-            timestamp_uncertainty_ms=round(chosen.picture.packet.uncertainty * 1000, 3),
-            width=jpeg.width, height=jpeg.height, size_bytes=len(jpeg.data), format="jpg",
-            content_type="image/jpeg", sha256=jpeg.sha256, meta=self._facts.meta,
-        )  # fmt: skip
 
     async def _commit_loop(self) -> None:
         await self.gate.wait()

@@ -132,6 +132,13 @@ class Stream:
         width, height = (picture.width, picture.height) if picture else (self.info.width, self.info.height)
         return SourceInfo(self.info.codec, width, height, self.info.fps)
 
+    def newest(self, now: float, max_staleness: float) -> Picture | None:
+        """What it gives at once: its newest picture, or its last keyframe while that is `max_staleness` seconds young."""
+        key = self.ring.last_key()
+        if key is not None and now - key.packet.timestamp <= max_staleness:
+            return key
+        return self.ring.newest()
+
     # -- decoding ----------------------------------------------------------------------------------------------
 
     async def decode(self, picture: Picture, quality: int) -> Jpeg:
@@ -146,6 +153,10 @@ class Stream:
             self._decoding[key] = task
             task.add_done_callback(lambda _: self._decoding.pop(key, None))
         return await asyncio.shield(task)
+
+    async def snapshot(self, picture: Picture, quality: int) -> Jpeg:
+        """As `decode`, of a picture wanted at once."""
+        return await self.decode(picture, quality)
 
     async def _decode(self, picture: Picture, quality: int) -> Jpeg:
         async with self._decode_turn:
