@@ -63,7 +63,7 @@ def parse_jpeg(picture: bytes) -> tuple[bytes, int, int, bytes]:
                 tables[body[0]], body = body[1:65], body[65:]
         elif marker == 0xC0:
             height, width = struct.unpack("!HH", body[1:5])
-            if body[6::3][:3] != bytes((0x22, 0x11, 0x11)):
+            if body[7::3][:3] != bytes((0x22, 0x11, 0x11)):
                 raise ValueError("not 4:2:0")
         elif marker in (0xC1, 0xC2, 0xDD):
             raise ValueError("not a baseline JPEG without restart markers")

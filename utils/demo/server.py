@@ -10,6 +10,7 @@ import struct
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -167,7 +168,7 @@ class CameraSession(RtspServerSession):  # type: ignore[misc]
             if faults.drops(unit.number, unit.key):
                 kept = range(0)
             elif faults.cuts(unit.number, unit.key):
-                kept = range(count // 2)
+                kept = range(half(unit.payloads))
         timestamp = source.rtp(unit.taken)
         packets = []
         for number, payload in enumerate(unit.payloads):
@@ -209,6 +210,12 @@ class CameraSession(RtspServerSession):  # type: ignore[misc]
         rtp = source.rtp(now) & 0xFFFFFFFF
         report = struct.pack("!BBHIQIII", 0x80, 200, 6, state.ssrc & 0xFFFFFFFF, ntp, rtp, *counts)
         await self._send_interleaved_frame(state.rtcp_channel, report)
+
+
+def half(payloads: Sequence[bytes]) -> int:
+    """How many of the first payloads make up at most half of the bytes."""
+    sizes = list(accumulate(map(len, payloads)))
+    return sum(size <= sizes[-1] / 2 for size in sizes)
 
 
 def open_show(show: Show, join: Join, rtp_start: int) -> Presentation:

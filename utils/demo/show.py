@@ -14,7 +14,7 @@ Sets = Literal["both", "sdp", "band"]
 class Faults:
     """What the camera leaves out of what it sends. Pictures are named by the numbers of the film's pictures.
 
-    `cut_units`, `cut_every`: of these pictures the second half of their packets is missing, with the marker bit; a
+    `cut_units`, `cut_every`: of these pictures the packets of the second half are missing, with the marker bit; a
     picture of one packet is missing as a whole. "Every n-th" counts picture numbers and spares key pictures.
     """
 
