@@ -226,7 +226,7 @@ def open_show(show: Show, join: Join, rtp_start: int) -> Presentation:
             sources.append(Sound(path, rtp_start))
             continue
         film = Film(path, join, rtp_start, then=then, sets=show.sets, limit=show.packet_bytes)
-        if show.codec:
+        if show.codec and not any(isinstance(source, Film) for source in sources):
             film.track = replace(film.track, codec_name=show.codec, payload_type=96, fmtp=None)
         sources.append(film)
     return Presentation(sources, show.faults)

@@ -52,7 +52,7 @@ class Show:
 
     A track that is a sequence of films shows one after the other (with another size, say), then again from the first.
     `sets`: where parameter sets are told. `packet_bytes`: the largest RTP payload. `codec`: a name that the SDP gives
-    to the pictures instead of the true one.
+    to the first film's pictures instead of the true one.
     """
 
     tracks: Sequence[Path | Sequence[Path]]
