@@ -87,7 +87,7 @@ class ReaderSession:
     def _read(self) -> None:
         info = self._reader.open()
         self._post(lambda: self._on_open(info))
-        clock = StreamClock(1 / info.fps if info.fps else None)
+        clock = StreamClock(1 / info.fps if info.fps else None, parsed=info.codec != "mjpeg")
         unsettled: list[RawPacket] = []  # their capture times are known only when the first burst is over
         while not self._quit.is_set():
             raw = self._reader.read()
@@ -103,7 +103,7 @@ class ReaderSession:
                 unsettled = [
                     one if one.origin == raw.origin else replace(one, pts=None, origin=raw.origin) for one in unsettled
                 ]
-                clock = StreamClock(1 / info.fps if info.fps else None)
+                clock = StreamClock(1 / info.fps if info.fps else None, parsed=info.codec != "mjpeg")
                 for one in unsettled:
                     if one.pts is not None:
                         clock.observe(one.pts, one.received)
