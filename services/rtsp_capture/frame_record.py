@@ -30,11 +30,12 @@ def frame_record(
     """The record of the slot's picture, with a new object key. `timestamp`: its capture time; seconds since the epoch."""
     at = datetime.fromtimestamp(timestamp, UTC)
     identity = frame_id(facts.request_id, slot, datetime.fromtimestamp(slot_time, UTC))
+    meta = facts.meta | ({"integrity": jpeg.integrity} if jpeg.integrity else {})
     return FrameRecord(
         frame_id=identity, request_id=facts.request_id, camera_id=facts.camera_id, source_type=SourceType.RTSP,
         sequence=slot, storage_path=object_key(facts.camera_id, identity, at, new_attempt(), "jpg"),
         timestamp=at, timestamp_source=TimestampSource.RECEIPT,
         timestamp_uncertainty_ms=round(packet.uncertainty * 1000, 3),
         width=jpeg.width, height=jpeg.height, size_bytes=len(jpeg.data), format="jpg",
-        content_type="image/jpeg", sha256=jpeg.sha256, meta=facts.meta,
+        content_type="image/jpeg", sha256=jpeg.sha256, meta=meta,
     )  # fmt: skip
