@@ -157,8 +157,9 @@ class Database:
             DB_ERRORS.labels(kind="unavailable").inc()
             if (withheld := self._throttle.allow("unavailable")) is not None:
                 log.warning(
-                    "database_unavailable", error=str(error).splitlines()[0], kind=type(error).__name__, withheld=withheld
-                )
+                    "database_unavailable", error=(str(error) or "-").splitlines()[0], kind=type(error).__name__,
+                    withheld=withheld,
+                )  # fmt: skip
             raise DatabaseUnavailable(retry_after=2) from error
 
     async def until_known(self, work: Callable[[UnitOfWork], Awaitable[T]], *, tries: int = 3, pause: float = 0.2) -> T:

@@ -68,7 +68,9 @@ def _frame_json(frame: FrameRecord) -> dict[str, Any]:
         "id": str(frame.frame_id), "camera_id": frame.camera_id, "source_type": frame.source_type.value,
         "sequence": frame.sequence, "storage_path": frame.storage_path, "filename": frame.filename,
         "capture_timestamp": frame.timestamp.isoformat(), "timestamp_source": frame.timestamp_source.value,
-        "timestamp_uncertainty_ms": frame.timestamp_uncertainty_ms, "width": frame.width, "height": frame.height,
+        "timestamp_uncertainty_ms": frame.timestamp_uncertainty_ms,
+        "camera_timestamp": frame.camera_timestamp.isoformat() if frame.camera_timestamp else None,
+        "width": frame.width, "height": frame.height,
         "size_bytes": frame.size_bytes, "format": frame.format, "content_type": frame.content_type,
         "sha256": frame.sha256, "exif": frame.exif, "meta": frame.meta,
     }  # fmt: skip

@@ -25,7 +25,8 @@ from services.rtsp_capture.hub import StreamHub
 from services.rtsp_capture.keeper import StreamKeeper
 from services.rtsp_capture.preflight import preflight
 from services.rtsp_capture.probe import Prober
-from services.rtsp_capture.reader import OpenCvReader
+from services.rtsp_capture.pyav_reader import PyAvReader
+from services.rtsp_capture.reader import OpenCvReader, ReaderFactory
 from services.rtsp_capture.stream import StreamDeps
 from services.secrets import open_box, put_in_order
 from services.snapshots import Snapshots
@@ -82,7 +83,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         decode_pool = WorkerPool("decode", settings.RTSP.DECODE_THREADS)
         stack.push_async_callback(decode_pool.close)
         check = partial(_preflight, settings, policy)
-        streams = StreamDeps(settings.RTSP, check, OpenCvReader, decode_pool, {"opencv": OpenCvReader})
+        readers: dict[str, ReaderFactory] = {"opencv": OpenCvReader, "pyav": PyAvReader}
+        streams = StreamDeps(settings.RTSP, check, readers[settings.RTSP.READER], decode_pool, readers)
         hub = StreamHub(streams)
         stack.push_async_callback(hub.close)
         prober = Prober(streams)
@@ -185,7 +187,7 @@ async def _with_patience(what: str, work: Callable[[], Awaitable[object]]) -> No
         except Exception as error:
             transient = is_unavailable(error) or (isinstance(error, IngestionException) and error.retryable)
             if not transient or time.monotonic() > deadline:
-                reason = mask_text(str(error)).splitlines()[0]
+                reason = mask_text(str(error) or "no answer").splitlines()[0]
                 raise StartError(f"{what} cannot be used: {type(error).__name__}: {reason}") from error
             if not told:
                 log.info("waiting_for", part=what, reason=type(error).__name__)

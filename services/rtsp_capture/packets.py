@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from models.values import TimestampSource
 from services.rtsp_capture.damage import Damage
 
 
@@ -25,6 +26,9 @@ class Packet:
     lost: bool = False  # packets before it never came (`damage.LossWatch`)
     recovery: int = 0  # of a keyframe: pictures after it until one is whole (intra refresh without IDR)
     second_field: bool = False  # no picture of its own: the other half of the one before
+    source: TimestampSource = TimestampSource.RECEIPT  # whose clock `timestamp` is by
+    camera_time: float | None = None  # by the camera's own clock, seconds since the epoch; None: not known
+    clock_offset: float | None = None  # seconds that the camera's clock is ahead of ours (`capture_clock`)
 
 
 @dataclass(slots=True)

@@ -206,8 +206,9 @@ class Stream:
             settings.OPEN_TIMEOUT, settings.READ_TIMEOUT, settings.TLS_VERIFY,
         )  # fmt: skip
         session = ReaderSession(
-            self.key.camera_id, self._deps.reader(self.key.reader)(options), self._segment, self._opened, self._packets
-        )
+            self.key.camera_id, self._deps.reader(self.key.reader)(options), self._segment, self._opened, self._packets,
+            max_offset=settings.MAX_CLOCK_OFFSET,
+        )  # fmt: skip
         self._session = session
         session.start()
         end = await session.ended

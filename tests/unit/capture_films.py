@@ -90,7 +90,8 @@ def encode(
         for packet in encoder.encode(frame):
             at = start + packet.pts / FPS
             packets.append(Packet(bytes(packet), at, packet.is_keyframe, at, at, 0.0, 1))
-    return Film(StreamInfo(codec, bytes(encoder.extradata or b"") if extradata else b"", width, height, float(FPS)), tuple(packets))
+    sets = bytes(encoder.extradata or b"") if extradata else b""
+    return Film(StreamInfo(codec, sets, width, height, float(FPS)), tuple(packets))
 
 
 @cache
