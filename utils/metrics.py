@@ -32,9 +32,6 @@ CAPTURES_FINISHED = Counter("ingestion_captures_finished", "Captures ended, by f
 CAPTURES_RESUMED = Counter("ingestion_captures_resumed", "Captures taken over from a lapsed lease.", registry=REGISTRY)
 LEASES_LOST = Counter("ingestion_leases_lost", "Captures given up because another owner has them.", registry=REGISTRY)
 STREAMS = Gauge("ingestion_streams", "RTSP streams by state.", ["state"], registry=REGISTRY)
-STREAMS_STALLED = Gauge(
-    "ingestion_streams_stalled", "Of the live RTSP streams, those that send nothing.", registry=REGISTRY
-)
 PROBES = Counter("ingestion_probes", "Cameras tried, by outcome: reachable, or the code.", ["outcome"], registry=REGISTRY)
 STREAM_FAILURES = Counter(
     "ingestion_stream_failures", "Failed opens and broken streams, by code.", ["code"], registry=REGISTRY
@@ -44,8 +41,11 @@ STREAM_OPEN = Histogram(
     buckets=_LATENCY, registry=REGISTRY,
 )  # fmt: skip
 PACKETS = Counter("ingestion_packets", "Video packets read from cameras.", registry=REGISTRY)
-PACKETS_DROPPED = Counter("ingestion_packets_dropped", "Packets that found the hand-over queue full.", registry=REGISTRY)
+PACKETS_DROPPED = Counter("ingestion_packets_dropped", "Packets not kept, by reason.", ["reason"], registry=REGISTRY)
 RING_BYTES = Gauge("ingestion_ring_bytes", "Encoded video kept in memory.", registry=REGISTRY)
+RING_GOPS_EVICTED = Counter(
+    "ingestion_ring_gops_evicted", "Groups of pictures given up to keep the process's ring budget.", registry=REGISTRY
+)
 DECODE_SECONDS = Histogram(
     "ingestion_decode_seconds", "Seconds to decode and encode one picture.", buckets=_LATENCY, registry=REGISTRY
 )

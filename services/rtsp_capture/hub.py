@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 
 from services.rtsp_capture.address import parse_rtsp_url
+from services.rtsp_capture.ring_budget import RingBudget
 from services.rtsp_capture.stream import Stream, StreamDeps, StreamKey
 from utils.logger import get_logger
 
@@ -24,6 +25,7 @@ class StreamHub:
 
     def __init__(self, deps: StreamDeps) -> None:
         self._deps = deps
+        self._budget = RingBudget(deps.settings.RING_BUDGET)
         self._held: dict[StreamKey, _Held] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._room = asyncio.Semaphore(deps.settings.MAX_CONCURRENT_STREAMS)
@@ -58,7 +60,7 @@ class StreamHub:
             if key in self._held:  # another capture opened it while this one waited
                 self._room.release()
                 continue
-            self._held[key] = _Held(Stream(key, address, self._deps))
+            self._held[key] = _Held(Stream(key, address, self._deps, self._budget))
         held.users += 1
         if held.linger is not None:
             held.linger.cancel()

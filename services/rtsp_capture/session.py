@@ -18,9 +18,10 @@ from services.rtsp_capture.clock import StreamClock
 from services.rtsp_capture.packets import Packet
 from services.rtsp_capture.reader import PacketReader, RawPacket, StreamInfo
 from utils.exceptions import CaptureFailure
-from utils.metrics import PACKETS, PACKETS_DROPPED
+from utils.metrics import PACKETS, PACKETS_DROPPED, QUEUE_DEPTH
 
 MAX_WAITING = 2000  # packets between thread and loop
+_DEPTH = QUEUE_DEPTH.labels(queue="packets")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,7 @@ class ReaderSession:
             timed = pts is not None
             pts = self._label = self._label + 1e-4 if pts is None else pts
             if self._lost and not raw.key:
-                PACKETS_DROPPED.inc()
+                PACKETS_DROPPED.labels(reason="after_loss").inc()
                 continue
             at = clock.time_of(pts)
             packet = Packet(raw.data, pts, raw.key, raw.received, at, clock.uncertainty(), self._segment, timed)
@@ -130,10 +131,12 @@ class ReaderSession:
     def _hand_over(self, packet: Packet) -> bool:
         with self._guard:
             if len(self._waiting) >= MAX_WAITING:
-                PACKETS_DROPPED.inc(len(self._waiting) + 1)
+                PACKETS_DROPPED.labels(reason="queue_full").inc(len(self._waiting) + 1)
+                _DEPTH.dec(len(self._waiting))
                 self._waiting.clear()
                 return False
             self._waiting.append(packet)
+            _DEPTH.inc()
             if self._waking:
                 return True
             self._waking = True
@@ -151,6 +154,7 @@ class ReaderSession:
     def _drain(self) -> None:
         with self._guard:
             packets = list(self._waiting)
+            _DEPTH.dec(len(packets))
             self._waiting.clear()
             self._waking = False
         self._on_packets(packets)
