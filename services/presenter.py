@@ -26,7 +26,7 @@ def describe(row: IngestionRequest) -> str:
     status = IngestionStatus(row.status)
     dropped = sum(row.dropped().values())
     if row.source_type == SourceType.UPLOAD.value:
-        return f"{row.stored} of {row.expected} files stored." if status is IngestionStatus.COMPLETED else "Being stored."
+        return f"{row.stored} of {row.due} files stored." if status is IngestionStatus.COMPLETED else "Being stored."
     if status is IngestionStatus.PENDING:
         return "Waiting for its turn."
     if status is IngestionStatus.IN_PROGRESS:
@@ -36,7 +36,7 @@ def describe(row: IngestionRequest) -> str:
     if status is IngestionStatus.FAILED and row.error:
         return f"Failed: {row.error['message']} {row.stored} frames stored."
     ended = {"completed": "Completed", "cancelled": "Cancelled", "failed": "Failed"}[status.value]
-    return f"{ended}: {row.stored} of {row.expected} frames stored, {dropped} dropped."
+    return f"{ended}: {row.stored} of {row.due} frames stored, {dropped} dropped."
 
 
 def to_summary(row: IngestionRequest, gaps: Sequence[CaptureGap], secrets: SecretBox) -> RequestSummary:
@@ -54,7 +54,7 @@ def to_summary(row: IngestionRequest, gaps: Sequence[CaptureGap], secrets: Secre
         source_type=SourceType(row.source_type), capture_mode=row.capture_mode, message=describe(row),
         frames_total=row.stored - row.deleted,
         progress=Progress(
-            expected=row.expected, stored=row.stored, in_flight=row.in_flight, dropped=row.dropped(),
+            expected=row.due, stored=row.stored, in_flight=row.in_flight, dropped=row.dropped(),
             duplicates=row.duplicates, gaps=[Gap(from_=gap.from_at, to=gap.to_at, reason=gap.reason) for gap in gaps],
             reconnects=row.reconnects, last_frame_at=row.last_frame_at,
         ),

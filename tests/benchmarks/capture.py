@@ -29,6 +29,7 @@ from utils.demo.film import make_film
 
 @contextmanager
 def service(folder: Path) -> Iterator[Service]:
+    folder.mkdir(parents=True, exist_ok=True)
     environment = {
         **clean_environment(), "DATA_DIR": str(folder / "data"), "API__PORT": "0", "ENVIRONMENT": "test",
         "RTSP__MAX_CONCURRENT_STREAMS": "500", "RTSP__MAX_CONCURRENT_CAPTURES": "500",
