@@ -23,6 +23,7 @@ from services.rtsp_capture.address import AddressPolicy
 from services.rtsp_capture.capture import CaptureDeps
 from services.rtsp_capture.hub import StreamHub
 from services.rtsp_capture.keeper import StreamKeeper
+from services.rtsp_capture.picture_budget import PictureBudget
 from services.rtsp_capture.preflight import preflight
 from services.rtsp_capture.probe import Prober
 from services.rtsp_capture.reader import OpenCvReader
@@ -87,7 +88,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         stack.push_async_callback(prober.close)
         uploads = UploadHandler(settings, storage)
         stack.push_async_callback(uploads.close)
-        capture = CaptureDeps(settings.RTSP, database, storage, hub, secrets)
+        pictures = PictureBudget(settings.RTSP.PICTURE_BUDGET, settings.STORAGE.THREADS)
+        capture = CaptureDeps(settings.RTSP, database, storage, hub, secrets, pictures)
         orchestrator = Orchestrator(settings, capture, uploads, policy)
         queries = Queries(database, storage, secrets)
         keeper = StreamKeeper(database, hub, secrets)

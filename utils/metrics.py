@@ -53,6 +53,9 @@ CAPTURE_TO_STORED = Histogram(
     "ingestion_capture_to_stored_seconds", "Seconds from a frame's capture time to its committed row.",
     buckets=_LATENCY, registry=REGISTRY,
 )  # fmt: skip
+PICTURE_BYTES = Gauge(
+    "ingestion_picture_bytes", "Encoded pictures on their way into the object store.", registry=REGISTRY
+)
 QUEUE_DEPTH = Gauge("ingestion_queue_depth", "Items waiting, by queue.", ["queue"], registry=REGISTRY)
 POOL_BUSY = Gauge("ingestion_pool_busy", "Calls running or waiting in a thread pool.", ["pool"], registry=REGISTRY)
 STORAGE_SECONDS = Histogram(

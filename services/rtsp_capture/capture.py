@@ -21,6 +21,7 @@ from services.rtsp_capture.decoder import Jpeg
 from services.rtsp_capture.frame_store import CaptureFacts, FrameStore
 from services.rtsp_capture.hub import StreamHub
 from services.rtsp_capture.packets import Picture
+from services.rtsp_capture.picture_budget import PictureBudget
 from services.rtsp_capture.reader import StreamInfo
 from services.rtsp_capture.request_state import RequestState
 from services.rtsp_capture.sampler import Chosen, SlotSampler
@@ -47,6 +48,7 @@ class CaptureDeps:
     storage: StorageService
     hub: StreamHub
     secrets: SecretBox
+    pictures: PictureBudget
     now: Callable[[], float] = time.time
 
 
@@ -140,7 +142,7 @@ class CaptureJob:
         self._started = self._deps.now()
         self._store = FrameStore(
             CaptureFacts(row.id, row.camera_id, self._params.jpeg_quality, row.meta),
-            self._deps.database, self._deps.storage, size=self._deps.settings.FRAME_BUFFER_SIZE,
+            self._deps.database, self._deps.storage, budget=self._deps.pictures, size=self._deps.settings.FRAME_BUFFER_SIZE,
             due=self._due, slot_time=lambda slot: self._sampler_of().time_of(slot), on_stored=self._on_stored,
             try_another=self._try_another,
         )  # fmt: skip

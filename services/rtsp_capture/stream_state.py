@@ -46,6 +46,7 @@ class StreamStanding:
         self._loop = asyncio.get_running_loop()
         self._changed = self._heard = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
+        self._closing = False
         STREAMS.labels(state=self.state.value).inc()
         self._write(None)
 
@@ -81,6 +82,7 @@ class StreamStanding:
 
     def closing(self) -> None:
         """From now on silence is no stall."""
+        self._closing = True
         self._unwatch()
 
     def closed(self) -> None:
@@ -89,6 +91,8 @@ class StreamStanding:
     def _watch(self) -> None:
         """Looks again when the stream would have been silent for STALLED_AFTER seconds: one timer, not one a packet."""
         self._unwatch()
+        if self._closing:
+            return
         self._timer = self._loop.call_at(self._heard + STALLED_AFTER, self._look)
 
     def _unwatch(self) -> None:
