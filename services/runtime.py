@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from config import Environment, Settings
 from repositories.database import Database, is_unavailable
 from repositories.migrations.run import upgrade
+from services.burst import BurstService
 from services.cameras import CameraRegistry
 from services.health import HealthService
 from services.orchestrator import Orchestrator
@@ -58,6 +59,7 @@ class Services:
     queries: Queries
     health: HealthService
     cameras: CameraRegistry
+    bursts: BurstService
 
 
 @asynccontextmanager
@@ -96,6 +98,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         cameras = CameraRegistry(
             database, secrets, policy, keeper, prober, orchestrator, queries, capture_timeout=settings.RTSP.CAPTURE_TIMEOUT
         )
+        bursts = BurstService(settings.RTSP, database, storage, hub, secrets, orchestrator)
         health = HealthService({"database": _database_check(database), "storage": _storage_check(storage)}, {})
         leftovers = asyncio.create_task(_finish_deletes(queries), name="finish-deletes")
         stack.push_async_callback(_cancelled, leftovers)
@@ -115,7 +118,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         gc.collect()
         gc.freeze()
         stack.callback(gc.unfreeze)
-        yield Services(settings, orchestrator, queries, health, cameras)
+        yield Services(settings, orchestrator, queries, health, cameras, bursts)
         health.stopping = True
 
 

@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Iterator
 
 import pytest
 import structlog
@@ -34,7 +33,7 @@ def gauge() -> dict[str, float]:
 
 
 @pytest.fixture
-def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, object]]]:
+def lines(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
     """What is written, whatever the other tests have set up."""
     written: list[dict[str, object]] = []
 
@@ -43,7 +42,7 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, object]]]:
         raise structlog.DropEvent
 
     monkeypatch.setattr(stream_state, "log", structlog.wrap_logger(logging.getLogger("test"), processors=[keep]))
-    yield written
+    return written
 
 
 def told(lines: list[dict[str, object]]) -> list[tuple[object, object]]:
