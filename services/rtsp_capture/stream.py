@@ -80,7 +80,9 @@ class Stream:
         self._address = address
         self._deps = deps
         self._settings = deps.settings
-        self.standing = StreamStanding(key.camera_id)
+        # A context of its own: the stream outlives the capture that opened it, whose id is not its log lines' id.
+        context = contextvars.Context()
+        self.standing = context.run(StreamStanding, key.camera_id)
         self.info: StreamInfo | None = None
         self.last_packet: Packet | None = None
         self.first_of_segment: Packet | None = None
@@ -94,8 +96,7 @@ class Stream:
         self._decode_turn = asyncio.Lock()
         self._decoding: dict[tuple[int, float, int], asyncio.Task[Jpeg]] = {}
         self._started = time.monotonic()
-        # A context of its own: the stream outlives the capture that opened it, whose id is not its log lines' id.
-        self._task = asyncio.create_task(self._run(), name=f"stream-{key.camera_id}", context=contextvars.Context())
+        self._task = asyncio.create_task(self._run(), name=f"stream-{key.camera_id}", context=context)
 
     # -- listeners ---------------------------------------------------------------------------------------------
 

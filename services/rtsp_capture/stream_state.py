@@ -30,7 +30,7 @@ class StreamStanding:
 
     Each change is one line, `stream_state`. Of a camera that fails over and over, one failure in FAILURES_EVERY
     seconds is written, with the count of those withheld since; a retry's `connecting` is written only after the first
-    failure in a row. Coming live is always written.
+    failure in a row, and that it is live again, after a failure that was withheld, once it stays so for as long.
     """
 
     def __init__(self, camera_id: str, throttle: Throttle = _throttle) -> None:
@@ -46,6 +46,7 @@ class StreamStanding:
         self._loop = asyncio.get_running_loop()
         self._changed = self._heard = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
+        self._later: asyncio.TimerHandle | None = None  # writes what was withheld
         self._closing = False
         STREAMS.labels(state=self.state.value).inc()
         self._write(None)
@@ -61,7 +62,9 @@ class StreamStanding:
     def live(self) -> None:
         self.failure = None
         self._heard = self._loop.time()
-        self._enter(StreamState.LIVE)
+        self._enter(StreamState.LIVE, write=self._told)
+        if not self._told:
+            self._later = self._loop.call_later(FAILURES_EVERY, self._write, StreamState.CONNECTING)
         self._watch()
 
     def heard(self) -> None:
@@ -116,11 +119,18 @@ class StreamStanding:
             STREAMS.labels(state=state.value).inc()
         if not self.open:
             self._unwatch()
+            self._forget()
         if write:
             self._write(before)
         self.since, self._changed = time.time(), self._loop.time()
 
+    def _forget(self) -> None:
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
+
     def _write(self, before: StreamState | None) -> None:
+        self._forget()
         facts: dict[str, object] = {}
         if before is not None:
             facts = {"previous": before.value, "after_s": round(self._loop.time() - self._changed, 3)}

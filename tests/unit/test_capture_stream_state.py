@@ -89,9 +89,12 @@ async def test_each_change_is_one_line_and_the_gauge_follows(
     json.dumps(lines)
 
 
-async def test_a_dead_camera_is_told_once_in_ten_seconds_with_the_count(lines: list[dict[str, object]]) -> None:
+async def test_a_dead_camera_is_told_once_in_ten_seconds_with_the_count(
+    lines: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = Clock()
-    standing = StreamStanding(unique(), Throttle(stream_state.FAILURES_EVERY, clock))
+    standing = StreamStanding(unique(), Throttle(10, clock))
+    monkeypatch.setattr(stream_state, "FAILURES_EVERY", 0.1)  # by the loop's clock
     for n in range(1, 61):  # a try a second, for a minute
         standing.failed(REFUSED, n)
         clock.now += 0.5
@@ -101,8 +104,16 @@ async def test_a_dead_camera_is_told_once_in_ten_seconds_with_the_count(lines: l
     rest = lines[3:]
     assert told(rest) == [("connecting", "backing_off")] * 5
     assert [(line["failures"], line["withheld"]) for line in rest] == [(11 + 10 * n, 9) for n in range(5)]
-    standing.live()  # whatever was withheld, that it is back is told
-    assert (lines[-1]["state"], lines[-1]["withheld"]) == ("live", 9)
+    standing.live()
+    assert lines[-1]["state"] == "backing_off"  # not before it stays: a camera that comes and goes is no news either
+    clock.now -= 0.5
+    standing.failed(REFUSED, 61)
+    standing.connecting()
+    standing.live()
+    monkeypatch.setattr(stream_state, "STALLED_AFTER", 10.0)
+    await asyncio.sleep(0.15)
+    assert (lines[-1]["previous"], lines[-1]["state"], lines[-1]["withheld"]) == ("connecting", "live", 10)
+    assert len(lines) == 9
     assert standing.last_failure is not None
     assert standing.failure is None
     standing.closed()
