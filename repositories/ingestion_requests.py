@@ -93,6 +93,15 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
         )
         return (await self.session.scalars(self.select().where(IngestionRequest.id == row.id))).one()
 
+    async def add_group(self, rows: Sequence[IngestionRequest], owner: str, ttl: float) -> None:
+        """Captures that `owner` runs from the start, and their leases; running it twice changes nothing (rule 4)."""
+        names = (
+            "id", "camera_id", "source_type", "capture_mode", "status", "rtsp_url", "params", "meta", "group_id"
+        )  # fmt: skip
+        values = [{name: getattr(row, name) for name in names} for row in rows]
+        await self.session.execute(insert(IngestionRequest).values(values).on_conflict_do_nothing())
+        await LeaseRepository(self.session).add_held(owner, ttl, {row.id: row.camera_id for row in rows})
+
     async def add_upload(
         self, row: IngestionRequest, frames: Sequence[FrameRecord], rejected: Sequence[int]
     ) -> list[Recorded]:
@@ -301,12 +310,19 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
             query = query.where(IngestionRequest.source_type == wanted.source_type.value)
         if wanted.capture_mode is not None:
             query = query.where(IngestionRequest.capture_mode == wanted.capture_mode.value)
+        if wanted.group_id is not None:
+            query = query.where(IngestionRequest.group_id == wanted.group_id)
         if wanted.created_from is not None:
             query = query.where(IngestionRequest.created_at >= wanted.created_from)
         if wanted.created_to is not None:
             query = query.where(IngestionRequest.created_at < wanted.created_to)
         by = (IngestionRequest.created_at, IngestionRequest.id)
         return await self.page(query, by, after=after, limit=limit, descending=True)
+
+    async def of_group(self, group_id: UUID) -> list[IngestionRequest]:
+        """The requests of a burst."""
+        query = self.select().where(IngestionRequest.group_id == group_id).order_by(IngestionRequest.id)
+        return list((await self.session.scalars(query)).all())
 
     async def is_final(self, request_id: UUID) -> bool:
         status = await self.session.scalar(select(IngestionRequest.status).where(IngestionRequest.id == request_id))

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from config import Environment, Settings
 from repositories.database import Database, is_unavailable
 from repositories.migrations.run import upgrade
+from services.burst import BurstService
 from services.cameras import CameraRegistry
 from services.health import HealthService
 from services.orchestrator import Orchestrator
@@ -23,6 +24,7 @@ from services.rtsp_capture.address import AddressPolicy
 from services.rtsp_capture.capture import CaptureDeps
 from services.rtsp_capture.hub import StreamHub
 from services.rtsp_capture.keeper import StreamKeeper
+from services.rtsp_capture.picture_budget import PictureBudget
 from services.rtsp_capture.preflight import preflight
 from services.rtsp_capture.probe import Prober
 from services.rtsp_capture.pyav_reader import PyAvReader
@@ -60,6 +62,7 @@ class Services:
     health: HealthService
     cameras: CameraRegistry
     snapshots: Snapshots
+    bursts: BurstService
 
 
 @asynccontextmanager
@@ -91,12 +94,14 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         stack.push_async_callback(prober.close)
         uploads = UploadHandler(settings, storage)
         stack.push_async_callback(uploads.close)
-        capture = CaptureDeps(settings.RTSP, database, storage, hub, secrets)
+        pictures = PictureBudget(settings.RTSP.PICTURE_BUDGET, settings.STORAGE.THREADS)
+        capture = CaptureDeps(settings.RTSP, database, storage, hub, secrets, pictures)
         orchestrator = Orchestrator(settings, capture, uploads, policy)
         queries = Queries(database, storage, secrets)
         keeper = StreamKeeper(database, hub, secrets)
         cameras = CameraRegistry(database, secrets, policy, keeper, prober)
         snapshots = Snapshots(capture, orchestrator, queries)
+        bursts = BurstService(settings.RTSP, database, storage, hub, secrets, orchestrator)
         health = HealthService({"database": _database_check(database), "storage": _storage_check(storage)}, {})
         leftovers = asyncio.create_task(_finish_deletes(queries), name="finish-deletes")
         stack.push_async_callback(_cancelled, leftovers)
@@ -116,7 +121,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         gc.collect()
         gc.freeze()
         stack.callback(gc.unfreeze)
-        yield Services(settings, orchestrator, queries, health, cameras, snapshots)
+        yield Services(settings, orchestrator, queries, health, cameras, snapshots, bursts)
         health.stopping = True
 
 

@@ -22,12 +22,13 @@ from services.rtsp_capture.packets import Packet
 from services.rtsp_capture.reader import PacketReader, RawPacket, StreamInfo
 from utils.exceptions import CaptureFailure
 from utils.logger import Throttle, get_logger
-from utils.metrics import CAMERA_CLOCKS_OFF, PACKETS, PACKETS_DROPPED
+from utils.metrics import CAMERA_CLOCKS_OFF, PACKETS, PACKETS_DROPPED, QUEUE_DEPTH
 
 log = get_logger(__name__)
 _throttle = Throttle(600, time.monotonic)
 
 MAX_WAITING = 2000  # packets between thread and loop
+_DEPTH = QUEUE_DEPTH.labels(queue="packets")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +158,7 @@ class ReaderSession:
             pts = self._label = self._label + 1e-4 if pts is None else pts
             seen = watch.see(raw.data, pts, raw.key)
             if self._lost and not raw.key:
-                PACKETS_DROPPED.inc()
+                PACKETS_DROPPED.labels(reason="after_loss").inc()
                 continue
             stamp = clock.stamp(pts)
             packet = Packet(
@@ -184,10 +185,12 @@ class ReaderSession:
     def _hand_over(self, packet: Packet) -> bool:
         with self._guard:
             if len(self._waiting) >= MAX_WAITING:
-                PACKETS_DROPPED.inc(len(self._waiting) + 1)
+                PACKETS_DROPPED.labels(reason="queue_full").inc(len(self._waiting) + 1)
+                _DEPTH.dec(len(self._waiting))
                 self._waiting.clear()
                 return False
             self._waiting.append(packet)
+            _DEPTH.inc()
             if self._waking:
                 return True
             self._waking = True
@@ -205,6 +208,7 @@ class ReaderSession:
     def _drain(self) -> None:
         with self._guard:
             packets = list(self._waiting)
+            _DEPTH.dec(len(packets))
             self._waiting.clear()
             self._waking = False
         self._on_packets(packets)
