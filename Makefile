@@ -48,7 +48,7 @@ test-real: $(STAMP) ## The integration suite on Debian's PostgreSQL and a MinIO 
 	PY=$(abspath $(PY)) tests/real.sh $(ARGS)
 
 bench: $(STAMP) ## Benchmarks; prints figures, judges nothing
-	$(PY) -m tests.benchmarks.capture $(ARGS)
+	$(PY) -m tests.benchmarks $(ARGS)
 
 bench-time: $(STAMP) ## How true frames' times are, beside a naive reader's; prints figures, judges nothing
 	$(PY) -m tests.benchmarks.time $(ARGS)

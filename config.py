@@ -141,6 +141,20 @@ class RtspSettings(Group):
     RING_BYTES: int = Field(
         67_108_864, ge=1_048_576, le=4_294_967_296, description="Bytes of encoded video kept per open stream."
     )
+    RING_BUDGET: int = Field(
+        1_073_741_824,
+        ge=1_048_576,
+        le=1_099_511_627_776,
+        description="Bytes of encoded video kept by all open streams together; beyond, the rings that reach back "
+        "furthest are shortened first, each down to its newest group of pictures.",
+    )
+    PICTURE_BUDGET: int = Field(
+        268_435_456,
+        ge=1_048_576,
+        le=1_099_511_627_776,
+        description="Bytes of pictures that may wait for the object store, of all captures together; beyond, the "
+        "oldest are dropped.",
+    )
     READER: Literal["opencv", "pyav"] = Field(
         "opencv",
         description="What reads packets from cameras that name no reader. pyav: many open at once, and frames have the "

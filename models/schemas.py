@@ -12,7 +12,16 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from models.values import CaptureMode, IngestionStatus, Sampling, SourceType, TimestampSource, Transport
@@ -244,6 +253,7 @@ class RequestSummary(Output):
     """A request in a list: everything but its frames and gaps."""
 
     request_id: UUID
+    group_id: UUID | None = Field(None, description="Of a burst's requests: the burst.")
     status: IngestionStatus
     camera_id: str
     source_type: SourceType
@@ -431,6 +441,62 @@ class SnapshotRequest(Input):
     @classmethod
     def _null_is_absent(cls, value: Any) -> Any:
         return without_nulls(value, cls)
+
+
+class BurstRequest(Input):
+    """POST /api/v1/ingest/burst."""
+
+    camera_ids: list[CameraId] = Field(
+        min_length=2, max_length=32, description="Registered cameras, each once.", examples=[["pit-lane-1", "pit-lane-2"]]
+    )
+    at: Timestamp | None = Field(
+        None,
+        description="The moment: at most RTSP__RING_SECONDS ago, or 10 s ahead. null: now, once all streams are open.",
+    )
+    tolerance_ms: float = Field(100, ge=1, le=5000, description="How far from the moment a frame may lie.")
+    meta: FrameMeta = Field(default_factory=lambda: FrameMeta())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, value: Any) -> Any:
+        return without_nulls(value, cls)
+
+    @field_validator("camera_ids")
+    @classmethod
+    def _each_once(cls, value: list[str]) -> list[str]:
+        if len(set(value)) < len(value):
+            raise PydanticCustomError("repeated", "names a camera more than once")
+        return value
+
+
+class BurstError(Output):
+    code: str
+    message: str
+    retryable: bool
+
+
+class BurstResult(Output):
+    """What became of one camera."""
+
+    camera_id: str
+    request_id: UUID
+    status: IngestionStatus
+    offset_ms: float | None = Field(description="The frame's timestamp minus `at`.")
+    within_tolerance: bool
+    frame: FrameInfo | None
+    error: BurstError | None
+
+
+class BurstResponse(Output):
+    """One moment of several cameras."""
+
+    group_id: UUID
+    at: Timestamp
+    tolerance_ms: float
+    skew_ms: float | None = Field(description="Latest minus earliest timestamp of the frames; null for fewer than two.")
+    complete: bool = Field(description="Whether every camera has a frame within the tolerance.")
+    stored: int
+    results: list[BurstResult] = Field(description="One a camera, in the order asked for.")
 
 
 class HealthCheck(Output):

@@ -50,7 +50,7 @@ def to_summary(row: IngestionRequest, gaps: Sequence[CaptureGap], secrets: Secre
         )  # fmt: skip
     error = row.error
     return RequestSummary(
-        request_id=row.id, status=IngestionStatus(row.status), camera_id=row.camera_id,
+        request_id=row.id, group_id=row.group_id, status=IngestionStatus(row.status), camera_id=row.camera_id,
         source_type=SourceType(row.source_type), capture_mode=row.capture_mode, message=describe(row),
         frames_total=row.stored - row.deleted,
         progress=Progress(

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from config import Environment, Settings
 from repositories.database import Database, is_unavailable
 from repositories.migrations.run import upgrade
+from services.burst import BurstService
 from services.cameras import CameraRegistry
 from services.health import HealthService
 from services.orchestrator import Orchestrator
@@ -23,12 +24,14 @@ from services.rtsp_capture.address import AddressPolicy
 from services.rtsp_capture.capture import CaptureDeps
 from services.rtsp_capture.hub import StreamHub
 from services.rtsp_capture.keeper import StreamKeeper
+from services.rtsp_capture.picture_budget import PictureBudget
 from services.rtsp_capture.preflight import preflight
 from services.rtsp_capture.probe import Prober
 from services.rtsp_capture.pyav_reader import PyAvReader
 from services.rtsp_capture.reader import OpenCvReader, ReaderFactory
 from services.rtsp_capture.stream import StreamDeps
 from services.secrets import open_box, put_in_order
+from services.snapshots import Snapshots
 from services.storage_service import StorageService
 from services.upload_handler import UploadHandler
 from utils.embedded.errors import DataDirLocked, EmbeddedStartError
@@ -58,6 +61,8 @@ class Services:
     queries: Queries
     health: HealthService
     cameras: CameraRegistry
+    snapshots: Snapshots
+    bursts: BurstService
 
 
 @asynccontextmanager
@@ -89,13 +94,14 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         stack.push_async_callback(prober.close)
         uploads = UploadHandler(settings, storage)
         stack.push_async_callback(uploads.close)
-        capture = CaptureDeps(settings.RTSP, database, storage, hub, secrets)
+        pictures = PictureBudget(settings.RTSP.PICTURE_BUDGET, settings.STORAGE.THREADS)
+        capture = CaptureDeps(settings.RTSP, database, storage, hub, secrets, pictures)
         orchestrator = Orchestrator(settings, capture, uploads, policy)
         queries = Queries(database, storage, secrets)
         keeper = StreamKeeper(database, hub, secrets)
-        cameras = CameraRegistry(
-            database, secrets, policy, keeper, prober, orchestrator, queries, capture_timeout=settings.RTSP.CAPTURE_TIMEOUT
-        )
+        cameras = CameraRegistry(database, secrets, policy, keeper, prober)
+        snapshots = Snapshots(capture, orchestrator, queries)
+        bursts = BurstService(settings.RTSP, database, storage, hub, secrets, orchestrator)
         health = HealthService({"database": _database_check(database), "storage": _storage_check(storage)}, {})
         leftovers = asyncio.create_task(_finish_deletes(queries), name="finish-deletes")
         stack.push_async_callback(_cancelled, leftovers)
@@ -115,7 +121,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         gc.collect()
         gc.freeze()
         stack.callback(gc.unfreeze)
-        yield Services(settings, orchestrator, queries, health, cameras)
+        yield Services(settings, orchestrator, queries, health, cameras, snapshots, bursts)
         health.stopping = True
 
 

@@ -32,9 +32,11 @@ class CaptureClock:
     """Both clocks of one connection. `to_wall` brings receipt times to wall time; one thread calls it."""
 
     def __init__(
-        self, frame_duration: float | None, max_offset: float, to_wall: Callable[[float], float] = lambda steady: steady
-    ) -> None:
-        self.receipt = StreamClock(frame_duration)
+        self, frame_duration: float | None, max_offset: float, to_wall: Callable[[float], float] = lambda steady: steady,
+        *, parsed: bool = True,
+    ) -> None:  # fmt: skip
+        """`parsed` as in `StreamClock`."""
+        self.receipt = StreamClock(frame_duration, parsed=parsed)
         self.camera = CameraClock()
         self._max_offset = max_offset
         self._to_wall = to_wall

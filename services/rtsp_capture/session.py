@@ -16,17 +16,19 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from services.rtsp_capture.capture_clock import CaptureClock, Stamp
+from services.rtsp_capture.damage import LossWatch
 from services.rtsp_capture.host_clock import HOST
 from services.rtsp_capture.packets import Packet
 from services.rtsp_capture.reader import PacketReader, RawPacket, StreamInfo
 from utils.exceptions import CaptureFailure
 from utils.logger import Throttle, get_logger
-from utils.metrics import CAMERA_CLOCKS_OFF, PACKETS, PACKETS_DROPPED
+from utils.metrics import CAMERA_CLOCKS_OFF, PACKETS, PACKETS_DROPPED, QUEUE_DEPTH
 
 log = get_logger(__name__)
 _throttle = Throttle(600, time.monotonic)
 
 MAX_WAITING = 2000  # packets between thread and loop
+_DEPTH = QUEUE_DEPTH.labels(queue="packets")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,7 @@ class ReaderSession:
         info = self._reader.open()
         self._post(lambda: self._on_open(info))
         clock = self._clock(info)
+        watch = LossWatch(info.codec, info.extradata)
         unsettled: list[RawPacket] = []  # their capture times are known only when the first burst is over
         while not self._quit.is_set():
             raw = self._reader.read()
@@ -136,13 +139,15 @@ class ReaderSession:
                     if one.pts is not None:
                         clock.observe(one.pts, one.received, one.camera, one.report)
                 continue
-            self._stamp(_timed_by_camera(unsettled), clock)
+            self._stamp(_timed_by_camera(unsettled), clock, watch)
             unsettled = []
 
     def _clock(self, info: StreamInfo) -> CaptureClock:
-        return CaptureClock(1 / info.fps if info.fps else None, self._max_offset, self._to_wall)
+        return CaptureClock(
+            1 / info.fps if info.fps else None, self._max_offset, self._to_wall, parsed=info.codec != "mjpeg"
+        )
 
-    def _stamp(self, raws: list[RawPacket], clock: CaptureClock) -> None:
+    def _stamp(self, raws: list[RawPacket], clock: CaptureClock, watch: LossWatch) -> None:
         """Gives packets their capture times and hands them over."""
         known = [raw.pts for raw in raws if raw.pts is not None]
         if self._label is None:
@@ -151,13 +156,15 @@ class ReaderSession:
             pts = clock.receipt.missing(known) if raw.pts is None and len(known) == len(raws) - 1 else raw.pts
             timed = pts is not None
             pts = self._label = self._label + 1e-4 if pts is None else pts
+            seen = watch.see(raw.data, pts, raw.key)
             if self._lost and not raw.key:
-                PACKETS_DROPPED.inc()
+                PACKETS_DROPPED.labels(reason="after_loss").inc()
                 continue
             stamp = clock.stamp(pts)
             packet = Packet(
                 raw.data, pts, raw.key, self._to_wall(raw.received), stamp.at, stamp.uncertainty, self._segment, timed,
                 source=stamp.source, camera_time=stamp.camera_time, clock_offset=stamp.offset,
+                corrupt=raw.corrupt, lost=seen.lost, recovery=seen.recovery, second_field=seen.second_field,
             )  # fmt: skip
             self._lost = not self._hand_over(packet)
             self._judge(clock.trusted, stamp)
@@ -178,10 +185,12 @@ class ReaderSession:
     def _hand_over(self, packet: Packet) -> bool:
         with self._guard:
             if len(self._waiting) >= MAX_WAITING:
-                PACKETS_DROPPED.inc(len(self._waiting) + 1)
+                PACKETS_DROPPED.labels(reason="queue_full").inc(len(self._waiting) + 1)
+                _DEPTH.dec(len(self._waiting))
                 self._waiting.clear()
                 return False
             self._waiting.append(packet)
+            _DEPTH.inc()
             if self._waking:
                 return True
             self._waking = True
@@ -199,6 +208,7 @@ class ReaderSession:
     def _drain(self) -> None:
         with self._guard:
             packets = list(self._waiting)
+            _DEPTH.dec(len(packets))
             self._waiting.clear()
             self._waking = False
         self._on_packets(packets)

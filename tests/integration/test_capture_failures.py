@@ -148,7 +148,7 @@ async def test_each_failure_has_its_code_in_time_and_tells_no_secret(
         told = request.model_dump_json()
         assert "s3cr" not in told, name
     written = "".join(capfd.readouterr())
-    assert "stream_failed" in written  # the log is there to be judged
+    assert "stream_state" in written  # the log is there to be judged
     assert "s3cr" not in written
     assert ENCODED not in written
 
