@@ -155,7 +155,18 @@ class RtspSettings(Group):
         description="Bytes of pictures that may wait for the object store, of all captures together; beyond, the "
         "oldest are dropped.",
     )
-    READER: Literal["opencv", "pyav"] = Field("opencv", description="What reads packets from cameras. pyav: not yet built.")
+    READER: Literal["opencv", "pyav"] = Field(
+        "opencv",
+        description="What reads packets from cameras that name no reader. pyav: many open at once, and frames have the "
+        "camera's own time (`rtcp`).",
+    )
+    MAX_CLOCK_OFFSET: float = Field(
+        1,
+        gt=0,
+        le=3600,
+        description="Seconds that a camera's clock may differ from this host's; frames of one that differs more have "
+        "the host's time.",
+    )
     CAPTURE_TIMEOUT: float = Field(30, ge=1, le=3600, description="Seconds that a capture waits for its first picture.")
     OPEN_TIMEOUT: float = Field(
         5, ge=0.5, le=60, description="Seconds that opening a stream, or the check before it, may take."
@@ -278,8 +289,6 @@ class Settings(BaseSettings):
         reasons = []
         if self.AUTH.MODE != "off":
             reasons.append("AUTH__MODE: only `off` is built so far; the service would answer without checking anybody")
-        if self.RTSP.READER != "opencv":
-            reasons.append("RTSP__READER: only `opencv` is built so far")
         if self.ENVIRONMENT is not Environment.PRODUCTION:
             return reasons
         if not self.DB.HOST:

@@ -188,6 +188,9 @@ class FrameInfo(Output):
     timestamp: Timestamp = Field(description="Capture time.")
     timestamp_source: TimestampSource
     timestamp_uncertainty_ms: float | None
+    camera_timestamp: Timestamp | None = Field(
+        None, description="Capture time by the camera's own clock, where it is known, whether it is trusted or not."
+    )
     width: int
     height: int
     size_bytes: int
@@ -312,7 +315,7 @@ class CameraCreate(Input):
     default_fps: float | None = Field(None, gt=0, le=30, description="Of captures that say none; null: RTSP__DEFAULT_FPS.")
     enabled: bool = Field(True, description="false: captures and snapshots are 409 camera_disabled; running ones go on.")
     keep_open: bool = Field(False, description="Keep the stream open, captures or not.")
-    reader: Reader | None = Field(None, description="null: RTSP__READER. pyav: until it is built, opencv is used.")
+    reader: Reader | None = Field(None, description="null: RTSP__READER.")
     meta: _Object = Field(default_factory=dict, description="Free; at most 16 KiB.")
 
     @model_validator(mode="before")
@@ -352,6 +355,13 @@ class StreamError(Output):
     at: Timestamp
 
 
+class CameraClock(Output):
+    source: Literal["rtcp", "receipt"] = Field(description="By whose clock frames are stamped: the camera's, or ours.")
+    offset_ms: float | None = Field(
+        description="Camera's clock minus ours, less the delay from sensor to here; null when the camera's is not known."
+    )
+
+
 class StreamStatus(Output):
     """A camera's stream as this process has it."""
 
@@ -366,6 +376,7 @@ class StreamStatus(Output):
     jobs: int = Field(description="Captures that use it.")
     last_packet_at: Timestamp | None
     reconnects: int
+    clock: CameraClock | None = Field(None, description="null before the first picture.")
     last_error: StreamError | None
 
 
@@ -400,11 +411,6 @@ class ProbeRequest(Input):
     transport: Transport | None = Field(None, strict=False, description="null: tcp.")
 
 
-class ProbeClock(Output):
-    source: Literal["rtcp", "receipt"]
-    offset_ms: float | None = Field(description="Camera's clock minus ours; null when the camera's is not known.")
-
-
 class ProbeResponse(Output):
     reachable: bool
     code: str | None = Field(description="What went wrong: a capture's error code.")
@@ -415,7 +421,7 @@ class ProbeResponse(Output):
     fps: float | None = Field(description="True, counted over the packets' own times.")
     keyframe_interval_s: float | None
     bitrate_bps: int | None
-    clock: ProbeClock | None
+    clock: CameraClock | None
     connect_ms: float | None = Field(description="Until the camera had answered DESCRIBE.")
     first_frame_ms: float | None = Field(description="Until its first keyframe was here.")
     mb_per_day_at_1fps: float | None = Field(description="From one picture as it would be stored, quality 90.")

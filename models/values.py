@@ -144,6 +144,7 @@ class FrameRecord:
     format: str
     content_type: str
     sha256: str
+    camera_timestamp: datetime | None = None  # by the camera's own clock, where it is known
     filename: str | None = None
     exif: dict[str, Any] | None = None
     meta: dict[str, Any] = field(default_factory=dict)

@@ -68,7 +68,9 @@ def _frame_json(frame: FrameRecord) -> dict[str, Any]:
         "id": str(frame.frame_id), "camera_id": frame.camera_id, "source_type": frame.source_type.value,
         "sequence": frame.sequence, "storage_path": frame.storage_path, "filename": frame.filename,
         "capture_timestamp": frame.timestamp.isoformat(), "timestamp_source": frame.timestamp_source.value,
-        "timestamp_uncertainty_ms": frame.timestamp_uncertainty_ms, "width": frame.width, "height": frame.height,
+        "timestamp_uncertainty_ms": frame.timestamp_uncertainty_ms,
+        "camera_timestamp": frame.camera_timestamp.isoformat() if frame.camera_timestamp else None,
+        "width": frame.width, "height": frame.height,
         "size_bytes": frame.size_bytes, "format": frame.format, "content_type": frame.content_type,
         "sha256": frame.sha256, "exif": frame.exif, "meta": frame.meta,
     }  # fmt: skip
@@ -118,6 +120,22 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
             .values(status=IngestionStatus.COMPLETED.value, completed_at=func.now(), updated_at=func.now())
         )
         return recorded
+
+    async def add_snapshot(self, row: IngestionRequest, frame: FrameRecord) -> None:
+        """A finished capture of one frame, whole or not at all; idempotent by its id."""
+        names = ("id", "camera_id", "source_type", "capture_mode", "rtsp_url", "params", "meta", "source", "grid_start")
+        values = {name: getattr(row, name) for name in names}
+        await self.session.execute(
+            insert(IngestionRequest)
+            .values(**values, status=IngestionStatus.IN_PROGRESS.value, started_at=func.now())
+            .on_conflict_do_nothing()
+        )
+        await self.record(row.id, [frame], {}, expected=1)
+        await self.session.execute(
+            update(IngestionRequest)
+            .where(IngestionRequest.id == row.id, IngestionRequest.status.not_in(_FINAL))
+            .values(status=IngestionStatus.COMPLETED.value, completed_at=func.now(), updated_at=func.now())
+        )
 
     async def count_pending(self, at_most: int) -> int:
         """How many captures wait, counted no further than `at_most`."""

@@ -112,7 +112,7 @@ class Orchestrator:
             pending = await uow.requests.count_pending(self._settings.RTSP.MAX_PENDING)
         if pending >= self._settings.RTSP.MAX_PENDING:
             raise TooManyPending(retry_after=10)
-        row = self._capture_row(body, camera, max_staleness)
+        row = self.capture_row(body, camera, max_staleness)
         stored = await self._database.until_known(lambda uow: self._add(uow, row, camera))
         log.info("capture_accepted", ingestion_id=str(row.id), camera_id=row.camera_id, mode=row.capture_mode)
         self._wake.set()
@@ -131,7 +131,7 @@ class Orchestrator:
             raise Overloaded("RTSP__MAX_CONCURRENT_CAPTURES are running. Try again.", retry_after=5)
         rows = []
         for index, (body, camera) in enumerate(captures):
-            row = self._capture_row(body, camera, 0)
+            row = self.capture_row(body, camera, 0)
             row.group_id = group_id
             row.params = {**(row.params or {}), "burst": BurstParams(index, tolerance_ms).to_json()}
             rows.append(row)
@@ -164,9 +164,10 @@ class Orchestrator:
                 code="timestamp_out_of_range",
             )
 
-    def _capture_row(
+    def capture_row(
         self, body: RTSPIngestionRequest, camera: CameraConfiguration | None, max_staleness: float
     ) -> IngestionRequest:
+        """The row of a new, pending capture. Raises CameraDisabled, InvalidRequest, SecretUnreadable."""
         if camera is not None and not camera.enabled:
             raise CameraDisabled
         url = body.rtsp_url or (self._secrets.open(camera.rtsp_url) if camera else None)

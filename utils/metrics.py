@@ -42,6 +42,10 @@ STREAM_OPEN = Histogram(
 )  # fmt: skip
 PACKETS = Counter("ingestion_packets", "Video packets read from cameras.", registry=REGISTRY)
 PACKETS_DROPPED = Counter("ingestion_packets_dropped", "Packets not kept, by reason.", ["reason"], registry=REGISTRY)
+CAMERA_CLOCKS_OFF = Gauge(
+    "ingestion_camera_clocks_off", "Connections whose camera's clock is off by more than is allowed.", registry=REGISTRY
+)
+HOST_CLOCK_STEPS = Counter("ingestion_host_clock_steps", "Times that this host's wall clock was set.", registry=REGISTRY)
 RING_BYTES = Gauge("ingestion_ring_bytes", "Encoded video kept in memory.", registry=REGISTRY)
 RING_GOPS_EVICTED = Counter(
     "ingestion_ring_gops_evicted", "Groups of pictures given up to keep the process's ring budget.", registry=REGISTRY

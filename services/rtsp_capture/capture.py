@@ -18,7 +18,8 @@ from models.entities import IngestionRequest
 from models.values import CaptureError, CaptureMode, CaptureParams, Claim, DropReason, IngestionStatus, Sampling
 from repositories.database import Database
 from services.rtsp_capture.decoder import Jpeg
-from services.rtsp_capture.frame_store import CaptureFacts, FrameStore
+from services.rtsp_capture.frame_record import CaptureFacts
+from services.rtsp_capture.frame_store import FrameStore
 from services.rtsp_capture.hub import StreamHub
 from services.rtsp_capture.packets import Picture
 from services.rtsp_capture.picture_budget import PictureBudget
@@ -252,7 +253,7 @@ class CaptureJob:
         if self._params.frame_timestamp is not None:
             for picture in list(self._stream.ring.pictures()):
                 self.on_picture(picture)
-        newest = self._newest(self._stream)
+        newest = self._stream.newest(self._deps.now(), self._params.max_staleness)
         if self._params.mode is CaptureMode.SINGLE_FRAME and self._sampler is None and self._stream.live and newest:
             self._begin_grid(newest.packet.timestamp)
             self._last_picture = newest.packet.timestamp
@@ -264,13 +265,6 @@ class CaptureJob:
             await self._write()
             self._store.touch()
             await self._sleep(TICK)
-
-    def _newest(self, stream: Stream) -> Picture | None:
-        """What an open stream gives at once: its newest picture, or its last keyframe while that is young enough."""
-        key = stream.ring.last_key()
-        if key is not None and self._deps.now() - key.packet.timestamp <= self._params.max_staleness:
-            return key
-        return stream.ring.newest()
 
     async def _sleep(self, seconds: float) -> None:
         try:

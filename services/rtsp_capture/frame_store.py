@@ -12,21 +12,20 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from typing import Any, Protocol
-from uuid import UUID
 
-from models.values import DropReason, FrameRecord, SourceType, TimestampSource
+from models.values import DropReason, FrameRecord
 from repositories.database import Database
 from services.rtsp_capture.decoder import Jpeg
+from services.rtsp_capture.frame_record import CaptureFacts, frame_record
 from services.rtsp_capture.packets import Picture
 from services.rtsp_capture.picture_budget import Held, PictureBudget
 from services.rtsp_capture.sampler import Chosen
 from services.storage_service import StorageService, new_attempt, object_key
 from utils.exceptions import CaptureFailure, DatabaseUnavailable, IngestionException
-from utils.ids import frame_id
 from utils.logger import Throttle, get_logger
 from utils.metrics import CAPTURE_TO_STORED, FRAMES, FRAMES_DROPPED, QUEUE_DEPTH
 
@@ -43,16 +42,6 @@ class Decodes(Protocol):
 
     async def decode(self, picture: Picture, quality: int) -> Jpeg:
         """Raises CaptureFailure decode_failed."""
-
-
-@dataclass(frozen=True, slots=True)
-class CaptureFacts:
-    """What every frame of a capture shares."""
-
-    request_id: UUID
-    camera_id: str
-    quality: int
-    meta: dict[str, Any]
 
 
 class FrameStore:
@@ -225,7 +214,8 @@ class FrameStore:
         finally:
             _DECODE.dec()
             self._decoding.pop(chosen.slot, None)
-        record = self._record(chosen, timestamp, jpeg)
+        slot_time = self._slot_time(chosen.slot)
+        record = frame_record(self._facts, chosen.slot, slot_time, timestamp, chosen.picture.packet, jpeg)
         del chosen, source  # the picture's whole GOP would stay in memory while it waits for the store
         await self._put(record, jpeg)
 
@@ -249,20 +239,6 @@ class FrameStore:
                 await self._storage.put(record.storage_path, jpeg.data, record.content_type, record.sha256)
             finally:
                 self._putting.discard(record.sequence)
-
-    def _record(self, chosen: Chosen, timestamp: float, jpeg: Jpeg) -> FrameRecord:
-        at = datetime.fromtimestamp(timestamp, UTC)
-        slot_at = datetime.fromtimestamp(self._slot_time(chosen.slot), UTC)
-        identity = frame_id(self._facts.request_id, chosen.slot, slot_at)
-        return FrameRecord(
-            frame_id=identity, request_id=self._facts.request_id, camera_id=self._facts.camera_id,
-            source_type=SourceType.RTSP, sequence=chosen.slot,
-            storage_path=object_key(self._facts.camera_id, identity, at, new_attempt(), "jpg"),
-            timestamp=at, timestamp_source=TimestampSource.RECEIPT,
-            timestamp_uncertainty_ms=round(chosen.picture.packet.uncertainty * 1000, 3),
-            width=jpeg.width, height=jpeg.height, size_bytes=len(jpeg.data), format="jpg",
-            content_type="image/jpeg", sha256=jpeg.sha256, meta=self._facts.meta,
-        )  # fmt: skip
 
     async def _commit_loop(self) -> None:
         await self.gate.wait()
@@ -305,7 +281,7 @@ class FrameStore:
         self._changed.set()
 
     async def _commit(self, records: list[FrameRecord], drops: dict[DropReason, set[int]], due: int) -> Any:
-        async with self._database.unit_of_work() as uow:
+        async with self._database.one_statement() as uow:
             return await uow.requests.record(self._facts.request_id, records, drops, due)
 
     def _settled(self, record: FrameRecord, jpeg: Jpeg | None, outcome: str, held_path: str | None) -> None:

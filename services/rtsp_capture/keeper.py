@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from models.entities import CameraConfiguration
-from models.schemas import StreamError, StreamStatus
+from models.schemas import CameraClock, StreamError, StreamStatus
 from repositories.database import Database
 from services.rtsp_capture.hub import StreamHub
+from services.rtsp_capture.packets import Packet
 from services.rtsp_capture.stream import Stream, StreamKey
 from utils.exceptions import DatabaseUnavailable, InvalidRequest, SecretUnreadable
 from utils.logger import Throttle, get_logger
@@ -145,9 +146,15 @@ def describe(stream: Stream, jobs: int) -> StreamStatus:
         fps=info.fps if info else None,
         ring_seconds=round(max(0.0, span[1] - span[0]), 3) if span else 0.0, ring_bytes=stream.ring.bytes, jobs=jobs,
         last_packet_at=_utc(stream.last_packet.received) if stream.last_packet is not None else None,
-        reconnects=stream.reconnects,
+        reconnects=stream.reconnects, clock=clock_of(stream.last_packet) if stream.last_packet is not None else None,
         last_error=_error(failed[0].code, failed[0].message, failed[1]) if failed is not None else None,
     )  # fmt: skip
+
+
+def clock_of(packet: Packet) -> CameraClock:
+    """By whose clock this packet is stamped, and how far the camera's is from ours."""
+    offset = packet.clock_offset
+    return CameraClock(source=packet.source.value, offset_ms=round(offset * 1000, 3) if offset is not None else None)
 
 
 def _error(code: str, message: str, at: float) -> StreamError:

@@ -128,6 +128,13 @@ class Stream:
         width, height = (picture.width, picture.height) if picture else (self.info.width, self.info.height)
         return SourceInfo(self.info.codec, width, height, self.info.fps)
 
+    def newest(self, now: float, max_staleness: float) -> Picture | None:
+        """What it gives at once: its newest picture, or its last keyframe while that is `max_staleness` seconds young."""
+        key = self.ring.last_key()
+        if key is not None and now - key.packet.timestamp <= max_staleness:
+            return key
+        return self.ring.newest()
+
     # -- decoding ----------------------------------------------------------------------------------------------
 
     async def decode(self, picture: Picture, quality: int) -> Jpeg:
@@ -143,17 +150,20 @@ class Stream:
             task.add_done_callback(lambda _: self._decoding.pop(key, None))
         return await asyncio.shield(task)
 
+    async def snapshot(self, picture: Picture, quality: int) -> Jpeg:
+        """As `decode`, of a picture wanted at once."""
+        return await self.decode(picture, quality)
+
     async def _decode(self, picture: Picture, quality: int) -> Jpeg:
         async with self._decode_turn:
             if self._decoder is None or self._decoder_segment != picture.packet.segment:
                 if self.info is None:
                     raise CaptureFailure("decode_failed", "The stream was never open.")
-                self._decoder = PictureDecoder(self.info)
+                self._decoder = PictureDecoder(self.info, lossy=self.key.transport == "udp")
                 self._decoder_segment = picture.packet.segment
             started = time.perf_counter()
             try:
-                packets, following = picture.to_decode(), picture.following()
-                return await self._deps.decode_pool.run(self._decoder.decode, packets, following, quality)
+                return await self._deps.decode_pool.run(self._decoder.decode, picture, quality)
             finally:
                 DECODE_SECONDS.observe(time.perf_counter() - started)
 
@@ -192,8 +202,9 @@ class Stream:
             settings.OPEN_TIMEOUT, settings.READ_TIMEOUT, settings.TLS_VERIFY,
         )  # fmt: skip
         session = ReaderSession(
-            self.key.camera_id, self._deps.reader(self.key.reader)(options), self._segment, self._opened, self._packets
-        )
+            self.key.camera_id, self._deps.reader(self.key.reader)(options), self._segment, self._opened, self._packets,
+            max_offset=settings.MAX_CLOCK_OFFSET,
+        )  # fmt: skip
         self._session = session
         session.start()
         end = await session.ended

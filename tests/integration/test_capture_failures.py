@@ -37,8 +37,11 @@ def camera(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Camera]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def kit(backends: Backends, storage: StorageService, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Kit]:
-    async with open_kit(backends, storage, tmp_path_factory.mktemp("data"), MAX_CONCURRENT_STREAMS=50) as made:
+async def kit(
+    backends: Backends, storage: StorageService, reader: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Kit]:
+    folder = tmp_path_factory.mktemp("data")
+    async with open_kit(backends, storage, folder, MAX_CONCURRENT_STREAMS=50, READER=reader) as made:
         yield made
 
 

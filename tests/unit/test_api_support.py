@@ -224,7 +224,7 @@ class FakeCameras:
         self.probed.append(camera_id)
         return ProbeResponse.model_validate(examples.PROBE)
 
-    async def snapshot(self, camera_id: str, body: SnapshotRequest) -> FrameInfo:
+    async def take(self, camera_id: str, body: SnapshotRequest) -> FrameInfo:
         self._known(camera_id)
         self.snapshots.append(body)
         return frame_of(KNOWN)
@@ -274,7 +274,7 @@ class Api:
         self.cameras, self.bursts = FakeCameras(), FakeBursts()
         self.state.services = SimpleNamespace(
             settings=self.settings, orchestrator=self.orchestrator, queries=self.queries, health=self.health,
-            cameras=self.cameras, bursts=self.bursts,
+            cameras=self.cameras, snapshots=self.cameras, bursts=self.bursts,
         )  # fmt: skip
         self.client = httpx.AsyncClient(
             transport=httpx.ASGITransport(self.app, raise_app_exceptions=True), base_url="http://test"
