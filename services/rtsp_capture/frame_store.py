@@ -190,6 +190,7 @@ class FrameStore:
         at = datetime.fromtimestamp(timestamp, UTC)
         slot_at = datetime.fromtimestamp(self._slot_time(chosen.slot), UTC)
         identity = frame_id(self._facts.request_id, chosen.slot, slot_at)
+        meta = self._facts.meta | ({"integrity": jpeg.integrity} if jpeg.integrity else {})
         return FrameRecord(
             frame_id=identity, request_id=self._facts.request_id, camera_id=self._facts.camera_id,
             source_type=SourceType.RTSP, sequence=chosen.slot,
@@ -197,7 +198,7 @@ class FrameStore:
             timestamp=at, timestamp_source=TimestampSource.RECEIPT,
             timestamp_uncertainty_ms=round(chosen.picture.packet.uncertainty * 1000, 3),
             width=jpeg.width, height=jpeg.height, size_bytes=len(jpeg.data), format="jpg",
-            content_type="image/jpeg", sha256=jpeg.sha256, meta=self._facts.meta,
+            content_type="image/jpeg", sha256=jpeg.sha256, meta=meta,
         )  # fmt: skip
 
     async def _commit_loop(self) -> None:

@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from services.rtsp_capture.damage import Damage
+
 
 @dataclass(frozen=True, slots=True)
 class Packet:
@@ -19,6 +21,10 @@ class Packet:
     uncertainty: float  # seconds
     segment: int
     timed: bool = True  # False: `pts` is only a label, and nobody knows when the picture was taken
+    corrupt: bool = False  # parts of it never came
+    lost: bool = False  # packets before it never came (`damage.LossWatch`)
+    recovery: int = 0  # of a keyframe: pictures after it until one is whole (intra refresh without IDR)
+    second_field: bool = False  # no picture of its own: the other half of the one before
 
 
 @dataclass(slots=True)
@@ -27,6 +33,29 @@ class Gop:
 
     packets: list[Packet]
     previous: list[Packet] = field(default_factory=list)  # the GOP before, for pictures shown before the keyframe
+    following: list[Packet] = field(default_factory=list)  # the GOP after: it pushes the last pictures out
+    damage: Damage = field(default_factory=Damage)
+    previous_damage: Damage = field(default_factory=Damage)
+    following_damage: Damage = field(default_factory=Damage)
+
+    @classmethod
+    def begin(cls, packet: Packet, before: Gop | None) -> Gop:
+        """Of a keyframe, after the GOP `before` of the same connection."""
+        gop = cls([packet])
+        if before is not None:
+            gop.previous, gop.previous_damage = before.packets, before.damage
+            before.following, before.following_damage = gop.packets, gop.damage
+            if packet.lost:
+                before.damage.lost(len(before.packets))
+        if packet.corrupt:
+            gop.damage.lost(0)
+        return gop
+
+    def append(self, packet: Packet) -> None:
+        """After a loss the pictures are spoilt until the next keyframe."""
+        if packet.corrupt or packet.lost:
+            self.damage.lost(len(self.packets))
+        self.packets.append(packet)
 
     @property
     def size(self) -> int:
@@ -41,29 +70,42 @@ class Picture:
     gop: Gop
     index: int
 
-    def to_decode(self) -> list[Packet]:
-        """The packets to feed, in order, the picture's own last.
+    @property
+    def leading(self) -> bool:
+        """Whether it is shown before its GOP's keyframe (open GOP)."""
+        return not self.packet.key and self.packet.pts < self.gop.packets[0].pts
 
-        A picture shown before its GOP's keyframe (open GOP) refers to the GOP before: both are fed.
-        """
+    @property
+    def needs_previous(self) -> bool:
+        """Whether it refers to the GOP before: shown before its keyframe, or that one is not whole by itself yet."""
+        return self.leading or self.index < self.gop.packets[0].recovery
+
+    def to_decode(self) -> list[Packet]:
+        """The packets to feed, in order, the picture's own last; the GOP before first, where it is needed."""
         upto = self.gop.packets[: self.index + 1]
-        if not self.packet.key and self.packet.pts < self.gop.packets[0].pts:
-            return [*self.gop.previous, *upto]
-        return upto
+        return [*self.gop.previous, *upto] if self.needs_previous else upto
 
     def following(self) -> list[Packet]:
-        """The packets of its GOP that have come after it."""
-        return self.gop.packets[self.index + 1 :]
+        """The packets that have come after it, to the end of the next GOP."""
+        return [*self.gop.packets[self.index + 1 :], *self.gop.following]
 
     @property
     def decodable(self) -> bool:
-        """False for the leading pictures of the first GOP after a join: what they refer to was never received."""
-        return self.packet.key or self.packet.pts >= self.gop.packets[0].pts or bool(self.gop.previous)
+        """False where what it refers to was never received: the first GOP after a join."""
+        previous = self.gop.previous
+        return not self.needs_previous or (bool(previous) and previous[0].recovery <= len(previous) + self.index)
+
+    @property
+    def damaged(self) -> bool:
+        """Whether it, or something it may refer to, is known to be damaged or lost."""
+        damage, before = self.gop.damage, self.gop.previous_damage
+        return damage.spoils(self.index, leading=self.leading) or (before.any and self.needs_previous)
 
     @property
     def usable(self) -> bool:
         """Whether it can be decoded, and is known to have been taken when it says."""
-        return self.packet.timed and self.decodable
+        packet = self.packet
+        return packet.timed and not packet.second_field and self.decodable and not self.damaged
 
 
 class Ring:
@@ -86,13 +128,12 @@ class Ring:
             self.clear()
             newest = None
         if packet.key:
-            before = newest.packets if newest is not None else []
-            newest = Gop([packet], before)
+            newest = Gop.begin(packet, newest)
             self._gops.append(newest)
         elif newest is None:
             return None
         else:
-            newest.packets.append(packet)
+            newest.append(packet)
         self.bytes += len(packet.data)
         while len(self._gops) > 1 and (
             self.bytes > self._max_bytes or self._gops[1].packets[0].timestamp < packet.timestamp - self._seconds
@@ -108,7 +149,7 @@ class Ring:
         if not self._gops:
             return None
         gop = self._gops[-1]
-        index = max(range(len(gop.packets)), key=lambda i: gop.packets[i].pts)
+        index = max(range(len(gop.packets)), key=lambda i: (not gop.packets[i].second_field, gop.packets[i].pts))
         return Picture(gop.packets[index], gop, index)
 
     def last_key(self) -> Picture | None:

@@ -15,7 +15,7 @@ from statistics import median
 from models.schemas import ProbeClock, ProbeResponse
 from services.rtsp_capture.address import CameraAddress
 from services.rtsp_capture.decoder import Jpeg, PictureDecoder
-from services.rtsp_capture.packets import Packet
+from services.rtsp_capture.packets import Gop, Packet, Picture
 from services.rtsp_capture.reader import ReaderOptions, StreamInfo
 from services.rtsp_capture.session import ReaderSession
 from services.rtsp_capture.stream import StreamDeps
@@ -200,9 +200,8 @@ class Prober:
         """A keyframe as it would be stored. Raises CaptureFailure decode_failed."""
         if seen.info is None or not seen.keys:
             return None
-        index = seen.packets.index(seen.keys[0])
-        following = seen.packets[index + 1 :]
-        return await self._deps.decode_pool.run(PictureDecoder(seen.info).decode, [seen.packets[index]], following, QUALITY)
+        gop = Gop.begin(seen.keys[0], None)
+        return await self._deps.decode_pool.run(PictureDecoder(seen.info).decode, Picture(seen.keys[0], gop, 0), QUALITY)
 
 
 def _unreachable(failure: CaptureFailure, connect_ms: float | None) -> ProbeResponse:

@@ -16,11 +16,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-# FFmpeg and OpenCV write whole URLs, passwords included, to stderr past any logger: they are told to be quiet, and
-# OpenCV reads these when it is loaded. What failed is told by our own codes.
-os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "-8"
-os.environ["OPENCV_LOG_LEVEL"] = "SILENT"
-
 import cv2
 import numpy as np
 
@@ -42,6 +37,7 @@ class RawPacket:
     key: bool
     received: float  # wall clock, seconds since the epoch, when it was handed over
     origin: int = 0  # times of different origins cannot be compared where there are B-pictures (`stream_times`)
+    corrupt: bool = False  # parts of it are known never to have come
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from services.rtsp_capture.clock import StreamClock
+from services.rtsp_capture.damage import LossWatch
 from services.rtsp_capture.packets import Packet
 from services.rtsp_capture.reader import PacketReader, RawPacket, StreamInfo
 from utils.exceptions import CaptureFailure
@@ -88,6 +89,7 @@ class ReaderSession:
         info = self._reader.open()
         self._post(lambda: self._on_open(info))
         clock = StreamClock(1 / info.fps if info.fps else None, parsed=info.codec != "mjpeg")
+        watch = LossWatch(info.codec, info.extradata)
         unsettled: list[RawPacket] = []  # their capture times are known only when the first burst is over
         while not self._quit.is_set():
             raw = self._reader.read()
@@ -108,9 +110,9 @@ class ReaderSession:
                     if one.pts is not None:
                         clock.observe(one.pts, one.received)
                 continue
-            self._stamp(unsettled, clock)
+            self._stamp(unsettled, clock, watch)
 
-    def _stamp(self, raws: list[RawPacket], clock: StreamClock) -> None:
+    def _stamp(self, raws: list[RawPacket], clock: StreamClock, watch: LossWatch) -> None:
         """Gives packets their capture times and hands them over."""
         known = [raw.pts for raw in raws if raw.pts is not None]
         if self._label is None:
@@ -119,11 +121,15 @@ class ReaderSession:
             pts = clock.missing(known) if raw.pts is None and len(known) == len(raws) - 1 else raw.pts
             timed = pts is not None
             pts = self._label = self._label + 1e-4 if pts is None else pts
+            seen = watch.see(raw.data, pts, raw.key)
             if self._lost and not raw.key:
                 PACKETS_DROPPED.inc()
                 continue
             at = clock.time_of(pts)
-            packet = Packet(raw.data, pts, raw.key, raw.received, at, clock.uncertainty(), self._segment, timed)
+            packet = Packet(
+                raw.data, pts, raw.key, raw.received, at, clock.uncertainty(), self._segment, timed,
+                raw.corrupt, seen.lost, seen.recovery, seen.second_field,
+            )  # fmt: skip
             self._lost = not self._hand_over(packet)
         raws.clear()
 

@@ -152,12 +152,11 @@ class Stream:
             if self._decoder is None or self._decoder_segment != picture.packet.segment:
                 if self.info is None:
                     raise CaptureFailure("decode_failed", "The stream was never open.")
-                self._decoder = PictureDecoder(self.info)
+                self._decoder = PictureDecoder(self.info, lossy=self.key.transport == "udp")
                 self._decoder_segment = picture.packet.segment
             started = time.perf_counter()
             try:
-                packets, following = picture.to_decode(), picture.following()
-                return await self._deps.decode_pool.run(self._decoder.decode, packets, following, quality)
+                return await self._deps.decode_pool.run(self._decoder.decode, picture, quality)
             finally:
                 DECODE_SECONDS.observe(time.perf_counter() - started)
 
