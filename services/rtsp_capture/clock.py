@@ -35,6 +35,7 @@ class StreamClock:
         self._began = 0.0  # receipt of the timeline's first packet
         self._quiet = 0  # packets since the envelope fell
         self._settled = False
+        self.timeline = 0  # counts the stream's timelines: times of two cannot be compared
         self._last: tuple[float, float] | None = None  # (pts, receipt)
         self._duration = frame_duration or 0.0
         self._pts: deque[float] = deque(maxlen=_KEPT)
@@ -97,6 +98,7 @@ class StreamClock:
         self._window.clear()
         self._pts.clear()
         self._began = received
+        self.timeline += 1
         self._quiet = self._count = 0
         self._settled = False
 
