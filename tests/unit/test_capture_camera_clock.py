@@ -195,7 +195,7 @@ def test_a_clock_that_is_far_off_is_shown_and_not_used(error: float) -> None:
 def test_a_clock_that_is_off_within_the_limit_says_how_far_it_may_be(error: float) -> None:
     feed, clock = Feed(), CaptureClock(FRAME, 1.0)
     feed.error = error
-    true, stamp = run(clock, feed, 20)[-1]
+    _true, stamp = run(clock, feed, 20)[-1]
     assert stamp.source is TimestampSource.RTCP
     assert stamp.uncertainty >= abs(error) - (DELAY if error > 0 else PLAUSIBLE_DELAY) - 0.001
 
