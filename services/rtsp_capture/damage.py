@@ -98,7 +98,7 @@ class LossWatch:
         self._field: tuple[int, int] | None = None  # number and parity of a first field that waits for its other half
         self._steps: deque[float] = deque(maxlen=_STEPS)
         self._pts = -math.inf
-        self._since_key = 0  # pictures since the last keyframe
+        self._since_key = -math.inf  # pictures since the last keyframe, if there was one
         self._group = math.inf  # pictures from the keyframe before to the last one
         if self._h264:
             for nal in h264.annex_b(extradata).split(b"\0\0\1")[1:]:
@@ -115,7 +115,7 @@ class LossWatch:
             lost = True
         self._since_key += 1
         if key:
-            self._group, self._since_key = self._since_key, 0
+            self._group, self._since_key = self._since_key if self._since_key > 0 else math.inf, 0
         idr = header is not None and header.idr
         return Seen(bool(lost) and not idr, recovery)
 

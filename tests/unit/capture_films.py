@@ -68,14 +68,14 @@ def encode(
     *,
     pix_fmt: str = "yuv420p",
     extradata: bool = False,
-    start: float = 0.0,
+    bitrate: int = 400_000,
 ) -> Film:
     """`extradata`: parameter sets beside the stream instead of in it."""
     height, width = planes[0].shape[0] * 2 // 3, planes[0].shape[1]
     encoder: Any = av.CodecContext.create({"h264": "libx264", "hevc": "libx265"}[codec], "w")
     encoder.width, encoder.height, encoder.pix_fmt = width, height, pix_fmt
     encoder.time_base, encoder.framerate = Fraction(1, FPS), Fraction(FPS)
-    encoder.bit_rate, encoder.gop_size, encoder.options = 400_000, 25, options
+    encoder.bit_rate, encoder.gop_size, encoder.options = bitrate, 25, options
     if extradata:
         encoder.flags |= int(av.codec.context.Flags.global_header)
     if "tff=1" in str(options):
@@ -88,15 +88,40 @@ def encode(
             frame = frame if pix_fmt == "yuv420p" else frame.reformat(format=pix_fmt)
             frame.pts, frame.time_base = number, Fraction(1, FPS)
         for packet in encoder.encode(frame):
-            at = start + packet.pts / FPS
+            at = packet.pts / FPS
             packets.append(Packet(bytes(packet), at, packet.is_keyframe, at, at, 0.0, 1))
-    return Film(StreamInfo(codec, bytes(encoder.extradata or b"") if extradata else b"", width, height, float(FPS)), tuple(packets))
+    sets = bytes(encoder.extradata or b"") if extradata else b""
+    return Film(StreamInfo(codec, sets, width, height, float(FPS)), tuple(packets))
 
 
 @cache
-def film(name: str, count: int = 100, width: int = 320, height: int = 180) -> Film:
+def film(name: str, count: int = 80, width: int = 320, height: int = 180, bitrate: int = 400_000) -> Film:
     codec, options = FILMS[name]
-    return encode(codec, options, scene(count, width, height))
+    return encode(codec, options, scene(count, width, height), bitrate=bitrate)
+
+
+def straight(info: StreamInfo, packets: Sequence[Packet]) -> dict[float, NDArray[np.uint8]]:
+    """What a decoder that is given everything once shows, by stream time: the pictures to compare with."""
+    decoder: Any = av.CodecContext.create(info.codec, "r")
+    decoder.thread_count = 1
+    if info.extradata:
+        decoder.extradata = info.extradata
+    shown, times = {}, [packet.pts for packet in packets]
+    for number, packet in enumerate([*packets, None]):
+        made = None
+        if packet is not None:
+            made = av.Packet(packet.data)
+            made.pts, made.time_base = number, Fraction(1, FPS)
+        for frame in decoder.decode(made):
+            shown[times[frame.pts]] = pixels(frame)
+    return shown
+
+
+def pixels(frame: Any) -> NDArray[np.uint8]:
+    """The planes as they were decoded."""
+    size = 2 if "10" in frame.format.name else 1
+    lines = [np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:, : plane.width * size] for plane in frame.planes]
+    return np.concatenate([each.ravel() for each in lines])
 
 
 def received(packets: Sequence[Packet], info: StreamInfo, *, watched: bool = True) -> list[Picture]:
