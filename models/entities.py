@@ -97,6 +97,7 @@ class IngestionRequest(Base):
     meta: Mapped[Json] = mapped_column(server_default=text("'{}'::jsonb"))
     error: Mapped[Json | None]
     source: Mapped[Json | None]
+    group_id: Mapped[UUID | None]  # requests of one burst
     rejected: Mapped[list[Json]] = mapped_column(server_default=text("'[]'::jsonb"))
     grid_start: Mapped[datetime | None]
     expected: Mapped[int] = mapped_column(Integer, server_default=text("0"))
@@ -114,7 +115,10 @@ class IngestionRequest(Base):
     dropped_lease_lost: Mapped[SlotRanges] = _slots()
     dropped_cancelled: Mapped[SlotRanges] = _slots()
     dropped_rejected: Mapped[SlotRanges] = _slots()
-    in_flight: Mapped[int] = mapped_column(Integer, Computed(f"expected - stored - {_DROPPED_SUM}", persisted=True))
+    idle_slots: Mapped[SlotRanges] = _slots()  # event_driven: slots that belong to no event; clients do not see them
+    in_flight: Mapped[int] = mapped_column(
+        Integer, Computed(f"expected - slot_count(idle_slots) - stored - {_DROPPED_SUM}", persisted=True)
+    )
     last_frame_at: Mapped[datetime | None]
     cancel_requested_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = _now()
@@ -138,8 +142,14 @@ class IngestionRequest(Base):
         Index(None, "status", "created_at", "id"),
         Index(None, "source_type", "created_at", "id"),
         Index(None, "capture_mode", "created_at", "id"),
+        Index("ix_ingestion_requests_group_id", "group_id", "id", postgresql_where=text("group_id IS NOT NULL")),
         Index("ix_ingestion_requests_plain_url", "id", postgresql_where=text(_PLAIN_URL)),
     )
+
+    @property
+    def due(self) -> int:
+        """The slots that have come due and that clients see: `expected` on the wire."""
+        return self.expected - count_slots(self.idle_slots)
 
     def dropped(self) -> dict[str, int]:
         """Slots dropped, by reason; only reasons that occurred."""
@@ -186,6 +196,7 @@ class Frame(Base):
     capture_timestamp: Mapped[datetime]
     timestamp_source: Mapped[str]
     timestamp_uncertainty_ms: Mapped[float | None]
+    camera_timestamp: Mapped[datetime | None]  # the camera's own clock, where it is known
     width: Mapped[int] = mapped_column(Integer)
     height: Mapped[int] = mapped_column(Integer)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
@@ -244,6 +255,29 @@ class CaptureGap(Base):
         CheckConstraint("to_at IS NULL OR to_at >= from_at", name="order"),
         Index(None, "request_id", "from_at", "id"),
         Index("uq_capture_gaps_open", "request_id", unique=True, postgresql_where=text("to_at IS NULL")),
+    )
+
+
+class CaptureEvent(Base):
+    """Something that happened before a camera: an event_driven capture stores the slots around it."""
+
+    __tablename__ = "capture_events"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    request_id: Mapped[UUID] = mapped_column(ForeignKey("ingestion_requests.id", ondelete="CASCADE"))
+    kind: Mapped[str]
+    label: Mapped[str | None]
+    score: Mapped[float | None]
+    from_at: Mapped[datetime]  # capture times, without pre-roll and post-roll
+    to_at: Mapped[datetime | None]  # null while it lasts
+    seen_at: Mapped[datetime]  # up to when it has been seen to last
+    created_at: Mapped[datetime] = _now()
+
+    __table_args__ = (
+        CheckConstraint(_one_of("kind", ("motion", "trigger")), name="kind"),
+        CheckConstraint("seen_at >= from_at AND (to_at IS NULL OR to_at >= from_at)", name="order"),
+        Index(None, "request_id", "from_at", "id"),
+        Index(None, "request_id", "created_at", "id"),
     )
 
 

@@ -67,6 +67,17 @@ class DropReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class BurstParams:
+    """What a single_frame capture shares with the others of its burst. Kept in its params."""
+
+    index: int  # of the camera in the body
+    tolerance_ms: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {"index": self.index, "tolerance_ms": self.tolerance_ms}
+
+
+@dataclass(frozen=True, slots=True)
 class CaptureParams:
     """What a capture was asked to do. Kept as JSON in the request row (`to_json`, `from_json`)."""
 
@@ -80,6 +91,7 @@ class CaptureParams:
     frame_timestamp: datetime | None = None
     max_staleness: float = 0  # seconds; single_frame of an open stream: the last keyframe will do while it is younger
     reader: str | None = None  # the camera's; None: RTSP__READER
+    burst: BurstParams | None = None
 
     @property
     def slots(self) -> int | None:
@@ -98,6 +110,7 @@ class CaptureParams:
             "max_frames": self.max_frames, "jpeg_quality": self.jpeg_quality, "transport": self.transport.value,
             "frame_timestamp": self.frame_timestamp.isoformat() if self.frame_timestamp else None,
             "max_staleness": self.max_staleness, "reader": self.reader,
+            "burst": self.burst.to_json() if self.burst else None,
         }  # fmt: skip
 
     @classmethod
@@ -108,6 +121,7 @@ class CaptureParams:
             sampling=Sampling(data["sampling"]), max_frames=data["max_frames"], jpeg_quality=data["jpeg_quality"],
             transport=Transport(data["transport"]), frame_timestamp=datetime.fromisoformat(at) if at else None,
             max_staleness=data.get("max_staleness", 0), reader=data.get("reader"),
+            burst=BurstParams(**data["burst"]) if data.get("burst") else None,
         )  # fmt: skip
 
 
@@ -130,6 +144,7 @@ class FrameRecord:
     format: str
     content_type: str
     sha256: str
+    camera_timestamp: datetime | None = None  # by the camera's own clock, where it is known
     filename: str | None = None
     exif: dict[str, Any] | None = None
     meta: dict[str, Any] = field(default_factory=dict)
@@ -210,6 +225,7 @@ class RequestFilter:
     capture_mode: CaptureMode | None = None
     created_from: datetime | None = None
     created_to: datetime | None = None
+    group_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ def describe(row: IngestionRequest) -> str:
     status = IngestionStatus(row.status)
     dropped = sum(row.dropped().values())
     if row.source_type == SourceType.UPLOAD.value:
-        return f"{row.stored} of {row.expected} files stored." if status is IngestionStatus.COMPLETED else "Being stored."
+        return f"{row.stored} of {row.due} files stored." if status is IngestionStatus.COMPLETED else "Being stored."
     if status is IngestionStatus.PENDING:
         return "Waiting for its turn."
     if status is IngestionStatus.IN_PROGRESS:
@@ -36,7 +36,7 @@ def describe(row: IngestionRequest) -> str:
     if status is IngestionStatus.FAILED and row.error:
         return f"Failed: {row.error['message']} {row.stored} frames stored."
     ended = {"completed": "Completed", "cancelled": "Cancelled", "failed": "Failed"}[status.value]
-    return f"{ended}: {row.stored} of {row.expected} frames stored, {dropped} dropped."
+    return f"{ended}: {row.stored} of {row.due} frames stored, {dropped} dropped."
 
 
 def to_summary(row: IngestionRequest, gaps: Sequence[CaptureGap], secrets: SecretBox) -> RequestSummary:
@@ -50,11 +50,11 @@ def to_summary(row: IngestionRequest, gaps: Sequence[CaptureGap], secrets: Secre
         )  # fmt: skip
     error = row.error
     return RequestSummary(
-        request_id=row.id, status=IngestionStatus(row.status), camera_id=row.camera_id,
+        request_id=row.id, group_id=row.group_id, status=IngestionStatus(row.status), camera_id=row.camera_id,
         source_type=SourceType(row.source_type), capture_mode=row.capture_mode, message=describe(row),
         frames_total=row.stored - row.deleted,
         progress=Progress(
-            expected=row.expected, stored=row.stored, in_flight=row.in_flight, dropped=row.dropped(),
+            expected=row.due, stored=row.stored, in_flight=row.in_flight, dropped=row.dropped(),
             duplicates=row.duplicates, gaps=[Gap(from_=gap.from_at, to=gap.to_at, reason=gap.reason) for gap in gaps],
             reconnects=row.reconnects, last_frame_at=row.last_frame_at,
         ),
@@ -77,7 +77,8 @@ def to_frame_info(row: Frame, url: Presigned) -> FrameInfo:
         frame_id=row.id, request_id=row.request_id, camera_id=row.camera_id, source_type=SourceType(row.source_type),
         sequence=row.sequence, filename=row.filename, storage_path=row.storage_path, storage_url=url.url,
         url_expires_at=url.expires_at, timestamp=row.capture_timestamp, timestamp_source=row.timestamp_source,
-        timestamp_uncertainty_ms=row.timestamp_uncertainty_ms, width=row.width, height=row.height,
+        timestamp_uncertainty_ms=row.timestamp_uncertainty_ms, camera_timestamp=row.camera_timestamp,
+        width=row.width, height=row.height,
         size_bytes=row.size_bytes, format=row.format, content_type=row.content_type, sha256=row.sha256,
         duplicate_of=row.duplicate_of, exif=row.exif, meta=row.meta, stored_at=row.stored_at,
     )  # fmt: skip

@@ -18,9 +18,11 @@ from models.entities import IngestionRequest
 from models.values import CaptureError, CaptureMode, CaptureParams, Claim, DropReason, IngestionStatus, Sampling
 from repositories.database import Database
 from services.rtsp_capture.decoder import Jpeg
-from services.rtsp_capture.frame_store import CaptureFacts, FrameStore
+from services.rtsp_capture.frame_record import CaptureFacts
+from services.rtsp_capture.frame_store import FrameStore
 from services.rtsp_capture.hub import StreamHub
 from services.rtsp_capture.packets import Picture
+from services.rtsp_capture.picture_budget import PictureBudget
 from services.rtsp_capture.reader import StreamInfo
 from services.rtsp_capture.request_state import RequestState
 from services.rtsp_capture.sampler import Chosen, SlotSampler
@@ -47,6 +49,7 @@ class CaptureDeps:
     storage: StorageService
     hub: StreamHub
     secrets: SecretBox
+    pictures: PictureBudget
     now: Callable[[], float] = time.time
 
 
@@ -140,7 +143,7 @@ class CaptureJob:
         self._started = self._deps.now()
         self._store = FrameStore(
             CaptureFacts(row.id, row.camera_id, self._params.jpeg_quality, row.meta),
-            self._deps.database, self._deps.storage, size=self._deps.settings.FRAME_BUFFER_SIZE,
+            self._deps.database, self._deps.storage, budget=self._deps.pictures, size=self._deps.settings.FRAME_BUFFER_SIZE,
             due=self._due, slot_time=lambda slot: self._sampler_of().time_of(slot), on_stored=self._on_stored,
             try_another=self._try_another,
         )  # fmt: skip
@@ -183,7 +186,10 @@ class CaptureJob:
         if span is not None and span[0] <= at.timestamp():
             return False
         told = "The camera's stream was not open then, or its ring does not reach back so far."
-        self._state.failed(CaptureFailure("timestamp_out_of_range", told), self._deps.now())
+        failure = CaptureFailure("timestamp_out_of_range", told)
+        if self._params.burst is not None and stream is not None and stream.failure is not None:
+            failure = stream.failure  # the burst tried to open it
+        self._state.failed(failure, self._deps.now())
         self._sampler_of().next_slot = 1
         self._store.drop([0], DropReason.NO_PICTURE)
         return True
@@ -247,7 +253,7 @@ class CaptureJob:
         if self._params.frame_timestamp is not None:
             for picture in list(self._stream.ring.pictures()):
                 self.on_picture(picture)
-        newest = self._newest(self._stream)
+        newest = self._stream.newest(self._deps.now(), self._params.max_staleness)
         if self._params.mode is CaptureMode.SINGLE_FRAME and self._sampler is None and self._stream.live and newest:
             self._begin_grid(newest.packet.timestamp)
             self._last_picture = newest.packet.timestamp
@@ -259,13 +265,6 @@ class CaptureJob:
             await self._write()
             self._store.touch()
             await self._sleep(TICK)
-
-    def _newest(self, stream: Stream) -> Picture | None:
-        """What an open stream gives at once: its newest picture, or its last keyframe while that is young enough."""
-        key = stream.ring.last_key()
-        if key is not None and self._deps.now() - key.packet.timestamp <= self._params.max_staleness:
-            return key
-        return stream.ring.newest()
 
     async def _sleep(self, seconds: float) -> None:
         try:
@@ -361,7 +360,7 @@ class CaptureJob:
             return wait is not None and now >= self._started + wait
         live = self._stream is not None and self._stream.live
         if self._params.mode is CaptureMode.SINGLE_FRAME and self._params.frame_timestamp is not None:
-            if not self._sampler.done and now >= self._sampler.grid_start + self._deps.settings.CAPTURE_TIMEOUT:
+            if not self._sampler.done and now >= self._sampler.grid_start + self._moment_wait:
                 self._take(*self._sampler.expire(float("inf")))
         elif self._room != 0:
             # A silent stream is live until RTSP__READ_TIMEOUT says otherwise; only then it is known why slots are empty.
@@ -371,6 +370,14 @@ class CaptureJob:
         if self._params.mode is CaptureMode.SINGLE_FRAME and self._store.in_flight and self._waits_for_frame:
             return False  # its picture may turn out to be damaged
         return self._sampler.done
+
+    @property
+    def _moment_wait(self) -> float:
+        """Seconds after a frame_timestamp that a nearer picture may still come; of a burst, one that is near enough."""
+        settings, burst = self._deps.settings, self._params.burst
+        if burst is None:
+            return settings.CAPTURE_TIMEOUT
+        return min(settings.CAPTURE_TIMEOUT, burst.tolerance_ms / 1000 + LATE + settings.READ_TIMEOUT)
 
     @property
     def _first_picture_wait(self) -> float | None:

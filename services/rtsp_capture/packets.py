@@ -6,7 +6,9 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from models.values import TimestampSource
 from services.rtsp_capture.damage import Damage
+from services.rtsp_capture.ring_budget import RingBudget
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,9 @@ class Packet:
     lost: bool = False  # packets before it never came (`damage.LossWatch`)
     recovery: int = 0  # of a keyframe: pictures after it until one is whole (intra refresh without IDR)
     second_field: bool = False  # no picture of its own: the other half of the one before
+    source: TimestampSource = TimestampSource.RECEIPT  # whose clock `timestamp` is by
+    camera_time: float | None = None  # by the camera's own clock, seconds since the epoch; None: not known
+    clock_offset: float | None = None  # seconds that the camera's clock is ahead of ours (`capture_clock`)
 
 
 @dataclass(slots=True)
@@ -53,6 +58,9 @@ class Gop:
 
     def append(self, packet: Packet) -> None:
         """After a loss the pictures are spoilt until the next keyframe."""
+        if len(self.packets) == 1 and packet.pts > self.packets[0].pts and not self.packets[0].recovery:
+            # Pictures shown before the keyframe come right after it: there are none, nobody needs the GOP before.
+            self.previous, self.previous_damage = [], Damage()
         if packet.corrupt or packet.lost:
             self.damage.lost(len(self.packets))
         self.packets.append(packet)
@@ -109,16 +117,18 @@ class Picture:
 
 
 class Ring:
-    """The last seconds of a stream in whole GOPs, bounded by seconds and bytes.
+    """The last seconds of a stream in whole GOPs, bounded by seconds, by bytes, and by the process's budget.
 
     The newest GOP stays whatever its length, unless it alone is larger than the bound: then the ring waits for the
     next keyframe.
     """
 
-    def __init__(self, seconds: float, max_bytes: int) -> None:
+    def __init__(self, seconds: float, max_bytes: int, budget: RingBudget | None = None) -> None:
         self._seconds = seconds
         self._max_bytes = max_bytes
+        self._budget = budget
         self._gops: deque[Gop] = deque()
+        self._latest = 0.0  # capture time of the packet taken in last
         self.bytes = 0
 
     def append(self, packet: Packet) -> Picture | None:
@@ -134,15 +144,36 @@ class Ring:
             return None
         else:
             newest.append(packet)
-        self.bytes += len(packet.data)
+        self._latest = packet.timestamp
+        self._count(len(packet.data))
         while len(self._gops) > 1 and (
             self.bytes > self._max_bytes or self._gops[1].packets[0].timestamp < packet.timestamp - self._seconds
         ):
-            self.bytes -= self._gops.popleft().size
+            self.evict()
         if self.bytes > self._max_bytes:
             self.clear()
             return None
-        return Picture(packet, newest, len(newest.packets) - 1)
+        picture = Picture(packet, newest, len(newest.packets) - 1)
+        if self._budget is not None:
+            self._budget.grew(began_gop=packet.key)
+        return picture
+
+    @property
+    def seconds(self) -> float:
+        """How far back it reaches; 0 when only the newest GOP is left."""
+        if len(self._gops) < 2:
+            return 0.0
+        return max(1e-6, self._latest - self._gops[0].packets[0].timestamp)
+
+    def evict(self) -> None:
+        """Gives up the oldest GOP, unless it is the only one."""
+        if len(self._gops) > 1:
+            self._count(-self._gops.popleft().size)
+
+    def _count(self, change: int) -> None:
+        before, self.bytes = self.bytes, self.bytes + change
+        if self._budget is not None:
+            self._budget.count(self, before, self.bytes)
 
     def newest(self) -> Picture | None:
         """The picture taken last (of the newest GOP), if there is one."""
@@ -168,7 +199,7 @@ class Ring:
 
     def clear(self) -> None:
         self._gops.clear()
-        self.bytes = 0
+        self._count(-self.bytes)
 
     def __iter__(self) -> Iterator[Gop]:
         return iter(self._gops)

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from config import DbSettings, database_url
 from models.entities import Base
-from repositories.migrations import functions_0001
+from repositories.migrations import functions_0001, functions_0003
 from repositories.migrations.run import LOCK_KEY, downgrade, upgrade
 from tests.conftest import ROOT, Backends, clean_environment, make_database
 
@@ -104,7 +104,7 @@ async def test_migrations_make_exactly_what_the_models_would(backends: Backends)
         for statement in functions_0001.CREATE_BEFORE_TABLES:
             await connection.execute(text(statement))
         await connection.run_sync(Base.metadata.create_all)
-        for statement in functions_0001.CREATE_AFTER_TABLES:
+        for statement in functions_0003.CREATE_OR_REPLACE:
             await connection.exec_driver_sql(statement)
     await engine.dispose()
     by_migration = {line for line in await describe(migrated) if "alembic_version" not in line}
@@ -132,7 +132,7 @@ async def test_many_start_at_once_and_one_migrates(backends: Backends) -> None:
     processes = [migrate_in_a_process(db) for _ in range(2)]
     await asyncio.gather(*(upgrade(db) for _ in range(6)), *(ended(process) for process in processes))
     connection = await connect(db)
-    assert [row[0] for row in await connection.fetch("SELECT version_num FROM alembic_version")] == ["0002"]
+    assert [row[0] for row in await connection.fetch("SELECT version_num FROM alembic_version")] == ["0003"]
     held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = $1"
     assert await connection.fetchval(held, LOCK_KEY) == 0
     await connection.close()
@@ -164,7 +164,7 @@ async def test_killed_in_mid_migration_leaves_nothing_half_done(backends: Backen
     async with asyncio.timeout(20):
         await second
     assert await watcher.fetchval("SELECT count(*) FROM pg_stat_activity WHERE pid = $1", backend) == 0
-    assert await watcher.fetchval("SELECT version_num FROM alembic_version") == "0002"
+    assert await watcher.fetchval("SELECT version_num FROM alembic_version") == "0003"
     await blocker.close()
     await watcher.close()
 
