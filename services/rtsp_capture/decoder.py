@@ -161,7 +161,7 @@ class PictureDecoder:
                     return []
             if gop.following and _position(gop.following, last) is not None and self._is_pending(picture.packet):
                 return []
-            if before and last is before[-1] and not gop.previous_damage.any:
+            if last is gop.before and not gop.previous_damage.any:
                 return _entries(packets, gop.damage, 0, index + 1)
         self._begin()
         if not picture.needs_previous:

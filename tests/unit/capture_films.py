@@ -22,13 +22,13 @@ FPS = 25
 Codec = Literal["h264", "hevc"]
 
 
-def _x264(*more: str) -> dict[str, str]:
-    return {"preset": "veryfast", "x264-params": ":".join(("scenecut=0", "keyint=25", "min-keyint=25", "threads=1", *more))}
+def _x264(*more: str, keyint: int = 25) -> dict[str, str]:
+    return {"preset": "veryfast", "x264-params": ":".join((f"scenecut=0:keyint={keyint}:min-keyint={keyint}:threads=1", *more))}
 
 
-def _x265(*more: str) -> dict[str, str]:
-    fixed = ("keyint=25", "min-keyint=25", "scenecut=0", "b-adapt=0", "log-level=none")
-    return {"preset": "ultrafast", "x265-params": ":".join((*fixed, *more))}
+def _x265(*more: str, keyint: int = 25) -> dict[str, str]:
+    fixed = f"keyint={keyint}:min-keyint={keyint}:scenecut=0:b-adapt=0:log-level=none"
+    return {"preset": "ultrafast", "x265-params": ":".join((fixed, *more))}
 
 
 FILMS: dict[str, tuple[Codec, dict[str, str]]] = {
@@ -36,13 +36,13 @@ FILMS: dict[str, tuple[Codec, dict[str, str]]] = {
     "h264 baseline": ("h264", _x264("bframes=0", "cabac=0", "8x8dct=0")),
     "h264 slices": ("h264", _x264("bframes=0", "slices=4")),
     "h264 b": ("h264", _x264("bframes=3", "b-adapt=0")),
-    "h264 b open": ("h264", _x264("bframes=3", "b-adapt=0", "open-gop=1", "b-pyramid=normal")),
+    "h264 b open": ("h264", _x264("bframes=3", "b-adapt=0", "open-gop=1", "b-pyramid=normal", keyint=27)),
     "h264 refresh": ("h264", _x264("bframes=0", "intra-refresh=1")),
     "h264 interlaced": ("h264", _x264("bframes=0", "tff=1")),
     "hevc": ("hevc", _x265("bframes=0", "open-gop=0")),
     "hevc slices": ("hevc", _x265("bframes=0", "open-gop=0", "slices=3")),
     "hevc b": ("hevc", _x265("bframes=3", "open-gop=0")),
-    "hevc b open": ("hevc", _x265("bframes=3", "open-gop=1")),
+    "hevc b open": ("hevc", _x265("bframes=3", "open-gop=1", keyint=27)),
 }
 
 

@@ -22,8 +22,8 @@ WEIGHTS = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 6: (0.299, 0.114), 9: (0.2627
 def colourful(width: int, height: int) -> Rgb:
     """Smooth, 0 to 1: every hue at many brightnesses, nothing that 4:2:0 or JPEG would lose."""
     x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
-    waves = [0.5 + 0.5 * np.sin(2 * np.pi * (a * x + b * y + c)) for a, b, c in ((1, 0.5, 0), (-0.7, 1, 0.33), (0.4, -1.2, 0.66))]
-    return np.stack(waves, axis=2)
+    waves = ((1, 0.5, 0), (-0.7, 1, 0.33), (0.4, -1.2, 0.66))
+    return np.stack([0.5 + 0.5 * np.sin(2 * np.pi * (a * x + b * y + c)) for a, b, c in waves], axis=2)
 
 
 def planes(rgb: Rgb, weights: tuple[float, float], *, full: bool, bits: int = 8) -> list[Rgb]:
@@ -140,8 +140,8 @@ def test_a_whole_picture_is_kept_byte_by_byte(subsampling: str) -> None:
 def test_ffmpegs_pictures_are_accepted() -> None:
     encoder: Any = av.CodecContext.create("mjpeg", "w")
     encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = 320, 180, "yuvj420p", Fraction(1, 25)
-    frame = av.VideoFrame.from_ndarray(np.rint(255 * colourful(320, 180)).astype(np.uint8), format="rgb24").reformat(format="yuvj420p")
-    data = bytes(encoder.encode(frame)[0])
+    frame = av.VideoFrame.from_ndarray(np.rint(255 * colourful(320, 180)).astype(np.uint8), format="rgb24")
+    data = bytes(encoder.encode(frame.reformat(format="yuvj420p"))[0])
     assert received_jpeg(data).data == data
 
 
@@ -155,7 +155,8 @@ def test_a_cut_or_damaged_picture_is_refused() -> None:
             with pytest.raises(CaptureFailure) as caught:
                 received_jpeg(data[:size] + end)
             assert caught.value.code == "decode_failed"
-    for junk in (b"", b"not a picture", b"\xff\xd8\xff\xd9", b"\xff\xd8" + bytes(500) + b"\xff\xd9", b"\xff\xd8\xff\xff\xff\xd9"):
+    soi, eoi = b"\xff\xd8", b"\xff\xd9"
+    for junk in (b"", b"not a picture", soi + eoi, soi + bytes(500) + eoi, soi + b"\xff" + eoi):
         with pytest.raises(CaptureFailure):
             received_jpeg(junk)
 
