@@ -57,8 +57,9 @@ class PictureDecoder:
     def __init__(self, info: StreamInfo, *, lossy: bool = False, monotonic: Callable[[], float] = time.monotonic) -> None:
         """`lossy`: the transport may lose data without a word (UDP)."""
         self._info = info
-        # Of H.265 data lost within an access unit its decoder mostly says nothing.
-        self._integrity = "unknown" if lossy and info.codec == "hevc" else None
+        # Of data lost within an access unit H.265's decoder mostly says nothing, and H.264's not always.
+        silent = info.codec == "hevc" or (info.codec == "h264" and not info.tells_losses)
+        self._integrity = "unknown" if lossy and silent else None
         self._monotonic = monotonic
         self._context: Any = None
         self._last: Packet | None = None  # the packet fed last; None: it has to begin at a keyframe

@@ -274,7 +274,7 @@ async def test_lost_packets_never_store_a_damaged_picture(
     assert request.status is IngestionStatus.COMPLETED, request
     assert request.progress.reconnects == 0
     pictures = truth(shows[name])
-    silent = name.startswith("hevc") and transport == "udp"
+    silent = name != "mjpeg" and transport == "udp"  # by OpenCV, which does not tell that packets are missing
     uncertain = 0
     for info, image in result.frames:
         number = read_frame_number(image)

@@ -23,7 +23,8 @@ Codec = Literal["h264", "hevc"]
 
 
 def _x264(*more: str, keyint: int = 25) -> dict[str, str]:
-    return {"preset": "veryfast", "x264-params": ":".join((f"scenecut=0:keyint={keyint}:min-keyint={keyint}:threads=1", *more))}
+    fixed = f"scenecut=0:keyint={keyint}:min-keyint={keyint}:threads=1"
+    return {"preset": "veryfast", "x264-params": ":".join((fixed, *more))}
 
 
 def _x265(*more: str, keyint: int = 25) -> dict[str, str]:
@@ -130,7 +131,7 @@ def received(packets: Sequence[Packet], info: StreamInfo, *, watched: bool = Tru
     for packet in packets:
         if watched:
             seen = watch.see(packet.data, packet.pts, packet.key)
-            packet = replace(packet, lost=seen.lost, recovery=seen.recovery, second_field=seen.second_field)
+            packet = replace(packet, lost=packet.lost or seen.lost, recovery=seen.recovery, second_field=seen.second_field)
         if (picture := ring.append(packet)) is not None:
             pictures.append(picture)
     return pictures
