@@ -20,6 +20,7 @@ from av.codec.context import ThreadType
 from av.error import FFmpegError
 from av.video.reformatter import ColorRange, Colorspace
 
+from services.rtsp_capture.luma import Luma, received_luma, small_luma
 from services.rtsp_capture.packets import Packet
 from services.rtsp_capture.reader import StreamInfo
 from utils.exceptions import CaptureFailure
@@ -135,6 +136,19 @@ class PictureDecoder:
         except ValueError:
             raise CaptureFailure("decode_failed", "The picture's data is damaged.") from None
         return _jpeg(packet.data, width, height)
+
+    def luma(self, packets: Sequence[Packet], following: Sequence[Packet], width: int) -> Luma:
+        """The last of `packets` as a grey picture `width` wide, for looking at, not for storing. Else as `decode`."""
+        if self._info.codec == "mjpeg":
+            return received_luma(packets[-1].data, width)
+        try:
+            frame = self._frame(packets, following)
+        except FFmpegError:
+            frame = None
+        if frame is None or frame.is_corrupt:
+            self._reset()
+            raise CaptureFailure("decode_failed", "The picture could not be decoded whole.")
+        return small_luma(frame, width)
 
 
 def _ticks(packet: Packet) -> int:

@@ -75,7 +75,7 @@ class MotionModel:
             self._seen += 1
             _, gain, offset = self._foreground(plane, self._background)
             fitted = gain * self._background + offset
-            self._background = fitted + (plane - fitted) / self._seen
+            self._background = (fitted + (plane - fitted) / self._seen).astype(np.float32)
             self._previous = plane
             return Look(False, 0.0)
         mask, gain, offset = self._foreground(plane, self._background)
