@@ -25,7 +25,8 @@ GLOBAL = 0.6  # share of the picture beyond which it is not an object that chang
 _CLIPPED = 8  # grey levels from black and white within which a sensor tells no brightness
 _RELIGHT = 10.0  # grey levels that the fit moves a middle grey by: more is another light, judged with more tolerance
 _MAX_GAIN = 2.5
-_KERNEL = np.ones((3, 3), np.uint8)
+_SPECK = np.ones((3, 3), np.uint8)
+_PARTS = np.ones((7, 7), np.uint8)
 
 Luma = NDArray[np.uint8]
 _Plane = NDArray[np.float32]
@@ -100,7 +101,8 @@ class MotionModel:
         if moved > _RELIGHT / 2:  # a clipped point has no known brightness under another light
             for one in (background, plane):
                 different &= (one > _CLIPPED) & (one < 255 - _CLIPPED)
-        mask = cv2.morphologyEx(different.astype(np.uint8), cv2.MORPH_OPEN, _KERNEL)
+        mask = cv2.morphologyEx(different.astype(np.uint8), cv2.MORPH_OPEN, _SPECK)
+        mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, _PARTS)  # windows, stripes and wheels of one car
         return mask.astype(np.uint8, copy=False), gain, offset
 
     def _learn(self, plane: _Plane, mask: Luma, gain: float, offset: float, passed: float) -> None:

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.alone
 LAP = 10.0  # seconds of the film
 PASS_AT, PASS_LASTS = 4.0, 2.0
 PICTURES = round(LAP * FPS)
-MOTION = {"min_area": 0.05}  # the frame number along the bottom edge changes, too
+MOTION = {"min_area": 0.02}  # the frame number along the bottom edge changes, too: up to 0.017
 OFF = {"enabled": False}
 
 
@@ -150,7 +150,7 @@ async def test_a_car_that_passes_is_an_event_and_what_was_before_it_is_there(kit
     for event in whole:
         assert event.kind == "motion"
         assert event.score is not None
-        assert 0.03 < event.score < 0.4
+        assert 0.02 < event.score < 0.2
         print(f"event {lap_time(event.from_.timestamp()):.2f} - {lap_time(event.to.timestamp()):.2f}")  # type: ignore[union-attr]
         assert PASS_AT <= lap_time(event.from_.timestamp()) <= PASS_AT + 0.8
         assert event.to is not None
@@ -295,8 +295,8 @@ async def test_a_trigger_that_another_process_took(
 ) -> None:
     mine = await own_database(backends)
     async with open_kit(mine, storage, tmp_path / "a") as owner:
-        request_id = await submit(owner, camera.url_of("car"), fps=5.0, capture_duration=5.0, pre_roll=1, post_roll=1)
-        await begun(owner, request_id, 2.0)
+        request_id = await submit(owner, camera.url_of("car"), fps=5.0, pre_roll=1, post_roll=1)
+        await begun(owner, request_id, 1.1)
         async with open_kit(mine, storage, tmp_path / "b") as other:
             assert not other.services.orchestrator._running
             await trigger(other, request_id)
@@ -304,6 +304,8 @@ async def test_a_trigger_that_another_process_took(
             await owner.until(request_id, lambda r: r.progress.stored > 0)
             print(f"first frame {time.monotonic() - accepted:.2f} s after the trigger")
             assert time.monotonic() - accepted < 2
+            await owner.until(request_id, lambda r: r.progress.stored == r.progress.expected >= 10)
+            await owner.services.orchestrator.cancel(request_id)
             found = await result(owner, request_id)
             found.assert_whole()
             assert len(found.frames) in (10, 11)

@@ -16,6 +16,7 @@ from models.schemas import (
     CameraCreate,
     CameraPage,
     CameraPatch,
+    EventPage,
     FrameInfo,
     FramePage,
     HealthCheckResponse,
@@ -25,6 +26,8 @@ from models.schemas import (
     RequestPage,
     RTSPIngestionRequest,
     SnapshotRequest,
+    TriggerAccepted,
+    TriggerRequest,
 )
 from tests.unit.test_api_support import Api, problem
 from tests.unit.test_api_support import api as api
@@ -88,7 +91,8 @@ async def test_bodies_have_schemas_and_examples(api: Api) -> None:
         (IngestionResponse, examples.ACCEPTED), (IngestionResponse, examples.UPLOADED), (RequestPage, examples.REQUEST_PAGE),
         (FramePage, examples.FRAME_PAGE), (HealthCheckResponse, examples.HEALTH), (CameraCreate, examples.CAMERA_NEW),
         (CameraPatch, examples.CAMERA_PATCH), (CameraConfiguration, examples.CAMERA), (CameraPage, examples.CAMERA_PAGE),
-        (ProbeResponse, examples.PROBE), (SnapshotRequest, examples.SNAPSHOT),
+        (ProbeResponse, examples.PROBE), (SnapshotRequest, examples.SNAPSHOT), (TriggerRequest, examples.TRIGGER),
+        (TriggerAccepted, examples.TRIGGERED), (EventPage, examples.EVENT_PAGE),
     ],
 )  # fmt: skip
 def test_response_examples_fit_their_models(model: type[BaseModel], example: dict[str, Any]) -> None:
