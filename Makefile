@@ -7,7 +7,7 @@ STAMP := $(VENV)/.install-stamp
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo run test test-unit test-real lint bench docs lock docker-check clean
+.PHONY: help install demo run test test-unit test-real lint bench bench-time docs lock docker-check clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,7 +48,10 @@ test-real: $(STAMP) ## The integration suite on Debian's PostgreSQL and a MinIO 
 	PY=$(abspath $(PY)) tests/real.sh $(ARGS)
 
 bench: $(STAMP) ## Benchmarks; prints figures, judges nothing
-	$(PY) -m tests.benchmarks.capture $(ARGS)
+	$(PY) -m tests.benchmarks $(ARGS)
+
+bench-time: $(STAMP) ## How true frames' times are, beside a naive reader's; prints figures, judges nothing
+	$(PY) -m tests.benchmarks.time $(ARGS)
 
 docs: $(STAMP) ## Writes .env.example and docs/configuration.md from config.py
 	$(PY) -m docs.generate

@@ -141,7 +141,32 @@ class RtspSettings(Group):
     RING_BYTES: int = Field(
         67_108_864, ge=1_048_576, le=4_294_967_296, description="Bytes of encoded video kept per open stream."
     )
-    READER: Literal["opencv", "pyav"] = Field("opencv", description="What reads packets from cameras. pyav: not yet built.")
+    RING_BUDGET: int = Field(
+        1_073_741_824,
+        ge=1_048_576,
+        le=1_099_511_627_776,
+        description="Bytes of encoded video kept by all open streams together; beyond, the rings that reach back "
+        "furthest are shortened first, each down to its newest group of pictures.",
+    )
+    PICTURE_BUDGET: int = Field(
+        268_435_456,
+        ge=1_048_576,
+        le=1_099_511_627_776,
+        description="Bytes of pictures that may wait for the object store, of all captures together; beyond, the "
+        "oldest are dropped.",
+    )
+    READER: Literal["opencv", "pyav"] = Field(
+        "opencv",
+        description="What reads packets from cameras that name no reader. pyav: many open at once, and frames have the "
+        "camera's own time (`rtcp`).",
+    )
+    MAX_CLOCK_OFFSET: float = Field(
+        1,
+        gt=0,
+        le=3600,
+        description="Seconds that a camera's clock may differ from this host's; frames of one that differs more have "
+        "the host's time.",
+    )
     CAPTURE_TIMEOUT: float = Field(30, ge=1, le=3600, description="Seconds that a capture waits for its first picture.")
     OPEN_TIMEOUT: float = Field(
         5, ge=0.5, le=60, description="Seconds that opening a stream, or the check before it, may take."
@@ -267,8 +292,6 @@ class Settings(BaseSettings):
         reasons = []
         if self.AUTH.MODE != "off":
             reasons.append("AUTH__MODE: only `off` is built so far; the service would answer without checking anybody")
-        if self.RTSP.READER != "opencv":
-            reasons.append("RTSP__READER: only `opencv` is built so far")
         if self.ENVIRONMENT is not Environment.PRODUCTION:
             return reasons
         if not self.DB.HOST:

@@ -186,6 +186,6 @@ async def take_snapshot(
 ) -> Any:
     """By a single_frame request of its own: from the open stream at once, else the stream is opened for it."""
     services.orchestrator.check_accepting()
-    frame = await while_wanted(request, state, services.cameras.snapshot(camera_id, body or SnapshotRequest()))
+    frame = await while_wanted(request, state, services.snapshots.take(camera_id, body or SnapshotRequest()))
     response.headers["Location"] = f"/api/v1/frames/{frame.frame_id}"
     return frame

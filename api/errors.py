@@ -59,7 +59,8 @@ TABLE: dict[str, tuple[int, str]] = {
     "too_many_pending": (429, "Too many captures waiting"),
     "internal_error": (500, "Internal error"),
     "not_implemented": (501, "Not built yet"),
-    # A camera's, when somebody waits for its picture (snapshot); address_not_allowed and timestamp_out_of_range as above.
+    # A camera's, when somebody waits for its picture (snapshot, burst); address_not_allowed and
+    # timestamp_out_of_range as above.
     "unauthorized_camera": (502, "Camera refused the credentials"),
     "forbidden_camera": (502, "Camera forbids the stream"),
     "stream_not_found": (502, "Camera has no such stream"),
@@ -87,7 +88,7 @@ _HTTP_CODES = {
     422: "invalid_request", 429: "rate_limited", 501: "not_implemented", 503: "overloaded",
 }  # fmt: skip
 # Top-level members that exceptions may add, by the key of their `details`.
-_EXTRA_MEMBERS = ("rejected", "oldest_cursor")
+_EXTRA_MEMBERS = ("rejected", "oldest_cursor", "group_id", "at", "tolerance_ms", "results")
 
 
 def trace_id(scope: Scope) -> str:

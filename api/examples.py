@@ -24,7 +24,7 @@ PROGRESS: dict[str, Any] = {
     "last_frame_at": _AT,
 }  # fmt: skip
 SUMMARY: dict[str, Any] = {
-    "request_id": _REQUEST, "status": "completed", "camera_id": "pit-lane-1", "source_type": "rtsp",
+    "request_id": _REQUEST, "group_id": None, "status": "completed", "camera_id": "pit-lane-1", "source_type": "rtsp",
     "capture_mode": "single_frame", "message": "1 frame stored.", "frames_total": 1, "progress": PROGRESS,
     "error": None, "rejected": [], "meta": {"session": "FP1"},
     "source": {"url": "rtsp://192.168.1.20:554/stream1", "codec": "h264", "width": 1920, "height": 1080, "fps": 25.0},
@@ -40,6 +40,27 @@ ACCEPTED: dict[str, Any] = {
 UPLOADED: dict[str, Any] = {
     **FINAL, "source_type": "upload", "capture_mode": None, "source": None, "grid_start": None,
     "frames": [{**FRAME, "source_type": "upload", "filename": "car-44.jpg", "timestamp_source": "exif"}],
+}  # fmt: skip
+BURST_NEW: dict[str, Any] = {
+    "camera_ids": ["pit-lane-1", "pit-lane-2"], "at": None, "tolerance_ms": 100.0, "meta": {"session": "FP1"},
+}  # fmt: skip
+BURST: dict[str, Any] = {
+    "group_id": "01934f5e-2b7a-7c31-9d5e-6f0a1b2c3d40", "at": "2026-05-04T13:29:59.990000Z", "tolerance_ms": 100.0,
+    "skew_ms": None, "complete": False, "stored": 1,
+    "results": [
+        {
+            "camera_id": "pit-lane-1", "request_id": _REQUEST, "status": "completed", "offset_ms": 10.0,
+            "within_tolerance": True, "frame": FRAME, "error": None,
+        },
+        {
+            "camera_id": "pit-lane-2", "request_id": "01934f5e-2b7a-7c31-9d5e-6f0a1b2c3d4f", "status": "failed",
+            "offset_ms": None, "within_tolerance": False, "frame": None,
+            "error": {
+                "code": "connection_refused", "message": "Nothing listens at the camera's address and port.",
+                "retryable": True,
+            },
+        },
+    ],
 }  # fmt: skip
 REQUEST_PAGE: dict[str, Any] = {"items": [SUMMARY], "next_cursor": None}
 FRAME_PAGE: dict[str, Any] = {"items": [FRAME], "next_cursor": None}

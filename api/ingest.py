@@ -12,7 +12,7 @@ from starlette.responses import Response
 from api import examples
 from api.dependencies import ServicesDep, StateDep
 from api.openapi import IDEMPOTENCY, PREFER, answer, problems
-from api.params import Cursor, Limit, RequestId
+from api.params import Cursor, Limit, RequestId, StrictUuid
 from api.prefer import wait_final
 from api.routing import make_router
 from models.schemas import CameraId, IngestionResponse, RequestPage, RTSPIngestionRequest, Timestamp
@@ -82,12 +82,13 @@ async def _filter(
     status: Annotated[IngestionStatus | None, Query()] = None,
     source_type: Annotated[SourceType | None, Query()] = None,
     capture_mode: Annotated[CaptureMode | None, Query()] = None,
+    group_id: Annotated[StrictUuid | None, Query(description="A burst's requests.")] = None,
     created_from: Annotated[Timestamp | None, Query(description="Inclusive.")] = None,
     created_to: Annotated[Timestamp | None, Query(description="Exclusive.")] = None,
 ) -> RequestFilter:
     return RequestFilter(
         camera_id=camera_id, status=status, source_type=source_type, capture_mode=capture_mode,
-        created_from=created_from, created_to=created_to,
+        created_from=created_from, created_to=created_to, group_id=group_id,
     )  # fmt: skip
 
 

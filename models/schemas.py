@@ -12,7 +12,16 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from models.values import CaptureMode, EventKind, IngestionStatus, Sampling, SourceType, TimestampSource, Transport
@@ -185,6 +194,9 @@ class FrameInfo(Output):
     timestamp: Timestamp = Field(description="Capture time.")
     timestamp_source: TimestampSource
     timestamp_uncertainty_ms: float | None
+    camera_timestamp: Timestamp | None = Field(
+        None, description="Capture time by the camera's own clock, where it is known, whether it is trusted or not."
+    )
     width: int
     height: int
     size_bytes: int
@@ -247,6 +259,7 @@ class RequestSummary(Output):
     """A request in a list: everything but its frames and gaps."""
 
     request_id: UUID
+    group_id: UUID | None = Field(None, description="Of a burst's requests: the burst.")
     status: IngestionStatus
     camera_id: str
     source_type: SourceType
@@ -346,7 +359,7 @@ class CameraCreate(Input):
     default_fps: float | None = Field(None, gt=0, le=30, description="Of captures that say none; null: RTSP__DEFAULT_FPS.")
     enabled: bool = Field(True, description="false: captures and snapshots are 409 camera_disabled; running ones go on.")
     keep_open: bool = Field(False, description="Keep the stream open, captures or not.")
-    reader: Reader | None = Field(None, description="null: RTSP__READER. pyav: until it is built, opencv is used.")
+    reader: Reader | None = Field(None, description="null: RTSP__READER.")
     meta: _Object = Field(default_factory=dict, description="Free; at most 16 KiB.")
 
     @model_validator(mode="before")
@@ -386,6 +399,13 @@ class StreamError(Output):
     at: Timestamp
 
 
+class CameraClock(Output):
+    source: Literal["rtcp", "receipt"] = Field(description="By whose clock frames are stamped: the camera's, or ours.")
+    offset_ms: float | None = Field(
+        description="Camera's clock minus ours, less the delay from sensor to here; null when the camera's is not known."
+    )
+
+
 class StreamStatus(Output):
     """A camera's stream as this process has it."""
 
@@ -400,6 +420,7 @@ class StreamStatus(Output):
     jobs: int = Field(description="Captures that use it.")
     last_packet_at: Timestamp | None
     reconnects: int
+    clock: CameraClock | None = Field(None, description="null before the first picture.")
     last_error: StreamError | None
 
 
@@ -434,11 +455,6 @@ class ProbeRequest(Input):
     transport: Transport | None = Field(None, strict=False, description="null: tcp.")
 
 
-class ProbeClock(Output):
-    source: Literal["rtcp", "receipt"]
-    offset_ms: float | None = Field(description="Camera's clock minus ours; null when the camera's is not known.")
-
-
 class ProbeResponse(Output):
     reachable: bool
     code: str | None = Field(description="What went wrong: a capture's error code.")
@@ -449,7 +465,7 @@ class ProbeResponse(Output):
     fps: float | None = Field(description="True, counted over the packets' own times.")
     keyframe_interval_s: float | None
     bitrate_bps: int | None
-    clock: ProbeClock | None
+    clock: CameraClock | None
     connect_ms: float | None = Field(description="Until the camera had answered DESCRIBE.")
     first_frame_ms: float | None = Field(description="Until its first keyframe was here.")
     mb_per_day_at_1fps: float | None = Field(description="From one picture as it would be stored, quality 90.")
@@ -469,6 +485,62 @@ class SnapshotRequest(Input):
     @classmethod
     def _null_is_absent(cls, value: Any) -> Any:
         return without_nulls(value, cls)
+
+
+class BurstRequest(Input):
+    """POST /api/v1/ingest/burst."""
+
+    camera_ids: list[CameraId] = Field(
+        min_length=2, max_length=32, description="Registered cameras, each once.", examples=[["pit-lane-1", "pit-lane-2"]]
+    )
+    at: Timestamp | None = Field(
+        None,
+        description="The moment: at most RTSP__RING_SECONDS ago, or 10 s ahead. null: now, once all streams are open.",
+    )
+    tolerance_ms: float = Field(100, ge=1, le=5000, description="How far from the moment a frame may lie.")
+    meta: FrameMeta = Field(default_factory=lambda: FrameMeta())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, value: Any) -> Any:
+        return without_nulls(value, cls)
+
+    @field_validator("camera_ids")
+    @classmethod
+    def _each_once(cls, value: list[str]) -> list[str]:
+        if len(set(value)) < len(value):
+            raise PydanticCustomError("repeated", "names a camera more than once")
+        return value
+
+
+class BurstError(Output):
+    code: str
+    message: str
+    retryable: bool
+
+
+class BurstResult(Output):
+    """What became of one camera."""
+
+    camera_id: str
+    request_id: UUID
+    status: IngestionStatus
+    offset_ms: float | None = Field(description="The frame's timestamp minus `at`.")
+    within_tolerance: bool
+    frame: FrameInfo | None
+    error: BurstError | None
+
+
+class BurstResponse(Output):
+    """One moment of several cameras."""
+
+    group_id: UUID
+    at: Timestamp
+    tolerance_ms: float
+    skew_ms: float | None = Field(description="Latest minus earliest timestamp of the frames; null for fewer than two.")
+    complete: bool = Field(description="Whether every camera has a frame within the tolerance.")
+    stored: int
+    results: list[BurstResult] = Field(description="One a camera, in the order asked for.")
 
 
 class HealthCheck(Output):

@@ -82,6 +82,17 @@ class MotionParams:
 
 
 @dataclass(frozen=True, slots=True)
+class BurstParams:
+    """What a single_frame capture shares with the others of its burst. Kept in its params."""
+
+    index: int  # of the camera in the body
+    tolerance_ms: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {"index": self.index, "tolerance_ms": self.tolerance_ms}
+
+
+@dataclass(frozen=True, slots=True)
 class CaptureParams:
     """What a capture was asked to do. Kept as JSON in the request row (`to_json`, `from_json`)."""
 
@@ -98,6 +109,7 @@ class CaptureParams:
     pre_roll: float = 2.0  # seconds before an event that are stored (event_driven)
     post_roll: float = 5.0  # seconds after it
     motion: MotionParams = MotionParams()
+    burst: BurstParams | None = None
 
     @property
     def slots(self) -> int | None:
@@ -117,6 +129,7 @@ class CaptureParams:
             "frame_timestamp": self.frame_timestamp.isoformat() if self.frame_timestamp else None,
             "max_staleness": self.max_staleness, "reader": self.reader, "pre_roll": self.pre_roll,
             "post_roll": self.post_roll, "motion": self.motion.to_json(),
+            "burst": self.burst.to_json() if self.burst else None,
         }  # fmt: skip
 
     @classmethod
@@ -130,6 +143,7 @@ class CaptureParams:
             max_staleness=data.get("max_staleness", 0), reader=data.get("reader"),
             pre_roll=data.get("pre_roll", 2.0), post_roll=data.get("post_roll", 5.0),
             motion=MotionParams(**data.get("motion", {})),
+            burst=BurstParams(**data["burst"]) if data.get("burst") else None,
         )  # fmt: skip
 
 
@@ -152,6 +166,7 @@ class FrameRecord:
     format: str
     content_type: str
     sha256: str
+    camera_timestamp: datetime | None = None  # by the camera's own clock, where it is known
     filename: str | None = None
     exif: dict[str, Any] | None = None
     meta: dict[str, Any] = field(default_factory=dict)
@@ -232,6 +247,7 @@ class RequestFilter:
     capture_mode: CaptureMode | None = None
     created_from: datetime | None = None
     created_to: datetime | None = None
+    group_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import delete, func, select, text, update
@@ -26,6 +26,11 @@ class CameraConfigRepository(Repository[CameraConfiguration]):
         by = (CameraConfiguration.created_at, CameraConfiguration.camera_id)
         return await self.page(self.select(), by, after=after, limit=limit, descending=False)
 
+    async def named(self, camera_ids: Sequence[str]) -> dict[str, CameraConfiguration]:
+        """Those of the cameras that there are, by id."""
+        query = self.select().where(CameraConfiguration.camera_id.in_(camera_ids))
+        return {row.camera_id: row for row in await self.session.scalars(query)}
+
     async def kept_open(self, limit: int) -> list[CameraConfiguration]:
         """Enabled cameras whose streams are to be kept open."""
         query = self.select().where(CameraConfiguration.enabled, CameraConfiguration.keep_open)
@@ -35,6 +40,17 @@ class CameraConfigRepository(Repository[CameraConfiguration]):
         """The camera, nobody else's to change until the transaction ends."""
         query = self.select().where(CameraConfiguration.camera_id == camera_id).with_for_update()
         return (await self.session.scalars(query.execution_options(populate_existing=True))).one_or_none()
+
+    async def hold_all(self, camera_ids: Sequence[str]) -> bool:
+        """Whether all of the cameras are there; none can be deleted until the transaction ends."""
+        found = await self.session.scalars(
+            text(
+                "SELECT camera_id FROM camera_configurations WHERE camera_id = ANY(CAST(:ids AS text[])) "
+                "ORDER BY camera_id FOR KEY SHARE"
+            ),
+            {"ids": list(camera_ids)},
+        )
+        return len(found.all()) == len(camera_ids)
 
     async def hold(self, camera_id: str) -> bool:
         """Whether the camera is there; it cannot be deleted until the transaction ends."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -41,6 +42,11 @@ class FrameRepository(Repository[Frame]):
         order = Frame.sequence.desc() if newest_first else Frame.sequence.asc()
         query = self.select().where(Frame.request_id == request_id, Frame.state == "stored").order_by(order).limit(limit)
         return list((await self.session.scalars(query)).all())
+
+    async def first_of(self, request_ids: Sequence[UUID]) -> dict[UUID, Frame]:
+        """The stored frames in slot 0, by request: those of single_frame captures."""
+        query = self.select().where(Frame.request_id.in_(request_ids), Frame.sequence == 0, Frame.state == "stored")
+        return {frame.request_id: frame for frame in await self.session.scalars(query)}
 
     async def sequences(self, request_id: UUID) -> set[int]:
         """The slots that have a frame, deleted ones included."""

@@ -83,7 +83,9 @@ def _frame_json(frame: FrameRecord) -> dict[str, Any]:
         "id": str(frame.frame_id), "camera_id": frame.camera_id, "source_type": frame.source_type.value,
         "sequence": frame.sequence, "storage_path": frame.storage_path, "filename": frame.filename,
         "capture_timestamp": frame.timestamp.isoformat(), "timestamp_source": frame.timestamp_source.value,
-        "timestamp_uncertainty_ms": frame.timestamp_uncertainty_ms, "width": frame.width, "height": frame.height,
+        "timestamp_uncertainty_ms": frame.timestamp_uncertainty_ms,
+        "camera_timestamp": frame.camera_timestamp.isoformat() if frame.camera_timestamp else None,
+        "width": frame.width, "height": frame.height,
         "size_bytes": frame.size_bytes, "format": frame.format, "content_type": frame.content_type,
         "sha256": frame.sha256, "exif": frame.exif, "meta": frame.meta,
     }  # fmt: skip
@@ -106,6 +108,15 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
         )
         return (await self.session.scalars(self.select().where(IngestionRequest.id == row.id))).one()
 
+    async def add_group(self, rows: Sequence[IngestionRequest], owner: str, ttl: float) -> None:
+        """Captures that `owner` runs from the start, and their leases; running it twice changes nothing (rule 4)."""
+        names = (
+            "id", "camera_id", "source_type", "capture_mode", "status", "rtsp_url", "params", "meta", "group_id"
+        )  # fmt: skip
+        values = [{name: getattr(row, name) for name in names} for row in rows]
+        await self.session.execute(insert(IngestionRequest).values(values).on_conflict_do_nothing())
+        await LeaseRepository(self.session).add_held(owner, ttl, {row.id: row.camera_id for row in rows})
+
     async def add_upload(
         self, row: IngestionRequest, frames: Sequence[FrameRecord], rejected: Sequence[int]
     ) -> list[Recorded]:
@@ -124,6 +135,22 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
             .values(status=IngestionStatus.COMPLETED.value, completed_at=func.now(), updated_at=func.now())
         )
         return recorded
+
+    async def add_snapshot(self, row: IngestionRequest, frame: FrameRecord) -> None:
+        """A finished capture of one frame, whole or not at all; idempotent by its id."""
+        names = ("id", "camera_id", "source_type", "capture_mode", "rtsp_url", "params", "meta", "source", "grid_start")
+        values = {name: getattr(row, name) for name in names}
+        await self.session.execute(
+            insert(IngestionRequest)
+            .values(**values, status=IngestionStatus.IN_PROGRESS.value, started_at=func.now())
+            .on_conflict_do_nothing()
+        )
+        await self.record(row.id, [frame], {}, expected=1)
+        await self.session.execute(
+            update(IngestionRequest)
+            .where(IngestionRequest.id == row.id, IngestionRequest.status.not_in(_FINAL))
+            .values(status=IngestionStatus.COMPLETED.value, completed_at=func.now(), updated_at=func.now())
+        )
 
     async def count_pending(self, at_most: int) -> int:
         """How many captures wait, counted no further than `at_most`."""
@@ -320,12 +347,19 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
             query = query.where(IngestionRequest.source_type == wanted.source_type.value)
         if wanted.capture_mode is not None:
             query = query.where(IngestionRequest.capture_mode == wanted.capture_mode.value)
+        if wanted.group_id is not None:
+            query = query.where(IngestionRequest.group_id == wanted.group_id)
         if wanted.created_from is not None:
             query = query.where(IngestionRequest.created_at >= wanted.created_from)
         if wanted.created_to is not None:
             query = query.where(IngestionRequest.created_at < wanted.created_to)
         by = (IngestionRequest.created_at, IngestionRequest.id)
         return await self.page(query, by, after=after, limit=limit, descending=True)
+
+    async def of_group(self, group_id: UUID) -> list[IngestionRequest]:
+        """The requests of a burst."""
+        query = self.select().where(IngestionRequest.group_id == group_id).order_by(IngestionRequest.id)
+        return list((await self.session.scalars(query)).all())
 
     async def is_final(self, request_id: UUID) -> bool:
         status = await self.session.scalar(select(IngestionRequest.status).where(IngestionRequest.id == request_id))

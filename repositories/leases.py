@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from sqlalchemy import select, text
@@ -57,6 +57,21 @@ class LeaseRepository(Repository[CaptureLease]):
             {"owner": owner, "ttl": ttl, "limit": limit, "running": json.dumps(running), "new_cameras": new_cameras},
         )
         return [Claim(row.request_id, row.epoch, resumed=row.epoch > 1) for row in rows]
+
+    async def add_held(self, owner: str, ttl: float, cameras: Mapping[UUID, str]) -> None:
+        """Leases of new captures (by id: the camera) that `owner` has from the start, with epoch 1.
+
+        Running it twice changes nothing (rule 4).
+        """
+        await self.session.execute(
+            text("""
+            INSERT INTO capture_leases (request_id, camera_id, owner, epoch, expires_at)
+            SELECT request_id, camera_id, :owner, 1, now() + make_interval(secs => :ttl)
+            FROM unnest(CAST(:ids AS uuid[]), CAST(:cameras AS text[])) AS new(request_id, camera_id)
+            ON CONFLICT DO NOTHING
+            """),
+            {"owner": owner, "ttl": ttl, "ids": list(cameras), "cameras": list(cameras.values())},
+        )
 
     async def renew(self, owner: str, ttl: float, claims: Sequence[Claim]) -> tuple[set[UUID], set[UUID]]:
         """Renews all claims in one statement: (still ours, of those: asked to cancel). Others are lost."""

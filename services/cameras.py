@@ -1,8 +1,7 @@
-"""The camera registry: create, read, change and delete cameras, try them, take one picture now."""
+"""The camera registry: create, read, change and delete cameras, and try them."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -14,28 +13,20 @@ from models.schemas import (
     CameraCreate,
     CameraPage,
     CameraPatch,
-    FrameInfo,
     ProbeRequest,
     ProbeResponse,
-    RTSPIngestionRequest,
-    SnapshotRequest,
 )
-from models.values import CameraFilter, CaptureMode, IngestionStatus, Transport
+from models.values import CameraFilter, Transport
 from repositories.database import Database, UnitOfWork
-from services.orchestrator import Orchestrator
-from services.queries import Queries
 from services.rtsp_capture.address import AddressPolicy, parse_rtsp_url
 from services.rtsp_capture.keeper import StreamKeeper
 from services.rtsp_capture.probe import Prober
 from utils.cursors import decode_key, encode_cursor
 from utils.exceptions import (
     CameraExists,
-    CameraFailed,
     CameraInUse,
     CameraNotFound,
-    FrameNotFound,
     InvalidRequest,
-    Overloaded,
 )
 from utils.logger import get_logger
 from utils.secret_box import SecretBox
@@ -43,7 +34,6 @@ from utils.urls import is_masked
 
 log = get_logger(__name__)
 
-SNAPSHOT_MARGIN = 15.0  # seconds beyond RTSP__CAPTURE_TIMEOUT that a snapshot is waited for: its turn, and storing it
 _DEFAULTS: dict[str, Any] = {"transport": Transport.TCP, "enabled": True, "keep_open": False, "meta": {}}
 _MERGED = ("calibration", "meta")
 
@@ -66,16 +56,12 @@ class CameraRegistry:
 
     def __init__(
         self, database: Database, secrets: SecretBox, policy: AddressPolicy, keeper: StreamKeeper, prober: Prober,
-        orchestrator: Orchestrator, queries: Queries, *, capture_timeout: float,
     ) -> None:  # fmt: skip
         self._database = database
         self._secrets = secrets
         self._policy = policy
         self._keeper = keeper
         self._prober = prober
-        self._orchestrator = orchestrator
-        self._queries = queries
-        self._snapshot_wait = capture_timeout + SNAPSHOT_MARGIN
 
     # -- the registry ------------------------------------------------------------------------------------------
 
@@ -184,7 +170,7 @@ class CameraRegistry:
             stream=self._keeper.status(row.camera_id),
         )  # fmt: skip
 
-    # -- trying and taking -------------------------------------------------------------------------------------
+    # -- trying ------------------------------------------------------------------------------------------------
 
     async def probe_url(self, body: ProbeRequest) -> ProbeResponse:
         """Raises AddressNotAllowed for an IP literal outside, Overloaded."""
@@ -197,32 +183,3 @@ class CameraRegistry:
         row = await self._row(camera_id)
         address = parse_rtsp_url(self._secrets.open(row.rtsp_url))
         return await self._prober.probe(camera_id, address, row.transport, row.reader)
-
-    async def snapshot(self, camera_id: str, body: SnapshotRequest) -> FrameInfo:
-        """One picture, stored, by a single_frame request of its own.
-
-        Raises CameraDisabled, CameraFailed with the capture's code, TooManyPending, Overloaded, ShuttingDown.
-        """
-        await self._row(camera_id)
-        wanted = RTSPIngestionRequest(
-            camera_id=camera_id, capture_mode=CaptureMode.SINGLE_FRAME, jpeg_quality=body.jpeg_quality, meta=body.meta
-        )
-        accepted = await self._orchestrator.submit_capture(wanted, max_staleness=body.max_staleness)
-        try:
-            final = await self._orchestrator.wait_final(accepted.request_id, self._snapshot_wait)
-        except asyncio.CancelledError:  # the client is gone; nobody waits for the picture
-            await asyncio.shield(self._orchestrator.cancel(accepted.request_id))
-            raise
-        if not final:
-            await self._orchestrator.cancel(accepted.request_id)
-            self._orchestrator.check_accepting()
-            raise Overloaded("The snapshot had no turn in time: too many captures or streams. Try again.", retry_after=5)
-        answer = await self._queries.get_request(accepted.request_id)
-        if answer.frames:
-            return answer.frames[0]
-        if answer.status is IngestionStatus.COMPLETED:
-            raise FrameNotFound("The frame was deleted meanwhile.")
-        error = answer.error
-        if error is None:
-            raise CameraFailed("stream_ended", "The snapshot was cancelled.", retryable=True)
-        raise CameraFailed(error.code, error.message, retryable=error.retryable)  # type: ignore[arg-type]

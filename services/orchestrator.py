@@ -24,6 +24,7 @@ from models.entities import CameraConfiguration, CaptureEvent, IngestionRequest
 from models.schemas import IngestionResponse, RTSPIngestionRequest, TriggerRequest, UploadIngestionRequest
 from models.values import (
     FINAL_STATUSES,
+    BurstParams,
     CaptureMode,
     CaptureParams,
     Claim,
@@ -48,6 +49,7 @@ from utils.exceptions import (
     InvalidRequest,
     LeaseLost,
     NotRunning,
+    Overloaded,
     RequestNotFound,
     ShuttingDown,
     TimestampOutOfRange,
@@ -122,11 +124,40 @@ class Orchestrator:
             pending = await uow.requests.count_pending(self._settings.RTSP.MAX_PENDING)
         if pending >= self._settings.RTSP.MAX_PENDING:
             raise TooManyPending(retry_after=10)
-        row = self._capture_row(body, camera, max_staleness)
+        row = self.capture_row(body, camera, max_staleness)
         stored = await self._database.until_known(lambda uow: self._add(uow, row, camera))
         log.info("capture_accepted", ingestion_id=str(row.id), camera_id=row.camera_id, mode=row.capture_mode)
         self._wake.set()
         return to_response(stored, [], [], self._secrets)
+
+    async def submit_burst(
+        self, group_id: UUID, captures: Sequence[tuple[RTSPIngestionRequest, CameraConfiguration]], tolerance_ms: float
+    ) -> list[UUID]:
+        """Stores single_frame captures of one moment in one transaction and runs them here, where their streams are.
+
+        They wait for no turn: their leases are this process's from the start. Raises CameraDisabled, CameraNotFound,
+        Overloaded beyond RTSP__MAX_CONCURRENT_CAPTURES, SecretUnreadable, DatabaseUnavailable, ShuttingDown.
+        """
+        self.check_accepting()
+        if len(self._running) + len(captures) > self._settings.RTSP.MAX_CONCURRENT_CAPTURES:
+            raise Overloaded("RTSP__MAX_CONCURRENT_CAPTURES are running. Try again.", retry_after=5)
+        rows = []
+        for index, (body, camera) in enumerate(captures):
+            row = self.capture_row(body, camera, 0)
+            row.group_id = group_id
+            row.params = {**(row.params or {}), "burst": BurstParams(index, tolerance_ms).to_json()}
+            rows.append(row)
+
+        async def add(uow: UnitOfWork) -> None:
+            if not await uow.cameras.hold_all([row.camera_id for row in rows]):
+                raise CameraNotFound
+            await uow.requests.add_group(rows, self.owner, self._settings.RTSP.LEASE_TTL)
+
+        await self._database.until_known(add)
+        log.info("burst_accepted", group_id=str(group_id), cameras=len(rows))
+        for row in rows:
+            self._begin(Claim(row.id, 1, resumed=False), row.camera_id)
+        return [row.id for row in rows]
 
     async def _add(self, uow: UnitOfWork, row: IngestionRequest, camera: CameraConfiguration | None) -> IngestionRequest:
         # Held until the commit: a camera cannot be deleted between here and its capture being there to be seen.
@@ -145,9 +176,10 @@ class Orchestrator:
                 code="timestamp_out_of_range",
             )
 
-    def _capture_row(
+    def capture_row(
         self, body: RTSPIngestionRequest, camera: CameraConfiguration | None, max_staleness: float
     ) -> IngestionRequest:
+        """The row of a new, pending capture. Raises CameraDisabled, InvalidRequest, SecretUnreadable."""
         if camera is not None and not camera.enabled:
             raise CameraDisabled
         url = body.rtsp_url or (self._secrets.open(camera.rtsp_url) if camera else None)

@@ -52,7 +52,7 @@ def to_summary(row: IngestionRequest, gaps: Sequence[CaptureGap], secrets: Secre
         )  # fmt: skip
     error = row.error
     return RequestSummary(
-        request_id=row.id, status=IngestionStatus(row.status), camera_id=row.camera_id,
+        request_id=row.id, group_id=row.group_id, status=IngestionStatus(row.status), camera_id=row.camera_id,
         source_type=SourceType(row.source_type), capture_mode=row.capture_mode, message=describe(row),
         frames_total=row.stored - row.deleted,
         progress=Progress(
@@ -100,7 +100,8 @@ def to_frame_info(row: Frame, url: Presigned) -> FrameInfo:
         frame_id=row.id, request_id=row.request_id, camera_id=row.camera_id, source_type=SourceType(row.source_type),
         sequence=row.sequence, filename=row.filename, storage_path=row.storage_path, storage_url=url.url,
         url_expires_at=url.expires_at, timestamp=row.capture_timestamp, timestamp_source=row.timestamp_source,
-        timestamp_uncertainty_ms=row.timestamp_uncertainty_ms, width=row.width, height=row.height,
+        timestamp_uncertainty_ms=row.timestamp_uncertainty_ms, camera_timestamp=row.camera_timestamp,
+        width=row.width, height=row.height,
         size_bytes=row.size_bytes, format=row.format, content_type=row.content_type, sha256=row.sha256,
         duplicate_of=row.duplicate_of, exif=row.exif, meta=row.meta, stored_at=row.stored_at,
     )  # fmt: skip

@@ -101,6 +101,10 @@ class Queries:
     async def get_frame(self, frame_id: UUID) -> FrameInfo:
         return (await self._infos([await self._frame(frame_id)]))[0]
 
+    async def info(self, row: Frame) -> FrameInfo:
+        """A row that was just read, as the wire shows it."""
+        return (await self._infos([row]))[0]
+
     async def list_frames(self, wanted: FrameFilter, limit: int, cursor: str | None) -> FramePage:
         """Stored frames by capture time."""
         after = decode_cursor(cursor, wanted) if cursor else None

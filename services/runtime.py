@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from config import Environment, Settings
 from repositories.database import Database, is_unavailable
 from repositories.migrations.run import upgrade
+from services.burst import BurstService
 from services.cameras import CameraRegistry
 from services.health import HealthService
 from services.orchestrator import Orchestrator
@@ -23,11 +24,14 @@ from services.rtsp_capture.address import AddressPolicy
 from services.rtsp_capture.capture import CaptureDeps
 from services.rtsp_capture.hub import StreamHub
 from services.rtsp_capture.keeper import StreamKeeper
+from services.rtsp_capture.picture_budget import PictureBudget
 from services.rtsp_capture.preflight import preflight
 from services.rtsp_capture.probe import Prober
-from services.rtsp_capture.reader import OpenCvReader
+from services.rtsp_capture.pyav_reader import PyAvReader
+from services.rtsp_capture.reader import OpenCvReader, ReaderFactory
 from services.rtsp_capture.stream import StreamDeps
 from services.secrets import open_box, put_in_order
+from services.snapshots import Snapshots
 from services.storage_service import StorageService
 from services.upload_handler import UploadHandler
 from utils.embedded.errors import DataDirLocked, EmbeddedStartError
@@ -57,6 +61,8 @@ class Services:
     queries: Queries
     health: HealthService
     cameras: CameraRegistry
+    snapshots: Snapshots
+    bursts: BurstService
 
 
 @asynccontextmanager
@@ -80,20 +86,22 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         decode_pool = WorkerPool("decode", settings.RTSP.DECODE_THREADS)
         stack.push_async_callback(decode_pool.close)
         check = partial(_preflight, settings, policy)
-        streams = StreamDeps(settings.RTSP, check, OpenCvReader, decode_pool, {"opencv": OpenCvReader})
+        readers: dict[str, ReaderFactory] = {"opencv": OpenCvReader, "pyav": PyAvReader}
+        streams = StreamDeps(settings.RTSP, check, readers[settings.RTSP.READER], decode_pool, readers)
         hub = StreamHub(streams)
         stack.push_async_callback(hub.close)
         prober = Prober(streams)
         stack.push_async_callback(prober.close)
         uploads = UploadHandler(settings, storage)
         stack.push_async_callback(uploads.close)
-        capture = CaptureDeps(settings.RTSP, database, storage, hub, secrets)
+        pictures = PictureBudget(settings.RTSP.PICTURE_BUDGET, settings.STORAGE.THREADS)
+        capture = CaptureDeps(settings.RTSP, database, storage, hub, secrets, pictures)
         orchestrator = Orchestrator(settings, capture, uploads, policy)
         queries = Queries(database, storage, secrets)
         keeper = StreamKeeper(database, hub, secrets)
-        cameras = CameraRegistry(
-            database, secrets, policy, keeper, prober, orchestrator, queries, capture_timeout=settings.RTSP.CAPTURE_TIMEOUT
-        )
+        cameras = CameraRegistry(database, secrets, policy, keeper, prober)
+        snapshots = Snapshots(capture, orchestrator, queries)
+        bursts = BurstService(settings.RTSP, database, storage, hub, secrets, orchestrator)
         health = HealthService({"database": _database_check(database), "storage": _storage_check(storage)}, {})
         leftovers = asyncio.create_task(_finish_deletes(queries), name="finish-deletes")
         stack.push_async_callback(_cancelled, leftovers)
@@ -113,7 +121,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         gc.collect()
         gc.freeze()
         stack.callback(gc.unfreeze)
-        yield Services(settings, orchestrator, queries, health, cameras)
+        yield Services(settings, orchestrator, queries, health, cameras, snapshots, bursts)
         health.stopping = True
 
 
@@ -184,7 +192,7 @@ async def _with_patience(what: str, work: Callable[[], Awaitable[object]]) -> No
         except Exception as error:
             transient = is_unavailable(error) or (isinstance(error, IngestionException) and error.retryable)
             if not transient or time.monotonic() > deadline:
-                reason = mask_text(str(error)).splitlines()[0]
+                reason = mask_text(str(error) or "no answer").splitlines()[0]
                 raise StartError(f"{what} cannot be used: {type(error).__name__}: {reason}") from error
             if not told:
                 log.info("waiting_for", part=what, reason=type(error).__name__)

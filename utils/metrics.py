@@ -32,9 +32,6 @@ CAPTURES_FINISHED = Counter("ingestion_captures_finished", "Captures ended, by f
 CAPTURES_RESUMED = Counter("ingestion_captures_resumed", "Captures taken over from a lapsed lease.", registry=REGISTRY)
 LEASES_LOST = Counter("ingestion_leases_lost", "Captures given up because another owner has them.", registry=REGISTRY)
 STREAMS = Gauge("ingestion_streams", "RTSP streams by state.", ["state"], registry=REGISTRY)
-STREAMS_STALLED = Gauge(
-    "ingestion_streams_stalled", "Of the live RTSP streams, those that send nothing.", registry=REGISTRY
-)
 PROBES = Counter("ingestion_probes", "Cameras tried, by outcome: reachable, or the code.", ["outcome"], registry=REGISTRY)
 STREAM_FAILURES = Counter(
     "ingestion_stream_failures", "Failed opens and broken streams, by code.", ["code"], registry=REGISTRY
@@ -44,8 +41,15 @@ STREAM_OPEN = Histogram(
     buckets=_LATENCY, registry=REGISTRY,
 )  # fmt: skip
 PACKETS = Counter("ingestion_packets", "Video packets read from cameras.", registry=REGISTRY)
-PACKETS_DROPPED = Counter("ingestion_packets_dropped", "Packets that found the hand-over queue full.", registry=REGISTRY)
+PACKETS_DROPPED = Counter("ingestion_packets_dropped", "Packets not kept, by reason.", ["reason"], registry=REGISTRY)
+CAMERA_CLOCKS_OFF = Gauge(
+    "ingestion_camera_clocks_off", "Connections whose camera's clock is off by more than is allowed.", registry=REGISTRY
+)
+HOST_CLOCK_STEPS = Counter("ingestion_host_clock_steps", "Times that this host's wall clock was set.", registry=REGISTRY)
 RING_BYTES = Gauge("ingestion_ring_bytes", "Encoded video kept in memory.", registry=REGISTRY)
+RING_GOPS_EVICTED = Counter(
+    "ingestion_ring_gops_evicted", "Groups of pictures given up to keep the process's ring budget.", registry=REGISTRY
+)
 DECODE_SECONDS = Histogram(
     "ingestion_decode_seconds", "Seconds to decode and encode one picture.", buckets=_LATENCY, registry=REGISTRY
 )
@@ -59,6 +63,9 @@ CAPTURE_EVENTS = Counter(
 MOTION_LOOKS = Counter("ingestion_motion_looks", "Pictures compared with the background for motion.", registry=REGISTRY)
 MOTION_SKIPPED = Counter(
     "ingestion_motion_skipped", "Pictures not looked at for motion because a newer one came first.", registry=REGISTRY
+)
+PICTURE_BYTES = Gauge(
+    "ingestion_picture_bytes", "Encoded pictures on their way into the object store.", registry=REGISTRY
 )
 QUEUE_DEPTH = Gauge("ingestion_queue_depth", "Items waiting, by queue.", ["queue"], registry=REGISTRY)
 POOL_BUSY = Gauge("ingestion_pool_busy", "Calls running or waiting in a thread pool.", ["pool"], registry=REGISTRY)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from utils.metrics import POOL_BUSY
 
@@ -16,30 +16,51 @@ T = TypeVar("T")
 
 
 class WorkerPool:
-    """`threads` threads and at most `max_waiting` calls in line: beyond that `run` waits before it queues.
+    """`threads` threads. A call waits for a free one on the event loop, in order, and never in the executor's queue.
+
+    There a cancelled call would stay, with all that it was given, until a thread comes to it; here it is gone at
+    once. How many calls wait is for the callers to bound.
 
     Belongs to one event loop; `run` is called from it, the function runs in a thread of the pool with the
     caller's context variables (so that log lines keep their request_id).
     """
 
-    def __init__(self, name: str, threads: int, max_waiting: int = 1000) -> None:
+    def __init__(self, name: str, threads: int) -> None:
         self.name = name
         self.threads = threads
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
-        self._room = asyncio.Semaphore(threads + max_waiting)
+        self._free = asyncio.Semaphore(threads)
         self._busy = POOL_BUSY.labels(pool=name)
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """The function's result, or its exception. Cancelling stops the waiting, not a call that has begun."""
-        async with self._room:
-            self._busy.inc()
+        self._busy.inc()
+        try:
+            await self._free.acquire()
+        except asyncio.CancelledError:
+            self._busy.dec()
+            raise
+        loop = asyncio.get_running_loop()
+        try:
+            context = contextvars.copy_context()
+            future = self._executor.submit(context.run, partial(function, *args, **kwargs))
+        except RuntimeError:  # closed
+            self._ended()
+            raise
+
+        def ended(_: Future[Any]) -> None:  # in the thread
             try:
-                context = contextvars.copy_context()
-                call = partial(context.run, partial(function, *args, **kwargs))
-                return await asyncio.get_running_loop().run_in_executor(self._executor, call)
-            finally:
-                self._busy.dec()
+                loop.call_soon_threadsafe(self._ended)
+            except RuntimeError:  # the loop is closed: nobody waits any more
+                pass
+
+        future.add_done_callback(ended)
+        return await asyncio.wrap_future(future)
+
+    def _ended(self) -> None:
+        self._busy.dec()
+        self._free.release()
 
     async def close(self) -> None:
-        """Waits for running calls, drops those that have not begun."""
+        """Waits for running calls."""
         await asyncio.to_thread(self._executor.shutdown, True, cancel_futures=True)

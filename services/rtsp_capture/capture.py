@@ -21,10 +21,12 @@ from models.values import CaptureError, CaptureParams, Claim, DropReason, Ingest
 from repositories.database import Database
 from repositories.ingestion_requests import EventsAtEnd
 from services.rtsp_capture.decoder import Jpeg
-from services.rtsp_capture.frame_store import CaptureFacts, FrameStore
+from services.rtsp_capture.frame_record import CaptureFacts
+from services.rtsp_capture.frame_store import FrameStore
 from services.rtsp_capture.hub import StreamHub
 from services.rtsp_capture.orders import Orders
 from services.rtsp_capture.packets import Picture
+from services.rtsp_capture.picture_budget import PictureBudget
 from services.rtsp_capture.reader import StreamInfo
 from services.rtsp_capture.request_state import RequestState
 from services.rtsp_capture.sampler import Chosen, SlotSampler
@@ -51,6 +53,7 @@ class CaptureDeps:
     storage: StorageService
     hub: StreamHub
     secrets: SecretBox
+    pictures: PictureBudget
     now: Callable[[], float] = time.time
 
 
@@ -75,7 +78,7 @@ class Capture:
         self._slots = CaptureSlots(params, deps.now)
         self._store = self._slots.store = FrameStore(
             CaptureFacts(row.id, row.camera_id, params.jpeg_quality, row.meta),
-            deps.database, deps.storage, size=deps.settings.FRAME_BUFFER_SIZE,
+            deps.database, deps.storage, budget=deps.pictures, size=deps.settings.FRAME_BUFFER_SIZE,
             due=self._slots.due, slot_time=lambda slot: self._slots.grid.time_of(slot), on_stored=self._on_stored,
             try_another=self._try_another, idle=self._idle,
         )  # fmt: skip

@@ -2,7 +2,8 @@
 
 A packet is received some delay after its picture was taken; jitter only ever adds. So the lower envelope of
 (receipt - stream time) is the constant part of that delay, and stream time + envelope is the receipt time without
-the jitter. FFmpeg's parser hands each packet over when the next one begins: one frame's duration is subtracted.
+the jitter. FFmpeg's parser hands each packet over when the next one begins: one frame's duration is subtracted (not of
+Motion JPEG, whose pictures RTP's marker bit ends).
 
 The first packets of a connection come in a burst: FFmpeg held them back while it looked at the stream, and some
 cameras repeat what they sent before. Each is late, by less and less, until the burst has run dry: `settled` says so.
@@ -26,12 +27,15 @@ _KEPT = 64  # stream times that the frame duration is learnt from
 class StreamClock:
     """Maps stream times of one connection to wall-clock times. One thread calls it, packet by packet."""
 
-    def __init__(self, frame_duration: float | None = None) -> None:
+    def __init__(self, frame_duration: float | None = None, *, parsed: bool = True) -> None:
+        """`parsed`: packets come from FFmpeg's parser, one frame late."""
+        self._parsed = parsed
         self._window: deque[tuple[float, float]] = deque()  # (receipt, receipt - pts), ascending differences
         self._offset = 0.0
         self._began = 0.0  # receipt of the timeline's first packet
         self._quiet = 0  # packets since the envelope fell
         self._settled = False
+        self.timeline = 0  # counts the stream's timelines: times of two cannot be compared
         self._last: tuple[float, float] | None = None  # (pts, receipt)
         self._duration = frame_duration or 0.0
         self._pts: deque[float] = deque(maxlen=_KEPT)
@@ -73,7 +77,7 @@ class StreamClock:
 
     def time_of(self, pts: float) -> float:
         """The capture time, seconds since the epoch, of a picture of the timeline observed last."""
-        return pts + self._offset - self._duration
+        return pts + self._offset - (self._duration if self._parsed else 0.0)
 
     def missing(self, known: list[float]) -> float | None:
         """The stream time of a picture that has none, from those of the pictures around it: the first hole in them.
@@ -94,6 +98,7 @@ class StreamClock:
         self._window.clear()
         self._pts.clear()
         self._began = received
+        self.timeline += 1
         self._quiet = self._count = 0
         self._settled = False
 

@@ -2,7 +2,8 @@
 
 A frame counts as in flight from the moment its slot is due until it is in the row's `stored` or `dropped`. What
 cannot be stored at once is tried again until the capture's end and RTSP__STORE_RETRY beyond; beyond
-RTSP__FRAME_BUFFER_SIZE pictures the oldest are dropped as queue_full.
+RTSP__FRAME_BUFFER_SIZE pictures of a capture, and RTSP__PICTURE_BUDGET bytes of all, the oldest that wait are dropped
+as queue_full. What is being decoded or stored at this moment does not wait: it would be given up half-way for ever.
 """
 
 from __future__ import annotations
@@ -11,26 +12,27 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from typing import Any, Protocol
-from uuid import UUID
 
-from models.values import DropReason, FrameRecord, SourceType, TimestampSource
+from models.values import DropReason, FrameRecord
 from repositories.database import Database
 from services.rtsp_capture.decoder import Jpeg
+from services.rtsp_capture.frame_record import CaptureFacts, frame_record
 from services.rtsp_capture.packets import Picture
+from services.rtsp_capture.picture_budget import Held, PictureBudget
 from services.rtsp_capture.sampler import Chosen
 from services.storage_service import StorageService, new_attempt, object_key
 from utils.exceptions import CaptureFailure, DatabaseUnavailable, IngestionException
-from utils.ids import frame_id
 from utils.logger import Throttle, get_logger
 from utils.metrics import CAPTURE_TO_STORED, FRAMES, FRAMES_DROPPED, QUEUE_DEPTH
 
 log = get_logger(__name__)
 _throttle = Throttle(10, time.monotonic)
-_PUTS_AT_ONCE = 4
+_PUTS_AT_ONCE = 4  # of one capture
+_DECODE, _STORE, _ROWS = (QUEUE_DEPTH.labels(queue=queue) for queue in ("decode", "store", "rows"))
 _BATCH = 100  # frames in one transaction
 _LEDGER_LAG = 1.0  # seconds that `expected` in the row may lag behind when no frame is committed
 _IDLE_LAG = 5.0  # the same while only slots come due that belong to no event, which clients do not see
@@ -43,16 +45,6 @@ class Decodes(Protocol):
         """Raises CaptureFailure decode_failed."""
 
 
-@dataclass(frozen=True, slots=True)
-class CaptureFacts:
-    """What every frame of a capture shares."""
-
-    request_id: UUID
-    camera_id: str
-    quality: int
-    meta: dict[str, Any]
-
-
 class FrameStore:
     """The frames of one capture on their way into the store. On the event loop."""
 
@@ -62,6 +54,7 @@ class FrameStore:
         database: Database,
         storage: StorageService,
         *,
+        budget: PictureBudget,
         size: int,
         due: Callable[[], int],
         slot_time: Callable[[int], float],
@@ -74,6 +67,7 @@ class FrameStore:
         self._facts = facts
         self._database = database
         self._storage = storage
+        self._budget = budget
         self._size = size
         self._due = due
         self._slot_time = slot_time
@@ -83,9 +77,12 @@ class FrameStore:
         self._opened: set[int] = set()  # slots that an event has come to want, which may be booked idle
         self._last_slot = -1  # of those taken in, whose picture is the latest
         self._tasks: dict[int, asyncio.Task[None]] = {}  # by slot, oldest first
+        self._decoding: dict[int, None] = {}  # slots whose picture is not decoded yet, oldest first
+        self._putting: set[int] = set()  # slots being PUT at this moment
+        self._held: dict[int, Held] = {}  # by slot: what the process's budget counts
         self._ready: dict[int, tuple[FrameRecord, Jpeg]] = {}  # by slot: stored objects without a row yet
         self._drops: dict[DropReason, set[int]] = {}
-        self._puts = asyncio.Semaphore(_PUTS_AT_ONCE)
+        self._puts = asyncio.Semaphore(min(_PUTS_AT_ONCE, max(1, size - 1)))  # one waits at least
         self._changed = asyncio.Event()
         self._last_timestamp = 0.0
         self._recorded_due = 0
@@ -119,13 +116,15 @@ class FrameStore:
     def submit(self, chosen: Chosen, source: Decodes) -> None:
         """Takes a picture in; the oldest that still waits makes room when there are too many."""
         while self.in_flight >= self._size:
+            if (slot := self._oldest_waiting()) is None:
+                self.drop([chosen.slot], DropReason.QUEUE_FULL)
+                return
             # Should the commit of an evicted frame be under way and succeed, its slot has a frame, and the drop
             # is not booked over it.
-            waiting = self._ready or self._tasks
-            slot = next(iter(waiting))
             if slot in self._tasks:
                 self._tasks.pop(slot).cancel()
-            self._ready.pop(slot, None)
+            self._unready(slot)
+            self._free(slot)
             self.drop([slot], DropReason.QUEUE_FULL)
         timestamp = chosen.picture.packet.timestamp
         if chosen.slot > self._last_slot:
@@ -134,6 +133,34 @@ class FrameStore:
             timestamp = max(timestamp, self._last_timestamp + 1e-6)
             self._last_timestamp, self._last_slot = timestamp, chosen.slot
         self._track(chosen.slot, self._store(chosen, timestamp, source))
+
+    def _oldest_waiting(self) -> int | None:
+        """The oldest slot that is neither being decoded nor being PUT."""
+        first = next(iter(self._decoding), None)  # a stream's pictures are decoded one by one, in order
+        waiting = (slot for slot in self._tasks if slot != first and slot not in self._putting and slot not in self._ready)
+        candidates = [slot for slot in (next(waiting, None), next(iter(self._ready), None)) if slot is not None]
+        return min(candidates, default=None)
+
+    def _give_up(self, slot: int) -> None:
+        """The process holds too many bytes of pictures, and this one has waited longest."""
+        self._held.pop(slot, None)
+        if slot in self._ready:  # its object is there: only the bytes go
+            record, jpeg = self._ready[slot]
+            self._ready[slot] = record, replace(jpeg, data=b"")
+        elif (task := self._tasks.pop(slot, None)) is not None:
+            task.cancel()
+            self.drop([slot], DropReason.QUEUE_FULL)
+
+    def _free(self, slot: int) -> None:
+        if (held := self._held.pop(slot, None)) is not None:
+            self._budget.free(held)
+
+    def _unready(self, slot: int) -> Jpeg | None:
+        found = self._ready.pop(slot, None)
+        if found is None:
+            return None
+        _ROWS.dec()
+        return found[1]
 
     def drop(self, slots: list[int], reason: DropReason) -> None:
         """Books slots as without a frame."""
@@ -183,24 +210,30 @@ class FrameStore:
         self._ending = True
         self._committer.cancel()
         await asyncio.gather(self._committer, return_exceptions=True)
+        for slot in list(self._ready):
+            self._unready(slot)
+        for slot in list(self._held):
+            self._free(slot)
 
     # -- stages ------------------------------------------------------------------------------------------------
 
     def _track(self, slot: int, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks[slot] = task
-        QUEUE_DEPTH.labels(queue="frames").inc()
         task.add_done_callback(lambda done: self._done(slot, done))
 
     def _done(self, slot: int, task: asyncio.Task[None]) -> None:
-        QUEUE_DEPTH.labels(queue="frames").dec()
         if self._tasks.get(slot) is task:
             del self._tasks[slot]
+            if slot not in self._ready:
+                self._free(slot)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("frame_failed", ingestion_id=str(self._facts.request_id), slot=slot, exc_info=error)
             self.drop([slot], DropReason.DECODE_FAILED)
 
     async def _store(self, chosen: Chosen, timestamp: float, source: Decodes) -> None:
+        self._decoding[chosen.slot] = None
+        _DECODE.inc()
         try:
             jpeg = await source.decode(chosen.picture, self._facts.quality)
         except CaptureFailure as failure:
@@ -209,39 +242,45 @@ class FrameStore:
             if not self._try_another(chosen.slot):
                 self.drop([chosen.slot], DropReason.DECODE_FAILED)
             return
-        await self._put(self._record(chosen, timestamp, jpeg), jpeg)
+        finally:
+            _DECODE.dec()
+            self._decoding.pop(chosen.slot, None)
+        slot_time = self._slot_time(chosen.slot)
+        record = frame_record(self._facts, chosen.slot, slot_time, timestamp, chosen.picture.packet, jpeg)
+        del chosen, source  # the picture's whole GOP would stay in memory while it waits for the store
+        await self._put(record, jpeg)
 
     async def _put(self, record: FrameRecord, jpeg: Jpeg) -> None:
-        async with self._puts:
-            await self._again(lambda: self._storage.put(record.storage_path, jpeg.data, record.content_type, record.sha256))
-        self._ready[record.sequence] = (record, jpeg)
+        slot = record.sequence
+        held = self._held[slot] = self._budget.hold(len(jpeg.data), partial(self._give_up, slot))
+        _STORE.inc()
+        try:
+            async with self._puts:
+                await self._again(partial(self._attempt, held, record, jpeg))
+        finally:
+            _STORE.dec()
+        self._ready[slot] = (record, jpeg)
+        _ROWS.inc()
         self._changed.set()
 
-    def _record(self, chosen: Chosen, timestamp: float, jpeg: Jpeg) -> FrameRecord:
-        at = datetime.fromtimestamp(timestamp, UTC)
-        slot_at = datetime.fromtimestamp(self._slot_time(chosen.slot), UTC)
-        identity = frame_id(self._facts.request_id, chosen.slot, slot_at)
-        return FrameRecord(
-            frame_id=identity, request_id=self._facts.request_id, camera_id=self._facts.camera_id,
-            source_type=SourceType.RTSP, sequence=chosen.slot,
-            storage_path=object_key(self._facts.camera_id, identity, at, new_attempt(), "jpg"),
-            timestamp=at, timestamp_source=TimestampSource.RECEIPT,
-            timestamp_uncertainty_ms=round(chosen.picture.packet.uncertainty * 1000, 3),
-            width=jpeg.width, height=jpeg.height, size_bytes=len(jpeg.data), format="jpg",
-            content_type="image/jpeg", sha256=jpeg.sha256, meta=self._facts.meta,
-        )  # fmt: skip
+    async def _attempt(self, held: Held, record: FrameRecord, jpeg: Jpeg) -> None:
+        async with self._budget.turn(held):
+            self._putting.add(record.sequence)
+            try:
+                await self._storage.put(record.storage_path, jpeg.data, record.content_type, record.sha256)
+            finally:
+                self._putting.discard(record.sequence)
 
     async def _commit_loop(self) -> None:
         await self.gate.wait()
         while not self._ending:
             await self._changed.wait()
             self._changed.clear()
-            ready, due = list(self._ready.values())[: self._batch], self._due()
+            records, due = [record for record, _ in list(self._ready.values())[: self._batch]], self._due()
             drops = {reason: set(slots) for reason, slots in self._drops.items()}
             opened, idle = frozenset(self._opened), self._idle(self._recorded_due, due)
-            if not ready and not drops and not opened and due <= self._recorded_due:
+            if not records and not drops and not opened and due <= self._recorded_due:
                 continue
-            records = [record for record, _ in ready]
             try:
                 recorded = await self._again(partial(self._commit, records, drops, due, opened, idle))
             except Exception:
@@ -255,17 +294,19 @@ class FrameStore:
                 self._drops[reason] -= slots
                 if not self._drops[reason]:
                     del self._drops[reason]
-            if len(ready) < len(self._ready):
+            if len(records) < len(self._ready):
                 self._changed.set()
             outcomes = {item.sequence: item for item in recorded}
-            for record, jpeg in ready:
-                self._ready.pop(record.sequence, None)
+            for record in records:
+                jpeg = self._unready(record.sequence)
+                self._free(record.sequence)
                 self._settled(record, jpeg, outcomes[record.sequence].outcome, outcomes[record.sequence].storage_path)
 
     async def _refused(self, records: list[FrameRecord]) -> None:
         """The database refuses these for good: one by one from now on, so that the one at fault blocks no other."""
         if len(records) == 1:
-            self._ready.pop(records[0].sequence, None)
+            self._unready(records[0].sequence)
+            self._free(records[0].sequence)
             self.drop([records[0].sequence], DropReason.SPOOL_FULL)
         elif not records:
             await asyncio.sleep(_LEDGER_LAG)
@@ -280,18 +321,22 @@ class FrameStore:
         opened: frozenset[int],
         idle: list[int],
     ) -> Any:
-        async with self._database.unit_of_work() as uow:
-            if opened:
+        if opened:
+            async with self._database.unit_of_work() as uow:
                 await uow.requests.open_slots(self._facts.request_id, opened)
+                return await uow.requests.record(self._facts.request_id, records, drops, due, idle)
+        async with self._database.one_statement() as uow:
             return await uow.requests.record(self._facts.request_id, records, drops, due, idle)
 
-    def _settled(self, record: FrameRecord, jpeg: Jpeg, outcome: str, held_path: str | None) -> None:
+    def _settled(self, record: FrameRecord, jpeg: Jpeg | None, outcome: str, held_path: str | None) -> None:
         if outcome == "stored" or (outcome == "exists" and held_path == record.storage_path):
             self.stored += 1
             FRAMES.labels(source="rtsp", outcome="stored").inc()
             CAPTURE_TO_STORED.observe(max(0.0, time.time() - record.timestamp.timestamp()))
-            self._on_stored(jpeg)
-        elif outcome == "condemned":  # the sweeper took the key: the bytes go under a new one
+            self._on_stored(jpeg or Jpeg(b"", record.width, record.height, record.sha256))
+        elif outcome == "condemned" and (jpeg is None or not jpeg.data):  # evicted meanwhile
+            self.drop([record.sequence], DropReason.QUEUE_FULL)
+        elif outcome == "condemned" and jpeg is not None:  # the sweeper took the key: the bytes go under a new one
             key = object_key(record.camera_id, record.frame_id, record.timestamp, new_attempt(), "jpg")
             self._track(record.sequence, self._put(replace(record, storage_path=key), jpeg))
         else:

@@ -6,7 +6,9 @@ import asyncio
 from dataclasses import dataclass
 
 from services.rtsp_capture.address import parse_rtsp_url
+from services.rtsp_capture.ring_budget import RingBudget
 from services.rtsp_capture.stream import Stream, StreamDeps, StreamKey
+from services.rtsp_capture.stream_state import StreamState
 from utils.logger import get_logger
 
 log = get_logger(__name__)
@@ -24,6 +26,7 @@ class StreamHub:
 
     def __init__(self, deps: StreamDeps) -> None:
         self._deps = deps
+        self._budget = RingBudget(deps.settings.RING_BUDGET)
         self._held: dict[StreamKey, _Held] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._room = asyncio.Semaphore(deps.settings.MAX_CONCURRENT_STREAMS)
@@ -58,7 +61,7 @@ class StreamHub:
             if key in self._held:  # another capture opened it while this one waited
                 self._room.release()
                 continue
-            self._held[key] = _Held(Stream(key, address, self._deps))
+            self._held[key] = _Held(Stream(key, address, self._deps, self._budget))
         held.users += 1
         if held.linger is not None:
             held.linger.cancel()
@@ -66,12 +69,12 @@ class StreamHub:
         return held.stream
 
     def release(self, key: StreamKey) -> None:
-        """Gives back what `acquire` gave. A stream that is not live, or whose room is wanted, does not linger."""
+        """Gives back what `acquire` gave. A stream that is down or stalled, or whose room is wanted, does not linger."""
         held = self._held[key]
         held.users -= 1
         if held.users:
             return
-        if self._waiting or not held.stream.live:
+        if self._waiting or held.stream.standing.state is not StreamState.LIVE:
             self._close(key)
         else:
             held.linger = asyncio.get_running_loop().call_later(self._deps.settings.LINGER, self._close, key)

@@ -12,19 +12,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from models.entities import CameraConfiguration
-from models.schemas import StreamError, StreamStatus
+from models.schemas import CameraClock, StreamError, StreamStatus
 from repositories.database import Database
 from services.rtsp_capture.hub import StreamHub
-from services.rtsp_capture.stream import Stream, StreamKey, StreamState
+from services.rtsp_capture.packets import Packet
+from services.rtsp_capture.stream import Stream, StreamKey
 from utils.exceptions import DatabaseUnavailable, InvalidRequest, SecretUnreadable
 from utils.logger import Throttle, get_logger
-from utils.metrics import STREAMS_STALLED
 from utils.secret_box import SecretBox
 
 log = get_logger(__name__)
 
 POLL = 3.0  # seconds between looks at the table
-STALLED = 2.0  # seconds without a packet after which a live stream is called stalled
 MAX_KEPT = 1000
 
 
@@ -48,7 +47,6 @@ class StreamKeeper:
         self._secrets = secrets
         self._poll = poll
         self._kept: dict[str, _Kept] = {}
-        self._stalled: set[str] = set()
         self._wake = asyncio.Event()
         self._throttle = Throttle(60, time.monotonic)
         self._task: asyncio.Task[None] | None = None
@@ -74,7 +72,6 @@ class StreamKeeper:
         while True:
             try:
                 await self._follow()
-                self._watch()
             except DatabaseUnavailable:
                 pass  # logged where it happened; what is open stays open
             except Exception:
@@ -126,14 +123,6 @@ class StreamKeeper:
         if (withheld := self._throttle.allow(camera_id)) is not None:
             log.warning("keep_open_not_possible", camera_id=camera_id, reason=reason, withheld=withheld)
 
-    def _watch(self) -> None:
-        """One line for each stream that falls silent or speaks again."""
-        silent = {stream.key.camera_id for stream, _ in self._hub.streams() if state_of(stream) == "stalled"}
-        for camera_id in silent - self._stalled:
-            log.warning("stream_state", camera_id=camera_id, state="stalled")
-        self._stalled = silent
-        STREAMS_STALLED.set(len(silent))
-
     # -- how a stream stands -----------------------------------------------------------------------------------
 
     def status(self, camera_id: str) -> StreamStatus | None:
@@ -147,30 +136,25 @@ class StreamKeeper:
         return describe(stream, users - mine)
 
 
-def state_of(stream: Stream) -> str:
-    """The stream's state; a live one without packets for a while is stalled."""
-    if stream.state is StreamState.LIVE:
-        heard = max(stream.since, stream.last_packet.received if stream.last_packet is not None else 0.0)
-        if time.time() - heard > STALLED:
-            return "stalled"
-    return stream.state.value
-
-
 def describe(stream: Stream, jobs: int) -> StreamStatus:
     """The stream as the wire shows it."""
-    state, span, info, failed = state_of(stream), stream.ring.span, stream.info, stream.last_failure
-    since = stream.since
-    if state == "stalled" and stream.last_packet is not None:
-        since = max(since, stream.last_packet.received)
+    standing, span, info = stream.standing, stream.ring.span, stream.info
+    failed = standing.last_failure
     return StreamStatus(
-        state=state, since=_utc(since), codec=info.codec if info else None,
+        state=standing.state.value, since=_utc(standing.since), codec=info.codec if info else None,
         width=(info.width or None) if info else None, height=(info.height or None) if info else None,
         fps=info.fps if info else None,
         ring_seconds=round(max(0.0, span[1] - span[0]), 3) if span else 0.0, ring_bytes=stream.ring.bytes, jobs=jobs,
         last_packet_at=_utc(stream.last_packet.received) if stream.last_packet is not None else None,
-        reconnects=stream.reconnects,
+        reconnects=stream.reconnects, clock=clock_of(stream.last_packet) if stream.last_packet is not None else None,
         last_error=_error(failed[0].code, failed[0].message, failed[1]) if failed is not None else None,
     )  # fmt: skip
+
+
+def clock_of(packet: Packet) -> CameraClock:
+    """By whose clock this packet is stamped, and how far the camera's is from ours."""
+    offset = packet.clock_offset
+    return CameraClock(source=packet.source.value, offset_ms=round(offset * 1000, 3) if offset is not None else None)
 
 
 def _error(code: str, message: str, at: float) -> StreamError:

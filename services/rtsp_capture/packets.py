@@ -6,6 +6,10 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from models.values import TimestampSource
+from services.rtsp_capture.damage import Damage
+from services.rtsp_capture.ring_budget import RingBudget
+
 
 @dataclass(frozen=True, slots=True)
 class Packet:
@@ -19,6 +23,13 @@ class Packet:
     uncertainty: float  # seconds
     segment: int
     timed: bool = True  # False: `pts` is only a label, and nobody knows when the picture was taken
+    corrupt: bool = False  # parts of it never came
+    lost: bool = False  # packets before it never came (`damage.LossWatch`)
+    recovery: int = 0  # of a keyframe: pictures after it until one is whole (intra refresh without IDR)
+    second_field: bool = False  # no picture of its own: the other half of the one before
+    source: TimestampSource = TimestampSource.RECEIPT  # whose clock `timestamp` is by
+    camera_time: float | None = None  # by the camera's own clock, seconds since the epoch; None: not known
+    clock_offset: float | None = None  # seconds that the camera's clock is ahead of ours (`capture_clock`)
 
 
 @dataclass(slots=True)
@@ -27,6 +38,32 @@ class Gop:
 
     packets: list[Packet]
     previous: list[Packet] = field(default_factory=list)  # the GOP before, for pictures shown before the keyframe
+    following: list[Packet] = field(default_factory=list)  # the GOP after: it pushes the last pictures out
+    damage: Damage = field(default_factory=Damage)
+    previous_damage: Damage = field(default_factory=Damage)
+    following_damage: Damage = field(default_factory=Damage)
+
+    @classmethod
+    def begin(cls, packet: Packet, before: Gop | None) -> Gop:
+        """Of a keyframe, after the GOP `before` of the same connection."""
+        gop = cls([packet])
+        if before is not None:
+            gop.previous, gop.previous_damage = before.packets, before.damage
+            before.following, before.following_damage = gop.packets, gop.damage
+            if packet.lost:
+                before.damage.lost(len(before.packets))
+        if packet.corrupt:
+            gop.damage.lost(0)
+        return gop
+
+    def append(self, packet: Packet) -> None:
+        """After a loss the pictures are spoilt until the next keyframe."""
+        if len(self.packets) == 1 and packet.pts > self.packets[0].pts and not self.packets[0].recovery:
+            # Pictures shown before the keyframe come right after it: there are none, nobody needs the GOP before.
+            self.previous, self.previous_damage = [], Damage()
+        if packet.corrupt or packet.lost:
+            self.damage.lost(len(self.packets))
+        self.packets.append(packet)
 
     @property
     def size(self) -> int:
@@ -41,42 +78,57 @@ class Picture:
     gop: Gop
     index: int
 
-    def to_decode(self) -> list[Packet]:
-        """The packets to feed, in order, the picture's own last.
+    @property
+    def leading(self) -> bool:
+        """Whether it is shown before its GOP's keyframe (open GOP)."""
+        return not self.packet.key and self.packet.pts < self.gop.packets[0].pts
 
-        A picture shown before its GOP's keyframe (open GOP) refers to the GOP before: both are fed.
-        """
+    @property
+    def needs_previous(self) -> bool:
+        """Whether it refers to the GOP before: shown before its keyframe, or that one is not whole by itself yet."""
+        return self.leading or self.index < self.gop.packets[0].recovery
+
+    def to_decode(self) -> list[Packet]:
+        """The packets to feed, in order, the picture's own last; the GOP before first, where it is needed."""
         upto = self.gop.packets[: self.index + 1]
-        if not self.packet.key and self.packet.pts < self.gop.packets[0].pts:
-            return [*self.gop.previous, *upto]
-        return upto
+        return [*self.gop.previous, *upto] if self.needs_previous else upto
 
     def following(self) -> list[Packet]:
-        """The packets of its GOP that have come after it."""
-        return self.gop.packets[self.index + 1 :]
+        """The packets that have come after it, to the end of the next GOP."""
+        return [*self.gop.packets[self.index + 1 :], *self.gop.following]
 
     @property
     def decodable(self) -> bool:
-        """False for the leading pictures of the first GOP after a join: what they refer to was never received."""
-        return self.packet.key or self.packet.pts >= self.gop.packets[0].pts or bool(self.gop.previous)
+        """False where what it refers to was never received: the first GOP after a join."""
+        previous = self.gop.previous
+        return not self.needs_previous or (bool(previous) and previous[0].recovery <= len(previous) + self.index)
+
+    @property
+    def damaged(self) -> bool:
+        """Whether it, or something it may refer to, is known to be damaged or lost."""
+        damage, before = self.gop.damage, self.gop.previous_damage
+        return damage.spoils(self.index, leading=self.leading) or (before.any and self.needs_previous)
 
     @property
     def usable(self) -> bool:
         """Whether it can be decoded, and is known to have been taken when it says."""
-        return self.packet.timed and self.decodable
+        packet = self.packet
+        return packet.timed and not packet.second_field and self.decodable and not self.damaged
 
 
 class Ring:
-    """The last seconds of a stream in whole GOPs, bounded by seconds and bytes.
+    """The last seconds of a stream in whole GOPs, bounded by seconds, by bytes, and by the process's budget.
 
     The newest GOP stays whatever its length, unless it alone is larger than the bound: then the ring waits for the
     next keyframe.
     """
 
-    def __init__(self, seconds: float, max_bytes: int) -> None:
+    def __init__(self, seconds: float, max_bytes: int, budget: RingBudget | None = None) -> None:
         self._seconds = seconds
         self._max_bytes = max_bytes
+        self._budget = budget
         self._gops: deque[Gop] = deque()
+        self._latest = 0.0  # capture time of the packet taken in last
         self.bytes = 0
 
     def append(self, packet: Packet) -> Picture | None:
@@ -86,29 +138,49 @@ class Ring:
             self.clear()
             newest = None
         if packet.key:
-            before = newest.packets if newest is not None else []
-            newest = Gop([packet], before)
+            newest = Gop.begin(packet, newest)
             self._gops.append(newest)
         elif newest is None:
             return None
         else:
-            newest.packets.append(packet)
-        self.bytes += len(packet.data)
+            newest.append(packet)
+        self._latest = packet.timestamp
+        self._count(len(packet.data))
         while len(self._gops) > 1 and (
             self.bytes > self._max_bytes or self._gops[1].packets[0].timestamp < packet.timestamp - self._seconds
         ):
-            self.bytes -= self._gops.popleft().size
+            self.evict()
         if self.bytes > self._max_bytes:
             self.clear()
             return None
-        return Picture(packet, newest, len(newest.packets) - 1)
+        picture = Picture(packet, newest, len(newest.packets) - 1)
+        if self._budget is not None:
+            self._budget.grew(began_gop=packet.key)
+        return picture
+
+    @property
+    def seconds(self) -> float:
+        """How far back it reaches; 0 when only the newest GOP is left."""
+        if len(self._gops) < 2:
+            return 0.0
+        return max(1e-6, self._latest - self._gops[0].packets[0].timestamp)
+
+    def evict(self) -> None:
+        """Gives up the oldest GOP, unless it is the only one."""
+        if len(self._gops) > 1:
+            self._count(-self._gops.popleft().size)
+
+    def _count(self, change: int) -> None:
+        before, self.bytes = self.bytes, self.bytes + change
+        if self._budget is not None:
+            self._budget.count(self, before, self.bytes)
 
     def newest(self) -> Picture | None:
         """The picture taken last (of the newest GOP), if there is one."""
         if not self._gops:
             return None
         gop = self._gops[-1]
-        index = max(range(len(gop.packets)), key=lambda i: gop.packets[i].pts)
+        index = max(range(len(gop.packets)), key=lambda i: (not gop.packets[i].second_field, gop.packets[i].pts))
         return Picture(gop.packets[index], gop, index)
 
     def last_key(self) -> Picture | None:
@@ -127,7 +199,7 @@ class Ring:
 
     def clear(self) -> None:
         self._gops.clear()
-        self.bytes = 0
+        self._count(-self.bytes)
 
     def __iter__(self) -> Iterator[Gop]:
         return iter(self._gops)

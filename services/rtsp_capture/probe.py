@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import median
 
-from models.schemas import ProbeClock, ProbeResponse
+from models.schemas import ProbeResponse
 from services.rtsp_capture.address import CameraAddress
 from services.rtsp_capture.decoder import Jpeg, PictureDecoder
-from services.rtsp_capture.packets import Packet
+from services.rtsp_capture.keeper import clock_of
+from services.rtsp_capture.packets import Gop, Packet, Picture
 from services.rtsp_capture.reader import ReaderOptions, StreamInfo
 from services.rtsp_capture.session import ReaderSession
 from services.rtsp_capture.stream import StreamDeps
@@ -27,6 +28,7 @@ log = get_logger(__name__)
 
 SECONDS = 3.0  # of packets, at least
 LONGEST = 12.0  # seconds that a second keyframe is waited for
+REPORTS = 8.0  # seconds that a second sender report is waited for, where there was a first
 MAX_BYTES = 64 * 1024 * 1024
 AT_ONCE = 4
 MAX_WAITING = 16
@@ -41,6 +43,7 @@ class Seen:
     """What a connection gave."""
 
     info: StreamInfo | None = None
+    reported: bool = False  # the camera has sent its clock, believed or not
     packets: list[Packet] = field(default_factory=list)
     bytes: int = 0
 
@@ -64,7 +67,10 @@ class Seen:
     @property
     def enough(self) -> bool:
         """Whether more packets would tell nothing more."""
-        return self.bytes >= MAX_BYTES or self.span >= (SECONDS if len(self.keys) > 1 else LONGEST)
+        if self.bytes >= MAX_BYTES or self.span >= LONGEST:
+            return True
+        clock = not self.reported or self.packets[-1].clock_offset is not None or self.span >= REPORTS
+        return len(self.keys) > 1 and self.span >= SECONDS and clock
 
     @property
     def fps(self) -> float | None:
@@ -91,8 +97,8 @@ class Seen:
             newest = max(newest, packet.pts)
         return False
 
-    def warnings(self, transport: str) -> list[str]:
-        """What whoever sets up the camera should know, in sentences."""
+    def warnings(self, transport: str, max_offset: float = 1.0) -> list[str]:
+        """What whoever sets up the camera should know, in sentences. `max_offset`: RTSP__MAX_CLOCK_OFFSET."""
         found = []
         fps, interval = self.fps, self.keyframe_interval
         if not self.keys:
@@ -107,6 +113,12 @@ class Seen:
         told = self.info.fps if self.info else None
         if fps and told and abs(fps - told) > 0.1 * told:
             found.append(f"The camera says {told:.4g} frames a second and sends {fps:.4g}.")
+        offset = self.packets[-1].clock_offset if self.packets else None
+        if offset is not None and abs(offset) > max_offset:
+            side = "ahead of" if offset > 0 else "behind"
+            found.append(
+                f"The camera's clock is {abs(offset):.1f} s {side} ours: frames get our time. Set up NTP in the camera."
+            )
         if transport == "udp":
             found.append("UDP: a lost packet damages pictures until the next keyframe; prefer tcp.")
         return found
@@ -163,7 +175,7 @@ class Prober:
             picture = await self._picture(seen)
         except CaptureFailure as failure:
             code, detail = failure.code, failure.message
-        return _answer(seen, picture, code, detail, transport, connect_ms, began_at)
+        return _answer(seen, picture, code, detail, transport, connect_ms, began_at, settings.MAX_CLOCK_OFFSET)
 
     async def _watch(self, name: str, seen: Seen, options: ReaderOptions, reader: str | None) -> None:
         """Packets until there are enough. Raises CaptureFailure when none came."""
@@ -174,10 +186,14 @@ class Prober:
 
         def came(packets: list[Packet]) -> None:
             seen.take(packets)
+            seen.reported = session.reported
             if seen.enough:
                 enough.set()
 
-        session = ReaderSession(f"probe-{name}", self._deps.reader(reader)(options), 1, opened, came)
+        session = ReaderSession(
+            f"probe-{name}", self._deps.reader(reader)(options), 1, opened, came,
+            max_offset=self._deps.settings.MAX_CLOCK_OFFSET,
+        )  # fmt: skip
         session.start()
         try:
             session.ended.add_done_callback(lambda _: enough.set())
@@ -200,9 +216,8 @@ class Prober:
         """A keyframe as it would be stored. Raises CaptureFailure decode_failed."""
         if seen.info is None or not seen.keys:
             return None
-        index = seen.packets.index(seen.keys[0])
-        following = seen.packets[index + 1 :]
-        return await self._deps.decode_pool.run(PictureDecoder(seen.info).decode, [seen.packets[index]], following, QUALITY)
+        gop = Gop.begin(seen.keys[0], None)
+        return await self._deps.decode_pool.run(PictureDecoder(seen.info).decode, Picture(seen.keys[0], gop, 0), QUALITY)
 
 
 def _unreachable(failure: CaptureFailure, connect_ms: float | None) -> ProbeResponse:
@@ -215,7 +230,7 @@ def _unreachable(failure: CaptureFailure, connect_ms: float | None) -> ProbeResp
 
 def _answer(
     seen: Seen, picture: Jpeg | None, code: str | None, detail: str | None, transport: str, connect_ms: float,
-    began_at: float,
+    began_at: float, max_offset: float,
 ) -> ProbeResponse:  # fmt: skip
     info, keys = seen.info, seen.keys
     size = picture or info
@@ -223,10 +238,10 @@ def _answer(
         reachable=True, code=code, detail=detail, codec=info.codec if info else None,
         width=(size.width or None) if size else None, height=(size.height or None) if size else None,
         fps=_rounded(seen.fps, 3), keyframe_interval_s=_rounded(seen.keyframe_interval, 3), bitrate_bps=seen.bitrate,
-        clock=ProbeClock(source="receipt", offset_ms=None), connect_ms=round(connect_ms, 1),
+        clock=clock_of(seen.packets[-1]), connect_ms=round(connect_ms, 1),
         first_frame_ms=round((keys[0].received - began_at) * 1000, 1) if keys else None,
         mb_per_day_at_1fps=round(len(picture.data) * _DAY / 1e6, 1) if picture else None,
-        warnings=seen.warnings(transport),
+        warnings=seen.warnings(transport, max_offset),
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Encoded packets from a camera, read in one thread.
 
 `PacketReader` is the protocol that a stream needs; `OpenCvReader` is the default: cv2.VideoCapture (FFmpeg) in
-raw-packet mode, which hands over access units and never decodes.
+raw-packet mode, which hands over access units and never decodes. `pyav_reader` has the other one.
 
 Threads: open, read and close of one reader are called from one and the same thread; releasing a VideoCapture from
 another one crashes the process.
@@ -16,14 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-# FFmpeg and OpenCV write whole URLs, passwords included, to stderr past any logger: they are told to be quiet, and
-# OpenCV reads these when it is loaded. What failed is told by our own codes.
-os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "-8"
-os.environ["OPENCV_LOG_LEVEL"] = "SILENT"
-
 import cv2
 import numpy as np
 
+from services.rtsp_capture.host_clock import HOST
 from services.rtsp_capture.stream_times import StreamTimes
 from utils.exceptions import CaptureFailure
 
@@ -40,8 +36,11 @@ class RawPacket:
     data: bytes  # Annex B
     pts: float | None  # seconds on the stream's own clock, its origin the connection's; None: FFmpeg did not say
     key: bool
-    received: float  # wall clock, seconds since the epoch, when it was handed over
+    received: float  # steady time (`host_clock`), seconds since the epoch, when it was handed over
     origin: int = 0  # times of different origins cannot be compared where there are B-pictures (`stream_times`)
+    corrupt: bool = False  # parts of it are known never to have come
+    camera: float | None = None  # the camera's own clock at this picture, seconds since the epoch; None: not known
+    report: int | None = None  # NTP time of the sender report that this is by, where the demuxer tells
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +87,7 @@ ReaderFactory = Callable[[ReaderOptions], PacketReader]
 class OpenCvReader:
     """cv2.VideoCapture with CAP_PROP_FORMAT = -1: raw packets, about 0.6 % of a core at 25 a second."""
 
-    def __init__(self, options: ReaderOptions, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, options: ReaderOptions, clock: Callable[[], float] = HOST.steady) -> None:
         self._options = options
         self._clock = clock
         self._capture: Any = None

@@ -9,18 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from services.rtsp_capture.clock import StreamClock
+from services.rtsp_capture.capture_clock import CaptureClock, Stamp
+from services.rtsp_capture.damage import LossWatch
+from services.rtsp_capture.host_clock import HOST
 from services.rtsp_capture.packets import Packet
 from services.rtsp_capture.reader import PacketReader, RawPacket, StreamInfo
 from utils.exceptions import CaptureFailure
-from utils.metrics import PACKETS, PACKETS_DROPPED
+from utils.logger import Throttle, get_logger
+from utils.metrics import CAMERA_CLOCKS_OFF, PACKETS, PACKETS_DROPPED, QUEUE_DEPTH
+
+log = get_logger(__name__)
+_throttle = Throttle(600, time.monotonic)
 
 MAX_WAITING = 2000  # packets between thread and loop
+_DEPTH = QUEUE_DEPTH.labels(queue="packets")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +44,17 @@ def _reordered(raws: list[RawPacket]) -> bool:
     return any(a.pts is not None and b.pts is not None and a.origin == b.origin and b.pts < a.pts for a, b in pairwise(raws))
 
 
+def _timed_by_camera(raws: list[RawPacket]) -> list[RawPacket]:
+    """Packets without a stream time get it from the camera's clock, where a neighbour tells how the two hang together."""
+    known = next((raw for raw in raws if raw.pts is not None and raw.camera is not None), None)
+    if known is None or known.pts is None or known.camera is None:
+        return raws
+    return [
+        replace(raw, pts=known.pts + raw.camera - known.camera) if raw.pts is None and raw.camera is not None else raw
+        for raw in raws
+    ]
+
+
 class ReaderSession:
     """Runs one `PacketReader` in a thread of its own. Made and used on the event loop."""
 
@@ -46,7 +65,16 @@ class ReaderSession:
         segment: int,
         on_open: Callable[[StreamInfo], None],
         on_packets: Callable[[list[Packet]], None],
+        *,
+        max_offset: float = 1.0,
+        to_wall: Callable[[float], float] = HOST.to_wall,
     ) -> None:
+        """`max_offset`: RTSP__MAX_CLOCK_OFFSET; `to_wall` brings the reader's receipt times to wall time."""
+        self._camera_id = name
+        self._max_offset = max_offset
+        self._to_wall = to_wall
+        self._trusted = True
+        self.reported = False  # whether the camera has sent its clock, believed or not
         self._reader = reader
         self._segment = segment
         self._on_open = on_open
@@ -82,58 +110,87 @@ class ReaderSession:
             failure = CaptureFailure("stream_ended", f"Reading the stream failed ({type(error).__name__}).")
         finally:
             self._reader.close()
+            self._judge(True, None)
         self._post(lambda: self._finish(SessionEnd(failure, self._count)))
 
     def _read(self) -> None:
         info = self._reader.open()
         self._post(lambda: self._on_open(info))
-        clock = StreamClock(1 / info.fps if info.fps else None)
+        clock = self._clock(info)
+        watch = LossWatch(info.codec, info.extradata)
         unsettled: list[RawPacket] = []  # their capture times are known only when the first burst is over
         while not self._quit.is_set():
             raw = self._reader.read()
             self._count += 1
             PACKETS.inc()
+            self.reported = self.reported or raw.camera is not None
             if raw.pts is not None:
-                clock.observe(raw.pts, raw.received)
+                clock.observe(raw.pts, raw.received, raw.camera, raw.report)
             unsettled.append(raw)
-            if not clock.settled:
+            if not clock.receipt.settled:
                 continue
             if unsettled[0].origin != raw.origin and _reordered(unsettled):
                 # What came before the last origin can be decoded, but nobody knows when it was taken.
                 unsettled = [
                     one if one.origin == raw.origin else replace(one, pts=None, origin=raw.origin) for one in unsettled
                 ]
-                clock = StreamClock(1 / info.fps if info.fps else None)
+                clock = self._clock(info)
                 for one in unsettled:
                     if one.pts is not None:
-                        clock.observe(one.pts, one.received)
+                        clock.observe(one.pts, one.received, one.camera, one.report)
                 continue
-            self._stamp(unsettled, clock)
+            self._stamp(_timed_by_camera(unsettled), clock, watch)
+            unsettled = []
 
-    def _stamp(self, raws: list[RawPacket], clock: StreamClock) -> None:
+    def _clock(self, info: StreamInfo) -> CaptureClock:
+        return CaptureClock(
+            1 / info.fps if info.fps else None, self._max_offset, self._to_wall, parsed=info.codec != "mjpeg"
+        )
+
+    def _stamp(self, raws: list[RawPacket], clock: CaptureClock, watch: LossWatch) -> None:
         """Gives packets their capture times and hands them over."""
         known = [raw.pts for raw in raws if raw.pts is not None]
         if self._label is None:
             self._label = min(known, default=0.0) - 1  # nothing is shown before a connection's first keyframe
         for raw in raws:
-            pts = clock.missing(known) if raw.pts is None and len(known) == len(raws) - 1 else raw.pts
+            pts = clock.receipt.missing(known) if raw.pts is None and len(known) == len(raws) - 1 else raw.pts
             timed = pts is not None
             pts = self._label = self._label + 1e-4 if pts is None else pts
+            seen = watch.see(raw.data, pts, raw.key)
             if self._lost and not raw.key:
-                PACKETS_DROPPED.inc()
+                PACKETS_DROPPED.labels(reason="after_loss").inc()
                 continue
-            at = clock.time_of(pts)
-            packet = Packet(raw.data, pts, raw.key, raw.received, at, clock.uncertainty(), self._segment, timed)
+            stamp = clock.stamp(pts)
+            packet = Packet(
+                raw.data, pts, raw.key, self._to_wall(raw.received), stamp.at, stamp.uncertainty, self._segment, timed,
+                source=stamp.source, camera_time=stamp.camera_time, clock_offset=stamp.offset,
+                corrupt=raw.corrupt, lost=seen.lost, recovery=seen.recovery, second_field=seen.second_field,
+            )  # fmt: skip
             self._lost = not self._hand_over(packet)
-        raws.clear()
+            self._judge(clock.trusted, stamp)
+
+    def _judge(self, trusted: bool, stamp: Stamp | None) -> None:
+        """A camera whose clock is off is counted while it is, and told of once in a while."""
+        if trusted is not self._trusted:
+            self._trusted = trusted
+            CAMERA_CLOCKS_OFF.dec() if trusted else CAMERA_CLOCKS_OFF.inc()
+        if trusted or stamp is None or stamp.offset is None:
+            return
+        if (withheld := _throttle.allow(self._camera_id)) is not None:
+            log.warning(
+                "camera_clock_off", camera_id=self._camera_id, offset_s=round(stamp.offset, 3),
+                limit_s=self._max_offset, withheld=withheld,
+            )  # fmt: skip
 
     def _hand_over(self, packet: Packet) -> bool:
         with self._guard:
             if len(self._waiting) >= MAX_WAITING:
-                PACKETS_DROPPED.inc(len(self._waiting) + 1)
+                PACKETS_DROPPED.labels(reason="queue_full").inc(len(self._waiting) + 1)
+                _DEPTH.dec(len(self._waiting))
                 self._waiting.clear()
                 return False
             self._waiting.append(packet)
+            _DEPTH.inc()
             if self._waking:
                 return True
             self._waking = True
@@ -151,6 +208,7 @@ class ReaderSession:
     def _drain(self) -> None:
         with self._guard:
             packets = list(self._waiting)
+            _DEPTH.dec(len(packets))
             self._waiting.clear()
             self._waking = False
         self._on_packets(packets)

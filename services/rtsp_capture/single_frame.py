@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from models.values import DropReason, Sampling
-from services.rtsp_capture.capture import Capture
-from services.rtsp_capture.packets import Picture
+from services.rtsp_capture.capture import LATE, Capture
 from services.rtsp_capture.sampler import Chosen
 from services.rtsp_capture.stream import Stream
 from utils.exceptions import CaptureFailure
@@ -39,8 +38,7 @@ class SingleFrameCapture(Capture):
         if self._slots.sampler is None:
             self._begin_grid(self._at)
         if self._out_of_ring(self._at):
-            told = "The camera's stream was not open then, or its ring does not reach back so far."
-            self._state.failed(CaptureFailure("timestamp_out_of_range", told), self._deps.now())
+            self._state.failed(self._why_out_of_ring(), self._deps.now())
             self._slots.grid.next_slot = 1
             self._store.drop([0], DropReason.NO_PICTURE)
             return False
@@ -52,10 +50,20 @@ class SingleFrameCapture(Capture):
         """Whether a moment was asked for that had passed already, and no open stream's ring reaches back to it."""
         if at >= self._row.created_at.timestamp() or self._slots.done:
             return False
-        key = self._key()
-        stream = self._deps.hub.find(key) if key is not None else None
+        stream = self._open_stream()
         span = stream.ring.span if stream is not None else None
         return span is None or span[0] > at
+
+    def _open_stream(self) -> Stream | None:
+        key = self._key()
+        return self._deps.hub.find(key) if key is not None else None
+
+    def _why_out_of_ring(self) -> CaptureFailure:
+        stream = self._open_stream()
+        if self._params.burst is not None and stream is not None and stream.failure is not None:
+            return stream.failure  # the burst tried to open it
+        told = "The camera's stream was not open then, or its ring does not reach back so far."
+        return CaptureFailure("timestamp_out_of_range", told)
 
     def _begun(self) -> None:
         assert self._stream is not None
@@ -63,19 +71,12 @@ class SingleFrameCapture(Capture):
             for picture in list(self._stream.ring.pictures()):
                 self.on_picture(picture)
             return
-        newest = self._newest(self._stream)
+        newest = self._stream.newest(self._deps.now(), self._params.max_staleness)
         if self._slots.sampler is None and self._stream.live and newest is not None:
             self._begin_grid(newest.packet.timestamp)
             self._last_picture = newest.packet.timestamp
             self._take([Chosen(0, newest)], [])
             self._slots.grid.next_slot = 1
-
-    def _newest(self, stream: Stream) -> Picture | None:
-        """What an open stream gives at once: its newest picture, or its last keyframe while that is young enough."""
-        key = stream.ring.last_key()
-        if key is not None and self._deps.now() - key.packet.timestamp <= self._params.max_staleness:
-            return key
-        return stream.ring.newest()
 
     def _try_another(self, slot: int) -> bool:
         """The next one, until RTSP__CAPTURE_TIMEOUT; not for a moment that was asked for."""
@@ -92,8 +93,16 @@ class SingleFrameCapture(Capture):
     def _expire(self, now: float, live: bool) -> None:
         if self._at is None:
             super()._expire(now, live)
-        elif not self._slots.done and now >= self._at + self._deps.settings.CAPTURE_TIMEOUT:
+        elif not self._slots.done and now >= self._at + self._moment_wait:
             self._take(*self._slots.grid.expire(float("inf")))
+
+    @property
+    def _moment_wait(self) -> float:
+        """Seconds after a frame_timestamp that a nearer picture may still come; of a burst, one that is near enough."""
+        settings, burst = self._deps.settings, self._params.burst
+        if burst is None:
+            return settings.CAPTURE_TIMEOUT
+        return min(settings.CAPTURE_TIMEOUT, burst.tolerance_ms / 1000 + LATE + settings.READ_TIMEOUT)
 
     @property
     def _first_picture_wait(self) -> float | None:

@@ -11,7 +11,6 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Protocol, TypeVar
 
 from config import RtspSettings
@@ -22,22 +21,16 @@ from services.rtsp_capture.luma import Luma
 from services.rtsp_capture.packets import Packet, Picture, Ring
 from services.rtsp_capture.preflight import Described
 from services.rtsp_capture.reader import ReaderFactory, ReaderOptions, StreamInfo
+from services.rtsp_capture.ring_budget import RingBudget
 from services.rtsp_capture.session import ReaderSession
+from services.rtsp_capture.stream_state import StreamStanding
 from utils.exceptions import CaptureFailure
-from utils.logger import Throttle, get_logger
-from utils.metrics import DECODE_SECONDS, RING_BYTES, STREAM_FAILURES, STREAM_OPEN, STREAMS
+from utils.logger import get_logger
+from utils.metrics import DECODE_SECONDS, PACKETS_DROPPED, STREAM_OPEN
 from utils.pool import WorkerPool
 
 log = get_logger(__name__)
 Verdict = TypeVar("Verdict")
-_throttle = Throttle(10, time.monotonic)
-
-
-class StreamState(StrEnum):
-    CONNECTING = "connecting"
-    LIVE = "live"
-    BACKING_OFF = "backing_off"
-    CLOSED = "closed"
 
 
 class Listener(Protocol):
@@ -84,19 +77,18 @@ class StreamDeps:
 class Stream:
     """Keeps one RTSP connection for any number of listeners."""
 
-    def __init__(self, key: StreamKey, address: CameraAddress, deps: StreamDeps) -> None:
+    def __init__(self, key: StreamKey, address: CameraAddress, deps: StreamDeps, budget: RingBudget) -> None:
         self.key = key
         self._address = address
         self._deps = deps
         self._settings = deps.settings
-        self.state = StreamState.CONNECTING
+        # A context of its own: the stream outlives the capture that opened it, whose id is not its log lines' id.
+        context = contextvars.Context()
+        self.standing = context.run(StreamStanding, key.camera_id)
         self.info: StreamInfo | None = None
-        self.failure: CaptureFailure | None = None
-        self.last_failure: tuple[CaptureFailure, float] | None = None  # the latest ever, and when (wall clock)
-        self.since = time.time()  # of the state
         self.last_packet: Packet | None = None
         self.first_of_segment: Packet | None = None
-        self.ring = Ring(deps.settings.RING_SECONDS, deps.settings.RING_BYTES)
+        self.ring = Ring(deps.settings.RING_SECONDS, deps.settings.RING_BYTES, budget)
         self._listeners: list[Listener] = []
         self._segment = 0
         self._closing = asyncio.Event()
@@ -106,9 +98,7 @@ class Stream:
         self._decode_turn = asyncio.Lock()
         self._decoding: dict[tuple[int, float, int], asyncio.Task[Jpeg]] = {}
         self._started = time.monotonic()
-        # A context of its own: the stream outlives the capture that opened it, whose id is not its log lines' id.
-        self._task = asyncio.create_task(self._run(), name=f"stream-{key.camera_id}", context=contextvars.Context())
-        STREAMS.labels(state=self.state.value).inc()
+        self._task = asyncio.create_task(self._run(), name=f"stream-{key.camera_id}", context=context)
 
     # -- listeners ---------------------------------------------------------------------------------------------
 
@@ -121,7 +111,13 @@ class Stream:
 
     @property
     def live(self) -> bool:
-        return self.state is StreamState.LIVE
+        """Whether there is a connection; a stalled one counts until RTSP__READ_TIMEOUT ends it."""
+        return self.standing.open
+
+    @property
+    def failure(self) -> CaptureFailure | None:
+        """Why there is none."""
+        return self.standing.failure
 
     @property
     def reconnects(self) -> int:
@@ -133,6 +129,13 @@ class Stream:
             return None
         width, height = (picture.width, picture.height) if picture else (self.info.width, self.info.height)
         return SourceInfo(self.info.codec, width, height, self.info.fps)
+
+    def newest(self, now: float, max_staleness: float) -> Picture | None:
+        """What it gives at once: its newest picture, or its last keyframe while that is `max_staleness` seconds young."""
+        key = self.ring.last_key()
+        if key is not None and now - key.packet.timestamp <= max_staleness:
+            return key
+        return self.ring.newest()
 
     # -- decoding ----------------------------------------------------------------------------------------------
 
@@ -149,13 +152,16 @@ class Stream:
             task.add_done_callback(lambda _: self._decoding.pop(key, None))
         return await asyncio.shield(task)
 
+    async def snapshot(self, picture: Picture, quality: int) -> Jpeg:
+        """As `decode`, of a picture wanted at once."""
+        return await self.decode(picture, quality)
+
     async def _decode(self, picture: Picture, quality: int) -> Jpeg:
         async with self._decode_turn:
             decoder = self._decoder_for(picture)
             started = time.perf_counter()
             try:
-                packets, following = picture.to_decode(), picture.following()
-                return await self._deps.decode_pool.run(decoder.decode, packets, following, quality)
+                return await self._deps.decode_pool.run(decoder.decode, picture, quality)
             finally:
                 DECODE_SECONDS.observe(time.perf_counter() - started)
 
@@ -166,10 +172,9 @@ class Stream:
         """
         async with self._decode_turn:
             decoder = self._decoder_for(picture)
-            packets, following = picture.to_decode(), picture.following()
 
             def look() -> Verdict:
-                return judge(decoder.luma(packets, following, width))
+                return judge(decoder.luma(picture, width))
 
             return await self._deps.decode_pool.run(look)
 
@@ -177,7 +182,7 @@ class Stream:
         if self._decoder is None or self._decoder_segment != picture.packet.segment:
             if self.info is None:
                 raise CaptureFailure("decode_failed", "The stream was never open.")
-            self._decoder = PictureDecoder(self.info)
+            self._decoder = PictureDecoder(self.info, lossy=self.key.transport == "udp")
             self._decoder_segment = picture.packet.segment
         return self._decoder
 
@@ -186,7 +191,7 @@ class Stream:
     async def _run(self) -> None:
         failures = 0
         while not self._closing.is_set():
-            self._enter(StreamState.CONNECTING)
+            self.standing.connecting()
             self._started = time.monotonic()
             failure, packets = await self._attempt()
             if failure is None:
@@ -195,7 +200,7 @@ class Stream:
             self._failed(failure, failures)
             slow = packets == 0 and self._segment > 0 and failure.code in ("unauthorized_camera", "forbidden_camera")
             await self._back_off(failures, slow and self.last_packet is not None)
-        self._enter(StreamState.CLOSED)
+        self.standing.closed()
 
     async def _attempt(self) -> tuple[CaptureFailure | None, int]:
         """One connection, from the check to its end: (why it ended, packets read)."""
@@ -216,8 +221,9 @@ class Stream:
             settings.OPEN_TIMEOUT, settings.READ_TIMEOUT, settings.TLS_VERIFY,
         )  # fmt: skip
         session = ReaderSession(
-            self.key.camera_id, self._deps.reader(self.key.reader)(options), self._segment, self._opened, self._packets
-        )
+            self.key.camera_id, self._deps.reader(self.key.reader)(options), self._segment, self._opened, self._packets,
+            max_offset=settings.MAX_CLOCK_OFFSET,
+        )  # fmt: skip
         self._session = session
         session.start()
         end = await session.ended
@@ -239,34 +245,27 @@ class Stream:
 
     def _opened(self, info: StreamInfo) -> None:
         self.info = info
-        self.failure = None
         self.first_of_segment = None
         STREAM_OPEN.observe(time.monotonic() - self._started)
-        self._enter(StreamState.LIVE)
+        self.standing.live()
         for listener in list(self._listeners):
             listener.on_live(info)
 
     def _packets(self, packets: list[Packet]) -> None:
+        self.standing.heard()
         for packet in packets:
             self.last_packet = packet
             if self.first_of_segment is None:
                 self.first_of_segment = packet
-            before = self.ring.bytes
             picture = self.ring.append(packet)
-            RING_BYTES.inc(self.ring.bytes - before)
-            if picture is not None:
-                for listener in list(self._listeners):
-                    listener.on_picture(picture)
+            if picture is None:
+                PACKETS_DROPPED.labels(reason="no_keyframe").inc()
+                continue
+            for listener in list(self._listeners):
+                listener.on_picture(picture)
 
     def _failed(self, failure: CaptureFailure, failures: int) -> None:
-        self.failure = failure
-        self.last_failure = (failure, time.time())
-        STREAM_FAILURES.labels(code=failure.code).inc()
-        if (withheld := _throttle.allow(f"{self.key.camera_id}:{failure.code}")) is not None:
-            log.warning(
-                "stream_failed", camera_id=self.key.camera_id, code=failure.code, reason=failure.message,
-                failures=failures, withheld=withheld,
-            )  # fmt: skip
+        self.standing.failed(failure, failures)
         for listener in list(self._listeners):
             listener.on_failure(failure)
 
@@ -274,32 +273,20 @@ class Stream:
         """Exponential with jitter (half to whole), interruptible."""
         longest = self._settings.RECONNECT_MAX_DELAY
         delay = longest if slow else min(longest, self._settings.RECONNECT_DELAY * 2 ** min(failures - 1, 16))
-        self._enter(StreamState.BACKING_OFF)
         try:
             async with asyncio.timeout(delay * random.uniform(0.5, 1.0)):  # noqa: S311
                 await self._closing.wait()
         except TimeoutError:
             pass
 
-    def _enter(self, state: StreamState) -> None:
-        if state is self.state:
-            return
-        STREAMS.labels(state=self.state.value).dec()
-        if state is not StreamState.CLOSED:
-            STREAMS.labels(state=state.value).inc()
-        changed = state in (StreamState.LIVE, StreamState.CLOSED) or self.state is StreamState.LIVE
-        self.state, self.since = state, time.time()
-        if changed:
-            log.info("stream_state", camera_id=self.key.camera_id, state=state.value, segment=self._segment)
-
     def close(self) -> None:
         """Begins to close; `closed()` waits for it."""
         self._closing.set()
+        self.standing.closing()
         if self._session is not None:
             self._session.stop()
 
     async def closed(self) -> None:
         """Waits until the reader's thread has ended: it must be gone before the interpreter is."""
         await self._task
-        RING_BYTES.dec(self.ring.bytes)
         self.ring.clear()

@@ -37,8 +37,11 @@ def camera(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Camera]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def kit(backends: Backends, storage: StorageService, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Kit]:
-    async with open_kit(backends, storage, tmp_path_factory.mktemp("data"), MAX_CONCURRENT_STREAMS=50) as made:
+async def kit(
+    backends: Backends, storage: StorageService, reader: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Kit]:
+    folder = tmp_path_factory.mktemp("data")
+    async with open_kit(backends, storage, folder, MAX_CONCURRENT_STREAMS=50, READER=reader) as made:
         yield made
 
 
@@ -145,7 +148,7 @@ async def test_each_failure_has_its_code_in_time_and_tells_no_secret(
         told = request.model_dump_json()
         assert "s3cr" not in told, name
     written = "".join(capfd.readouterr())
-    assert "stream_failed" in written  # the log is there to be judged
+    assert "stream_state" in written  # the log is there to be judged
     assert "s3cr" not in written
     assert ENCODED not in written
 

@@ -42,7 +42,11 @@ LONG = 15.0
 class Result:
     request: IngestionResponse
     frames: list[Stored]
-    fps: float
+    fields: dict[str, Any]
+
+    @property
+    def fps(self) -> float:
+        return float(self.fields.get("fps", 1.0))
 
     def slot_time(self, slot: int) -> float:
         assert self.request.grid_start is not None
@@ -75,7 +79,9 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def kit(backends: Backends, storage: StorageService, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Kit]:
+async def kit(
+    backends: Backends, storage: StorageService, reader: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Kit]:
     async with open_kit(
         backends,
         storage,
@@ -84,21 +90,24 @@ async def kit(backends: Backends, storage: StorageService, tmp_path_factory: pyt
         OPEN_TIMEOUT=5,
         READ_TIMEOUT=5,
         STORE_RETRY=30,
+        READER=reader,
     ) as made:
         yield made
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def results(kit: Kit, films: dict[str, Path]) -> dict[str, Result]:
+async def results(kit: Kit, reader: str, films: dict[str, Path]) -> dict[str, Result]:
     made: dict[str, Result] = {}
 
     async def run(name: str, film: str, fields: dict[str, Any]) -> None:
         fields = {"capture_mode": "continuous", **fields}
+        if name == "long" and reader == "pyav":
+            fields["capture_duration"] = 8.0  # that lag does not grow has little to do with the reader
         request = await kit.submit(camera.url_of(film), camera_ids[film], **fields)
         found = await kit.final(request, LONG + 15)
-        made[name] = Result(found, await kit.frames(request), fields.get("fps", 1.0))
+        made[name] = Result(found, await kit.frames(request), fields)
 
-    with Camera(films) as camera:
+    with Camera(films, report_every=0) as camera:  # all by receipt: test_capture_rtcp is about the camera's clock
         camera_ids = {film: unique(film) for film in films}
         cpu, began = time.process_time(), time.monotonic()
         async with asyncio.TaskGroup() as group:
@@ -120,7 +129,7 @@ async def test_it_completes_with_every_slot_accounted_for(results: dict[str, Res
     progress = request.progress
     assert progress.reconnects == 0
     assert progress.gaps == []
-    fields = WANTED[name][1]
+    fields = results[name].fields
     if name in EVERY_SLOT:
         slots = math.ceil(fields["capture_duration"] * fields["fps"] - 1e-9) if "fps" in fields else 1
         assert (progress.expected, progress.stored, progress.dropped) == (slots, slots, {}), progress

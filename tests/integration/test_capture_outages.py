@@ -36,8 +36,10 @@ def camera(films: dict[str, Path]) -> Iterator[Camera]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def kit(backends: Backends, storage: StorageService, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Kit]:
-    async with open_kit(backends, storage, tmp_path_factory.mktemp("data")) as made:
+async def kit(
+    backends: Backends, storage: StorageService, reader: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Kit]:
+    async with open_kit(backends, storage, tmp_path_factory.mktemp("data"), READER=reader) as made:
         yield made
 
 
@@ -201,9 +203,9 @@ async def test_cancelling_in_every_state(kit: Kit, camera: Camera, state: str) -
 
 
 async def test_cancelling_a_pending_capture(
-    backends: Backends, storage: StorageService, camera: Camera, tmp_path: Path
+    backends: Backends, storage: StorageService, camera: Camera, reader: str, tmp_path: Path
 ) -> None:
-    async with open_kit(await own_database(backends), storage, tmp_path, MAX_CONCURRENT_STREAMS=1) as kit:
+    async with open_kit(await own_database(backends), storage, tmp_path, MAX_CONCURRENT_STREAMS=1, READER=reader) as kit:
         running = await kit.submit(camera.url, capture_mode="continuous", fps=1.0)
         await kit.until(running, lambda r: r.progress.stored > 0)
         waiting = await kit.submit(camera.url, unique(), capture_mode="continuous", fps=1.0)

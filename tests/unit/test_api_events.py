@@ -22,7 +22,8 @@ EVENTS = f"/api/v1/ingest/requests/{KNOWN}/events"
 
 async def test_a_trigger_is_accepted_with_and_without_a_body(api: Api) -> None:
     for body, label, at in (
-        ({}, None, None), (None, None, None), ({"label": "car 44"}, "car 44", None), ({"label": None, "at": None}, None, None),
+        ({}, None, None), (None, None, None), ({"label": "car 44"}, "car 44", None),
+        ({"label": None, "at": None}, None, None),
         ({"at": "2026-05-04T15:30:00.5+02:00"}, None, datetime(2026, 5, 4, 13, 30, 0, 500000, UTC)),
     ):  # fmt: skip
         answer = await api("POST", TRIGGER, json=body) if body is not None else await api("POST", TRIGGER)
@@ -53,7 +54,8 @@ async def test_what_a_trigger_may_be_refused_with(api: Api) -> None:
     problem(await api("POST", TRIGGER), 409, "not_running")
     api.orchestrator.error = TimestampOutOfRange.of("at", "is too old", code="timestamp_out_of_range")
     found = problem(await api("POST", TRIGGER, json={"at": "2020-05-04T13:30:00Z"}), 422, "timestamp_out_of_range")
-    assert [(one["in"], one["pointer"], one["code"]) for one in found["errors"]] == [("body", "/at", "timestamp_out_of_range")]
+    (error,) = found["errors"]
+    assert (error["in"], error["pointer"], error["code"]) == ("body", "/at", "timestamp_out_of_range")
     problem(await api("GET", TRIGGER), 405, "method_not_allowed")
 
 

@@ -12,6 +12,8 @@ from api import examples
 from api.errors import TABLE
 from api.openapi import _subclasses, schema_of
 from models.schemas import (
+    BurstRequest,
+    BurstResponse,
     CameraConfiguration,
     CameraCreate,
     CameraPage,
@@ -75,7 +77,7 @@ async def test_bodies_have_schemas_and_examples(api: Api) -> None:
         if "requestBody" in operation
     }
     cameras = {"create_camera", "update_camera", "probe_url", "take_snapshot"}
-    assert {"submit_capture", "upload_images", "trigger_event"} | cameras <= bodies.keys()
+    assert {"submit_capture", "upload_images", "trigger_event", "take_burst"} | cameras <= bodies.keys()
     schemas = schema_of(api.app)["components"]["schemas"]
     for example in schemas["RTSPIngestionRequest"]["examples"]:
         RTSPIngestionRequest.model_validate(example)
@@ -93,6 +95,7 @@ async def test_bodies_have_schemas_and_examples(api: Api) -> None:
         (CameraPatch, examples.CAMERA_PATCH), (CameraConfiguration, examples.CAMERA), (CameraPage, examples.CAMERA_PAGE),
         (ProbeResponse, examples.PROBE), (SnapshotRequest, examples.SNAPSHOT), (TriggerRequest, examples.TRIGGER),
         (TriggerAccepted, examples.TRIGGERED), (EventPage, examples.EVENT_PAGE),
+        (BurstRequest, examples.BURST_NEW), (BurstResponse, examples.BURST),
     ],
 )  # fmt: skip
 def test_response_examples_fit_their_models(model: type[BaseModel], example: dict[str, Any]) -> None:

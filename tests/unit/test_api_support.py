@@ -18,6 +18,8 @@ from api import examples
 from config import Settings
 from main import create_app
 from models.schemas import (
+    BurstRequest,
+    BurstResponse,
     CameraConfiguration,
     CameraCreate,
     CameraPage,
@@ -239,10 +241,34 @@ class FakeCameras:
         self.probed.append(camera_id)
         return ProbeResponse.model_validate(examples.PROBE)
 
-    async def snapshot(self, camera_id: str, body: SnapshotRequest) -> FrameInfo:
+    async def take(self, camera_id: str, body: SnapshotRequest) -> FrameInfo:
         self._known(camera_id)
         self.snapshots.append(body)
         return frame_of(KNOWN)
+
+
+class FakeBursts:
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.taken: list[BurstRequest] = []
+        self.seconds = 0.0
+        self.cancelled = False
+
+    async def take(self, body: BurstRequest) -> BurstResponse:
+        if self.error:
+            raise self.error
+        self.taken.append(body)
+        try:
+            await asyncio.sleep(self.seconds)
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+        return BurstResponse.model_validate(examples.BURST)
+
+    async def get(self, group_id: UUID) -> BurstResponse:
+        if group_id != KNOWN:
+            raise RequestNotFound
+        return BurstResponse.model_validate(examples.BURST)
 
 
 class FakeHealth:
@@ -262,10 +288,10 @@ class Api:
         self.app: FastAPI = create_app(self.settings)
         self.state = self.app.state.trackshift
         self.orchestrator, self.queries, self.health = FakeOrchestrator(), FakeQueries(), FakeHealth()
-        self.cameras = FakeCameras()
+        self.cameras, self.bursts = FakeCameras(), FakeBursts()
         self.state.services = SimpleNamespace(
             settings=self.settings, orchestrator=self.orchestrator, queries=self.queries, health=self.health,
-            cameras=self.cameras,
+            cameras=self.cameras, snapshots=self.cameras, bursts=self.bursts,
         )  # fmt: skip
         self.client = httpx.AsyncClient(
             transport=httpx.ASGITransport(self.app, raise_app_exceptions=True), base_url="http://test"

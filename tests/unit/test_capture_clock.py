@@ -128,3 +128,13 @@ def test_time_does_not_run_backwards_under_jitter() -> None:
         if clock.settled:
             times.append(clock.time_of(pts))
     assert all(b > a for a, b in pairwise(times))
+
+
+def test_motion_jpeg_waits_for_no_next_picture() -> None:
+    """Handed over when its last packet comes: nothing is subtracted."""
+    late, at_once = StreamClock(0.04), StreamClock(0.04, parsed=False)
+    for clock in (late, at_once):
+        for number in range(20):
+            clock.observe(number / 25, T0 + number / 25 + DELAY)
+    assert at_once.time_of(0.4) == pytest.approx(T0 + 0.4 + DELAY)
+    assert late.time_of(0.4) == pytest.approx(T0 + 0.4 + DELAY - 0.04)

@@ -3,22 +3,22 @@
 `python -m utils.demo.camera --port 8554` serves live scenes whose burnt-in clock is UTC.
 """
 
-import argparse
-import asyncio
 import contextlib
-import os
+import json
 import random
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
+
+from utils.demo.show import Faults, Show
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,17 +30,18 @@ class CameraError(RuntimeError):
 class Camera:
     """A camera that can be stopped, killed, frozen and brought back on the same port.
 
-    `films` is one film, or films by name; without any it shows the live scene. The other arguments:
+    `films` is one film or show, or several by name; without any it shows the live scene. The other arguments:
     - `join`, what a new client gets first: "key" waits for the next key picture (a live scene makes one at once),
       "now" starts in the middle of a group, "burst" repeats the current group at once;
     - `report_every`, the interval of RTCP sender reports in seconds (0: none);
     - `clock_offset`, seconds by which the camera's own clock is ahead of the truth;
-    - `rtp_start`, the RTP timestamp at the start (never 0, which FFmpeg misreads; near 2**32 to see it wrap).
+    - `rtp_start`, the RTP timestamp at the start (never 0, which FFmpeg misreads; near 2**32 to see it wrap);
+    - `session_timeout`, seconds after which a client that gives no sign of life loses its session.
     """
 
     def __init__(
         self,
-        films: Path | Mapping[str, Path] | None = None,
+        films: Path | Show | Mapping[str, Path | Show] | None = None,
         *,
         name: str = "cam1",
         port: int = 0,
@@ -51,12 +52,14 @@ class Camera:
         report_every: float = 5.0,
         clock_offset: float = 0.0,
         rtp_start: int = 1_000_000,
+        session_timeout: int = 60,
     ) -> None:
         self.host = "127.0.0.1"
         self.port = port or free_port()
-        named = {name: films} if isinstance(films, Path) else dict(films or {})
+        named = {name: films} if isinstance(films, Path | Show) else dict(films or {})
+        shows = {key: Show([shown]) if isinstance(shown, Path) else shown for key, shown in named.items()}
         self.names = list(named) or [name]
-        self._arguments = [f"--film={key}={path.resolve()}" for key, path in named.items()] or [f"--live={name}"]
+        self._arguments = [f"--show={key}={show.to_json()}" for key, show in shows.items()] or [f"--live={name}"]
         self._arguments += [
             f"--size={size[0]}x{size[1]}",
             f"--fps={fps}",
@@ -67,6 +70,7 @@ class Camera:
             f"--report-every={report_every}",
             f"--clock-offset={clock_offset}",
             f"--rtp-start={rtp_start}",
+            f"--session-timeout={session_timeout}",
         ]
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: IO[bytes] | None = None
@@ -84,6 +88,14 @@ class Camera:
     def url_of(self, name: str) -> str:
         """The address of the stream `name`."""
         return f"rtsp://{self.host}:{self.port}/{name}"
+
+    def fault(self, faults: Faults, name: str | None = None) -> None:
+        """From now on the stream `name` (the first) has these faults, and no others. They end with the process."""
+        if self._process is None or self._process.stdin is None:
+            raise CameraError("the camera does not run")
+        line = json.dumps({"name": name or self.names[0], "faults": asdict(faults)})
+        self._process.stdin.write(line.encode() + b"\n")
+        self._process.stdin.flush()
 
     def start(self, timeout: float = 15.0) -> Self:
         """Start the camera and wait until its port accepts connections."""
@@ -173,60 +185,11 @@ def _accepts(host: str, port: int) -> bool:
     return True
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m utils.demo.camera", description="RTSP cameras for the demo.")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8554)
-    parser.add_argument("--film", action="append", default=[], metavar="NAME=PATH", help="show a film for ever")
-    parser.add_argument("--live", action="append", default=[], metavar="NAME", help="show the live scene")
-    parser.add_argument("--size", default="1280x720")
-    parser.add_argument("--fps", type=int, default=25)
-    parser.add_argument("--bitrate", type=int, default=2_000_000)
-    parser.add_argument("--join", choices=("key", "now", "burst"), default="key")
-    parser.add_argument("--report-every", type=float, default=5.0, help="seconds between RTCP sender reports, 0: none")
-    parser.add_argument("--clock-offset", type=float, default=0.0, help="seconds the camera's clock is ahead")
-    parser.add_argument("--rtp-start", type=int, default=1_000_000)
-    parser.add_argument("--attached", action="store_true", help="end when standard input does")
-    return parser.parse_args()
-
-
-async def _serve(options: argparse.Namespace) -> None:
-    from utils.demo.server import open_sources, serve
-
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for kind in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(kind, stop.set)
-    live = options.live or ([] if options.film else ["cam1", "cam2", "cam3"])
-    films = dict(item.split("=", 1) for item in options.film)
-    width, height = map(int, options.size.split("x"))
-    sources = open_sources(
-        {name: Path(path) for name, path in films.items()},
-        live,
-        (width, height),
-        options.fps,
-        options.bitrate,
-        options.join,
-        options.rtp_start,
-    )
-    async with serve(sources, options.host, options.port, options.report_every, options.clock_offset):
-        for name in sources:
-            print(f"rtsp://{options.host}:{options.port}/{name}", flush=True)
-        await stop.wait()
-
-
-def _end_with_parent() -> None:
-    while os.read(0, 1024):  # not sys.stdin, whose lock would stand in the way of a normal exit
-        pass
-    os._exit(0)
-
-
 def main() -> None:
     """Serve until told to stop."""
-    options = _arguments()
-    if options.attached:
-        threading.Thread(target=_end_with_parent, daemon=True).start()
-    asyncio.run(_serve(options))
+    from utils.demo.command import run  # here, so that those who start cameras load no server
+
+    run()
 
 
 if __name__ == "__main__":

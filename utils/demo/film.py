@@ -6,20 +6,28 @@ import os
 from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import av
 import cv2
 import numpy as np
 from PIL import Image
 
+from utils.demo.colour import matrix_of, name_colours, to_planes
 from utils.demo.frame_number import NUMBER_BITS, read_frame_number
+from utils.demo.paint import Picture
 from utils.demo.scene import Scene
 
-Codec = Literal["h264", "hevc"]
+Codec = Literal["h264", "hevc", "mjpeg"]
+SoundCodec = Literal["aac", "pcmu", "pcma"]
 
-_VERSION = 1  # raise it when the same parameters would give another film
+_VERSION = 2  # raise it when the same parameters would give another film
 _ENCODERS = {"h264": "libx264", "hevc": "libx265"}
+_SOUND = {  # encoder, samples a second, samples a frame, their format
+    "aac": ("aac", 16000, 1024, "fltp"),
+    "pcmu": ("pcm_mulaw", 8000, 160, "s16"),
+    "pcma": ("pcm_alaw", 8000, 160, "s16"),
+}
 
 __all__ = ["NUMBER_BITS", "Codec", "make_film", "make_sound", "make_still", "read_frame_number"]
 
@@ -37,54 +45,101 @@ def make_film(
     bitrate: int = 800_000,
     label: str = "CAM 1",
     seed: int = 1,
+    first: int = 0,
+    open_gop: bool = False,
+    intra_refresh: bool = False,
+    interlaced: bool = False,
+    slices: int = 1,
+    named_colours: bool = True,
 ) -> Path:
-    """An MP4 file whose picture number n carries n, readable by people and by `read_frame_number`.
+    """An MP4 file whose picture number n carries `first` + n, readable by people and by `read_frame_number`.
+
+    Colours are limited-range BT.709 from 720 lines up, else BT.601, and the stream says so (`named_colours`).
+    `open_gop`: key pictures that pictures shown before them refer across (H.264: recovery points, H.265: CRA).
+    `intra_refresh`: one key picture only, then a column of intra blocks that wanders in `gop` pictures.
+    `interlaced`: coded in fields where that is better (MBAFF; H.264 only). `slices` of each picture (H.264 only).
+    `mjpeg` takes neither these nor `bitrate`.
 
     A `target` that ends in .mp4 is that file; any other is a folder, where the parameters give the name.
     An existing file is taken as it is.
     """
     key = f"film-{_VERSION}-{codec}-{width}x{height}-{fps}-{seconds}-{gop}-{bframes}-{bitrate}-{label}-{seed}"
+    key += f"-{first}-{open_gop}-{intra_refresh}-{interlaced}-{slices}-{named_colours}"
     path = _place(target, key)
     if path.exists():
         return path
-    options = {"preset": "ultrafast"}
-    if codec == "h264":
-        options |= {"bf": str(bframes), "sc_threshold": "0", "keyint_min": str(gop)}
-    else:
-        options["x265-params"] = (
-            f"keyint={gop}:min-keyint={gop}:scenecut=0:open-gop=0:bframes={bframes}:b-adapt=0:log-level=error"
-        )
     partial = _partial(path)
     scene = Scene(width, height, seed, label)
+    matrix = matrix_of(height)
     with av.open(str(partial), "w", format="mp4") as film:
-        stream = film.add_stream(_ENCODERS[codec], rate=Fraction(fps), options=options)
-        assert isinstance(stream, av.VideoStream)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.bit_rate, stream.gop_size, stream.max_b_frames = bitrate, gop, bframes
+        if codec == "mjpeg":
+            stream = film.add_stream("mjpeg", rate=Fraction(fps))
+            stream.pix_fmt = "yuvj420p"
+        else:
+            options = _coding(codec, gop, bframes, open_gop, intra_refresh, interlaced, slices)
+            stream = cast(av.VideoStream, film.add_stream(_ENCODERS[codec], rate=Fraction(fps), options=options))
+            stream.pix_fmt = "yuv420p"
+            stream.codec_context.thread_count = 1  # more would cut pictures into as many slices
+            stream.bit_rate, stream.gop_size, stream.max_b_frames = bitrate, gop, bframes
+            if named_colours:
+                name_colours(stream.codec_context, matrix)
+        stream.width, stream.height = width, height
         for number in range(round(seconds * fps)):
-            image = scene.render(number / fps, _film_clock(number, fps), number)
-            planes = cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420)
-            frame = av.VideoFrame.from_ndarray(planes.astype(np.uint8, copy=False), format="yuv420p")
+            image = scene.render(number / fps, _film_clock(number, fps), first + number)
+            if codec == "mjpeg":
+                film.mux(_jpeg_packet(image, stream, number, fps))
+                continue
+            frame = av.VideoFrame.from_ndarray(to_planes(image, matrix), format="yuv420p")
             frame.pts, frame.time_base = number, Fraction(1, fps)
             film.mux(stream.encode(frame))
-        film.mux(stream.encode(None))
+        if codec != "mjpeg":
+            film.mux(stream.encode(None))
     partial.replace(path)
     return path
 
 
-def make_sound(target: Path, *, seconds: float = 5.0, pitch: float = 440.0) -> Path:
-    """An MP4 file with an AAC tone and no picture: the source that has no video track."""
-    path = _place(target, f"sound-{_VERSION}-{seconds}-{pitch}")
+def _coding(
+    codec: Codec, gop: int, bframes: int, open_gop: bool, intra_refresh: bool, interlaced: bool, slices: int
+) -> dict[str, str]:
+    """The encoder's options."""
+    tools = [f"open-gop={open_gop:d}"] + ["intra-refresh=1"] * intra_refresh
+    if codec == "h264":
+        tools += ["interlaced=1"] * interlaced + [f"slices={slices}"]
+        return {
+            "preset": "ultrafast", "bf": str(bframes), "sc_threshold": "0", "keyint_min": str(gop),
+            "x264-params": ":".join(tools),
+        }  # fmt: skip
+    if interlaced or slices != 1:
+        raise ValueError("H.264 only")
+    tools += [f"keyint={gop}", f"min-keyint={gop}", "scenecut=0", f"bframes={bframes}", "b-adapt=0", "log-level=error"]
+    return {"preset": "ultrafast", "x265-params": ":".join(tools)}
+
+
+def _jpeg_packet(image: Picture, stream: av.VideoStream, number: int, fps: int) -> Any:
+    """A baseline 4:2:0 JPEG with standard Huffman tables, as RFC 2435 wants it."""
+    _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 85])
+    packet = av.Packet(data.tobytes())
+    packet.stream, packet.time_base = stream, Fraction(1, fps)
+    packet.pts = packet.dts = number
+    packet.duration = 1
+    packet.is_keyframe = True
+    return packet
+
+
+def make_sound(target: Path, *, codec: SoundCodec = "aac", seconds: float = 5.0, pitch: float = 440.0) -> Path:
+    """A file with a tone and no picture."""
+    path = _place(target, f"sound-{_VERSION}-{codec}-{seconds}-{pitch}")
     if path.exists():
         return path
     partial = _partial(path)
-    rate = 16000
-    with av.open(str(partial), "w", format="mp4") as film:
-        stream = film.add_stream("aac", rate=rate, layout="mono")
+    encoder, rate, step, samples = _SOUND[codec]
+    with av.open(str(partial), "w", format="mp4" if codec == "aac" else "mov") as film:
+        stream = film.add_stream(encoder, rate=rate, layout="mono")
         assert isinstance(stream, av.AudioStream)
-        for start in range(0, round(seconds * rate), 1024):
-            wave = 0.2 * np.sin(2 * np.pi * pitch * np.arange(start, start + 1024) / rate)
-            frame = av.AudioFrame.from_ndarray(wave.astype(np.float32)[None, :], format="fltp", layout="mono")
+        for start in range(0, round(seconds * rate), step):
+            wave = 0.2 * np.sin(2 * np.pi * pitch * np.arange(start, start + step) / rate)
+            values = wave.astype(np.float32) if samples == "fltp" else (wave * 32767).astype(np.int16)
+            frame = av.AudioFrame.from_ndarray(values[None, :], format=samples, layout="mono")
             frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
             film.mux(stream.encode(frame))
         film.mux(stream.encode(None))

@@ -7,28 +7,20 @@ Picture number n of a film of N pictures, and of a live scene with its N = 2**20
 import asyncio
 import math
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import av
-from aio_rtsp_toolkit.server_media import (
-    MediaSourceLoader,
-    MediaTrackInfo,
-    extract_nalus,
-    parse_parameter_sets,
-    profile_level_id_from_sps,
-    to_base64,
-)
+from aio_rtsp_toolkit.server_media import MediaTrackInfo
+
+from utils.demo.show import Sets
+from utils.demo.tracks import Coded, read_sound, read_video
 
 Join = Literal["key", "now", "burst"]
 
-TICKS = 90_000
 _QUEUE = 100  # units a client may lag behind before it loses some
 _LATE = 0.5  # seconds behind after which a film jumps forward, as a camera does after a pause
 
@@ -41,15 +33,16 @@ def capture_time(number: int, fps: int, pictures: int, near: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One coded picture."""
+    """One coded picture, or some sound, as RTP payloads."""
 
     taken: float  # unix time
-    nalus: tuple[bytes, ...]
+    number: int  # of the picture in its film
     key: bool
+    payloads: tuple[bytes, ...]
 
 
 class Source:
-    """A camera's stream; it runs while somebody watches."""
+    """A track of a camera; it runs while somebody watches."""
 
     def __init__(self, track: MediaTrackInfo, join: Join, rtp_start: int) -> None:
         self.track = track
@@ -67,8 +60,8 @@ class Source:
         return time.monotonic() + self._shift
 
     def rtp(self, moment: float) -> int:
-        """The stream's RTP timestamp (not wrapped) at a moment of unix time."""
-        return self._rtp_start + round((moment - self._origin) * TICKS)
+        """The track's RTP timestamp (not wrapped) at a moment of unix time."""
+        return self._rtp_start + round((moment - self._origin) * float(self.track.clock_rate))
 
     @contextmanager
     def watch(self) -> Iterator[asyncio.Queue[Unit]]:
@@ -116,111 +109,68 @@ class Source:
 class Film(Source):
     """A film shown for ever; a picture leaves when its decoding order allows, never before it was taken."""
 
-    def __init__(self, path: Path, join: Join, rtp_start: int) -> None:
-        media = MediaSourceLoader("camera").load(path)
-        track = media.tracks[0]
-        super().__init__(track, join, rtp_start)
-        self._pictures: list[tuple[float, float, Unit]] = []
-        with av.open(str(path)) as film:
-            self._fps = film.streams.video[0].average_rate or Fraction(25)
-            coded = [p for p in film.demux(video=0) if p.size and p.pts is not None and p.dts is not None]
-            first = min(p.pts for p in coded if p.pts is not None)
-            for packet in coded:
-                assert packet.pts is not None
-                assert packet.dts is not None
-                assert packet.time_base is not None
-                nalus = tuple(extract_nalus(track.codec_name, bytes(packet), track.nal_length_size))
-                unit = Unit(float((packet.pts - first) * packet.time_base), nalus, packet.is_keyframe)
-                self._pictures.append((float((packet.dts - first) * packet.time_base), unit.taken, unit))
-        self._delay = max(taken - dts for dts, taken, _ in self._pictures)
-        self._lap = float(len(self._pictures) / self._fps)
+    def __init__(
+        self, path: Path, join: Join, rtp_start: int, *, then: Sequence[Path] = (), sets: Sets = "both", limit: int = 1400
+    ) -> None:
+        """`then`: films of the same codec and rate shown after it; `limit`: bytes of an RTP payload."""
+        film = read_video(path, sets, limit)
+        super().__init__(film.track, join, rtp_start)
+        self._pictures: list[Coded] = list(film.coded)
+        self._step = film.step
+        for each in then:
+            following = read_video(each, sets, limit)
+            start, first = len(self._pictures) * self._step, len(self._pictures)
+            self._pictures += [coded.moved(start, first) for coded in following.coded]
+        self._delay = max(coded.shown - coded.sent for coded in self._pictures)
+        self._lap = float(len(self._pictures) * self._step)
 
     async def _run(self) -> None:
         lap, index = self.now() // self._lap - 1, 0
         wait = True  # for the present, and for a key picture
         while True:
-            dts, taken, unit = self._pictures[index]
-            due = lap * self._lap + dts + self._delay
+            coded = self._pictures[index]
+            due = lap * self._lap + float(coded.sent + self._delay)
             ahead = due - self.now()
             if self._join == "burst" and wait:
-                wait = not unit.key or due + self._group_seconds(index) < self.now()
+                wait = not coded.key or due + self._group_seconds(index) < self.now()
             elif wait:
-                wait = ahead < 0 or not (unit.key or self._join == "now")
+                wait = ahead < 0 or not (coded.key or self._join == "now")
             elif ahead < -max(_LATE, self._group_seconds(0)):
                 wait = True
             if not wait:
                 if ahead > 0:
                     await asyncio.sleep(ahead)
-                self._publish(Unit(lap * self._lap + taken, unit.nalus, unit.key))
+                self._publish(Unit(lap * self._lap + float(coded.shown), coded.number, coded.key, coded.payloads))
             index += 1
             if index == len(self._pictures):
                 lap, index = lap + 1, 0
 
     def _group_seconds(self, index: int) -> float:
         """How long the group lasts that begins at this key picture."""
-        later = (i for i in range(index + 1, len(self._pictures)) if self._pictures[i][2].key)
-        return float((next(later, len(self._pictures)) - index) / self._fps)
+        later = (i for i in range(index + 1, len(self._pictures)) if self._pictures[i].key)
+        return float((next(later, len(self._pictures)) - index) * self._step)
 
 
-class Live(Source):
-    """The demo scene drawn and encoded as it happens; its burnt-in clock shows UTC."""
+class Sound(Source):
+    """The sound of a file, for ever."""
 
-    def __init__(self, label: str, seed: int, size: tuple[int, int], fps: int, bitrate: int, join: Join, rtp_start: int):
-        from utils.demo.scene import Scene  # here, so that a camera which only shows films needs no OpenCV
-
-        self._fps = fps
-        self._scene = Scene(*size, seed, label)
-        self._encoder = encoder = av.VideoCodecContext.create("libx264", "w")
-        encoder.width, encoder.height, encoder.pix_fmt = *size, "yuv420p"
-        encoder.framerate, encoder.time_base = Fraction(fps), Fraction(1, fps)
-        encoder.gop_size, encoder.max_b_frames, encoder.bit_rate, encoder.thread_count = fps, 0, bitrate, 1
-        encoder.options = {
-            "preset": "ultrafast",
-            "tune": "zerolatency",
-            "forced-idr": "1",
-            "sc_threshold": "0",
-            "x264-params": f"vbv-maxrate={bitrate // 1000}:vbv-bufsize={bitrate // 1000}",
-        }
-        self._key = True
-        self._worker = ThreadPoolExecutor(1, "scene")
-        _, sets = parse_parameter_sets("h264", self._encode(math.floor(time.time() * fps)))
-        fmtp = (
-            f"packetization-mode=1; profile-level-id={profile_level_id_from_sps(sets['sps'])}; "
-            f"sprop-parameter-sets={to_base64(sets['sps'])},{to_base64(sets['pps'])}"
-        )
-        track: Any = MediaTrackInfo("video", "track1", "h264", 96, TICKS, fmtp=fmtp, parameter_sets=sets)
-        super().__init__(track, join, rtp_start)
-
-    def _want_key(self) -> None:
-        self._key = True
-
-    def _encode(self, number: int) -> bytes:
-        import cv2
-
-        clock = f"{datetime.fromtimestamp(number / self._fps + 1e-5, UTC):%Y-%m-%d %H:%M:%S.%f}"[:-3] + " UTC"
-        image = self._scene.render(number / self._fps, clock, number)
-        planes = cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420)
-        frame = av.VideoFrame.from_ndarray(planes.astype("uint8", copy=False), format="yuv420p")
-        frame.pts, frame.time_base = number, Fraction(1, self._fps)
-        if self._key:
-            self._key = False
-            frame.pict_type = av.video.frame.PictureType.I
-        return b"".join(bytes(packet) for packet in self._encoder.encode(frame))
+    def __init__(self, path: Path, rtp_start: int) -> None:
+        track, self._payloads, self._step = read_sound(path)
+        super().__init__(track, "now", rtp_start)
 
     async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._key = True
-        number = math.floor(self.now() * self._fps) + 1
+        number = math.floor(self.now() / self._step) + 1
         while True:
-            await asyncio.sleep(max(0.0, number / self._fps - self.now()))
-            nalus = annexb(await loop.run_in_executor(self._worker, self._encode, number))
-            kinds = {nalu[0] & 31 for nalu in nalus}
-            coded = tuple(nalu for nalu in nalus if nalu[0] & 31 in (1, 5))
-            self._publish(Unit(number / self._fps, coded, 5 in kinds))
-            number = max(number + 1, math.floor(self.now() * self._fps))
+            taken = float(number * self._step)
+            await asyncio.sleep(max(0.0, taken - self.now()))
+            index = number % len(self._payloads)
+            self._publish(Unit(taken, index, True, (self._payloads[index],)))
+            number = max(number + 1, math.floor((self.now() - _LATE) / self._step))
 
 
-def annexb(data: bytes) -> list[bytes]:
-    """The NAL units of an Annex B byte stream."""
-    parts = data.replace(b"\0\0\0\1", b"\0\0\1").split(b"\0\0\1")
-    return [part for part in parts if part]
+def has_pictures(path: Path) -> bool:
+    """Whether a file shows something; else it is taken as sound."""
+    with av.open(str(path)) as film:
+        return bool(film.streams.video)
+
+

@@ -1,0 +1,61 @@
+"""This host's clock for receipt times: it runs on the monotonic clock, and notices when the wall clock is set.
+
+Packets are stamped in steady time, which never jumps, so that what is learnt about a stream (`clock`) stays true over
+a step. Only when a picture gets its capture time is it brought to wall time, by what the steps came to until then.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from utils.logger import get_logger
+from utils.metrics import HOST_CLOCK_STEPS
+
+log = get_logger(__name__)
+
+STEP = 0.020  # seconds between both clocks that are a step; less is what reading them costs
+_SLEW = 500e-6  # seconds a second, for less than a step
+_QUICK = 0.002  # seconds that a look may take to be believed: the thread may be put aside between two clocks
+
+
+class HostClock:
+    """Steady seconds (since the epoch, as the wall clock stood at the start), and wall seconds. For all threads."""
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time) -> None:
+        self._monotonic = monotonic
+        self._wall = wall
+        self._guard = threading.Lock()
+        self._origin = wall() - monotonic()
+        self._stepped = 0.0  # what wall time is ahead of steady time
+        self._looked = monotonic()
+
+    def steady(self) -> float:
+        """Never jumps; differences are true durations."""
+        return self._monotonic() + self._origin
+
+    def to_wall(self, steady: float) -> float:
+        """The wall time of a steady time, by the wall clock as it is set now."""
+        with self._guard:
+            self._look()
+            return steady + self._stepped
+
+    def _look(self) -> None:
+        before = self._monotonic()
+        wall = self._wall()
+        after = self._monotonic()
+        if after - before > _QUICK:
+            return
+        moved = wall - (before + after) / 2 - self._origin - self._stepped
+        if abs(moved) > STEP:
+            self._stepped += moved
+            HOST_CLOCK_STEPS.inc()
+            log.warning("host_clock_stepped", seconds=round(moved, 3))
+        else:
+            most = _SLEW * (before - self._looked)
+            self._stepped += min(most, max(-most, moved))
+        self._looked = before
+
+
+HOST = HostClock()

@@ -1,0 +1,143 @@
+"""How a stream stands: one truth for its captures, the cameras resource, the metrics and the log."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from enum import StrEnum
+
+from utils.exceptions import CaptureFailure
+from utils.logger import Throttle, get_logger
+from utils.metrics import STREAM_FAILURES, STREAMS
+
+log = get_logger(__name__)
+
+STALLED_AFTER = 2.0  # seconds without a packet after which a live stream is called stalled
+FAILURES_EVERY = 10.0  # seconds between lines about one camera's failures
+_throttle = Throttle(FAILURES_EVERY, time.monotonic)
+
+
+class StreamState(StrEnum):
+    CONNECTING = "connecting"
+    LIVE = "live"
+    STALLED = "stalled"  # open, and nothing comes; after RTSP__READ_TIMEOUT it is opened anew
+    BACKING_OFF = "backing_off"
+    CLOSED = "closed"
+
+
+class StreamStanding:
+    """The state of one stream. Made and used on the event loop, whose timer tells a stall.
+
+    Each change is one line, `stream_state`. Of a camera that fails over and over, one failure in FAILURES_EVERY
+    seconds is written, with the count of those withheld since; a retry's `connecting` is written only after the first
+    failure in a row, and that it is live again, after a failure that was withheld, once it stays so for as long.
+    """
+
+    def __init__(self, camera_id: str, throttle: Throttle = _throttle) -> None:
+        self.state = StreamState.CONNECTING
+        self.since = time.time()  # of the state, wall clock
+        self.failure: CaptureFailure | None = None  # why it is not live
+        self.last_failure: tuple[CaptureFailure, float] | None = None  # the latest ever, and when (wall clock)
+        self._camera_id = camera_id
+        self._throttle = throttle
+        self._failures = 0  # in a row
+        self._withheld = 0  # failures that no line told of yet
+        self._told = True  # whether the latest failure was written
+        self._loop = asyncio.get_running_loop()
+        self._changed = self._heard = self._loop.time()
+        self._timer: asyncio.TimerHandle | None = None
+        self._later: asyncio.TimerHandle | None = None  # writes what was withheld
+        self._closing = False
+        STREAMS.labels(state=self.state.value).inc()
+        self._write(None)
+
+    @property
+    def open(self) -> bool:
+        """Whether there is a connection, stalled or not."""
+        return self.state in (StreamState.LIVE, StreamState.STALLED)
+
+    def connecting(self) -> None:
+        self._enter(StreamState.CONNECTING, write=self._told and self._failures <= 1)
+
+    def live(self) -> None:
+        self.failure = None
+        self._heard = self._loop.time()
+        self._enter(StreamState.LIVE, write=self._told)
+        if not self._told:
+            self._later = self._loop.call_later(FAILURES_EVERY, self._write, StreamState.CONNECTING)
+        self._watch()
+
+    def heard(self) -> None:
+        """Packets came."""
+        self._heard = self._loop.time()
+        if self.state is StreamState.STALLED:
+            self._enter(StreamState.LIVE)
+            self._watch()
+
+    def failed(self, failure: CaptureFailure, failures: int) -> None:
+        """`failures` counts those in a row."""
+        self.failure, self._failures = failure, failures
+        self.last_failure = (failure, time.time())
+        STREAM_FAILURES.labels(code=failure.code).inc()
+        self._told = self._throttle.allow(self._camera_id) is not None
+        self._withheld += not self._told
+        self._enter(StreamState.BACKING_OFF, write=self._told)
+
+    def closing(self) -> None:
+        """From now on silence is no stall."""
+        self._closing = True
+        self._unwatch()
+
+    def closed(self) -> None:
+        self._enter(StreamState.CLOSED)
+
+    def _watch(self) -> None:
+        """Looks again when the stream would have been silent for STALLED_AFTER seconds: one timer, not one a packet."""
+        self._unwatch()
+        if self._closing:
+            return
+        self._timer = self._loop.call_at(self._heard + STALLED_AFTER, self._look)
+
+    def _unwatch(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        if self._loop.time() - self._heard < STALLED_AFTER:
+            self._watch()
+        else:
+            self._timer = None
+            self._enter(StreamState.STALLED)
+
+    def _enter(self, state: StreamState, *, write: bool = True) -> None:
+        if state is self.state:
+            return
+        before, self.state = self.state, state
+        STREAMS.labels(state=before.value).dec()
+        if state is not StreamState.CLOSED:
+            STREAMS.labels(state=state.value).inc()
+        if not self.open:
+            self._unwatch()
+            self._forget()
+        if write:
+            self._write(before)
+        self.since, self._changed = time.time(), self._loop.time()
+
+    def _forget(self) -> None:
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
+
+    def _write(self, before: StreamState | None) -> None:
+        self._forget()
+        facts: dict[str, object] = {}
+        if before is not None:
+            facts = {"previous": before.value, "after_s": round(self._loop.time() - self._changed, 3)}
+        if self.state is StreamState.BACKING_OFF and self.failure is not None:
+            facts |= {"code": self.failure.code, "reason": self.failure.message, "failures": self._failures}
+        if self._withheld:
+            facts["withheld"], self._withheld = self._withheld, 0
+        bad = self.state in (StreamState.STALLED, StreamState.BACKING_OFF)
+        write = log.warning if bad else log.info
+        write("stream_state", camera_id=self._camera_id, state=self.state.value, **facts)

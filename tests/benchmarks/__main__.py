@@ -1,0 +1,50 @@
+"""`make bench ARGS="cpu every many snapshot staleness"`: figures on this machine, ours beside ffmpeg's.
+
+Without ARGS all of them, staleness for two minutes (`--long`: ten). They judge nothing and take a quiet machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.benchmarks.cpu import every_frame, one_a_second
+from tests.benchmarks.many import many
+from tests.benchmarks.snapshot import snapshots
+from tests.benchmarks.staleness import staleness
+
+ALL = ("cpu", "every", "many", "snapshot", "staleness")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("what", nargs="*", choices=[*ALL, []], default=list(ALL))
+    parser.add_argument("--cameras", type=int, default=10, help="of `cpu`")
+    parser.add_argument("--seconds", type=float, default=30, help="of `cpu` and `every`")
+    parser.add_argument("--long", action="store_true", help="`staleness` for ten minutes")
+    options = parser.parse_args()
+    if shutil.which("ffmpeg") is None:
+        sys.exit("The benchmarks print ffmpeg's figures beside ours, and no ffmpeg is on the PATH: apt-get install ffmpeg")
+    folder = Path(tempfile.mkdtemp(prefix="bench-"))
+    try:
+        if "cpu" in options.what:
+            one_a_second(folder, options.cameras, options.seconds)
+        if "every" in options.what:
+            every_frame(folder, options.seconds)
+        if "many" in options.what:
+            for reader in ("opencv", "pyav"):
+                many(folder, 40, 60, reader)
+        if "snapshot" in options.what:
+            snapshots(folder, 50)
+        if "staleness" in options.what:
+            for sampling in ("auto", "exact"):
+                staleness(folder, 600 if options.long else 120, sampling)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

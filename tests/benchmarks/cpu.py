@@ -1,0 +1,92 @@
+"""CPU and memory of one frame a second, and of every frame, beside ffmpeg's in the same run."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from tests.benchmarks.film import FPS, bench_film
+from tests.benchmarks.harness import Cpu, Running, ffmpegs, goal, line, service
+from utils.demo.camera import Camera
+
+_SETTLE = 5.0  # seconds before the measuring
+
+
+def _ours(running: Running, url: str, cameras: int, seconds: float, sampling: str, fps: float) -> dict[str, float]:
+    ids = [running.capture(f"bench-{each}", url, fps=fps, sampling=sampling) for each in range(cameras)]
+    running.until_live(ids)
+    time.sleep(_SETTLE)
+    stored = sum(running.status(each)["progress"]["stored"] for each in ids)
+    used = Cpu(running.process)
+    time.sleep(seconds)
+    cpu, seconds_used = used.per_second(), used.seconds()
+    progress = [running.status(each)["progress"] for each in ids]
+    frames = sum(each["stored"] for each in progress) - stored
+    figures = {
+        "cpu_ms_per_camera": cpu / cameras, "frames": frames,
+        "dropped": sum(sum(each["dropped"].values()) for each in progress),
+        "frames_per_cpu_s": frames / seconds_used, "rss_mb": running.rss / 1e6,
+        "ring_mb": running.metric("ingestion_ring_bytes") / 1e6,
+    }  # fmt: skip
+    running.cancel(ids)
+    return figures
+
+
+def _peer(url: str, cameras: int, seconds: float, before: list[str], after: list[str], folder: Path) -> dict[str, float]:
+    folder.mkdir(parents=True, exist_ok=True)
+    commands = [
+        ["-rtsp_transport", "tcp", *before, "-i", url, *after, "-q:v", "3", str(folder / f"{each}-%06d.jpg")]
+        for each in range(cameras)
+    ]
+    with ffmpegs(commands) as processes:
+        time.sleep(_SETTLE)
+        files, used = len(list(folder.iterdir())), Cpu(*processes)
+        time.sleep(seconds)
+        cpu, seconds_used = used.per_second(), used.seconds()
+        frames = len(list(folder.iterdir())) - files
+        memory = sum(each.memory_info().rss for each in processes)
+    return {
+        "cpu_ms_per_camera": cpu / cameras, "frames": frames, "frames_per_cpu_s": frames / seconds_used,
+        "rss_mb": memory / 1e6,
+    }  # fmt: skip
+
+
+def one_a_second(folder: Path, cameras: int, seconds: float) -> None:
+    """auto at GOP 25 and exact at GOP 50, against ffmpeg's keyframes and ffmpeg's fps=1."""
+    keyed, long = bench_film(folder, gop=FPS), bench_film(folder, gop=2 * FPS)
+    print(f"films: GOP 25 keyframes {keyed.keyframe_bytes} B, {keyed.bitrate} bit/s; GOP 50 {long.bitrate} bit/s")
+    with Camera({"gop25": keyed.path, "gop50": long.path}, join="burst") as camera:
+        with service(folder / "auto") as running:
+            few = _ours(running, camera.url_of("gop25"), 2, 5, "auto", 1)
+            time.sleep(5)  # the two close
+            auto = _ours(running, camera.url_of("gop25"), cameras, seconds, "auto", 1)
+        line(f"trackshift auto, GOP 25, {cameras} cameras", **auto)
+        with service(folder / "exact") as running:
+            exact = _ours(running, camera.url_of("gop50"), cameras, seconds, "exact", 1)
+        line(f"trackshift exact, GOP 50, {cameras} cameras", **exact)
+        nokey = ["-skip_frame", "nokey"], ["-vsync", "passthrough"]
+        rate: tuple[list[str], list[str]] = ([], ["-vf", "fps=1"])
+        keys = _peer(camera.url_of("gop25"), cameras, seconds, *nokey, folder / "nokey")
+        line("ffmpeg -skip_frame nokey, GOP 25", **keys)
+        short = _peer(camera.url_of("gop25"), cameras, seconds, *rate, folder / "fps25")
+        line("ffmpeg -vf fps=1, GOP 25", **short)
+        whole = _peer(camera.url_of("gop50"), cameras, seconds, *rate, folder / "fps50")
+        line("ffmpeg -vf fps=1, GOP 50", **whole)
+    key = "cpu_ms_per_camera"
+    goal("auto / ffmpeg nokey", auto[key] / keys[key], 0.6)
+    goal("auto / ffmpeg fps=1", auto[key] / short[key], 0.2)
+    goal("exact / ffmpeg fps=1, GOP 50", exact[key] / whole[key], 0.65)
+    beyond = auto["rss_mb"] - few["rss_mb"] - auto["ring_mb"] + few["ring_mb"]
+    goal("memory a camera beyond the ring", beyond / (cameras - 2), 8, " MB")
+
+
+def every_frame(folder: Path, seconds: float) -> None:
+    """All 25 pictures a second of one camera, against ffmpeg to JPEG files."""
+    film = bench_film(folder, gop=2 * FPS)
+    with Camera(film.path, join="burst") as camera:
+        with service(folder / "every") as running:
+            ours = _ours(running, camera.url, 1, seconds, "exact", FPS)
+        line("trackshift exact, 25 a second", **ours)
+        peer = _peer(camera.url, 1, seconds, [], ["-vsync", "passthrough"], folder / "files")
+        line("ffmpeg to JPEG files", **peer)
+    goal("ffmpeg's frames a CPU second x 1.4 / ours", 1.4 * peer["frames_per_cpu_s"] / ours["frames_per_cpu_s"], 1.0)

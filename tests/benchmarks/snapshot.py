@@ -1,0 +1,68 @@
+"""How long a snapshot takes to its 201: of an open stream, the first, and cold, beside ffmpeg's one frame."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+
+from tests.benchmarks.film import FPS, bench_film
+from tests.benchmarks.harness import Running, goal, line, service, share
+from utils.demo.camera import Camera
+
+
+def _snap(running: Running, camera_id: str, staleness: float = 0) -> float:
+    """Milliseconds."""
+    began = time.monotonic()
+    answer = running.http.post(f"/api/v1/cameras/{camera_id}/snapshot", json={"max_staleness": staleness})
+    answer.raise_for_status()
+    return (time.monotonic() - began) * 1000
+
+
+def snapshots(folder: Path, count: int) -> None:
+    """`count` of each kind, one after the other, 0.3 s apart; GOP 50."""
+    film = bench_film(folder, gop=2 * FPS)
+    with Camera(film.path, join="burst") as camera, service(folder / "snapshot", RTSP__LINGER=0) as running:
+        for name, keep_open in (("open", True), ("cold", False)):
+            body = {"camera_id": name, "rtsp_url": camera.url, "keep_open": keep_open}
+            running.http.post("/api/v1/cameras", json=body).raise_for_status()
+        while (running.http.get("/api/v1/cameras/open").json()["stream"] or {}).get("ring_seconds", 0) < 3:
+            time.sleep(0.1)
+        first = []
+        for _ in range(max(3, count // 10)):
+            first.append(_snap(running, "open"))
+            time.sleep(6.37)  # longer than the decoder is kept in step
+        in_step = _series(running, "open", count)
+        stale = _series(running, "open", count, 10)
+        cold = []
+        for _ in range(max(5, count // 5)):
+            cold.append(_snap(running, "cold"))
+            time.sleep(1.03)
+        peer = [_ffmpeg(camera.url, folder) for _ in range(max(5, count // 5))]
+    for name, values in (
+        ("first of an open stream", first), ("open, in step", in_step), ("open, max_staleness", stale), ("cold", cold),
+        ("ffmpeg -frames:v 1, analyzeduration 100000", peer),
+    ):  # fmt: skip
+        line(name, p50_ms=share(values, 0.5), p99_ms=share(values, 0.99), n=len(values))
+    goal("open, in step, p50", share(in_step, 0.5), 60, " ms")
+    goal("open, max_staleness, p50", share(stale, 0.5), 60, " ms")
+    goal("the first, exact at GOP 50, p50", share(first, 0.5), 150, " ms")
+    goal("cold / ffmpeg, p50", share(cold, 0.5) / share(peer, 0.5), 1.0)
+
+
+def _series(running: Running, camera_id: str, count: int, staleness: float = 0) -> list[float]:
+    """The first brings the decoder in step and is not counted."""
+    _snap(running, camera_id, staleness)
+    found = []
+    for _ in range(count):
+        time.sleep(0.3)
+        found.append(_snap(running, camera_id, staleness))
+    return found
+
+
+def _ffmpeg(url: str, folder: Path) -> float:
+    time.sleep(1.03)
+    began = time.monotonic()
+    command = ["ffmpeg", "-nostdin", "-loglevel", "error", "-y", "-rtsp_transport", "tcp", "-analyzeduration", "100000"]
+    subprocess.run([*command, "-i", url, "-frames:v", "1", "-q:v", "3", str(folder / "one.jpg")], check=True)
+    return (time.monotonic() - began) * 1000
