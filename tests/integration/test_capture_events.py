@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -16,14 +16,17 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import httpx
 import pytest
 import pytest_asyncio
 
 from models.schemas import CaptureEventInfo, IngestionResponse, TriggerRequest
 from models.values import IngestionStatus
 from services.storage_service import StorageService
-from tests.conftest import Backends
+from tests.conftest import Backends, unique
 from tests.integration.capture_kit import FPS, Kit, Stored, open_kit, own_database
+from tests.integration.service_support import all_frames, assert_objects, capture, final, service_on, status
+from tests.integration.service_support import until as until_true
 from utils.demo.camera import Camera
 from utils.demo.motion_film import make_motion_film
 from utils.demo.sources import capture_time
@@ -88,16 +91,38 @@ def camera(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Camera]:
     films = {
         "car": make_motion_film(folder, starts=(PASS_AT,), lasts=PASS_LASTS, seconds=LAP),
         "still": make_motion_film(folder, starts=(), seconds=4.0),
+        "busy": make_motion_film(folder, starts=(0.0, 2.3, 4.6), lasts=2.3, seconds=7.0),
     }
     with Camera(films) as camera:
         yield camera
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def kit(backends: Backends, storage: StorageService, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Kit]:
+async def kit(
+    backends: Backends, storage: StorageService, reader: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Kit]:
     mine = await own_database(backends)
-    async with open_kit(mine, storage, tmp_path_factory.mktemp("data"), CAPTURE_TIMEOUT=15, LINGER=3) as made:
+    async with open_kit(
+        mine, storage, tmp_path_factory.mktemp("data"), MAX_CONCURRENT_STREAMS=20, CAPTURE_TIMEOUT=15, OPEN_TIMEOUT=5,
+        LINGER=3, READER=reader,
+    ) as made:  # fmt: skip
         yield made
+
+
+Scenario = Callable[[Kit, Camera], Awaitable[None]]
+SCENARIOS: dict[str, Scenario] = {}
+
+
+def scenario(run: Scenario) -> Scenario:
+    """All of them run side by side, each on a stream of its own."""
+    SCENARIOS[getattr(run, "__name__", "")] = run
+    return run
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def outcomes(kit: Kit, camera: Camera) -> dict[str, BaseException | None]:
+    ended = await asyncio.gather(*(run(kit, camera) for run in SCENARIOS.values()), return_exceptions=True)
+    return dict(zip(SCENARIOS, ended, strict=True))
 
 
 async def submit(kit: Kit, url: str, camera_id: str | None = None, **fields: Any) -> UUID:
@@ -135,7 +160,8 @@ async def result(kit: Kit, request_id: UUID, fps: float = 5.0, seconds: float = 
     return Result(request, await all_events(kit, request_id), frames, fps)
 
 
-async def test_a_car_that_passes_is_an_event_and_what_was_before_it_is_there(kit: Kit, camera: Camera) -> None:
+@scenario
+async def a_car_that_passes_is_an_event_and_what_was_before_it_is_there(kit: Kit, camera: Camera) -> None:
     request_id = await submit(
         kit, camera.url_of("car"), fps=5.0, capture_duration=LAP + 6, pre_roll=2, post_roll=1, motion=MOTION
     )
@@ -161,7 +187,8 @@ async def test_a_car_that_passes_is_an_event_and_what_was_before_it_is_there(kit
     assert len(found.frames) < 5.0 * (LAP + 6) * 0.75  # and the rest of the time nothing is stored
 
 
-async def test_nothing_moves_and_nothing_is_stored(kit: Kit, camera: Camera) -> None:
+@scenario
+async def nothing_moves_and_nothing_is_stored(kit: Kit, camera: Camera) -> None:
     request_id = await submit(kit, camera.url_of("still"), capture_duration=4.0, motion=MOTION)
     found = await kit.completed(request_id)
     progress = found.progress
@@ -169,7 +196,8 @@ async def test_nothing_moves_and_nothing_is_stored(kit: Kit, camera: Camera) -> 
     assert await all_events(kit, request_id) == []
 
 
-async def test_triggers_now_in_the_past_and_overlapping_store_each_slot_once(kit: Kit, camera: Camera) -> None:
+@scenario
+async def triggers_now_in_the_past_and_overlapping_store_each_slot_once(kit: Kit, camera: Camera) -> None:
     request_id = await submit(kit, camera.url_of("car"), fps=5.0, capture_duration=9.0, pre_roll=1, post_roll=1)
     await begun(kit, request_id, 6.0)
     past = await trigger(kit, request_id, ago=4.0, label="past")
@@ -194,8 +222,17 @@ async def test_triggers_now_in_the_past_and_overlapping_store_each_slot_once(kit
         assert at + 1 - 0.2 < last <= at + 1
 
 
-@pytest.mark.parametrize("sampling", ["exact", "keyframe"])
-async def test_pre_roll_is_sampled_as_asked(kit: Kit, camera: Camera, sampling: str) -> None:
+@scenario
+async def pre_roll_is_sampled_exactly(kit: Kit, camera: Camera) -> None:
+    await _pre_roll(kit, camera, "exact")
+
+
+@scenario
+async def pre_roll_is_sampled_by_keyframes(kit: Kit, camera: Camera) -> None:
+    await _pre_roll(kit, camera, "keyframe")
+
+
+async def _pre_roll(kit: Kit, camera: Camera, sampling: str) -> None:
     request_id = await submit(
         kit, camera.url_of("car"), fps=1.0, sampling=sampling, capture_duration=6.0, pre_roll=3, post_roll=0
     )
@@ -208,7 +245,8 @@ async def test_pre_roll_is_sampled_as_asked(kit: Kit, camera: Camera, sampling: 
         assert [frame.number % FPS for frame in found.frames] == [0, 0, 0]
 
 
-async def test_a_long_pre_roll_does_not_overrun_the_buffer(kit: Kit, camera: Camera) -> None:
+@scenario
+async def a_long_pre_roll_does_not_overrun_the_buffer(kit: Kit, camera: Camera) -> None:
     """150 pictures of the past at once, 100 places for pictures on their way."""
     request_id = await submit(kit, camera.url_of("car"), fps=25.0, capture_duration=8.0, pre_roll=6, post_roll=0)
     await begun(kit, request_id, 6.5)
@@ -218,7 +256,8 @@ async def test_a_long_pre_roll_does_not_overrun_the_buffer(kit: Kit, camera: Cam
     assert len(found.frames) in (150, 151)
 
 
-async def test_a_cancel_during_an_event_keeps_what_was_captured(kit: Kit, camera: Camera) -> None:
+@scenario
+async def a_cancel_during_an_event_keeps_what_was_captured(kit: Kit, camera: Camera) -> None:
     request_id = await submit(kit, camera.url_of("car"), fps=5.0, pre_roll=1, post_roll=30)
     await begun(kit, request_id, 1.5)
     await trigger(kit, request_id)
@@ -235,7 +274,8 @@ async def test_a_cancel_during_an_event_keeps_what_was_captured(kit: Kit, camera
     assert sum(found.request.progress.dropped.values()) <= 4
 
 
-async def test_a_trigger_right_before_the_cancel_is_stored(kit: Kit, camera: Camera) -> None:
+@scenario
+async def a_trigger_right_before_the_cancel_is_stored(kit: Kit, camera: Camera) -> None:
     request_id = await submit(kit, camera.url_of("car"), fps=5.0, pre_roll=1, post_roll=5)
     await begun(kit, request_id, 2.0)
     event_id = await trigger(kit, request_id, ago=0.5)
@@ -247,7 +287,8 @@ async def test_a_trigger_right_before_the_cancel_is_stored(kit: Kit, camera: Cam
     assert event.frames >= 4  # 1.5 s before now
 
 
-async def test_max_frames_ends_it(kit: Kit, camera: Camera) -> None:
+@scenario
+async def max_frames_ends_it(kit: Kit, camera: Camera) -> None:
     request_id = await submit(kit, camera.url_of("car"), fps=5.0, max_frames=7, pre_roll=2, post_roll=10)
     await begun(kit, request_id, 1.0)
     await trigger(kit, request_id)
@@ -259,7 +300,8 @@ async def test_max_frames_ends_it(kit: Kit, camera: Camera) -> None:
         await trigger(kit, request_id)
 
 
-async def test_a_rare_grid_gives_each_event_its_nearest_slot(kit: Kit, camera: Camera) -> None:
+@scenario
+async def a_rare_grid_gives_each_event_its_nearest_slot(kit: Kit, camera: Camera) -> None:
     request_id = await submit(kit, camera.url_of("car"), fps=0.5, capture_duration=5.0, pre_roll=0, post_roll=0)
     await begun(kit, request_id, 2.9)
     await trigger(kit, request_id)
@@ -268,7 +310,8 @@ async def test_a_rare_grid_gives_each_event_its_nearest_slot(kit: Kit, camera: C
     assert [frame.info.sequence for frame in found.frames] == [1]
 
 
-async def test_what_is_no_running_event_driven_capture_takes_no_trigger(kit: Kit, camera: Camera) -> None:
+@scenario
+async def what_is_no_running_event_driven_capture_takes_no_trigger(kit: Kit, camera: Camera) -> None:
     with pytest.raises(RequestNotFound):
         await trigger(kit, new_id())
     with pytest.raises(RequestNotFound):
@@ -290,6 +333,12 @@ async def test_what_is_no_running_event_driven_capture_takes_no_trigger(kit: Kit
     await kit.final(continuous)
 
 
+@pytest.mark.parametrize("name", list(SCENARIOS))
+def test_events(outcomes: dict[str, BaseException | None], name: str) -> None:
+    if (error := outcomes[name]) is not None:
+        raise error
+
+
 async def test_a_trigger_that_another_process_took(
     backends: Backends, storage: StorageService, camera: Camera, tmp_path: Path
 ) -> None:
@@ -309,3 +358,71 @@ async def test_a_trigger_that_another_process_took(
             found = await result(owner, request_id)
             found.assert_whole()
             assert len(found.frames) in (10, 11)
+
+
+async def test_events_survive_a_kill_9(backends: Backends, camera: Camera, tmp_path: Path) -> None:
+    """A trigger that was accepted just before, and a motion event that lasted: both are told, their slots accounted for."""
+    service = service_on(await own_database(backends), tmp_path, RTSP__LEASE_TTL="2", RTSP__CAPTURE_TIMEOUT="15")
+    await asyncio.to_thread(service.start)
+
+    def client() -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=service.url, timeout=30)
+
+    async def events(http: httpx.AsyncClient, request_id: str) -> list[dict[str, Any]]:
+        answer = await http.get(f"/api/v1/ingest/requests/{request_id}/events", params={"limit": "200"})
+        found: list[dict[str, Any]] = answer.raise_for_status().json()["items"]
+        return found
+
+    async def stored(http: httpx.AsyncClient, request_id: str, more_than: int) -> dict[str, Any]:
+        async def check() -> dict[str, Any] | None:
+            found = await status(http, request_id)
+            return found if found["progress"]["stored"] > more_than else None
+
+        found: dict[str, Any] = await until_true(check, f"more than {more_than} frames", 20)
+        return found
+
+    common = {"capture_mode": "event_driven", "fps": 5.0, "pre_roll": 1.0}
+    try:
+        async with client() as http:
+            asked = await capture(http, unique(), camera.url_of("still"), **common, post_roll=15.0, motion=OFF)
+            moves = await capture(http, unique(), camera.url_of("busy"), **common, post_roll=1.0, motion=MOTION)
+            before = await stored(http, moves, 8)
+            await asyncio.sleep(1)
+            (lasting,) = await events(http, moves)
+            assert lasting["to"] is None
+            accepted = await http.post(f"/api/v1/ingest/requests/{asked}/trigger", json={"label": "last words"})
+            service.kill()
+            assert accepted.status_code == 202
+            assert accepted.headers["location"] == f"/api/v1/ingest/requests/{asked}/events"
+        await asyncio.sleep(2.5)  # the lease lapses; what comes due now belongs to no motion event that was seen
+        await asyncio.to_thread(service.start)
+        async with client() as http:
+            (event,) = await events(http, asked)
+            assert (event["event_id"], event["label"]) == (accepted.json()["event_id"], "last words")
+            found = await stored(http, asked, 3)  # the post-roll goes on
+            assert found["progress"]["dropped"].keys() == {"lease_lost"}
+            again = await stored(http, moves, before["progress"]["stored"] + 5)
+            assert again["grid_start"] == before["grid_start"]
+            for request_id in (asked, moves):
+                assert (await http.post(f"/api/v1/ingest/requests/{request_id}/cancel")).status_code == 202
+                found = await final(http, request_id)
+                told, frames = await events(http, request_id), await all_frames(http, request_id)
+                slots: set[int] = set()
+                for each in told:
+                    assert each["to"] is not None
+                    if each["first_sequence"] is not None:
+                        slots |= set(range(each["first_sequence"], each["last_sequence"] + 1))
+                sequences = [item["sequence"] for item in frames]
+                progress = found["progress"]
+                print(progress, [(e["first_sequence"], e["last_sequence"], e["frames"]) for e in told])
+                assert set(sequences) <= slots
+                assert len(sequences) == len(set(sequences)) == progress["stored"]
+                assert progress["expected"] == len(slots)
+                assert set(progress["dropped"]) <= {"lease_lost", "cancelled", "camera_down"}
+                assert progress["dropped"]["lease_lost"] > 0
+                await assert_objects(http, frames)
+            assert told[0]["event_id"] == lasting["event_id"]
+            assert len(told) >= 2  # the motion after the restart is another event
+    finally:
+        if service.process is not None and service.process.poll() is None:
+            await asyncio.to_thread(service.stop)
