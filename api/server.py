@@ -23,6 +23,7 @@ from api.state import AppState
 from config import Settings
 from utils.ids import new_id
 from utils.logger import get_logger
+from utils.memory import few_arenas
 
 log = get_logger(__name__)
 
@@ -168,6 +169,7 @@ async def _serve(app: FastAPI, config: uvicorn.Config, listener: socket.socket) 
 
 def serve(app: FastAPI, settings: Settings, listener: socket.socket) -> None:
     """Serves until a signal. Raises what the start raises."""
+    few_arenas()
     config = uvicorn.Config(
         app,
         http=BoundedProtocol,

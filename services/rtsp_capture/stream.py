@@ -17,6 +17,7 @@ from config import RtspSettings
 from models.values import SourceInfo
 from services.rtsp_capture.address import CameraAddress
 from services.rtsp_capture.decoder import Jpeg, PictureDecoder
+from services.rtsp_capture.in_step import InStepDecoder
 from services.rtsp_capture.luma import Luma
 from services.rtsp_capture.packets import Packet, Picture, Ring
 from services.rtsp_capture.preflight import Described
@@ -96,6 +97,7 @@ class Stream:
         self._decoder: PictureDecoder | None = None
         self._decoder_segment = 0
         self._decode_turn = asyncio.Lock()
+        self._in_step = InStepDecoder(deps.decode_pool, lossy=key.transport == "udp")
         self._decoding: dict[tuple[int, float, int], asyncio.Task[Jpeg]] = {}
         self._started = time.monotonic()
         self._task = asyncio.create_task(self._run(), name=f"stream-{key.camera_id}", context=context)
@@ -153,8 +155,10 @@ class Stream:
         return await asyncio.shield(task)
 
     async def snapshot(self, picture: Picture, quality: int) -> Jpeg:
-        """As `decode`, of a picture wanted at once."""
-        return await self.decode(picture, quality)
+        """As `decode`, of a picture wanted at once: a decoder follows the stream from then on, for those to come."""
+        if picture.packet.key or self.info is None:
+            return await self.decode(picture, quality)
+        return await self._in_step.jpeg(self.info, picture, quality)
 
     async def _decode(self, picture: Picture, quality: int) -> Jpeg:
         async with self._decode_turn:
@@ -261,6 +265,7 @@ class Stream:
             if picture is None:
                 PACKETS_DROPPED.labels(reason="no_keyframe").inc()
                 continue
+            self._in_step.follow(picture)
             for listener in list(self._listeners):
                 listener.on_picture(picture)
 
@@ -289,4 +294,5 @@ class Stream:
     async def closed(self) -> None:
         """Waits until the reader's thread has ended: it must be gone before the interpreter is."""
         await self._task
+        await self._in_step.close()
         self.ring.clear()
