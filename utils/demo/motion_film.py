@@ -43,16 +43,23 @@ def make_motion_film(
     gop: int = 25,
     bitrate: int = 400_000,
     seed: int = 1,
+    noise: float = 0.0,
+    preset: str = "ultrafast",
 ) -> Path:
-    """An H.264 film (MP4) in the folder, its pictures numbered as in `make_film`; one that is there is taken as it is."""
-    key = f"{_VERSION}-{starts}-{lasts}-{width}x{height}-{fps}-{seconds}-{gop}-{bitrate}-{seed}"
+    """An H.264 film (MP4) in the folder, its pictures numbered as in `make_film`; one that is there is taken as it is.
+
+    `noise`: the sensor's, standard deviation in grey levels.
+    """
+    key = f"{_VERSION}-{starts}-{lasts}-{width}x{height}-{fps}-{seconds}-{gop}-{bitrate}-{seed}-{noise}-{preset}"
     path = folder / f"motion-{hashlib.sha256(key.encode()).hexdigest()[:16]}.mp4"
     if path.exists():
         return path
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     scene = Passes(width, height, starts, lasts, seed)
-    options = {"preset": "ultrafast", "bf": "0", "sc_threshold": "0", "keyint_min": str(gop)}
+    random = np.random.default_rng(seed)
+    grain = random.normal(0, noise, (height + 64, width + 64)).astype(np.int16)
+    options = {"preset": preset, "bf": "0", "sc_threshold": "0", "keyint_min": str(gop)}
     with av.open(str(partial), "w", format="mp4") as film:
         stream = film.add_stream("libx264", rate=Fraction(fps), options=options)
         assert isinstance(stream, av.VideoStream)
@@ -60,6 +67,9 @@ def make_motion_film(
         stream.bit_rate, stream.gop_size = bitrate, gop
         for number in range(round(seconds * fps)):
             planes = cv2.cvtColor(scene.render(number / fps, "", number), cv2.COLOR_BGR2YUV_I420)
+            if noise:
+                x, y = random.integers(0, 64, 2)
+                planes[:height] = np.clip(planes[:height] + grain[y : y + height, x : x + width], 16, 235).astype(np.uint8)
             frame = av.VideoFrame.from_ndarray(planes.astype(np.uint8, copy=False), format="yuv420p")
             frame.pts, frame.time_base = number, Fraction(1, fps)
             film.mux(stream.encode(frame))
