@@ -395,14 +395,14 @@ async def test_events_survive_a_kill_9(backends: Backends, camera: Camera, tmp_p
             service.kill()
             assert accepted.status_code == 202
             assert accepted.headers["location"] == f"/api/v1/ingest/requests/{asked}/events"
-        await asyncio.sleep(2.5)  # the lease lapses; what comes due now belongs to no motion event that was seen
         await asyncio.to_thread(service.start)
         async with client() as http:
             (event,) = await events(http, asked)
             assert (event["event_id"], event["label"]) == (accepted.json()["event_id"], "last words")
-            found = await stored(http, asked, 3)  # the post-roll goes on
+            at_start = [await status(http, each) for each in (asked, moves)]
+            found = await stored(http, asked, at_start[0]["progress"]["stored"] + 3)  # the post-roll goes on
             assert "lease_lost" in found["progress"]["dropped"]
-            again = await stored(http, moves, before["progress"]["stored"] + 5)
+            again = await stored(http, moves, at_start[1]["progress"]["stored"] + 5)
             assert again["grid_start"] == before["grid_start"]
             for request_id in (asked, moves):
                 assert (await http.post(f"/api/v1/ingest/requests/{request_id}/cancel")).status_code == 202
