@@ -64,6 +64,14 @@ BURST: dict[str, Any] = {
 }  # fmt: skip
 REQUEST_PAGE: dict[str, Any] = {"items": [SUMMARY], "next_cursor": None}
 FRAME_PAGE: dict[str, Any] = {"items": [FRAME], "next_cursor": None}
+TRIGGER: dict[str, Any] = {"label": "car 44 enters", "at": _AT}
+TRIGGERED: dict[str, Any] = {"event_id": "01934f5e-2e00-7a11-8c44-5b6a79880011"}
+EVENT: dict[str, Any] = {
+    "event_id": "01934f5e-2e00-7a11-8c44-5b6a79880011", "request_id": _REQUEST, "kind": "motion", "label": None,
+    "score": 0.112, "from": _AT, "to": "2026-05-04T13:30:06.400000Z", "frames": 67, "first_sequence": 290,
+    "last_sequence": 356, "created_at": "2026-05-04T13:30:00.240000Z",
+}  # fmt: skip
+EVENT_PAGE: dict[str, Any] = {"items": [EVENT], "next_cursor": None}
 _HEALTHY = {"status": "healthy", "latency_ms": 1.2, "detail": None}
 HEALTH: dict[str, Any] = {
     "status": "healthy", "timestamp": _AT, "version": "0.1.0",
