@@ -104,6 +104,39 @@ def test_nothing_smeared_after_a_lost_part_of_an_access_unit(name: str) -> None:
         assert told["refused"] >= 1
 
 
+def test_a_lost_slice_is_missed() -> None:
+    """FFmpeg fills the hole with the picture before, and says so in the frame only."""
+    source = film("h264 slices")
+    for lost, slice_ in ((12, 1), (30, 2), (41, 3)):
+        parts = source.packets[lost].data.split(b"\0\0\1")
+        assert len(parts) == 5
+        packets = list(source.packets)
+        packets[lost] = replace(packets[lost], data=b"\0\0\1".join(parts[: slice_ + 1] + parts[slice_ + 2 :]))
+        told = decode_all(source, packets, lost)
+        assert (told["smeared"], told["refused before the loss"], told["refused later"]) == (0, 0, 0)
+
+
+def test_damage_does_not_reach_into_the_next_group() -> None:
+    """A picture that ends early waits in the decoder for the rest; the next keyframe then comes out smeared."""
+    source = film("h264 baseline", 100)
+    for lost in (24, 49, 74):
+        packets = list(source.packets)
+        packets[lost] = replace(packets[lost], data=packets[lost].data[: len(packets[lost].data) // 2])
+        told = decode_all(source, packets, lost)
+        assert (told["smeared"], told["refused"]) == (0, 1), lost
+
+
+def test_beginning_at_an_open_groups_keyframe_is_no_damage() -> None:
+    """Pictures before it are to be forgotten that never came."""
+    parameters = "scenecut=0:keyint=25:min-keyint=25:bframes=3:b-adapt=0:open-gop=1:threads=1"
+    options = {"preset": "veryfast", "x264-params": parameters}
+    source = encode("h264", options, scene(80, 320, 180))
+    whole = straight(source.info, source.packets)
+    for picture in received(source.packets, source.info)[26:32]:
+        frame = PictureDecoder(source.info).frame(picture)
+        assert np.array_equal(pixels(frame), whole[picture.packet.pts])
+
+
 def test_it_is_said_where_nothing_would_have_told() -> None:
     """A part lost within an access unit may be silent; a transport that loses nothing has none of that."""
     picture = received(film("hevc").packets, film("hevc").info)[3]
