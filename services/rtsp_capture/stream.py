@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from config import RtspSettings
@@ -151,7 +152,7 @@ class Stream:
         if task is None or task.done():
             task = asyncio.create_task(self._decode(picture, quality))
             self._decoding[key] = task
-            task.add_done_callback(lambda done: self._decoding.pop(key, None) if self._decoding.get(key) is done else None)
+            task.add_done_callback(partial(self._decoded, key))
         self._wanted[key] += 1
         try:
             return await asyncio.shield(task)
@@ -159,6 +160,12 @@ class Stream:
             self._wanted[key] -= 1
             if not self._wanted[key]:
                 del self._wanted[key]
+
+    def _decoded(self, key: tuple[int, float, int], task: asyncio.Task[Jpeg]) -> None:
+        if self._decoding.get(key) is task:
+            del self._decoding[key]
+        if not task.cancelled():
+            task.exception()  # seen, though nobody may wait for it any more
 
     async def snapshot(self, picture: Picture, quality: int) -> Jpeg:
         """As `decode`, of a picture wanted at once: a decoder follows the stream from then on, for those to come."""
