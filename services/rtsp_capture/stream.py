@@ -9,8 +9,10 @@ import asyncio
 import contextvars
 import random
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol, TypeVar
 
 from config import RtspSettings
@@ -99,6 +101,7 @@ class Stream:
         self._decode_turn = asyncio.Lock()
         self._in_step = InStepDecoder(deps.decode_pool, lossy=key.transport == "udp")
         self._decoding: dict[tuple[int, float, int], asyncio.Task[Jpeg]] = {}
+        self._wanted: Counter[tuple[int, float, int]] = Counter()  # how many wait for each of them
         self._started = time.monotonic()
         self._task = asyncio.create_task(self._run(), name=f"stream-{key.camera_id}", context=context)
 
@@ -148,11 +151,23 @@ class Stream:
         """
         key = (picture.packet.segment, picture.packet.pts, quality)
         task = self._decoding.get(key)
-        if task is None:
+        if task is None or task.done():
             task = asyncio.create_task(self._decode(picture, quality))
             self._decoding[key] = task
-            task.add_done_callback(lambda _: self._decoding.pop(key, None))
-        return await asyncio.shield(task)
+            task.add_done_callback(partial(self._decoded, key))
+        self._wanted[key] += 1
+        try:
+            return await asyncio.shield(task)
+        finally:
+            self._wanted[key] -= 1
+            if not self._wanted[key]:
+                del self._wanted[key]
+
+    def _decoded(self, key: tuple[int, float, int], task: asyncio.Task[Jpeg]) -> None:
+        if self._decoding.get(key) is task:
+            del self._decoding[key]
+        if not task.cancelled():
+            task.exception()  # seen, though nobody may wait for it any more
 
     async def snapshot(self, picture: Picture, quality: int) -> Jpeg:
         """As `decode`, of a picture wanted at once: a decoder follows the stream from then on, for those to come."""
@@ -162,6 +177,9 @@ class Stream:
 
     async def _decode(self, picture: Picture, quality: int) -> Jpeg:
         async with self._decode_turn:
+            if not self._wanted[picture.packet.segment, picture.packet.pts, quality]:
+                # Given up while it waited for its turn: decoded all the same, those would keep the others waiting.
+                raise CaptureFailure("decode_failed", "Nobody waits for it any more.")
             decoder = self._decoder_for(picture)
             started = time.perf_counter()
             try:

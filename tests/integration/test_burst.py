@@ -55,7 +55,9 @@ async def own(backends: Backends) -> Backends:
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def service(own: Backends, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
     folder = tmp_path_factory.mktemp("service")
-    settings = {f"RTSP__{name}": str(value) for name, value in FAST.items()} | {"RTSP__MAX_CONCURRENT_STREAMS": "6"}
+    settings = {f"RTSP__{name}": str(value) for name, value in FAST.items()} | {
+        "RTSP__MAX_CONCURRENT_STREAMS": "6", "RTSP__LINGER": "5",
+    }  # fmt: skip
     made = Service(own.environment(folder / "data", **settings), folder / "log")
     async with running(made):
         yield made
