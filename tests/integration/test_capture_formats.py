@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from models.schemas import FrameInfo, IngestionResponse
 from models.values import FrameFilter, IngestionStatus
 from services.storage_service import StorageService
-from tests.conftest import Backends
+from tests.conftest import Backends, unique
 from tests.integration.capture_kit import FPS, FRAME, PICTURES, SECONDS, SIZE, Kit, Stored, open_kit
 from utils.demo.camera import Camera
 from utils.demo.film import make_film, make_sound, read_frame_number
@@ -36,7 +36,7 @@ from utils.demo.show import Faults, Show
 pytestmark = pytest.mark.alone
 
 MEAN = 6.0  # of 255: JPEG of a small, busy picture
-BLOCK = 24.0  # of 255: the worst 16 x 16 pixels' mean
+BLOCK = 20.0  # of 255: the mean of the worst 16 x 16 pixels; whole ones stay below 15
 WIDE = (480, 272)
 Image = NDArray[np.uint8]
 
@@ -100,12 +100,15 @@ def shows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Show]:
 
 
 def truth(show: Show) -> dict[int, Image]:
-    """The pictures of a show's first film by number, as FFmpeg decodes the file."""
+    """The pictures of a show's first film by number: what the file holds, in colour by OpenCV's BT.601."""
     made: dict[int, Image] = {}
     for path in next(films for films in show.films if "sound" not in films[0].name):
         with av.open(str(path)) as whole:
             for frame in whole.decode(video=0):
-                image = frame.to_ndarray(format="bgr24").astype(np.uint8, copy=False)
+                if frame.format.name == "yuv420p":
+                    image = cv2.cvtColor(frame.to_ndarray(), cv2.COLOR_YUV2BGR_I420).astype(np.uint8, copy=False)
+                else:
+                    image = frame.to_ndarray(format="bgr24").astype(np.uint8, copy=False)
                 number = read_frame_number(image)
                 assert number is not None
                 made[number] = image
@@ -123,13 +126,17 @@ def difference(image: Image, other: Image) -> tuple[float, float]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def kit(
-    backends: Backends, storage: StorageService, tmp_path_factory: pytest.TempPathFactory, shows: dict[str, Show]
+    backends: Backends,
+    storage: StorageService,
+    reader: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    shows: dict[str, Show],
 ) -> AsyncIterator[Kit]:
     """After the films are made, which keeps the event loop of the services waiting for seconds."""
     async with open_kit(
         backends, storage, tmp_path_factory.mktemp("data"),
         CAPTURE_TIMEOUT=40, OPEN_TIMEOUT=8, READ_TIMEOUT=5, STORE_RETRY=30,
-        MAX_CONCURRENT_STREAMS=100, MAX_CONCURRENT_CAPTURES=100,
+        MAX_CONCURRENT_STREAMS=100, MAX_CONCURRENT_CAPTURES=100, READER=reader,
     ) as made:  # fmt: skip
         yield made
 
@@ -141,7 +148,7 @@ async def results(kit: Kit, shows: dict[str, Show]) -> dict[tuple[str, str], Res
     gate = asyncio.Semaphore(12)  # at once: more would need more than two cores
 
     async def run(name: str, transport: str) -> None:
-        camera_id = f"{name}-{transport}"
+        camera_id = unique(name)
         seconds = SECONDS if "switch" in name else 3.0  # a whole lap, to see both sizes
         async with gate:
             single = await kit.submit(camera.url_of(name), camera_id, transport=transport)
@@ -149,10 +156,12 @@ async def results(kit: Kit, shows: dict[str, Show]) -> dict[tuple[str, str], Res
                 camera.url_of(name), camera_id, transport=transport,
                 capture_mode="continuous", sampling="exact", fps=5.0, capture_duration=seconds,
             )  # fmt: skip
+            await asyncio.sleep(seconds)  # who asks all the time keeps those waiting who store
             found, one = await kit.final(request, 60), await kit.final(single, 60)
         made[name, transport] = Result(found, await kit.frames(request), one, await kit.frames(single))
 
-    with Camera(shows, join="burst") as camera:  # opens, which OpenCV does one by one, are short
+    # "burst": opens, which OpenCV does one by one, are short.
+    with Camera(shows, join="burst", report_every=0) as camera:
         async with asyncio.TaskGroup() as group:
             for name, transport in CAPTURED:
                 group.create_task(run(name, transport))
@@ -171,14 +180,17 @@ async def test_every_slot_is_stored_with_the_cameras_own_picture(
         assert request.progress.reconnects == 0
         assert [frame.info.sequence for frame in frames] == list(range(slots))
     pictures = truth(shows[name])
+    worst = (0.0, 0.0)
     for frame in [*result.one, *result.frames]:
         mean, block = difference(frame.image, pictures[frame.number])
-        assert mean <= MEAN, (frame.number, mean)
-        assert block <= BLOCK, (frame.number, block)
+        worst = max(worst[0], mean), max(worst[1], block)
         assert (frame.info.width, frame.info.height) == pictures[frame.number].shape[1::-1]
-    assert {(b.number - a.number) % PICTURES for a, b in pairwise(result.frames)} == {5}
     errors = [frame.error for frame in result.frames]
-    print(f"\n{name} by {transport}: {median(errors) * 1000:.1f} ms, worst {max(map(abs, errors)) * 1000:.1f}")
+    late = f"{median(errors) * 1000:.1f} ms late, worst {max(map(abs, errors)) * 1000:.1f}"
+    print(f"\n{name} by {transport}: {late}; differs by {worst[0]:.1f}, worst block {worst[1]:.1f}")
+    assert worst[0] <= MEAN
+    assert worst[1] <= BLOCK
+    assert {(b.number - a.number) % PICTURES for a, b in pairwise(result.frames)} <= {4, 5, 6}
     assert max(map(abs, errors)) <= FRAME / 2 + 0.005
 
 
@@ -213,15 +225,32 @@ async def test_what_cannot_be_decoded_is_unsupported(kit: Kit, shows: dict[str, 
             assert request.progress.stored == 0
 
 
-# Losses: name, the share of packets lost, transport, bytes of a packet.
-LOSSES = [
-    ("plain", 0.3, "udp", 1400), ("hevc", 0.3, "udp", 1400), ("mjpeg", 0.3, "udp", 1400),
-    ("plain", 0.02, "udp", 300), ("b", 0.02, "udp", 300), ("open-gop", 0.02, "tcp", 300),
-    ("interlaced", 0.02, "udp", 300), ("slices", 0.02, "tcp", 300), ("intra-refresh", 0.02, "udp", 300),
-    ("hevc-b", 0.02, "udp", 300), ("hevc", 0.02, "tcp", 300),
-]  # fmt: skip
-CLEAN, LOSSY = 2.0, 4.0  # seconds of the capture before losses begin, and with them
-RATE = 12.5
+FEW = Faults(loss=0.02)
+# Name: what is shown, bytes of a packet, transport, what gets lost.
+LOSSES: dict[str, tuple[str, int, str, Faults]] = {
+    "third": ("plain", 1400, "udp", Faults(loss=0.3)),
+    "hevc-third": ("hevc", 1400, "udp", Faults(loss=0.3)),
+    "mjpeg-third": ("mjpeg", 1400, "udp", Faults(loss=0.3)),
+    "few": ("plain", 300, "udp", FEW),
+    "b-few": ("b", 300, "udp", FEW),
+    "interlaced-few": ("interlaced", 300, "udp", FEW),
+    "intra-refresh-few": ("intra-refresh", 300, "udp", FEW),
+    "hevc-b-few": ("hevc-b", 300, "udp", FEW),
+    "tcp-few": ("slices", 300, "tcp", FEW),
+    "open-gop-tcp-few": ("open-gop", 300, "tcp", FEW),
+    "hevc-tcp-few": ("hevc", 300, "tcp", FEW),
+    "units": ("plain", 1400, "tcp", Faults(drop_every=17)),
+    "units-hidden": ("b", 1400, "tcp", Faults(drop_every=17, hidden=True)),
+    "open-gop-units": ("open-gop", 1400, "tcp", Faults(drop_every=17)),
+    "hevc-units-hidden": ("hevc", 1400, "tcp", Faults(drop_every=17, hidden=True)),
+    "hevc-b-units": ("hevc-b", 1400, "tcp", Faults(drop_every=17)),
+    "halves": ("slices", 200, "tcp", Faults(cut_every=17)),
+    "halves-hidden": ("plain", 200, "tcp", Faults(cut_every=17, hidden=True)),
+    "key-halves": ("b", 1400, "tcp", Faults(cut_units=(0, 50))),
+    "hevc-key-halves": ("hevc-b", 1400, "tcp", Faults(cut_units=(0, 50))),
+}
+CLEAN, LOSSY, AFTER = 2.0, 4.0, 3.0  # seconds of the capture without losses, with them, and after them
+RATE = 5.0
 
 
 @dataclass
@@ -229,6 +258,7 @@ class Lossy:
     request: IngestionResponse
     frames: list[tuple[FrameInfo, Image]]
     lossy: tuple[float, float]  # when packets got lost, seconds since the epoch
+    took: float  # seconds from then until the capture's end
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -236,45 +266,48 @@ async def losses(kit: Kit, shows: dict[str, Show]) -> dict[str, Lossy]:
     """Captures of cameras that lose packets for some seconds, side by side."""
     made: dict[str, Lossy] = {}
 
-    async def run(name: str, loss: float, transport: str) -> None:
-        key = f"{name}-{loss}"
+    async def run(name: str, transport: str, faults: Faults) -> None:
         request = await kit.submit(
-            camera.url_of(key), f"lossy-{key}", transport=transport,
-            capture_mode="continuous", sampling="exact", fps=RATE, capture_duration=CLEAN + LOSSY + 3.0,
+            camera.url_of(name), unique(name), transport=transport,
+            capture_mode="continuous", sampling="exact", fps=RATE, capture_duration=CLEAN + LOSSY + AFTER,
         )  # fmt: skip
-        await kit.until(request, lambda now: now.progress.stored >= CLEAN * RATE, 30)
-        began = time.time()
-        camera.fault(Faults(loss=loss), key)
+        first = (await kit.until(request, lambda now: now.grid_start is not None, 30)).grid_start
+        assert first is not None
+        began = max(time.time(), first.timestamp() + CLEAN)
+        await asyncio.sleep(began - time.time())
+        camera.fault(faults, name)
         await asyncio.sleep(LOSSY)
-        camera.fault(Faults(), key)
+        camera.fault(Faults(), name)
         ended = time.time()
-        found = await kit.final(request, 30)
-        assert time.time() - ended < 15
+        await asyncio.sleep(AFTER)
+        found = await kit.final(request, 40)
+        took = time.time() - ended
         infos = (await kit.services.queries.list_frames(FrameFilter(request_id=request), 200, None)).items
         images = [await kit.storage.get(info.storage_path) for info in infos]
         decoded = [cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) for data in images]
         frames = [(info, image.astype(np.uint8)) for info, image in zip(infos, decoded, strict=True) if image is not None]
         assert len(frames) == len(infos)
-        made[key] = Lossy(found, sorted(frames, key=lambda frame: frame[0].sequence), (began, ended))
+        made[name] = Lossy(found, sorted(frames, key=lambda frame: frame[0].sequence), (began, ended), took)
 
-    films = {f"{name}-{loss}": replace(shows[name], packet_bytes=size) for name, loss, _, size in LOSSES}
+    films = {name: replace(shows[show], packet_bytes=size) for name, (show, size, *_) in LOSSES.items()}
     with Camera(films, join="burst") as camera:
         async with asyncio.TaskGroup() as group:
-            for name, loss, transport, _ in LOSSES:
-                group.create_task(run(name, loss, transport))
+            for name, (*_, transport, faults) in LOSSES.items():
+                group.create_task(run(name, transport, faults))
     return made
 
 
-@pytest.mark.parametrize(("name", "loss", "transport"), [each[:3] for each in LOSSES])
-async def test_lost_packets_never_store_a_damaged_picture(
-    losses: dict[str, Lossy], shows: dict[str, Show], name: str, loss: float, transport: str
+@pytest.mark.parametrize("name", LOSSES)
+async def test_what_gets_lost_never_makes_a_damaged_picture(
+    losses: dict[str, Lossy], shows: dict[str, Show], name: str, reader: str
 ) -> None:
-    result = losses[f"{name}-{loss}"]
+    result, (show, _, transport, faults) = losses[name], LOSSES[name]
     request, (began, ended) = result.request, result.lossy
     assert request.status is IngestionStatus.COMPLETED, request
     assert request.progress.reconnects == 0
-    pictures = truth(shows[name])
-    silent = name.startswith("hevc") and transport == "udp"
+    pictures = truth(shows[show])
+    # Of what is missing within an access unit H.265's decoder mostly says nothing; OpenCV tells of no missing packets.
+    silent = transport == "udp" and (show.startswith("hevc") or (show != "mjpeg" and reader == "opencv"))
     uncertain = 0
     for info, image in result.frames:
         number = read_frame_number(image)
@@ -291,10 +324,15 @@ async def test_lost_packets_never_store_a_damaged_picture(
     slots = [info.sequence for info, _ in result.frames]
     assert request.grid_start is not None
     start = request.grid_start.timestamp()
-    missing = sorted(set(range(math.ceil((CLEAN + LOSSY + 3.0) * RATE))) - set(slots))
+    missing = sorted(set(range(math.ceil((CLEAN + LOSSY + AFTER) * RATE))) - set(slots))
     dropped = request.progress.dropped
-    print(f"\n{name} {loss} {transport}: stored {len(slots)}, of them damaged {uncertain}, dropped {dropped}")
+    lag = max(info.stored_at - info.timestamp for info, _ in result.frames).total_seconds()
+    told = f"stored {len(slots)}, of them damaged {uncertain}, dropped {dropped}"
+    print(f"\n{name}: ended after {result.took:.1f} s, stored after {lag:.1f} s at most; {told}")
     assert set(dropped) <= {"decode_failed", "no_picture"}
-    assert all(began - 0.1 < start + slot / RATE < ended + 1.2 for slot in missing)  # until the next whole keyframe
-    if loss > 0.1:
+    heals = 2.2 if show == "intra-refresh" else 1.2  # until the next keyframe, or a whole cycle that begins there
+    assert all(began - 0.1 < start + slot / RATE < ended + heals for slot in missing)
+    assert missing
+    assert result.took < 15
+    if faults.loss > 0.1:
         assert len(missing) > 0.8 * LOSSY * RATE
