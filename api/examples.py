@@ -14,9 +14,9 @@ FRAME: dict[str, Any] = {
     "filename": None, "storage_path": f"frames/2026/05/04/pit-lane-1/{_FRAME}-1.jpg",
     "storage_url": "http://127.0.0.1:9000/trackshift-frames/frames/2026/05/04/pit-lane-1/...?X-Amz-Signature=...",
     "url_expires_at": "2026-05-04T14:30:01.000000Z", "timestamp": _AT, "timestamp_source": "receipt",
-    "timestamp_uncertainty_ms": 60.0, "camera_timestamp": None, "width": 1920, "height": 1080, "size_bytes": 251904, "format": "jpg",
-    "content_type": "image/jpeg", "sha256": _SHA256, "duplicate_of": None, "exif": None, "meta": {"session": "FP1"},
-    "stored_at": "2026-05-04T13:30:00.310000Z",
+    "timestamp_uncertainty_ms": 60.0, "camera_timestamp": None, "width": 1920, "height": 1080, "size_bytes": 251904,
+    "format": "jpg", "content_type": "image/jpeg", "sha256": _SHA256, "duplicate_of": None, "exif": None,
+    "meta": {"session": "FP1"}, "stored_at": "2026-05-04T13:30:00.310000Z",
 }  # fmt: skip
 NEAREST: dict[str, Any] = {**FRAME, "distance_ms": 12.5}
 PROGRESS: dict[str, Any] = {
