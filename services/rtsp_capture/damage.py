@@ -32,6 +32,7 @@ logging.getLogger("libav").addHandler(logging.NullHandler())
 # wrong in every keyframe; and, where decoding began at an open GOP's keyframe, orders to forget pictures of the GOP
 # before (a picture that refers to one that is not there has an error of its own).
 _HARMLESS = ("SEI", "VUI", "icture timing", "uffering period", "aspect ratio", "mmco: unref short failure")
+_MISSED = "RTP: missed"
 _STEPS = 8  # distances of neighbouring pictures from which the frame rate is known to be steady
 
 
@@ -40,6 +41,13 @@ def decoder_errors() -> Iterator[Callable[[], bool]]:
     """Within it: whether FFmpeg, in this thread, has told of damage. Measured at 2 µs each."""
     with av.logging.Capture() as logs:
         yield lambda: any(level <= av.logging.ERROR and not any(one in text for one in _HARMLESS) for level, _, text in logs)
+
+
+@contextmanager
+def lost_packets() -> Iterator[Callable[[], bool]]:
+    """Within it: whether FFmpeg's RTP demuxer, in this thread, has told that packets are missing (UDP)."""
+    with av.logging.Capture() as logs:
+        yield lambda: any(_MISSED in text for _, _, text in logs)
 
 
 @dataclass(slots=True)
@@ -98,7 +106,7 @@ class LossWatch:
         self._field: tuple[int, int] | None = None  # number and parity of a first field that waits for its other half
         self._steps: deque[float] = deque(maxlen=_STEPS)
         self._pts = -math.inf
-        self._since_key = 0  # pictures since the last keyframe
+        self._since_key = -math.inf  # pictures since the last keyframe, if there was one
         self._group = math.inf  # pictures from the keyframe before to the last one
         if self._h264:
             for nal in h264.annex_b(extradata).split(b"\0\0\1")[1:]:
@@ -115,7 +123,7 @@ class LossWatch:
             lost = True
         self._since_key += 1
         if key:
-            self._group, self._since_key = self._since_key, 0
+            self._group, self._since_key = self._since_key if self._since_key > 0 else math.inf, 0
         idr = header is not None and header.idr
         return Seen(bool(lost) and not idr, recovery)
 

@@ -32,7 +32,7 @@ _PENDING = 64  # packets whose frame may still come out
 _TIME_BASE = Fraction(1, 90_000)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Fed:
     """A packet that the decoder was given, and where what it tells about it is noted."""
 
@@ -41,10 +41,7 @@ class _Fed:
     index: int  # in its GOP
     leading: bool
     blind: bool  # what it refers to was not decoded: its errors tell nothing
-
-    def failed(self) -> None:
-        if not self.blind:
-            self.damage.failed(self.index, leading=self.leading)
+    label: int = 0  # counts packets up
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +57,17 @@ class PictureDecoder:
     def __init__(self, info: StreamInfo, *, lossy: bool = False, monotonic: Callable[[], float] = time.monotonic) -> None:
         """`lossy`: the transport may lose data without a word (UDP)."""
         self._info = info
-        # Of H.265 data lost within an access unit its decoder mostly says nothing.
-        self._integrity = "unknown" if lossy and info.codec == "hevc" else None
+        # Of data lost within an access unit H.265's decoder mostly says nothing, and H.264's not always.
+        silent = info.codec == "hevc" or (info.codec == "h264" and not info.tells_losses)
+        self._integrity = "unknown" if lossy and silent else None
         self._monotonic = monotonic
         self._context: Any = None
         self._last: Packet | None = None  # the packet fed last; None: it has to begin at a keyframe
         self._whole_from: Packet | None = None  # the keyframe it began with
         self._pending: dict[int, _Fed] = {}  # packets whose frame has not come out, by label
         self._label = 0
+        # The first packet that was damaged: what was fed after it may show that, even a keyframe.
+        self._stained: int | None = None
         self._kept: dict[int, _Kept] = {}  # frames by the identity of their packet, the newest last
 
     def decode(self, picture: Picture, quality: int) -> Jpeg:
@@ -80,8 +80,12 @@ class PictureDecoder:
         """The picture as av.VideoFrame, not to be changed. Not for Motion JPEG. Raises CaptureFailure decode_failed."""
         if picture.damaged:
             raise CaptureFailure("decode_failed", "Data of the picture, or of one that it refers to, was lost.")
+        if not picture.decodable:
+            raise CaptureFailure("decode_failed", "The picture refers to some from before the connection.")
         self._forget()
         kept = self._kept.get(id(picture.packet)) or self._decode(picture)
+        if kept is None and self._stained is not None and not picture.damaged:  # by what does not concern it: begin anew
+            kept = self._decode(picture)
         if picture.damaged:  # learnt just now
             raise CaptureFailure("decode_failed", "The picture's data is damaged.")
         if kept is None:
@@ -94,7 +98,7 @@ class PictureDecoder:
 
         Cheap only when called for each packet as it comes. Raises nothing: what is wrong is told when it is wanted.
         """
-        if self._info.codec == "mjpeg" or picture.damaged or id(picture.packet) in self._kept:
+        if self._info.codec == "mjpeg" or picture.damaged or not picture.decodable or id(picture.packet) in self._kept:
             return
         self._forget()
         self._run(picture, self._plan(picture))
@@ -148,7 +152,7 @@ class PictureDecoder:
         """What is to be fed up to the picture: on from where the decoder stands, or from the keyframe."""
         gop, index = picture.gop, picture.index
         packets, before, last = gop.packets, gop.previous, self._last
-        if last is not None and self._context is not None:
+        if last is not None and self._context is not None and self._stained is None:
             began_before = self._whole_from is not packets[0]
             at = _position(packets, last)
             if at is not None and (began_before or not picture.needs_previous):
@@ -158,7 +162,7 @@ class PictureDecoder:
                     return []
             if gop.following and _position(gop.following, last) is not None and self._is_pending(picture.packet):
                 return []
-            if before and last is before[-1] and not gop.previous_damage.any:
+            if last is gop.before and not gop.previous_damage.any:
                 return _entries(packets, gop.damage, 0, index + 1)
         self._begin()
         if not picture.needs_previous:
@@ -183,6 +187,7 @@ class PictureDecoder:
 
     def _feed(self, fed: _Fed, picture: Picture) -> None:
         self._label += 1
+        fed.label = self._label
         self._pending[self._label] = fed
         if len(self._pending) > _PENDING:
             del self._pending[next(iter(self._pending))]
@@ -200,7 +205,7 @@ class PictureDecoder:
             else:
                 failed = damaged()
         if failed and fed is not None:
-            fed.failed()
+            self._spoil(fed)
         for frame in frames:
             one = self._pending.pop(frame.pts, None) if frame.pts is not None else None
             if one is None:
@@ -208,12 +213,19 @@ class PictureDecoder:
             # Frames come out in the order of showing: what should have come before this one never will.
             self._pending = {label: each for label, each in self._pending.items() if each.packet.pts > one.packet.pts}
             if frame.is_corrupt:
-                one.failed()
+                self._spoil(one)
+            elif self._stained is not None and one.label >= self._stained:
+                continue
             elif one.packet is picture.packet or one.packet.pts > picture.packet.pts:
                 self._kept[id(one.packet)] = _Kept(one.packet, frame, self._monotonic())
 
+    def _spoil(self, fed: _Fed) -> None:
+        if not fed.blind:
+            fed.damage.failed(fed.index, leading=fed.leading)
+            self._stained = min(fed.label, self._stained or fed.label)
+
     def _begin(self) -> None:
-        if self._context is None:
+        if self._context is None or self._stained is not None:
             context = av.CodecContext.create(self._info.codec, "r")
             context.thread_count = 1
             context.thread_type = ThreadType.NONE
@@ -221,7 +233,7 @@ class PictureDecoder:
                 context.options = {"err_detect": "explode"}
             if self._info.extradata:
                 context.extradata = self._info.extradata
-            self._context = context
+            self._context, self._stained = context, None
         else:
             self._context.flush_buffers()
         self._restart()

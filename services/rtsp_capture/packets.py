@@ -38,6 +38,7 @@ class Gop:
 
     packets: list[Packet]
     previous: list[Packet] = field(default_factory=list)  # the GOP before, for pictures shown before the keyframe
+    before: Packet | None = None  # the one right before the keyframe
     following: list[Packet] = field(default_factory=list)  # the GOP after: it pushes the last pictures out
     damage: Damage = field(default_factory=Damage)
     previous_damage: Damage = field(default_factory=Damage)
@@ -48,7 +49,7 @@ class Gop:
         """Of a keyframe, after the GOP `before` of the same connection."""
         gop = cls([packet])
         if before is not None:
-            gop.previous, gop.previous_damage = before.packets, before.damage
+            gop.previous, gop.previous_damage, gop.before = before.packets, before.damage, before.packets[-1]
             before.following, before.following_damage = gop.packets, gop.damage
             if packet.lost:
                 before.damage.lost(len(before.packets))

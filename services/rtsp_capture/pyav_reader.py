@@ -1,7 +1,7 @@
 """The other reader: FFmpeg's demuxer by PyAV. Exact stream times, the camera's own clock, opens that hold no lock.
 
-FFmpeg's log is not switched on here: PyAV keeps it off, and what failed is told by our own codes; FFmpeg's texts hold
-the whole URL.
+Of FFmpeg's log only whether RTP packets are missing is heard (`damage`); what failed is told by our own codes, as
+FFmpeg's texts hold the whole URL.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import av
 from av.error import FFmpegError
 
+from services.rtsp_capture.damage import lost_packets
 from services.rtsp_capture.host_clock import HOST
 from services.rtsp_capture.reader import RawPacket, ReaderOptions, StreamInfo
 from utils.exceptions import CaptureFailure
@@ -42,6 +43,7 @@ class PyAvReader:
         self._packets: Iterator[Any] = iter(())
         self._tick = 0.0
         self._begun = False
+        self._missed = False  # RTP packets were missing when the packet before was handed over
 
     def open(self) -> StreamInfo:
         options = self._options
@@ -74,16 +76,19 @@ class PyAvReader:
         self._packets = self._container.demux(stream)
         fps = float(stream.average_rate or 0)
         return StreamInfo(
-            codec, bytes(context.extradata or b""), context.width, context.height, fps if 0 < fps < 1000 else None
-        )
+            codec, bytes(context.extradata or b""), context.width, context.height, fps if 0 < fps < 1000 else None,
+            tells_losses=True,
+        )  # fmt: skip
 
     def read(self) -> RawPacket:
         started = time.monotonic()
         packet = None
-        try:
-            packet = next(self._packets, None)
-        except (FFmpegError, OSError, ValueError):  # their texts hold the URL
-            pass
+        with lost_packets() as missing:
+            try:
+                packet = next(self._packets, None)
+            except (FFmpegError, OSError, ValueError):  # their texts hold the URL
+                pass
+            missed = missing()
         if time.monotonic() - started >= self._options.read_timeout * 0.95:
             raise CaptureFailure("read_timeout", "The camera sent nothing for RTSP__READ_TIMEOUT seconds.")
         received = self._clock()
@@ -94,9 +99,11 @@ class PyAvReader:
         if pts is None and not self._begun and wall is None:
             pts = 0.0  # FFmpeg counts from this very packet when nothing told it where to begin
         self._begun = True
-        return RawPacket(
-            bytes(packet), pts, packet.is_keyframe, received, corrupt=packet.is_corrupt, camera=wall, report=report
-        )
+        # FFmpeg's parser hands a picture over when the next begins: what is missing belongs to this one or to the
+        # beginning of the next, and a keyframe without its beginning is not known to be one.
+        corrupt = packet.is_corrupt or missed or (self._missed and not packet.is_keyframe)
+        self._missed = missed
+        return RawPacket(bytes(packet), pts, packet.is_keyframe, received, corrupt=corrupt, camera=wall, report=report)
 
     def close(self) -> None:
         self._packets = iter(())  # the generator goes before what it reads from

@@ -52,6 +52,7 @@ class StreamInfo:
     width: int
     height: int
     fps: float | None
+    tells_losses: bool = False  # packets that miss something are marked as `corrupt`, on UDP too
 
 
 class PacketReader(Protocol):

@@ -303,14 +303,15 @@ async def losses(kit: Kit, shows: dict[str, Show]) -> dict[str, Lossy]:
 
 @pytest.mark.parametrize("name", LOSSES)
 async def test_what_gets_lost_never_makes_a_damaged_picture(
-    losses: dict[str, Lossy], shows: dict[str, Show], name: str
+    losses: dict[str, Lossy], shows: dict[str, Show], reader: str, name: str
 ) -> None:
     result, (show, _, transport, faults) = losses[name], LOSSES[name]
     request, (began, ended) = result.request, result.lossy
     assert request.status is IngestionStatus.COMPLETED, request
     assert request.progress.reconnects == 0
     pictures = truth(shows[show])
-    silent = show.startswith("hevc") and transport == "udp"
+    # On UDP nothing tells of a loss within a picture of H.265, and OpenCV not of any.
+    silent = transport == "udp" and (show.startswith("hevc") or (reader == "opencv" and show != "mjpeg"))
     uncertain = 0
     for info, image in result.frames:
         number = read_frame_number(image)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from models.values import IngestionStatus, RequestFilter
 from services.rtsp_capture.decoder import Jpeg, PictureDecoder
-from services.rtsp_capture.packets import Packet
+from services.rtsp_capture.packets import Packet, Picture
 from services.storage_service import StorageService
 from tests.conftest import Backends, unique
 from tests.integration.capture_kit import FRAME, PICTURES, Kit, make_films, open_kit, own_database, until
@@ -51,9 +51,9 @@ async def test_three_captures_share_one_connection_and_each_picture_is_decoded_o
     decoded: list[tuple[Packet, int]] = []
     original = PictureDecoder.decode
 
-    def decode(self: PictureDecoder, packets: Sequence[Packet], following: Sequence[Packet], quality: int) -> Jpeg:
-        decoded.append((packets[-1], quality))
-        return original(self, packets, following, quality)
+    def decode(self: PictureDecoder, picture: Picture, quality: int) -> Jpeg:
+        decoded.append((picture.packet, quality))
+        return original(self, picture, quality)
 
     monkeypatch.setattr(PictureDecoder, "decode", decode)
     camera_id, url = unique(), proxy.url("h264")

@@ -22,13 +22,14 @@ FPS = 25
 Codec = Literal["h264", "hevc"]
 
 
-def _x264(*more: str) -> dict[str, str]:
-    return {"preset": "veryfast", "x264-params": ":".join(("scenecut=0", "keyint=25", "min-keyint=25", "threads=1", *more))}
+def _x264(*more: str, keyint: int = 25) -> dict[str, str]:
+    fixed = f"scenecut=0:keyint={keyint}:min-keyint={keyint}:threads=1"
+    return {"preset": "veryfast", "x264-params": ":".join((fixed, *more))}
 
 
-def _x265(*more: str) -> dict[str, str]:
-    fixed = ("keyint=25", "min-keyint=25", "scenecut=0", "b-adapt=0", "log-level=none")
-    return {"preset": "ultrafast", "x265-params": ":".join((*fixed, *more))}
+def _x265(*more: str, keyint: int = 25) -> dict[str, str]:
+    fixed = f"keyint={keyint}:min-keyint={keyint}:scenecut=0:b-adapt=0:log-level=none"
+    return {"preset": "ultrafast", "x265-params": ":".join((fixed, *more))}
 
 
 FILMS: dict[str, tuple[Codec, dict[str, str]]] = {
@@ -36,13 +37,13 @@ FILMS: dict[str, tuple[Codec, dict[str, str]]] = {
     "h264 baseline": ("h264", _x264("bframes=0", "cabac=0", "8x8dct=0")),
     "h264 slices": ("h264", _x264("bframes=0", "slices=4")),
     "h264 b": ("h264", _x264("bframes=3", "b-adapt=0")),
-    "h264 b open": ("h264", _x264("bframes=3", "b-adapt=0", "open-gop=1", "b-pyramid=normal")),
+    "h264 b open": ("h264", _x264("bframes=3", "b-adapt=0", "open-gop=1", "b-pyramid=normal", keyint=27)),
     "h264 refresh": ("h264", _x264("bframes=0", "intra-refresh=1")),
     "h264 interlaced": ("h264", _x264("bframes=0", "tff=1")),
     "hevc": ("hevc", _x265("bframes=0", "open-gop=0")),
     "hevc slices": ("hevc", _x265("bframes=0", "open-gop=0", "slices=3")),
     "hevc b": ("hevc", _x265("bframes=3", "open-gop=0")),
-    "hevc b open": ("hevc", _x265("bframes=3", "open-gop=1")),
+    "hevc b open": ("hevc", _x265("bframes=3", "open-gop=1", keyint=27)),
 }
 
 
@@ -68,14 +69,14 @@ def encode(
     *,
     pix_fmt: str = "yuv420p",
     extradata: bool = False,
-    start: float = 0.0,
+    bitrate: int = 400_000,
 ) -> Film:
     """`extradata`: parameter sets beside the stream instead of in it."""
     height, width = planes[0].shape[0] * 2 // 3, planes[0].shape[1]
     encoder: Any = av.CodecContext.create({"h264": "libx264", "hevc": "libx265"}[codec], "w")
     encoder.width, encoder.height, encoder.pix_fmt = width, height, pix_fmt
     encoder.time_base, encoder.framerate = Fraction(1, FPS), Fraction(FPS)
-    encoder.bit_rate, encoder.gop_size, encoder.options = 400_000, 25, options
+    encoder.bit_rate, encoder.gop_size, encoder.options = bitrate, 25, options
     if extradata:
         encoder.flags |= int(av.codec.context.Flags.global_header)
     if "tff=1" in str(options):
@@ -88,16 +89,40 @@ def encode(
             frame = frame if pix_fmt == "yuv420p" else frame.reformat(format=pix_fmt)
             frame.pts, frame.time_base = number, Fraction(1, FPS)
         for packet in encoder.encode(frame):
-            at = start + packet.pts / FPS
+            at = packet.pts / FPS
             packets.append(Packet(bytes(packet), at, packet.is_keyframe, at, at, 0.0, 1))
     sets = bytes(encoder.extradata or b"") if extradata else b""
     return Film(StreamInfo(codec, sets, width, height, float(FPS)), tuple(packets))
 
 
 @cache
-def film(name: str, count: int = 100, width: int = 320, height: int = 180) -> Film:
+def film(name: str, count: int = 80, width: int = 320, height: int = 180, bitrate: int = 400_000) -> Film:
     codec, options = FILMS[name]
-    return encode(codec, options, scene(count, width, height))
+    return encode(codec, options, scene(count, width, height), bitrate=bitrate)
+
+
+def straight(info: StreamInfo, packets: Sequence[Packet]) -> dict[float, NDArray[np.uint8]]:
+    """What a decoder that is given everything once shows, by stream time: the pictures to compare with."""
+    decoder: Any = av.CodecContext.create(info.codec, "r")
+    decoder.thread_count = 1
+    if info.extradata:
+        decoder.extradata = info.extradata
+    shown, times = {}, [packet.pts for packet in packets]
+    for number, packet in enumerate([*packets, None]):
+        made = None
+        if packet is not None:
+            made = av.Packet(packet.data)
+            made.pts, made.time_base = number, Fraction(1, FPS)
+        for frame in decoder.decode(made):
+            shown[times[frame.pts]] = pixels(frame)
+    return shown
+
+
+def pixels(frame: Any) -> NDArray[np.uint8]:
+    """The planes as they were decoded."""
+    size = 2 if "10" in frame.format.name else 1
+    lines = [np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:, : plane.width * size] for plane in frame.planes]
+    return np.concatenate([each.ravel() for each in lines])
 
 
 def received(packets: Sequence[Packet], info: StreamInfo, *, watched: bool = True) -> list[Picture]:
@@ -106,7 +131,7 @@ def received(packets: Sequence[Packet], info: StreamInfo, *, watched: bool = Tru
     for packet in packets:
         if watched:
             seen = watch.see(packet.data, packet.pts, packet.key)
-            packet = replace(packet, lost=seen.lost, recovery=seen.recovery, second_field=seen.second_field)
+            packet = replace(packet, lost=packet.lost or seen.lost, recovery=seen.recovery, second_field=seen.second_field)
         if (picture := ring.append(packet)) is not None:
             pictures.append(picture)
     return pictures
