@@ -7,7 +7,7 @@ STAMP := $(VENV)/.install-stamp
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo run test test-unit test-real lint bench bench-time docs lock docker-check clean
+.PHONY: help install demo run test test-unit test-real lint bench bench-time bench-events docs lock docker-check clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ test-real: $(STAMP) ## The integration suite on Debian's PostgreSQL and a MinIO 
 
 bench: $(STAMP) ## Benchmarks; prints figures, judges nothing
 	$(PY) -m tests.benchmarks $(ARGS)
+
+bench-events: $(STAMP) ## CPU of event_driven captures while nothing moves, beside keyframe captures; judges nothing
+	$(PY) -m tests.benchmarks.events $(ARGS)
 
 bench-time: $(STAMP) ## How true frames' times are, beside a naive reader's; prints figures, judges nothing
 	$(PY) -m tests.benchmarks.time $(ARGS)

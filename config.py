@@ -181,6 +181,9 @@ class RtspSettings(Group):
     STORE_RETRY: float = Field(
         60, ge=0, le=3600, description="Seconds that a capture that has ended goes on trying to store its last frames."
     )
+    MOTION_FPS: float = Field(
+        5, ge=1, le=15, description="Pictures a second that event_driven captures look at while something moves."
+    )
     DECODE_THREADS: int = Field(
         default_factory=lambda: max(2, os.cpu_count() or 2),
         ge=1,

@@ -14,9 +14,9 @@ FRAME: dict[str, Any] = {
     "filename": None, "storage_path": f"frames/2026/05/04/pit-lane-1/{_FRAME}-1.jpg",
     "storage_url": "http://127.0.0.1:9000/trackshift-frames/frames/2026/05/04/pit-lane-1/...?X-Amz-Signature=...",
     "url_expires_at": "2026-05-04T14:30:01.000000Z", "timestamp": _AT, "timestamp_source": "receipt",
-    "timestamp_uncertainty_ms": 60.0, "width": 1920, "height": 1080, "size_bytes": 251904, "format": "jpg",
-    "content_type": "image/jpeg", "sha256": _SHA256, "duplicate_of": None, "exif": None, "meta": {"session": "FP1"},
-    "stored_at": "2026-05-04T13:30:00.310000Z",
+    "timestamp_uncertainty_ms": 60.0, "camera_timestamp": None, "width": 1920, "height": 1080, "size_bytes": 251904,
+    "format": "jpg", "content_type": "image/jpeg", "sha256": _SHA256, "duplicate_of": None, "exif": None,
+    "meta": {"session": "FP1"}, "stored_at": "2026-05-04T13:30:00.310000Z",
 }  # fmt: skip
 NEAREST: dict[str, Any] = {**FRAME, "distance_ms": 12.5}
 PROGRESS: dict[str, Any] = {
@@ -64,6 +64,14 @@ BURST: dict[str, Any] = {
 }  # fmt: skip
 REQUEST_PAGE: dict[str, Any] = {"items": [SUMMARY], "next_cursor": None}
 FRAME_PAGE: dict[str, Any] = {"items": [FRAME], "next_cursor": None}
+TRIGGER: dict[str, Any] = {"label": "car 44 enters", "at": _AT}
+TRIGGERED: dict[str, Any] = {"event_id": "01934f5e-2e00-7a11-8c44-5b6a79880011"}
+EVENT: dict[str, Any] = {
+    "event_id": "01934f5e-2e00-7a11-8c44-5b6a79880011", "request_id": _REQUEST, "kind": "motion", "label": None,
+    "score": 0.112, "from": _AT, "to": "2026-05-04T13:30:06.400000Z", "frames": 67, "first_sequence": 290,
+    "last_sequence": 356, "created_at": "2026-05-04T13:30:00.240000Z",
+}  # fmt: skip
+EVENT_PAGE: dict[str, Any] = {"items": [EVENT], "next_cursor": None}
 _HEALTHY = {"status": "healthy", "latency_ms": 1.2, "detail": None}
 HEALTH: dict[str, Any] = {
     "status": "healthy", "timestamp": _AT, "version": "0.1.0",

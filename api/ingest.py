@@ -11,13 +11,12 @@ from starlette.responses import Response
 
 from api import examples
 from api.dependencies import ServicesDep, StateDep
-from api.openapi import IDEMPOTENCY, PREFER, answer, json_body, problems
+from api.openapi import IDEMPOTENCY, PREFER, answer, problems
 from api.params import Cursor, Limit, RequestId, StrictUuid
 from api.prefer import wait_final
 from api.routing import make_router
 from models.schemas import CameraId, IngestionResponse, RequestPage, RTSPIngestionRequest, Timestamp
 from models.values import CaptureMode, IngestionStatus, RequestFilter, SourceType
-from utils.exceptions import FeatureNotImplemented
 
 router = make_router("/api/v1/ingest", tags=["ingest"])
 
@@ -128,29 +127,3 @@ async def cancel_request(request_id: RequestId, response: Response, services: Se
     if was_final:
         response.status_code = 200
     return await services.queries.get_request(request_id)
-
-
-@router.post(
-    "/requests/{request_id}/trigger",
-    status_code=202,
-    operation_id="trigger_event",
-    summary="Trigger an event (not built yet)",
-    responses={
-        202: answer("The event.", {"event_id": "01934f5e-2b7a-7c31-9d5e-6f0a1b2c3d4e"}),
-        **problems("request_not_found", "not_running", "not_implemented"),
-    },
-    openapi_extra={
-        "parameters": [IDEMPOTENCY],
-        **json_body(
-            {
-                "type": "object",
-                "additionalProperties": False,
-                "properties": {"label": {"type": "string"}, "at": {"type": "string", "format": "date-time"}},
-            },
-            {"label": "car 44 enters", "at": "2026-05-04T13:30:00.000000Z"},
-            required=False,
-        ),
-    },
-)
-async def trigger_event(request_id: RequestId) -> Response:
-    raise FeatureNotImplemented("Triggers come with event_driven captures, which are not built yet.")

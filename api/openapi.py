@@ -76,11 +76,6 @@ def answer(description: str, example: Any, *, location: bool = False) -> dict[st
     return entry
 
 
-def json_body(schema: dict[str, Any], example: Any, required: bool = True) -> dict[str, Any]:
-    """`openapi_extra=` for a body that FastAPI does not read itself."""
-    return {"requestBody": {"required": required, "content": {"application/json": {"schema": schema, "example": example}}}}
-
-
 def header(name: str, description: str, example: str) -> dict[str, Any]:
     """One header parameter for `openapi_extra`."""
     return {

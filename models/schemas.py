@@ -24,7 +24,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from models.values import CaptureMode, IngestionStatus, Sampling, SourceType, TimestampSource, Transport
+from models.values import CaptureMode, EventKind, IngestionStatus, Sampling, SourceType, TimestampSource, Transport
 
 MAX_META_BYTES = 16 * 1024
 CAMERA_ID_PATTERN = r"^[A-Za-z0-9._-]{1,100}$"
@@ -112,10 +112,16 @@ class FrameMeta(Input):
 class MotionSettings(Input):
     """What counts as an event (event_driven)."""
 
-    enabled: bool = True
-    threshold: float | None = Field(None, gt=0, le=255)
-    min_area: float | None = Field(None, gt=0, le=1)
-    cooldown: float | None = Field(None, ge=0, le=3600)
+    enabled: bool | None = Field(None, description="false: external triggers only, nothing is decoded between them.")
+    threshold: float | None = Field(
+        None, gt=0, le=255, description="Grey levels (of 256) by which a point differs from the background; 20 when absent."
+    )
+    min_area: float | None = Field(
+        None, gt=0, le=1, description="Share of the picture that one connected moving patch must cover; 0.005 when absent."
+    )
+    cooldown: float | None = Field(
+        None, ge=0, le=3600, description="Seconds after an event until motion may begin another; 2 when absent."
+    )
 
 
 _UNUSED_BY_MODE: dict[CaptureMode, tuple[str, ...]] = {
@@ -283,6 +289,44 @@ class RequestPage(Output):
 
 class FramePage(Output):
     items: list[FrameInfo]
+    next_cursor: str | None
+
+
+class TriggerRequest(Input):
+    """POST /api/v1/ingest/requests/{request_id}/trigger."""
+
+    label: str | None = Field(None, min_length=1, max_length=200, examples=["car 44 enters"])
+    at: Timestamp | None = Field(
+        None,
+        description="When it happened; now when absent. At most RTSP__RING_SECONDS ago, not before the capture's first "
+        "picture, at most 10 s ahead.",
+    )
+
+
+class TriggerAccepted(Output):
+    event_id: UUID
+
+
+class CaptureEventInfo(Output):
+    """An event of an event_driven capture. Its frames are those with `sequence` from first to last of this request."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True, serialize_by_alias=True)
+
+    event_id: UUID
+    request_id: UUID
+    kind: EventKind
+    label: str | None
+    score: float | None = Field(description="motion: the largest share of the picture that moved.")
+    from_: Timestamp = Field(alias="from", description="Capture time at which it began; pre_roll seconds before are stored.")
+    to: Timestamp | None = Field(description="When it was over, null while it lasts; post_roll seconds after are stored.")
+    frames: int = Field(description="Stored frames of its slots; events that overlap share them.")
+    first_sequence: int | None = Field(description="Its first slot, pre-roll included; null when the grid has none for it.")
+    last_sequence: int | None
+    created_at: Timestamp
+
+
+class EventPage(Output):
+    items: list[CaptureEventInfo]
     next_cursor: str | None
 
 

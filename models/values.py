@@ -67,6 +67,21 @@ class DropReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class MotionParams:
+    """What counts as motion (services.rtsp_capture.motion)."""
+
+    enabled: bool = True
+    threshold: float = 20.0  # grey levels (of 256) that a point must differ from the background by
+    min_area: float = 0.005  # share of the picture that one connected patch must cover
+    cooldown: float = 2.0  # seconds after an event until motion may begin another
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "enabled": self.enabled, "threshold": self.threshold, "min_area": self.min_area, "cooldown": self.cooldown,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class BurstParams:
     """What a single_frame capture shares with the others of its burst. Kept in its params."""
 
@@ -91,6 +106,9 @@ class CaptureParams:
     frame_timestamp: datetime | None = None
     max_staleness: float = 0  # seconds; single_frame of an open stream: the last keyframe will do while it is younger
     reader: str | None = None  # the camera's; None: RTSP__READER
+    pre_roll: float = 2.0  # seconds before an event that are stored (event_driven)
+    post_roll: float = 5.0  # seconds after it
+    motion: MotionParams = MotionParams()
     burst: BurstParams | None = None
 
     @property
@@ -109,18 +127,22 @@ class CaptureParams:
             "mode": self.mode.value, "fps": self.fps, "duration": self.duration, "sampling": self.sampling.value,
             "max_frames": self.max_frames, "jpeg_quality": self.jpeg_quality, "transport": self.transport.value,
             "frame_timestamp": self.frame_timestamp.isoformat() if self.frame_timestamp else None,
-            "max_staleness": self.max_staleness, "reader": self.reader,
+            "max_staleness": self.max_staleness, "reader": self.reader, "pre_roll": self.pre_roll,
+            "post_roll": self.post_roll, "motion": self.motion.to_json(),
             "burst": self.burst.to_json() if self.burst else None,
         }  # fmt: skip
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> CaptureParams:
+        """Rows of before a field was there have its default."""
         at = data["frame_timestamp"]
         return cls(
             mode=CaptureMode(data["mode"]), fps=data["fps"], duration=data["duration"],
             sampling=Sampling(data["sampling"]), max_frames=data["max_frames"], jpeg_quality=data["jpeg_quality"],
             transport=Transport(data["transport"]), frame_timestamp=datetime.fromisoformat(at) if at else None,
             max_staleness=data.get("max_staleness", 0), reader=data.get("reader"),
+            pre_roll=data.get("pre_roll", 2.0), post_roll=data.get("post_roll", 5.0),
+            motion=MotionParams(**data.get("motion", {})),
             burst=BurstParams(**data["burst"]) if data.get("burst") else None,
         )  # fmt: skip
 
@@ -238,6 +260,31 @@ class FrameFilter:
     to: datetime | None = None
     source_type: SourceType | None = None
     descending: bool = False
+
+
+class EventKind(StrEnum):
+    MOTION = "motion"
+    TRIGGER = "trigger"
+
+
+@dataclass(frozen=True, slots=True)
+class EventNote:
+    """What is known of an event: written when it begins, while it lasts, and when it is over."""
+
+    id: UUID
+    kind: EventKind
+    start: float  # capture times, seconds since the epoch, without pre-roll and post-roll
+    seen: float  # up to when it has been seen to last
+    over: bool
+    label: str | None = None
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EventFilter:
+    """What a list of events is narrowed to: one request's."""
+
+    request_id: UUID
 
 
 @dataclass(frozen=True, slots=True)

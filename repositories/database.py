@@ -23,6 +23,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from config import DbSettings, database_url
 from repositories.camera_configs import CameraConfigRepository
+from repositories.capture_events import CaptureEventRepository
 from repositories.frames import FrameRepository
 from repositories.ingestion_requests import IngestionRequestRepository
 from repositories.leases import LeaseRepository
@@ -93,6 +94,10 @@ class UnitOfWork:
     @cached_property
     def cameras(self) -> CameraConfigRepository:
         return CameraConfigRepository(self.session)
+
+    @cached_property
+    def events(self) -> CaptureEventRepository:
+        return CaptureEventRepository(self.session)
 
     @cached_property
     def secrets(self) -> SecretsRepository:

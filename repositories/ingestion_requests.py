@@ -30,6 +30,7 @@ from models.values import (
     SourceInfo,
 )
 from repositories.base import Key, Repository
+from repositories.capture_events import CaptureEventRepository
 from repositories.leases import LeaseRepository
 from utils.exceptions import LeaseLost
 from utils.ids import new_id
@@ -44,6 +45,20 @@ class Recorded:
     sequence: int
     outcome: str
     storage_path: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class EventsAtEnd:
+    """What the owner of an event_driven capture knows when it ends it.
+
+    The triggers taken in: all of before `since`, and the `known` ones. The slots that an event has come to want
+    (`opened`) and those that belong to none (`idle`), as far as the row does not know of them.
+    """
+
+    since: datetime
+    known: frozenset[UUID]
+    opened: frozenset[int]
+    idle: Sequence[int]
 
 
 def multirange(slots: Iterable[int]) -> str:
@@ -150,11 +165,16 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
         frames: Sequence[FrameRecord],
         drops: Mapping[DropReason, Iterable[int]],
         expected: int,
+        idle: Iterable[int] = (),
     ) -> list[Recorded]:
         """Stored frames, dropped slots and slots come due, in one round trip; counters follow from rows inserted.
 
-        Idempotent: a frame that its slot has already is `exists`, a slot booked before stays where it is.
+        `idle`: slots that belong to no event (event_driven). Idempotent: a frame that its slot has already is `exists`,
+        a slot booked before stays where it is.
         """
+        booked = {reason.value: multirange(slots) for reason, slots in drops.items()}
+        if (unwanted := multirange(idle)) != "{}":
+            booked["idle"] = unwanted
         rows = await self.session.execute(
             text(
                 "SELECT sequence, outcome, storage_path FROM record_slots("
@@ -163,11 +183,18 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
             {
                 "id": request_id,
                 "frames": json.dumps([_frame_json(frame) for frame in frames]),
-                "drops": json.dumps({reason.value: multirange(slots) for reason, slots in drops.items()}),
+                "drops": json.dumps(booked),
                 "expected": expected,
             },
         )
         return [Recorded(row.sequence, row.outcome, row.storage_path) for row in rows]
+
+    async def open_slots(self, request_id: UUID, slots: Iterable[int]) -> None:
+        """Slots that were idle belong to an event after all: they are due."""
+        await self.session.execute(
+            text("SELECT open_slots(CAST(:id AS uuid), CAST(CAST(:slots AS text) AS int4multirange))"),
+            {"id": request_id, "slots": multirange(slots)},
+        )
 
     # -- state, fenced by the claim's epoch --------------------------------------------------------------------
 
@@ -227,11 +254,13 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
         rest: DropReason,
         error: CaptureError | None,
         gap_end: datetime,
+        events: EventsAtEnd | None = None,
     ) -> IngestionStatus:
-        """Ends a capture: what is neither stored nor dropped is booked under `rest`, the lease goes.
+        """Ends a capture: what is neither stored nor dropped nor idle is booked under `rest`, the lease goes.
 
-        A cancel that was committed before wins; `completed` needs a stored frame, else it is `failed`. Returns the
-        status that holds. Raises LeaseLost.
+        A cancel that was committed before wins; `completed` needs a stored frame (event_driven: a picture), else it is
+        `failed`. Returns the status that holds: in_progress when there is a trigger that `events` does not know.
+        Raises LeaseLost.
         """
         fenced = await LeaseRepository(self.session).fence(claim)
         row = await self._locked(claim.request_id)
@@ -239,13 +268,21 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
             return IngestionStatus(row.status)  # this very call, whose COMMIT was not known to have succeeded
         if not fenced or row is None:
             raise LeaseLost
+        if events is not None:
+            rows = CaptureEventRepository(self.session)
+            if await rows.unseen(claim.request_id, events.since, events.known):
+                return IngestionStatus.IN_PROGRESS
+            await rows.close_open(claim.request_id)
+            await self.open_slots(claim.request_id, events.opened)
+            await self.record(claim.request_id, [], {}, expected, events.idle)
         if row.cancel_requested_at is not None:
             status = IngestionStatus.CANCELLED
         await self._settle(claim.request_id, rest, expected)
         stored = int(
             await self.session.scalar(select(IngestionRequest.stored).where(IngestionRequest.id == claim.request_id)) or 0
         )
-        if status is IngestionStatus.COMPLETED and stored == 0:
+        seen = row.capture_mode == CaptureMode.EVENT_DRIVEN.value and row.grid_start is not None
+        if status is IngestionStatus.COMPLETED and stored == 0 and not seen:
             status = IngestionStatus.FAILED
         await self._end(claim.request_id, status, error if status is IngestionStatus.FAILED else None, gap_end)
         return status
@@ -342,6 +379,10 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
         if done is None:
             raise LeaseLost
 
+    async def lock(self, request_id: UUID) -> IngestionRequest | None:
+        """The request, its row locked until the transaction's end."""
+        return await self._locked(request_id)
+
     async def _locked(self, request_id: UUID) -> IngestionRequest | None:
         query = self.select().where(IngestionRequest.id == request_id).with_for_update(key_share=True)
         return (await self.session.scalars(query.execution_options(populate_existing=True))).one_or_none()
@@ -352,9 +393,23 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
             {"id": request_id, "rest": rest.value, "expected": expected},
         )
 
-    async def settle(self, claim: Claim, rest: DropReason, expected: int) -> None:
-        """Books every slot below `expected` that is neither stored nor dropped under `rest` (a takeover)."""
+    async def settle(
+        self, claim: Claim, rest: DropReason, expected: int, wanted: Iterable[int] | None = None
+    ) -> None:
+        """Books every slot below `expected` that is neither stored nor dropped under `rest` (a takeover).
+
+        `wanted` (event_driven): the slots of events as far as slots that came due since the last booking can be in one;
+        the others of those are idle.
+        """
         await self._fenced(claim)
+        if wanted is not None:
+            await CaptureEventRepository(self.session).close_open(claim.request_id)
+            row = await self._locked(claim.request_id)
+            assert row is not None
+            slots = {slot for slot in wanted if slot < expected}
+            await self.open_slots(claim.request_id, slots)
+            idle = (slot for slot in range(row.expected, expected) if slot not in slots)
+            await self.record(claim.request_id, [], {}, expected, idle)
         await self._settle(claim.request_id, rest, expected)
 
     async def _close_gap(self, request_id: UUID, until: datetime | None) -> None:

@@ -14,13 +14,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from config import Settings
-from models.entities import CameraConfiguration, IngestionRequest
-from models.schemas import IngestionResponse, RTSPIngestionRequest, UploadIngestionRequest
+from models.entities import CameraConfiguration, CaptureEvent, IngestionRequest
+from models.schemas import IngestionResponse, RTSPIngestionRequest, TriggerRequest, UploadIngestionRequest
 from models.values import (
     FINAL_STATUSES,
     BurstParams,
@@ -28,6 +29,7 @@ from models.values import (
     CaptureParams,
     Claim,
     IngestionStatus,
+    MotionParams,
     ReceivedFile,
     SourceType,
     Transport,
@@ -35,17 +37,18 @@ from models.values import (
 from repositories.database import Database, UnitOfWork
 from services.presenter import to_response
 from services.rtsp_capture.address import AddressPolicy, parse_rtsp_url
-from services.rtsp_capture.capture import CaptureDeps, CaptureJob
+from services.rtsp_capture.capture import CaptureDeps
+from services.rtsp_capture.job import CaptureJob
 from services.upload_handler import UploadHandler
 from utils.exceptions import (
     CameraDisabled,
     CameraNotFound,
     DatabaseUnavailable,
-    FeatureNotImplemented,
     IngestionException,
     InvalidImage,
     InvalidRequest,
     LeaseLost,
+    NotRunning,
     Overloaded,
     RequestNotFound,
     ShuttingDown,
@@ -61,6 +64,9 @@ log = get_logger(__name__)
 CLAIM_EVERY = 1.0  # seconds between looks for captures that nobody runs
 WAIT_POLL = 0.5  # seconds between looks at a request that another process runs
 FUTURE_LIMIT = timedelta(hours=24)
+TRIGGER_POLL = 0.5  # seconds between looks for triggers that other processes took
+TRIGGERS_AT_ONCE = 1000
+TRIGGER_AHEAD = timedelta(seconds=10)  # by which a trigger's `at` may be ahead: clients' clocks
 
 
 @dataclass(slots=True)
@@ -69,6 +75,13 @@ class _Running:
     task: asyncio.Task[None]
     camera_id: str
     renewed: float  # monotonic seconds
+
+
+def _event_params(body: RTSPIngestionRequest) -> dict[str, Any]:
+    """What an event_driven request says of its events; what it does not say has its default."""
+    found: dict[str, Any] = {"motion": MotionParams(**body.motion.model_dump(exclude_none=True))} if body.motion else {}
+    rolls = {"pre_roll": body.pre_roll, "post_roll": body.post_roll}
+    return found | {name: float(value) for name, value in rolls.items() if value is not None}
 
 
 class Orchestrator:
@@ -87,6 +100,7 @@ class Orchestrator:
         self._finished: dict[UUID, asyncio.Event] = {}
         self._stopping = False
         self._loop_task: asyncio.Task[None] | None = None
+        self._trigger_task: asyncio.Task[None] | None = None
 
     # -- ingest ------------------------------------------------------------------------------------------------
 
@@ -99,11 +113,9 @@ class Orchestrator:
         """Stores a pending capture and returns it; the camera is not touched.
 
         Raises InvalidRequest, TimestampOutOfRange, AddressNotAllowed, CameraDisabled, TooManyPending,
-        FeatureNotImplemented, SecretUnreadable, DatabaseUnavailable, ShuttingDown.
+        SecretUnreadable, DatabaseUnavailable, ShuttingDown.
         """
         self.check_accepting()
-        if body.capture_mode is CaptureMode.EVENT_DRIVEN:
-            raise FeatureNotImplemented("capture_mode event_driven is not built yet; single_frame and continuous are.")
         if body.rtsp_url is not None:
             self._policy.check_literal(parse_rtsp_url(body.rtsp_url))
         self._check_moment(body)
@@ -186,6 +198,7 @@ class Orchestrator:
             frame_timestamp=body.frame_timestamp,
             max_staleness=max_staleness,
             reader=camera.reader if camera else None,
+            **_event_params(body),
         )
         return IngestionRequest(
             id=new_id(), camera_id=body.camera_id, source_type=SourceType.RTSP.value, capture_mode=body.capture_mode.value,
@@ -268,19 +281,56 @@ class Orchestrator:
         if (event := self._finished.get(request_id)) is not None:
             event.set()
 
+    async def trigger(self, request_id: UUID, body: TriggerRequest) -> UUID:
+        """An event for a running event_driven capture, whichever process runs it; returns the event's id.
+
+        Raises RequestNotFound, NotRunning, TimestampOutOfRange, DatabaseUnavailable, ShuttingDown.
+        """
+        self.check_accepting()
+        event_id, at = new_id(), body.at or datetime.now(UTC)
+        row = await self._database.until_known(lambda uow: self._add_trigger(uow, event_id, request_id, body.label, at))
+        log.info("triggered", ingestion_id=str(request_id), event_id=str(event_id))
+        if (running := self._running.get(request_id)) is not None:
+            running.job.trigger(row)
+        return event_id
+
+    async def _add_trigger(
+        self, uow: UnitOfWork, event_id: UUID, request_id: UUID, label: str | None, at: datetime
+    ) -> CaptureEvent:
+        if (known := await uow.events.get(event_id)) is not None:
+            return known  # this very call, whose COMMIT was not known to have succeeded
+        row = await uow.requests.lock(request_id)
+        if row is None:
+            raise RequestNotFound
+        running = row.status == IngestionStatus.IN_PROGRESS.value and row.cancel_requested_at is None
+        if not running or row.capture_mode != CaptureMode.EVENT_DRIVEN.value or row.params is None:
+            raise NotRunning
+        now, ring = datetime.now(UTC), timedelta(seconds=self._settings.RTSP.RING_SECONDS)
+        post_roll = timedelta(seconds=CaptureParams.from_json(row.params).post_roll)
+        oldest = max(now - ring, (row.grid_start or row.created_at) - post_roll)
+        if not oldest <= at <= now + TRIGGER_AHEAD:
+            raise TimestampOutOfRange.of(
+                "at",
+                "lies more than RTSP__RING_SECONDS ago, before the capture's first picture, or more than 10 s ahead",
+                code="timestamp_out_of_range",
+            )
+        return await uow.events.add_trigger(event_id, request_id, label, at)
+
     # -- running -----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         self._loop_task = asyncio.create_task(self._run(), name="orchestrator")
+        self._trigger_task = asyncio.create_task(self._follow_triggers(), name="triggers")
 
     async def stop(self, timeout: float) -> None:
         """Takes no more work, stores what is in hand, hands captures back; at most `timeout` seconds."""
         self._stopping = True
         for event in self._finished.values():
             event.set()
-        if self._loop_task is not None:
-            self._loop_task.cancel()
-            await asyncio.gather(self._loop_task, return_exceptions=True)
+        for task in (self._loop_task, self._trigger_task):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         for running in self._running.values():
             running.job.hand_back()
         tasks = [running.task for running in self._running.values()]
@@ -311,6 +361,28 @@ class Orchestrator:
                     await self._wake.wait()
             except TimeoutError:
                 pass
+
+    async def _follow_triggers(self) -> None:
+        """Looks for triggers that other processes took, for all captures of this one in one query."""
+        while True:
+            await asyncio.sleep(TRIGGER_POLL)
+            since = {
+                request_id: events.inbox.since for request_id, running in self._running.items()
+                if (events := running.job.events) is not None
+            }  # fmt: skip
+            if not since:
+                continue
+            try:
+                async with self._database.unit_of_work() as uow:
+                    rows = await uow.events.triggers(since, TRIGGERS_AT_ONCE)
+            except DatabaseUnavailable:
+                continue  # logged where it happened
+            except Exception:
+                log.exception("triggers_failed")
+                continue
+            for row in rows:
+                if (found := self._running.get(row.request_id)) is not None:
+                    found.job.trigger(row)
 
     async def _renew(self, ttl: float) -> None:
         claims = [running.job.claim for running in self._running.values()]

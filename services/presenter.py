@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from models.entities import CaptureGap, Frame, IngestionRequest
+from models.entities import CaptureEvent, CaptureGap, Frame, IngestionRequest
 from models.schemas import (
+    CaptureEventInfo,
     FrameInfo,
     Gap,
     IngestionResponse,
@@ -16,7 +17,8 @@ from models.schemas import (
     RequestSummary,
     StreamSource,
 )
-from models.values import IngestionStatus, SourceType
+from models.values import CaptureParams, EventKind, IngestionStatus, SourceType
+from services.rtsp_capture.event_slots import event_slots
 from services.storage_service import Presigned
 from utils.secret_box import SecretBox
 
@@ -69,6 +71,27 @@ def to_response(
 ) -> IngestionResponse:
     """The request with its frames."""
     return IngestionResponse(**dict(to_summary(row, gaps, secrets)), frames=frames)
+
+
+def window_of(row: CaptureEvent, request: IngestionRequest) -> range:
+    """The slots of an event; of a capture that has ended, those that came due."""
+    if request.grid_start is None or request.params is None:
+        return range(0)
+    params = CaptureParams.from_json(request.params)
+    window = event_slots(
+        row.from_at.timestamp() - params.pre_roll, row.seen_at.timestamp() + params.post_roll,
+        grid_start=request.grid_start.timestamp(), fps=params.fps, slots=params.slots, at_least_one=row.to_at is not None,
+    )  # fmt: skip
+    return range(min(window.start, request.expected), min(window.stop, request.expected)) if request.completed_at else window
+
+
+def to_event(row: CaptureEvent, window: range, frames: int) -> CaptureEventInfo:
+    """The event as the wire shows it."""
+    return CaptureEventInfo(
+        event_id=row.id, request_id=row.request_id, kind=EventKind(row.kind), label=row.label, score=row.score,
+        from_=row.from_at, to=row.to_at, frames=frames, first_sequence=window.start if window else None,
+        last_sequence=window.stop - 1 if window else None, created_at=row.created_at,
+    )  # fmt: skip
 
 
 def to_frame_info(row: Frame, url: Presigned) -> FrameInfo:

@@ -9,15 +9,16 @@ from uuid import UUID
 
 from models.entities import Frame
 from models.schemas import (
+    EventPage,
     FrameInfo,
     FramePage,
     IngestionResponse,
     NearestFrame,
     RequestPage,
 )
-from models.values import FrameFilter, RequestFilter, SourceType
+from models.values import EventFilter, FrameFilter, RequestFilter, SourceType
 from repositories.database import Database
-from services.presenter import to_frame_info, to_response, to_summary
+from services.presenter import to_event, to_frame_info, to_response, to_summary, window_of
 from services.storage_service import StorageService
 from utils.cursors import decode_cursor, encode_cursor
 from utils.exceptions import FrameNotFound, RequestNotFound, StorageUnavailable
@@ -78,6 +79,23 @@ class Queries:
         return RequestPage(
             items=[to_summary(row, gaps[row.id], self._secrets) for row in rows[:limit]],
             next_cursor=encode_cursor(more.created_at, more.id, wanted) if more else None,
+        )
+
+    async def list_events(self, request_id: UUID, limit: int, cursor: str | None) -> EventPage:
+        """A request's events, by the time at which they began; other requests than event_driven ones have none."""
+        wanted = EventFilter(request_id)
+        after = decode_cursor(cursor, wanted) if cursor else None
+        async with self._database.unit_of_work() as uow:
+            request = await uow.requests.get(request_id)
+            if request is None:
+                raise RequestNotFound
+            rows = await uow.events.find(request_id, after=after, limit=limit + 1)
+            windows = [window_of(row, request) for row in rows[:limit]]
+            counts = await uow.events.count_frames(request_id, windows) if windows else []
+        more = rows[limit - 1] if len(rows) > limit else None
+        return EventPage(
+            items=[to_event(*each) for each in zip(rows, windows, counts, strict=False)],
+            next_cursor=encode_cursor(more.from_at, more.id, wanted) if more else None,
         )
 
     async def get_frame(self, frame_id: UUID) -> FrameInfo:

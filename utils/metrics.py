@@ -57,6 +57,13 @@ CAPTURE_TO_STORED = Histogram(
     "ingestion_capture_to_stored_seconds", "Seconds from a frame's capture time to its committed row.",
     buckets=_LATENCY, registry=REGISTRY,
 )  # fmt: skip
+CAPTURE_EVENTS = Counter(
+    "ingestion_capture_events", "Events of event_driven captures, by kind.", ["kind"], registry=REGISTRY
+)
+MOTION_LOOKS = Counter("ingestion_motion_looks", "Pictures compared with the background for motion.", registry=REGISTRY)
+MOTION_SKIPPED = Counter(
+    "ingestion_motion_skipped", "Pictures not looked at for motion because a newer one came first.", registry=REGISTRY
+)
 PICTURE_BYTES = Gauge(
     "ingestion_picture_bytes", "Encoded pictures on their way into the object store.", registry=REGISTRY
 )

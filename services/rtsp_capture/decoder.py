@@ -19,6 +19,7 @@ from av.error import FFmpegError
 
 from services.rtsp_capture.damage import Damage, decoder_errors
 from services.rtsp_capture.jpeg import Jpeg, encode_jpeg, received_jpeg
+from services.rtsp_capture.luma import Luma, received_luma, small_luma
 from services.rtsp_capture.packets import Packet, Picture
 from services.rtsp_capture.reader import StreamInfo
 from utils.exceptions import CaptureFailure
@@ -241,6 +242,12 @@ class PictureDecoder:
     def _restart(self) -> None:
         self._last = self._whole_from = None
         self._pending.clear()
+
+    def luma(self, picture: Picture, width: int) -> Luma:
+        """The picture in grey, `width` wide, for looking at, not for storing. Raises CaptureFailure decode_failed."""
+        if self._info.codec == "mjpeg":
+            return received_luma(picture.packet.data, width)
+        return small_luma(self.frame(picture), width)
 
 
 def _entries(gop: list[Packet], damage: Damage, start: int, end: int, *, blind: bool = False) -> list[_Fed]:

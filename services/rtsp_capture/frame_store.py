@@ -35,6 +35,7 @@ _PUTS_AT_ONCE = 4  # of one capture
 _DECODE, _STORE, _ROWS = (QUEUE_DEPTH.labels(queue=queue) for queue in ("decode", "store", "rows"))
 _BATCH = 100  # frames in one transaction
 _LEDGER_LAG = 1.0  # seconds that `expected` in the row may lag behind when no frame is committed
+_IDLE_LAG = 5.0  # the same while only slots come due that belong to no event, which clients do not see
 
 
 class Decodes(Protocol):
@@ -59,8 +60,10 @@ class FrameStore:
         slot_time: Callable[[int], float],
         on_stored: Callable[[Jpeg], None],
         try_another: Callable[[int], bool],
+        idle: Callable[[int, int], list[int]],
     ) -> None:
-        """`try_another(slot)`: whether the slot, whose picture was damaged, gets another one."""
+        """`try_another(slot)`: whether the slot, whose picture was damaged, gets another one; `idle(first, stop)`: which
+        slots of first .. stop - 1 belong to no event."""
         self._facts = facts
         self._database = database
         self._storage = storage
@@ -70,6 +73,9 @@ class FrameStore:
         self._slot_time = slot_time
         self._on_stored = on_stored
         self._try_another = try_another
+        self._idle = idle
+        self._opened: set[int] = set()  # slots that an event has come to want, which may be booked idle
+        self._last_slot = -1  # of those taken in, whose picture is the latest
         self._tasks: dict[int, asyncio.Task[None]] = {}  # by slot, oldest first
         self._decoding: dict[int, None] = {}  # slots whose picture is not decoded yet, oldest first
         self._putting: set[int] = set()  # slots being PUT at this moment
@@ -88,10 +94,19 @@ class FrameStore:
         self.stored = 0
         self._committer = asyncio.create_task(self._commit_loop(), name=f"commit-{facts.request_id}")
 
-    def go_on(self, stored: int, last_frame_at: datetime | None) -> None:
-        """Continues what an earlier owner stored: times go on from its last one."""
+    def go_on(self, stored: int, last_frame_at: datetime | None, last_slot: int = -1) -> None:
+        """Continues what an earlier owner stored: times go on from its last one, which filled `last_slot`."""
         self.stored = stored
         self._last_timestamp = last_frame_at.timestamp() if last_frame_at is not None else 0.0
+        self._last_slot = last_slot
+
+    def booked(self, due: int) -> None:
+        """The row knows what became of every slot below `due`."""
+        self._recorded_due = max(due, self._recorded_due)
+
+    def unbooked_idle(self, due: int) -> list[int]:
+        """The idle slots below `due` that the row does not know of yet."""
+        return self._idle(self._recorded_due, due)
 
     @property
     def in_flight(self) -> int:
@@ -111,9 +126,12 @@ class FrameStore:
             self._unready(slot)
             self._free(slot)
             self.drop([slot], DropReason.QUEUE_FULL)
-        # Never backwards within one capture, whatever the clocks did (invariant 4).
-        timestamp = max(chosen.picture.packet.timestamp, self._last_timestamp + 1e-6)
-        self._last_timestamp = timestamp
+        timestamp = chosen.picture.packet.timestamp
+        if chosen.slot > self._last_slot:
+            # Never backwards within one capture, whatever the clocks did (invariant 4). A slot of before, which an event
+            # reaches back to, has its place by itself: a picture lies within half a slot of its slot's time.
+            timestamp = max(timestamp, self._last_timestamp + 1e-6)
+            self._last_timestamp, self._last_slot = timestamp, chosen.slot
         self._track(chosen.slot, self._store(chosen, timestamp, source))
 
     def _oldest_waiting(self) -> int | None:
@@ -152,15 +170,28 @@ class FrameStore:
             FRAMES_DROPPED.labels(reason=reason.value).inc(len(slots))
             FRAMES.labels(source="rtsp", outcome="dropped").inc(len(slots))
 
+    def open(self, slots: list[int]) -> None:
+        """An event has come to want these slots, some of which came due before and may be booked as idle."""
+        self._opened.update(slots)
+        self._changed.set()
+
+    @property
+    def opened(self) -> frozenset[int]:
+        """Slots given to `open` that the row does not know of yet."""
+        return frozenset(self._opened)
+
     def touch(self) -> None:
         """Slots came due: the row says so with the next frame, or soon when none comes."""
-        if self._due() > self._recorded_due and time.monotonic() - self._committed_at > _LEDGER_LAG:
+        due, waited = self._due(), time.monotonic() - self._committed_at
+        if due <= self._recorded_due or waited <= _LEDGER_LAG:
+            return
+        if waited > _IDLE_LAG or len(self.unbooked_idle(due)) < due - self._recorded_due:
             self._changed.set()
 
     async def drain(self, timeout: float) -> bool:
         """Waits until everything taken in is stored or dropped; False when `timeout` seconds were not enough."""
         deadline = time.monotonic() + timeout
-        while self._tasks or self._ready or self._drops:
+        while self._tasks or self._ready or self._drops or self._opened:
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
@@ -247,15 +278,17 @@ class FrameStore:
             self._changed.clear()
             records, due = [record for record, _ in list(self._ready.values())[: self._batch]], self._due()
             drops = {reason: set(slots) for reason, slots in self._drops.items()}
-            if not records and not drops and due <= self._recorded_due:
+            opened, idle = frozenset(self._opened), self._idle(self._recorded_due, due)
+            if not records and not drops and not opened and due <= self._recorded_due:
                 continue
             try:
-                recorded = await self._again(partial(self._commit, records, drops, due))
+                recorded = await self._again(partial(self._commit, records, drops, due, opened, idle))
             except Exception:
                 log.exception("commit_refused", ingestion_id=str(self._facts.request_id), frames=len(records))
                 await self._refused(records)
                 continue
             self._recorded_due = max(due, self._recorded_due)
+            self._opened -= opened
             self._committed_at = time.monotonic()
             for reason, slots in drops.items():
                 self._drops[reason] -= slots
@@ -280,9 +313,20 @@ class FrameStore:
         self._batch = 1
         self._changed.set()
 
-    async def _commit(self, records: list[FrameRecord], drops: dict[DropReason, set[int]], due: int) -> Any:
+    async def _commit(
+        self,
+        records: list[FrameRecord],
+        drops: dict[DropReason, set[int]],
+        due: int,
+        opened: frozenset[int],
+        idle: list[int],
+    ) -> Any:
+        if opened:
+            async with self._database.unit_of_work() as uow:
+                await uow.requests.open_slots(self._facts.request_id, opened)
+                return await uow.requests.record(self._facts.request_id, records, drops, due, idle)
         async with self._database.one_statement() as uow:
-            return await uow.requests.record(self._facts.request_id, records, drops, due)
+            return await uow.requests.record(self._facts.request_id, records, drops, due, idle)
 
     def _settled(self, record: FrameRecord, jpeg: Jpeg | None, outcome: str, held_path: str | None) -> None:
         if outcome == "stored" or (outcome == "exists" and held_path == record.storage_path):

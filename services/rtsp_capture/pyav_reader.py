@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import av
@@ -43,6 +44,7 @@ class PyAvReader:
         self._packets: Iterator[Any] = iter(())
         self._tick = 0.0
         self._begun = False
+        self._second: RawPacket | None = None  # read already, to tell the first one's time
         self._missed = False  # RTP packets were missing when the packet before was handed over
 
     def open(self) -> StreamInfo:
@@ -81,6 +83,18 @@ class PyAvReader:
         )  # fmt: skip
 
     def read(self) -> RawPacket:
+        if self._second is not None:
+            raw, self._second = self._second, None
+            return raw
+        raw = self._next()
+        if not self._begun:
+            self._begun = True
+            if raw.pts is None:
+                self._second = self._next()
+                raw = first_timed(raw, self._second)
+        return raw
+
+    def _next(self) -> RawPacket:
         started = time.monotonic()
         packet = None
         with lost_packets() as missing:
@@ -96,9 +110,6 @@ class PyAvReader:
             raise CaptureFailure("stream_ended", "The camera ended the stream or closed the connection.")
         wall, report = _camera_clock(packet)
         pts = packet.pts * self._tick if packet.pts is not None else None
-        if pts is None and not self._begun and wall is None:
-            pts = 0.0  # FFmpeg counts from this very packet when nothing told it where to begin
-        self._begun = True
         # FFmpeg's parser hands a picture over when the next begins: what is missing belongs to this one or to the
         # beginning of the next, and a keyframe without its beginning is not known to be one.
         corrupt = packet.is_corrupt or missed or (self._missed and not packet.is_keyframe)
@@ -110,6 +121,20 @@ class PyAvReader:
         if self._container is not None:
             self._container.close()
             self._container = None
+
+
+def first_timed(first: RawPacket, second: RawPacket) -> RawPacket:
+    """A connection's first packet, which FFmpeg gives no time unless the camera sent RTP-Info.
+
+    FFmpeg counts from it, or from a sender report that came before it: then the camera's clock at both packets tells. A
+    report that came with the second one is on the first too (the parser hands over side data of what ended the packet):
+    the same camera time twice says so.
+    """
+    if first.camera is None or second.camera is None or first.camera == second.camera:
+        return replace(first, pts=0.0, camera=None, report=None)
+    if second.pts is None:
+        return first
+    return replace(first, pts=second.pts + first.camera - second.camera)
 
 
 def _camera_clock(packet: Any) -> tuple[float | None, int | None]:

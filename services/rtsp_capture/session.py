@@ -44,17 +44,6 @@ def _reordered(raws: list[RawPacket]) -> bool:
     return any(a.pts is not None and b.pts is not None and a.origin == b.origin and b.pts < a.pts for a, b in pairwise(raws))
 
 
-def _timed_by_camera(raws: list[RawPacket]) -> list[RawPacket]:
-    """Packets without a stream time get it from the camera's clock, where a neighbour tells how the two hang together."""
-    known = next((raw for raw in raws if raw.pts is not None and raw.camera is not None), None)
-    if known is None or known.pts is None or known.camera is None:
-        return raws
-    return [
-        replace(raw, pts=known.pts + raw.camera - known.camera) if raw.pts is None and raw.camera is not None else raw
-        for raw in raws
-    ]
-
-
 class ReaderSession:
     """Runs one `PacketReader` in a thread of its own. Made and used on the event loop."""
 
@@ -139,7 +128,7 @@ class ReaderSession:
                     if one.pts is not None:
                         clock.observe(one.pts, one.received, one.camera, one.report)
                 continue
-            self._stamp(_timed_by_camera(unsettled), clock, watch)
+            self._stamp(unsettled, clock, watch)
             unsettled = []
 
     def _clock(self, info: StreamInfo) -> CaptureClock:

@@ -11,13 +11,14 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from config import RtspSettings
 from models.values import SourceInfo
 from services.rtsp_capture.address import CameraAddress
 from services.rtsp_capture.decoder import Jpeg, PictureDecoder
 from services.rtsp_capture.in_step import InStepDecoder
+from services.rtsp_capture.luma import Luma
 from services.rtsp_capture.packets import Packet, Picture, Ring
 from services.rtsp_capture.preflight import Described
 from services.rtsp_capture.reader import ReaderFactory, ReaderOptions, StreamInfo
@@ -30,6 +31,7 @@ from utils.metrics import DECODE_SECONDS, PACKETS_DROPPED, STREAM_OPEN
 from utils.pool import WorkerPool
 
 log = get_logger(__name__)
+Verdict = TypeVar("Verdict")
 
 
 class Listener(Protocol):
@@ -160,16 +162,33 @@ class Stream:
 
     async def _decode(self, picture: Picture, quality: int) -> Jpeg:
         async with self._decode_turn:
-            if self._decoder is None or self._decoder_segment != picture.packet.segment:
-                if self.info is None:
-                    raise CaptureFailure("decode_failed", "The stream was never open.")
-                self._decoder = PictureDecoder(self.info, lossy=self.key.transport == "udp")
-                self._decoder_segment = picture.packet.segment
+            decoder = self._decoder_for(picture)
             started = time.perf_counter()
             try:
-                return await self._deps.decode_pool.run(self._decoder.decode, picture, quality)
+                return await self._deps.decode_pool.run(decoder.decode, picture, quality)
             finally:
                 DECODE_SECONDS.observe(time.perf_counter() - started)
+
+    async def inspect(self, picture: Picture, width: int, judge: Callable[[Luma], Verdict]) -> Verdict:
+        """What `judge`, called in the decode pool, says of the picture's luma, `width` wide.
+
+        Raises CaptureFailure decode_failed.
+        """
+        async with self._decode_turn:
+            decoder = self._decoder_for(picture)
+
+            def look() -> Verdict:
+                return judge(decoder.luma(picture, width))
+
+            return await self._deps.decode_pool.run(look)
+
+    def _decoder_for(self, picture: Picture) -> PictureDecoder:
+        if self._decoder is None or self._decoder_segment != picture.packet.segment:
+            if self.info is None:
+                raise CaptureFailure("decode_failed", "The stream was never open.")
+            self._decoder = PictureDecoder(self.info, lossy=self.key.transport == "udp")
+            self._decoder_segment = picture.packet.segment
+        return self._decoder
 
     # -- keeping it open ---------------------------------------------------------------------------------------
 

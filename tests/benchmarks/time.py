@@ -149,8 +149,9 @@ def show(way: str, samples: Sequence[Sample]) -> None:
     away = sorted(abs(error - offset) for error in errors)
     covered = [one for one in judged if one.uncertainty is not None and abs(one.stamp - one.truth) <= one.uncertainty]
     told = f"  within its uncertainty {len(covered) / len(judged):.1%}" if judged[0].uncertainty is not None else ""
+    p50, p99 = away[len(away) // 2], away[int(len(away) * 0.99) - 1]
     print(
-        f"  {way:28} offset {offset:7.2f} ms  spread p50 {away[len(away) // 2]:6.2f}  p99 {away[int(len(away) * 0.99) - 1]:6.2f}"
+        f"  {way:28} offset {offset:7.2f} ms  spread p50 {p50:6.2f}  p99 {p99:6.2f}"
         f"  worst {away[-1]:6.2f} ms  n {len(judged)}{told}",
         flush=True,
     )
@@ -166,10 +167,13 @@ def main() -> None:
     environment = {**clean_environment(), "DATA_DIR": str(folder / "data"), "API__PORT": "0", "ENVIRONMENT": "test"}
     service = Service(environment, folder / "service.log").start()
     try:
-        with Camera(film) as reporting, Camera(film, report_every=0) as silent:
-            with httpx.Client(base_url=service.url, timeout=30) as client:
-                for others in (0, options.others):
-                    run(client, reporting, silent, options.seconds, others)
+        with (
+            Camera(film) as reporting,
+            Camera(film, report_every=0) as silent,
+            httpx.Client(base_url=service.url, timeout=30) as client,
+        ):
+            for others in (0, options.others):
+                run(client, reporting, silent, options.seconds, others)
     finally:
         service.stop()
         shutil.rmtree(folder, ignore_errors=True)

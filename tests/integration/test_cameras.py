@@ -460,7 +460,9 @@ async def test_a_snapshots_failures(client: httpx.AsyncClient, proxy: FaultProxy
 # -- keep_open -------------------------------------------------------------------------------------------------
 
 
-async def test_a_kept_stream_and_its_states(client: httpx.AsyncClient, proxy: FaultProxy, own: Backends) -> None:
+async def test_a_kept_stream_and_its_states(
+    client: httpx.AsyncClient, service: Service, proxy: FaultProxy, own: Backends
+) -> None:
     camera_id = await create(client, proxy.url("plain"), keep_open=True)
     live = (await in_state(client, camera_id, "live"))["stream"]
     assert (live["codec"], live["width"], live["height"], live["fps"]) == ("h264", 320, 180, pytest.approx(25))
@@ -476,6 +478,7 @@ async def test_a_kept_stream_and_its_states(client: httpx.AsyncClient, proxy: Fa
 
     proxy.freeze()
     await in_state(client, camera_id, "stalled")
+    assert 'ingestion_streams{state="stalled"} 1.0' in (await client.get("/metrics")).text
     proxy.thaw()
     await in_state(client, camera_id, "live")
 
@@ -487,6 +490,13 @@ async def test_a_kept_stream_and_its_states(client: httpx.AsyncClient, proxy: Fa
     back = (await in_state(client, camera_id, "live"))["stream"]
     assert back["reconnects"] == 1
     assert back["last_error"] is not None
+
+    await asyncio.sleep(0.2)
+    lines = [json.loads(line) for line in service.text().splitlines() if '"stream_state"' in line]
+    told = [line["state"] for line in lines if line["camera_id"] == camera_id]
+    # Each change is one line, those of tries in vain but the first are not written.
+    assert told == ["connecting", "live", "stalled", "live", "backing_off", "connecting", "live"], lines
+    assert 'ingestion_streams{state="stalled"} 0.0' in (await client.get("/metrics")).text
 
     # What another process writes is followed too.
     await sql(own, "UPDATE camera_configurations SET enabled = false WHERE camera_id = $1", camera_id)

@@ -7,11 +7,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
 from models.values import IngestionStatus
+from services.rtsp_capture.decoder import PictureDecoder
 from services.rtsp_capture.picture_budget import PictureBudget
 from services.storage_service import StorageService
 from tests.conftest import Backends
@@ -105,3 +107,24 @@ async def test_with_a_slow_store_some_pictures_always_arrive(
         assert found.progress.stored >= 12
         frames = await kit.frames(request)
         assert max(abs(frame.error) for frame in frames) < 0.06
+
+
+async def test_with_a_slow_decoder_some_pictures_always_arrive(
+    backends: Backends, storage: StorageService, camera: Camera, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same where the CPU is short: the picture being decoded is not given up for those that come meanwhile."""
+    decode = PictureDecoder.decode
+
+    def slowly(self: PictureDecoder, *arguments: Any) -> Any:
+        time.sleep(0.15)
+        return decode(self, *arguments)
+
+    monkeypatch.setattr(PictureDecoder, "decode", slowly)
+    async with open_kit(await own_database(backends), storage, tmp_path, FRAME_BUFFER_SIZE=3) as kit:
+        request = await kit.submit(
+            camera.url, capture_mode="continuous", capture_duration=4.0, fps=float(FPS), sampling="exact"
+        )
+        found = await kit.completed(request)
+        print(f"\nstored {found.progress.stored} of {found.progress.expected}, each decode 0.15 s late")
+        assert set(found.progress.dropped) == {"queue_full"}
+        assert found.progress.stored >= 12  # 6 a second at most

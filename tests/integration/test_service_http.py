@@ -391,12 +391,9 @@ async def test_what_is_not_built_says_so(live: Running) -> None:
     post = live.client.post
     body = {"camera_id": "c", "rtsp_url": "rtsp://127.0.0.1:1/x"}
     before = await counts(live)
-    some = "01934f5e-2b7a-7c31-9d5e-6f0a1b2c3d4e"
     for answer in (
-        await post("/api/v1/ingest/rtsp", json={**body, "capture_mode": "event_driven"}),
         await post("/api/v1/ingest/rtsp", json=body, headers={"Idempotency-Key": '"k"'}),
         await post(UPLOAD, data={"camera_id": "c"}, files={"files": ("a.jpg", GOOD)}, headers={"Idempotency-Key": "k"}),
-        await post(f"/api/v1/ingest/requests/{some}/trigger", json={"label": "x"}),
         await post("/api/v1/cameras/c/snapshot", headers={"Idempotency-Key": "k"}),
     ):
         found = problem(answer, 501, "not_implemented")

@@ -266,10 +266,6 @@ async def test_cancel(api: Api) -> None:
     problem(await api("POST", f"/api/v1/ingest/requests/{new_id()}/cancel"), 404, "request_not_found")
 
 
-async def test_what_is_not_built_says_so(api: Api) -> None:
-    problem(await api("POST", f"/api/v1/ingest/requests/{KNOWN}/trigger", content=b"{}"), 501, "not_implemented")
-
-
 async def test_a_stop_seen_by_the_orchestrator_is_503(api: Api) -> None:
     api.orchestrator.accepting_error = ShuttingDown()
     problem(await api("POST", RTSP_PATH, json=RTSP), 503, "shutting_down")

@@ -18,6 +18,7 @@ from models.schemas import (
     CameraCreate,
     CameraPage,
     CameraPatch,
+    EventPage,
     FrameInfo,
     FramePage,
     HealthCheckResponse,
@@ -27,6 +28,8 @@ from models.schemas import (
     RequestPage,
     RTSPIngestionRequest,
     SnapshotRequest,
+    TriggerAccepted,
+    TriggerRequest,
 )
 from tests.unit.test_api_support import Api, problem
 from tests.unit.test_api_support import api as api
@@ -90,8 +93,9 @@ async def test_bodies_have_schemas_and_examples(api: Api) -> None:
         (IngestionResponse, examples.ACCEPTED), (IngestionResponse, examples.UPLOADED), (RequestPage, examples.REQUEST_PAGE),
         (FramePage, examples.FRAME_PAGE), (HealthCheckResponse, examples.HEALTH), (CameraCreate, examples.CAMERA_NEW),
         (CameraPatch, examples.CAMERA_PATCH), (CameraConfiguration, examples.CAMERA), (CameraPage, examples.CAMERA_PAGE),
-        (ProbeResponse, examples.PROBE), (SnapshotRequest, examples.SNAPSHOT), (BurstRequest, examples.BURST_NEW),
-        (BurstResponse, examples.BURST),
+        (ProbeResponse, examples.PROBE), (SnapshotRequest, examples.SNAPSHOT), (TriggerRequest, examples.TRIGGER),
+        (TriggerAccepted, examples.TRIGGERED), (EventPage, examples.EVENT_PAGE),
+        (BurstRequest, examples.BURST_NEW), (BurstResponse, examples.BURST),
     ],
 )  # fmt: skip
 def test_response_examples_fit_their_models(model: type[BaseModel], example: dict[str, Any]) -> None:

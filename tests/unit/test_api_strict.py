@@ -218,7 +218,7 @@ async def test_good_query_values_arrive(api: Api) -> None:
 @pytest.mark.parametrize("value", ["x", str(KNOWN).replace("-", ""), f"{{{KNOWN}}}", f"urn:uuid:{KNOWN}", f"{KNOWN}%0A"])
 async def test_malformed_ids_are_422(api: Api, value: str) -> None:
     for method, path in (("GET", "ingest/status/{}"), ("GET", "frames/{}"), ("DELETE", "frames/{}"),
-                         ("GET", "frames/{}/content"),
+                         ("GET", "frames/{}/content"), ("GET", "ingest/requests/{}/events"),
                          ("POST", "ingest/requests/{}/cancel"), ("POST", "ingest/requests/{}/trigger")):  # fmt: skip
         found = problem(await api(method, "/api/v1/" + path.format(value)), 422, "invalid_request")
         assert found["errors"][0]["in"] == "path"

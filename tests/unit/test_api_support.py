@@ -24,6 +24,7 @@ from models.schemas import (
     CameraCreate,
     CameraPage,
     CameraPatch,
+    EventPage,
     FrameInfo,
     FramePage,
     HealthCheckResponse,
@@ -35,6 +36,7 @@ from models.schemas import (
     RequestPage,
     RTSPIngestionRequest,
     SnapshotRequest,
+    TriggerRequest,
     UploadIngestionRequest,
 )
 from models.values import FrameFilter, IngestionStatus, ReceivedFile, RequestFilter, SourceType, TimestampSource
@@ -77,6 +79,7 @@ class FakeOrchestrator:
         self.submitted: list[RTSPIngestionRequest] = []
         self.uploads: list[tuple[UploadIngestionRequest, list[ReceivedFile], list[bytes]]] = []
         self.waits: list[float] = []
+        self.triggers: list[TriggerRequest] = []
         self.becomes_final = False
         self.was_final = False
         self.folders: list[Path] = []
@@ -95,6 +98,14 @@ class FakeOrchestrator:
         if request_id != KNOWN:
             raise RequestNotFound
         return self.was_final
+
+    async def trigger(self, request_id: UUID, body: TriggerRequest) -> UUID:
+        if self.error:
+            raise self.error
+        if request_id != KNOWN:
+            raise RequestNotFound
+        self.triggers.append(body)
+        return KNOWN
 
     async def wait_final(self, _request_id: UUID, seconds: float) -> bool:
         self.waits.append(seconds)
@@ -143,6 +154,12 @@ class FakeQueries:
     async def list_requests(self, matching: RequestFilter, limit: int, cursor: str | None) -> RequestPage:
         self.filters.append((matching, limit, cursor))
         return RequestPage(items=[], next_cursor=None)
+
+    async def list_events(self, request_id: UUID, limit: int, cursor: str | None) -> EventPage:
+        if request_id != KNOWN:
+            raise RequestNotFound
+        self.filters.append((request_id, limit, cursor))
+        return EventPage.model_validate(examples.EVENT_PAGE)
 
     async def get_frame(self, frame_id: UUID) -> FrameInfo:
         if frame_id != KNOWN:

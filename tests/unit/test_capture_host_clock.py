@@ -31,7 +31,7 @@ class Clocks:
 
 
 def steps() -> float:
-    return HOST_CLOCK_STEPS._value.get()
+    return float(HOST_CLOCK_STEPS._value.get())
 
 
 @pytest.mark.parametrize("step", [-3600.0, -0.5, 0.5, 3600.0, 1e9])

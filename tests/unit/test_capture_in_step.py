@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from services.rtsp_capture import decoder as decoder_module
@@ -15,7 +13,7 @@ from utils.pool import WorkerPool
 
 
 @pytest.fixture
-def fed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Packet]]:
+def fed(monkeypatch: pytest.MonkeyPatch) -> list[Packet]:
     """Every packet that a decoder was given."""
     given: list[Packet] = []
     feed = PictureDecoder._feed

@@ -1,0 +1,33 @@
+"""What a running capture is told from outside: to end, to hand back, that it is another's."""
+
+from __future__ import annotations
+
+import asyncio
+
+
+class Orders:
+    """Set by the orchestrator, looked at by the capture. On the event loop."""
+
+    def __init__(self) -> None:
+        self.cancelled = False  # the client asked for the end; frames captured before are stored
+        self.handing_back = False  # the process stops: what is in hand is stored, another process goes on
+        self.lost = False  # another owner has a newer epoch
+        self.wake = asyncio.Event()
+
+    @property
+    def stopping(self) -> bool:
+        return self.cancelled or self.handing_back or self.lost
+
+    @property
+    def given_up(self) -> bool:
+        """Whether waiting for the database has no point any more."""
+        return self.lost or self.handing_back
+
+    async def sleep(self, seconds: float) -> None:
+        """Until something happened, at most `seconds`."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.wake.wait()
+        except TimeoutError:
+            pass
+        self.wake.clear()
