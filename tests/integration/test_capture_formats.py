@@ -239,17 +239,15 @@ LOSSES: dict[str, tuple[str, int, str, Faults]] = {
     "tcp-few": ("slices", 300, "tcp", FEW),
     "open-gop-tcp-few": ("open-gop", 300, "tcp", FEW),
     "hevc-tcp-few": ("hevc", 300, "tcp", FEW),
-    "units": ("plain", 1400, "tcp", Faults(drop_every=17)),
     "units-hidden": ("b", 1400, "tcp", Faults(drop_every=17, hidden=True)),
     "open-gop-units": ("open-gop", 1400, "tcp", Faults(drop_every=17)),
     "hevc-units-hidden": ("hevc", 1400, "tcp", Faults(drop_every=17, hidden=True)),
     "hevc-b-units": ("hevc-b", 1400, "tcp", Faults(drop_every=17)),
-    "halves": ("slices", 200, "tcp", Faults(cut_every=17)),
     "halves-hidden": ("plain", 200, "tcp", Faults(cut_every=17, hidden=True)),
     "key-halves": ("b", 1400, "tcp", Faults(cut_units=(0, 50))),
     "hevc-key-halves": ("hevc-b", 1400, "tcp", Faults(cut_units=(0, 50))),
 }
-CLEAN, LOSSY, AFTER = 2.0, 4.0, 3.0  # seconds of the capture without losses, with them, and after them
+CLEAN, LOSSY, AFTER = 1.0, 3.0, 3.0  # seconds of the capture without losses, with them, and after them
 RATE = 5.0
 
 
@@ -266,7 +264,13 @@ async def losses(kit: Kit, shows: dict[str, Show]) -> dict[str, Lossy]:
     """Captures of cameras that lose packets for some seconds, side by side."""
     made: dict[str, Lossy] = {}
 
+    gate = asyncio.Semaphore(9)
+
     async def run(name: str, transport: str, faults: Faults) -> None:
+        async with gate:
+            await lose(name, transport, faults)
+
+    async def lose(name: str, transport: str, faults: Faults) -> None:
         request = await kit.submit(
             camera.url_of(name), unique(name), transport=transport,
             capture_mode="continuous", sampling="exact", fps=RATE, capture_duration=CLEAN + LOSSY + AFTER,
