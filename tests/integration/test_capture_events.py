@@ -302,6 +302,19 @@ async def max_frames_ends_it(kit: Kit, camera: Camera) -> None:
 
 
 @scenario
+async def what_is_beyond_max_frames_is_no_longer_idle(kit: Kit, camera: Camera) -> None:
+    """Slots that were booked idle long ago, and that an event wants and cannot have."""
+    request_id = await submit(kit, camera.url_of("car"), fps=5.0, max_frames=3, pre_roll=4, post_roll=0)
+    await begun(kit, request_id, 7.0)
+    await trigger(kit, request_id)
+    found = await result(kit, request_id)
+    assert found.request.progress.stored == 3
+    assert found.request.progress.dropped.keys() == {"surplus"}
+    found.assert_whole(dropped=True)
+    assert len(found.slots()) >= 19
+
+
+@scenario
 async def a_rare_grid_gives_each_event_its_nearest_slot(kit: Kit, camera: Camera) -> None:
     request_id = await submit(kit, camera.url_of("car"), fps=0.5, capture_duration=5.0, pre_roll=0, post_roll=0)
     await begun(kit, request_id, 2.9)

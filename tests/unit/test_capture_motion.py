@@ -167,8 +167,16 @@ def test_specks_do_not_add_up() -> None:
     scene, eye = backdrop(), Eye(noise=0)
     eye.see(scene, 5)
     made = scene.copy()
-    made[5:85:10, 5:155:10] = 255  # rain, dead points: 1 x 1 each
-    made[8:85:10, 8:155:10] = 0
+    made[20:70:3, 40:120:3] = np.where(made[20:70:3, 40:120:3] > 128, 0, 255)  # rain: 1 x 1 each, but close together
+    assert not eye.see(made).moving
+
+
+def test_patches_do_not_add_up() -> None:
+    scene, eye = backdrop(), Eye(noise=0)
+    eye.see(scene, 5)
+    made = scene.copy()
+    for left in (20, 50, 80, 110):  # 0.25 % each, 1 % together
+        made[40:46, left : left + 6] = np.where(made[40:46, left : left + 6] > 128, 0, 255)
     assert not eye.see(made).moving
 
 
