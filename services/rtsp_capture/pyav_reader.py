@@ -54,6 +54,8 @@ class PyAvReader:
             "allowed_media_types": "video",
             "analyzeduration": _PROBING,
             "timeout": str(int(options.read_timeout * 1_000_000)),
+            # Over TCP FFmpeg looks at sequence numbers only with a queue: cameras and relays drop packets there too.
+            "reorder_queue_size": "500" if options.transport == "udp" else "2",
         }
         if options.tls_verify and options.url.startswith("rtsps"):
             wanted["tls_verify"] = "1"
