@@ -1,9 +1,16 @@
-"""Capture from RTSP cameras.
+"""Capture from RTSP cameras, from the socket up:
 
-`hub` owns the streams, one RTSP connection each; `stream` keeps one open (check, read, back off, again); `reader`
-hands over encoded packets from a thread of its own; `clock` gives each its capture time; `sampler` chooses the
-picture of each slot; `decoder` turns the chosen ones into pictures and `jpeg` those into JPEG, `damage` tells which are
-not whole; `capture` runs one request on top of all that.
+- connection: `address` (where a camera may be), `preflight` (the check before FFmpeg), `reader` and `pyav_reader`
+  (encoded packets), `session` (a reader's thread), `stream_times` (what OpenCV hides)
+- time: `host_clock`, `clock` (by receipt), `camera_clock` (by RTCP), `capture_clock` (which of them)
+- stream: `hub` (who shares which), `stream` (kept open, again and again), `stream_state`, `keeper` (keep_open), `packets`
+  (the ring), `ring_budget`
+- pictures: `damage` and `h264` (which are whole), `decoder`, `in_step`, `jpeg`, `luma`
+- captures: `job` (from a claim), `capture` (continuous, and what the modes share), `single_frame`, `event_capture`,
+  `sampler` (which picture fills which slot), `slots`, `event_slots`, `orders`, `request_state`
+- motion: `motion` (arithmetic), `motion_watch` (what is looked at)
+- storing: `frame_store`, `frame_record`, `picture_budget`
+- beside captures: `probe`
 """
 
 import os
