@@ -55,7 +55,7 @@ def one_a_second(folder: Path, cameras: int, seconds: float) -> None:
     """auto at GOP 25 and exact at GOP 50, against ffmpeg's keyframes and ffmpeg's fps=1."""
     keyed, long = bench_film(folder, gop=FPS), bench_film(folder, gop=2 * FPS)
     print(f"films: GOP 25 keyframes {keyed.keyframe_bytes} B, {keyed.bitrate} bit/s; GOP 50 {long.bitrate} bit/s")
-    with Camera({"gop25": keyed.path, "gop50": long.path}, join="burst") as camera:
+    with Camera({"gop25": keyed.path, "gop50": long.path}, join="now") as camera:
         with service(folder / "auto") as running:
             few = _ours(running, camera.url_of("gop25"), 2, 5, "auto", 1)
             time.sleep(5)  # the two close
@@ -83,7 +83,7 @@ def one_a_second(folder: Path, cameras: int, seconds: float) -> None:
 def every_frame(folder: Path, seconds: float) -> None:
     """All 25 pictures a second of one camera, against ffmpeg to JPEG files."""
     film = bench_film(folder, gop=2 * FPS)
-    with Camera(film.path, join="burst") as camera:
+    with Camera(film.path, join="now") as camera:
         with service(folder / "every") as running:
             ours = _ours(running, camera.url, 1, seconds, "exact", FPS)
         line("trackshift exact, 25 a second", **ours)

@@ -16,7 +16,7 @@ from utils.demo.camera import Camera
 def many(folder: Path, cameras: int, seconds: float, reader: str) -> None:
     """`cameras` captures at one frame a second (auto, GOP 25) for `seconds`."""
     film = bench_film(folder, gop=FPS)
-    with Camera(film.path, join="burst") as camera, service(folder / f"many-{reader}", RTSP__READER=reader) as running:
+    with Camera(film.path, join="now") as camera, service(folder / f"many-{reader}", RTSP__READER=reader) as running:
         assert camera.pid is not None
         asked = time.monotonic()
         with ThreadPoolExecutor(16) as pool:

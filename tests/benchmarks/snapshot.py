@@ -22,7 +22,7 @@ def _snap(running: Running, camera_id: str, staleness: float = 0) -> float:
 def snapshots(folder: Path, count: int) -> None:
     """`count` of each kind, one after the other, 0.3 s apart; GOP 50."""
     film = bench_film(folder, gop=2 * FPS)
-    with Camera(film.path, join="burst") as camera, service(folder / "snapshot", RTSP__LINGER=0) as running:
+    with Camera(film.path, join="now") as camera, service(folder / "snapshot", RTSP__LINGER=0) as running:
         for name, keep_open in (("open", True), ("cold", False)):
             body = {"camera_id": name, "rtsp_url": camera.url, "keep_open": keep_open}
             running.http.post("/api/v1/cameras", json=body).raise_for_status()
