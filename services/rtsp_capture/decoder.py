@@ -105,12 +105,6 @@ class PictureDecoder:
         self._run(picture, self._plan(picture))
         self._trim(picture)
 
-    def release(self) -> None:
-        """Gives back the decoder's memory (9 MB at 1080p) and the frames kept; it may be used again."""
-        self._context = None
-        self._kept.clear()
-        self._restart()
-
     def _forget(self) -> None:
         oldest = self._monotonic() - KEPT_SECONDS
         self._kept = {key: kept for key, kept in self._kept.items() if kept.at > oldest}

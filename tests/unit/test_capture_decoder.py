@@ -153,16 +153,6 @@ def test_a_decoder_kept_in_step_has_little_left_to_do(name: str, fed: list[Packe
     assert len(fed) <= 60 + (0 if name in IN_ORDER else 4)
 
 
-def test_released_memory_may_be_used_again(fed: list[Packet]) -> None:
-    decoder = PictureDecoder(film("h264").info)
-    found = pictures("h264")
-    decoder.frame(found[5])
-    decoder.release()
-    assert not decoder._kept
-    decoder.frame(found[6])
-    assert len(fed) == 6 + 7
-
-
 # -- what cannot be decoded ------------------------------------------------------------------------------------------
 
 
