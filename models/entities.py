@@ -339,6 +339,18 @@ class OutboxPending(Base):
     created_at: Mapped[datetime] = _now()
 
 
+class EventLog(Base):
+    """The one row from which events take their numbers. A restored database gets a new log_id: older cursors are void."""
+
+    __tablename__ = "event_log"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    log_id: Mapped[UUID]
+    seq: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+
+    __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
+
+
 class Event(Base):
     """Events in their one order."""
 

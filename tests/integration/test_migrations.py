@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -43,6 +44,10 @@ SELECT 'other ' || relkind::text || ' ' || relname FROM pg_class
 UNION ALL
 SELECT 'type ' || typname FROM pg_type WHERE typnamespace = 'public'::regnamespace AND typrelid = 0 AND typelem = 0
 """
+
+
+HEAD = ScriptDirectory(str(ROOT / "repositories" / "migrations")).get_current_head()
+FUNCTIONS = (functions_0003,)  # in their order: a later one replaces functions of an earlier one
 
 
 async def fresh(backends: Backends) -> DbSettings:
@@ -104,8 +109,9 @@ async def test_migrations_make_exactly_what_the_models_would(backends: Backends)
         for statement in functions_0001.CREATE_BEFORE_TABLES:
             await connection.execute(text(statement))
         await connection.run_sync(Base.metadata.create_all)
-        for statement in functions_0003.CREATE_OR_REPLACE:
-            await connection.exec_driver_sql(statement)
+        for module in FUNCTIONS:
+            for statement in module.CREATE_OR_REPLACE:
+                await connection.exec_driver_sql(statement)
     await engine.dispose()
     by_migration = {line for line in await describe(migrated) if "alembic_version" not in line}
     by_models = await describe(made)
@@ -132,7 +138,7 @@ async def test_many_start_at_once_and_one_migrates(backends: Backends) -> None:
     processes = [migrate_in_a_process(db) for _ in range(2)]
     await asyncio.gather(*(upgrade(db) for _ in range(6)), *(ended(process) for process in processes))
     connection = await connect(db)
-    assert [row[0] for row in await connection.fetch("SELECT version_num FROM alembic_version")] == ["0003"]
+    assert [row[0] for row in await connection.fetch("SELECT version_num FROM alembic_version")] == [HEAD]
     held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = $1"
     assert await connection.fetchval(held, LOCK_KEY) == 0
     await connection.close()
@@ -164,7 +170,7 @@ async def test_killed_in_mid_migration_leaves_nothing_half_done(backends: Backen
     async with asyncio.timeout(20):
         await second
     assert await watcher.fetchval("SELECT count(*) FROM pg_stat_activity WHERE pid = $1", backend) == 0
-    assert await watcher.fetchval("SELECT version_num FROM alembic_version") == "0003"
+    assert await watcher.fetchval("SELECT version_num FROM alembic_version") == HEAD
     await blocker.close()
     await watcher.close()
 
