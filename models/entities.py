@@ -330,7 +330,7 @@ class IdempotencyKey(Base):
 
 
 class OutboxPending(Base):
-    """Events as their transactions wrote them, before the relay gives them their order."""
+    """Events as their transactions wrote them (triggers, functions_0005), before the relay gives them their order."""
 
     __tablename__ = "outbox_pending"
 
@@ -346,7 +346,8 @@ class EventLog(Base):
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     log_id: Mapped[UUID]
-    seq: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    seq: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))  # the newest event's
+    oldest: Mapped[int] = mapped_column(BigInteger, server_default=text("1"))  # the first that retention has left
 
     __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
 
@@ -362,7 +363,7 @@ class Event(Base):
     event: Mapped[Json]
     created_at: Mapped[datetime] = _now()
 
-    __table_args__ = (Index(None, "created_at"), Index(None, "camera_id", "seq"), Index(None, "type", "seq"))
+    __table_args__ = (Index(None, "camera_id", "seq"),)
 
 
 class ApiKey(Base):
