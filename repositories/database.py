@@ -27,6 +27,7 @@ from repositories.capture_events import CaptureEventRepository
 from repositories.frames import FrameRepository
 from repositories.ingestion_requests import IngestionRequestRepository
 from repositories.leases import LeaseRepository
+from repositories.outbox import OutboxRepository
 from repositories.secrets import SecretsRepository
 from utils.exceptions import DatabaseUnavailable
 from utils.logger import Throttle, get_logger
@@ -100,6 +101,10 @@ class UnitOfWork:
         return CaptureEventRepository(self.session)
 
     @cached_property
+    def outbox(self) -> OutboxRepository:
+        return OutboxRepository(self.session)
+
+    @cached_property
     def secrets(self) -> SecretsRepository:
         return SecretsRepository(self.session)
 
@@ -110,6 +115,7 @@ class Database:
     def __init__(self, settings: DbSettings, application_name: str = "trackshift-ingestion") -> None:
         self._pool_timeout = settings.POOL_TIMEOUT
         self._throttle = Throttle(10, asyncio.get_event_loop().time)
+        self.on_commit: Callable[[], None] = lambda: None  # called after every transaction: there may be events
         server_settings = {
             "application_name": application_name,
             "timezone": "UTC",
@@ -156,6 +162,7 @@ class Database:
         try:
             async with sessions() as session, session.begin():
                 yield UnitOfWork(session)
+            self.on_commit()
         except Exception as error:
             if not is_unavailable(error):
                 raise

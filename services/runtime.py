@@ -17,8 +17,10 @@ from repositories.database import Database, is_unavailable
 from repositories.migrations.run import upgrade
 from services.burst import BurstService
 from services.cameras import CameraRegistry
+from services.event_log import EventLog
 from services.health import HealthService
 from services.orchestrator import Orchestrator
+from services.outbox import LogHead, Relay
 from services.queries import Queries
 from services.rtsp_capture.address import AddressPolicy
 from services.rtsp_capture.capture import CaptureDeps
@@ -63,6 +65,7 @@ class Services:
     cameras: CameraRegistry
     snapshots: Snapshots
     bursts: BurstService
+    event_log: EventLog
 
 
 @asynccontextmanager
@@ -107,6 +110,11 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         stack.push_async_callback(_cancelled, leftovers)
         sealing = asyncio.create_task(put_in_order(database, secrets, everything=not settings.DB.HOST), name="secrets")
         stack.push_async_callback(_cancelled, sealing)
+        head = LogHead()
+        relay = Relay(database, head, settings.EVENTS.RETENTION)
+        relay.start()
+        stack.push_async_callback(relay.stop)
+        event_log = EventLog(database, head, settings.EVENTS.MAX_READERS)
         keeper.start()
         stack.push_async_callback(keeper.stop)
         orchestrator.start()
@@ -121,7 +129,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         gc.collect()
         gc.freeze()
         stack.callback(gc.unfreeze)
-        yield Services(settings, orchestrator, queries, health, cameras, snapshots, bursts)
+        yield Services(settings, orchestrator, queries, health, cameras, snapshots, bursts, event_log)
         health.stopping = True
 
 

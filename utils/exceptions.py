@@ -123,6 +123,13 @@ class NotRunning(IngestionException):
     default_message = "The request is not running."
 
 
+class CursorExpired(IngestionException):
+    """`details["oldest_cursor"]`: where what is kept begins."""
+
+    code = "cursor_expired"
+    default_message = "Events after this cursor are no longer kept, or it belongs to another log: go on from oldest_cursor."
+
+
 class RequestTimeout(IngestionException):
     code = "request_timeout"
     retryable = True

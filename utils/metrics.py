@@ -81,6 +81,13 @@ EMBEDDED_RESTARTS = Counter(
 DEPENDENCY_UP = Gauge(
     "ingestion_dependency_up", "1 when the last health check of a part passed.", ["dependency"], registry=REGISTRY
 )
+EVENTS_RELAYED = Counter("ingestion_events_relayed", "Events that this process put into the log.", registry=REGISTRY)
+EVENTS_EXPIRED = Counter("ingestion_events_expired", "Events that this process removed for their age.", registry=REGISTRY)
+EVENT_RELAY_SECONDS = Histogram(
+    "ingestion_event_relay_seconds", "Seconds from the transaction of a batch's oldest event to its place in the log.",
+    buckets=_LATENCY, registry=REGISTRY,
+)  # fmt: skip
+EVENT_READERS = Gauge("ingestion_event_readers", "Readers of events that wait, by kind.", ["kind"], registry=REGISTRY)
 EVENT_LOOP_LAG = Gauge(
     "ingestion_event_loop_lag_seconds", "Longest delay of the event loop in the last 5 s.", registry=REGISTRY
 )
