@@ -75,7 +75,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     Raises StartError with a readable reason when a part does not come up.
     """
     async with AsyncExitStack() as stack:
-        effective = await _start_embedded(settings, stack)
+        effective = await start_embedded(settings, stack)
         await _with_patience("PostgreSQL (DB__HOST, DB__PORT, DB__USER, DB__PASSWORD)", partial(upgrade, effective.DB))
         secrets = open_box(settings)
         database = Database(effective.DB)
@@ -133,7 +133,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         health.stopping = True
 
 
-async def _start_embedded(settings: Settings, stack: AsyncExitStack) -> Settings:
+async def start_embedded(settings: Settings, stack: AsyncExitStack) -> Settings:
     """Takes the lock on DATA_DIR and starts the parts that no setting names; returns settings that name them."""
     postgres, object_store = not settings.DB.HOST, not settings.STORAGE.ENDPOINT
     lock = DataDirLock(settings.DATA_DIR)
