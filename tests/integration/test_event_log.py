@@ -64,9 +64,13 @@ class Events:
 
     async def end(self) -> None:
         """Reads until the stream ends as it should, by its last chunk."""
+
+        async def rest() -> None:
+            while True:
+                await self.block()
+
         with pytest.raises(EOFError):
-            while await self.block() is not None:
-                pass
+            await rest()
 
 
 async def latest(client: httpx.AsyncClient) -> str:
@@ -91,7 +95,8 @@ async def test_polls_hear_of_every_process(parts: Backends, tmp_path: Path) -> N
     async with serving(parts, tmp_path / "a") as (_, one), serving(parts, tmp_path / "b") as (_, other):
         start, camera = await latest(one), unique()
         for writer in (one, other):
-            query = {"after": await latest(one), "wait": "20", "camera_id": camera, "types": "request.completed,request.failed"}
+            types = "request.completed,request.failed"
+            query = {"after": await latest(one), "wait": "20", "camera_id": camera, "types": types}
             poll = asyncio.create_task(one.get(EVENTS, params=query))
             await readers(one, 1)
             answer = await upload(writer, camera, jpeg())
@@ -238,13 +243,11 @@ async def test_the_documented_consumer_misses_nothing(backends: Backends, tmp_pa
         await until(all_seen, "everything")
         assert taker.seen == stored
         assert "missed" not in taker.out.read_text()
-        await asyncio.to_thread(service.stop)
         new = await asyncio.to_thread(
             subprocess.run, [sys.executable, "-m", "services.new_log"], cwd=ROOT, env=service.environment,
             capture_output=True, text=True, timeout=60,
         )  # fmt: skip
         assert new.returncode == 0, new.stderr
-        await asyncio.to_thread(service.start)
         await store(1)
         await until(all_seen, "what was stored after the restore")
         assert "events were missed" in taker.out.read_text()
