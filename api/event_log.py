@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends, Query
@@ -38,6 +38,7 @@ STREAM = "text/event-stream"
 MAX_WAIT = 30.0  # seconds
 BEAT = 15.0  # seconds of silence after which a stream says that it lives
 STALL = 30.0  # seconds that a client may leave what was sent unread
+FAREWELL = 1.0  # seconds that the end of a stream may take
 STREAM_PAGE = 100
 _DECIMAL = re.compile(r"^[0-9]{1,6}(\.[0-9]{1,6})?\Z")
 
@@ -116,7 +117,9 @@ class _EventStream(Response):
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
             if not gone:
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                with suppress(TimeoutError):  # to a client that reads nothing, not even the end can be said
+                    async with asyncio.timeout(FAREWELL):
+                        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _write(self, send: Send) -> None:
         try:

@@ -8,7 +8,6 @@ and hold no connection.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from contextlib import suppress
 from uuid import UUID
 
@@ -22,7 +21,7 @@ log = get_logger(__name__)
 
 BATCH = 1000  # events moved, or removed, in one transaction
 GAP = 0.02  # seconds between two polls at the least: what is committed meanwhile goes together
-WATCHED = 0.1  # seconds between polls while somebody here waits: other processes write too
+WATCHED = 0.1  # seconds between polls while somebody here waits (whose read before it woke the relay): others write too
 IDLE = 1.0  # seconds between polls otherwise; a transaction of this process is followed by a poll at once
 AWAY = 1.0  # seconds until a database that is away is tried again
 SWEEP_EVERY = 60.0  # seconds
@@ -35,7 +34,6 @@ class LogHead:
         self.log_id: UUID | None = None
         self.seq = 0
         self.waiting = 0
-        self.on_wait: Callable[[], None] = lambda: None
         self._moved = asyncio.Event()
 
     def publish(self, log_id: UUID, seq: int) -> None:
@@ -48,7 +46,6 @@ class LogHead:
     async def beyond(self, log_id: UUID, seq: int, seconds: float) -> bool:
         """Waits until the log goes beyond (log_id, seq) or is another one; False when it does not in time."""
         self.waiting += 1
-        self.on_wait()
         try:
             async with asyncio.timeout(seconds):
                 while self.log_id in (None, log_id) and self.seq <= seq:
@@ -73,11 +70,10 @@ class Relay:
 
     def start(self) -> None:
         self._database.on_commit = self._wake.set
-        self._head.on_wait = self._wake.set
         self._task = asyncio.create_task(self._run(), name="event-relay")
 
     async def stop(self) -> None:
-        self._database.on_commit = self._head.on_wait = lambda: None
+        self._database.on_commit = lambda: None
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

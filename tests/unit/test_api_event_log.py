@@ -12,6 +12,7 @@ from uuid import UUID
 import pytest
 from starlette.requests import Request
 
+from api import event_log
 from api.event_log import blocks, wants_stream
 from models.schemas import CloudEventPage
 from models.values import LogEventType, LogFilter
@@ -116,6 +117,31 @@ async def test_a_stop_ends_a_stream(api: Api, log: FakeLog, monkeypatch: pytest.
     api.state.stopping.set()
     async with asyncio.timeout(5):
         assert (await task).text.endswith(f"id: {LOG}.6\n\n")
+    assert log.taken == 0
+
+
+async def test_a_client_that_does_not_read_is_let_go(api: Api, log: FakeLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_log, "STALL", 0.05)
+    monkeypatch.setattr(event_log, "FAREWELL", 0.05)
+    headers = [(b"accept", b"text/event-stream")]
+    scope = {"type": "http", "method": "GET", "path": EVENTS, "query_string": b"", "headers": headers, "app": api.app}
+    started = asyncio.Event()
+
+    async def receive() -> dict[str, Any]:
+        if not started.is_set():
+            return {"type": "http.request", "body": b"", "more_body": False}
+        await asyncio.sleep(3600)
+        raise AssertionError
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            started.set()
+        else:
+            await asyncio.sleep(3600)
+
+    async with asyncio.timeout(5):
+        await api.app(scope, receive, send)
+    assert started.is_set()
     assert log.taken == 0
 
 
