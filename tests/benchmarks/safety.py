@@ -64,7 +64,7 @@ def _captured(running: Running, url: str, cameras: int, seconds: float) -> float
     cpu = used.seconds()
     frames = sum(running.status(each)["progress"]["stored"] for each in ids) - before
     running.cancel(ids)
-    return cpu / frames * 1000
+    return float(cpu / frames * 1000)
 
 
 def safety(folder: Path, before: str, rounds: int, seconds: float) -> None:
