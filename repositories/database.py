@@ -25,6 +25,7 @@ from config import DbSettings, database_url
 from repositories.camera_configs import CameraConfigRepository
 from repositories.capture_events import CaptureEventRepository
 from repositories.frames import FrameRepository
+from repositories.idempotency import IdempotencyRepository
 from repositories.ingestion_requests import IngestionRequestRepository
 from repositories.leases import LeaseRepository
 from repositories.secrets import SecretsRepository
@@ -98,6 +99,10 @@ class UnitOfWork:
     @cached_property
     def events(self) -> CaptureEventRepository:
         return CaptureEventRepository(self.session)
+
+    @cached_property
+    def keys(self) -> IdempotencyRepository:
+        return IdempotencyRepository(self.session)
 
     @cached_property
     def secrets(self) -> SecretsRepository:

@@ -18,6 +18,7 @@ from repositories.migrations.run import upgrade
 from services.burst import BurstService
 from services.cameras import CameraRegistry
 from services.health import HealthService
+from services.idempotency import IdempotencyService
 from services.orchestrator import Orchestrator
 from services.queries import Queries
 from services.rtsp_capture.address import AddressPolicy
@@ -63,6 +64,7 @@ class Services:
     cameras: CameraRegistry
     snapshots: Snapshots
     bursts: BurstService
+    idempotency: IdempotencyService
 
 
 @asynccontextmanager
@@ -102,11 +104,14 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         cameras = CameraRegistry(database, secrets, policy, keeper, prober)
         snapshots = Snapshots(capture, orchestrator, queries)
         bursts = BurstService(settings.RTSP, database, storage, hub, secrets, orchestrator)
+        idempotency = IdempotencyService(settings.API, database, storage, secrets)
         health = HealthService({"database": _database_check(database), "storage": _storage_check(storage)}, {})
         leftovers = asyncio.create_task(_finish_deletes(queries), name="finish-deletes")
         stack.push_async_callback(_cancelled, leftovers)
         sealing = asyncio.create_task(put_in_order(database, secrets, everything=not settings.DB.HOST), name="secrets")
         stack.push_async_callback(_cancelled, sealing)
+        idempotency.start()
+        stack.push_async_callback(idempotency.stop)
         keeper.start()
         stack.push_async_callback(keeper.stop)
         orchestrator.start()
@@ -121,7 +126,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         gc.collect()
         gc.freeze()
         stack.callback(gc.unfreeze)
-        yield Services(settings, orchestrator, queries, health, cameras, snapshots, bursts)
+        yield Services(settings, orchestrator, queries, health, cameras, snapshots, bursts, idempotency)
         health.stopping = True
 
 

@@ -123,6 +123,17 @@ class NotRunning(IngestionException):
     default_message = "The request is not running."
 
 
+class RequestInProgress(IngestionException):
+    code = "request_in_progress"
+    retryable = True
+    default_message = "A request with this Idempotency-Key is still being served. Try again."
+
+
+class IdempotencyKeyReused(IngestionException):
+    code = "idempotency_key_reused"
+    default_message = "This Idempotency-Key was used for another body. A new request needs a new key."
+
+
 class RequestTimeout(IngestionException):
     code = "request_timeout"
     retryable = True
