@@ -186,11 +186,6 @@ class TooManyPending(IngestionException):
     default_message = "RTSP__MAX_PENDING captures are waiting already."
 
 
-class FeatureNotImplemented(IngestionException):
-    code = "not_implemented"
-    default_message = "This part of the contract is not built yet."
-
-
 class StorageUnavailable(IngestionException):
     code = "storage_unavailable"
     retryable = True

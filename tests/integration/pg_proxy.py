@@ -12,7 +12,6 @@ from pathlib import Path
 
 from config import DbSettings
 
-
 _SSL_REQUEST = 80877103
 
 
