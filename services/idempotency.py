@@ -21,7 +21,7 @@ from models.values import KeptAnswer, KeyName
 from repositories.database import Database, UnitOfWork
 from repositories.idempotency import KeyRow
 from services.storage_service import StorageService
-from utils.exceptions import DatabaseUnavailable, IdempotencyKeyReused, RequestInProgress
+from utils.exceptions import DatabaseUnavailable, IdempotencyKeyReused, RequestInProgress, SecretUnreadable
 from utils.ids import new_id
 from utils.logger import get_logger
 from utils.metrics import IDEMPOTENCY, IDEMPOTENCY_RUNNING, IDEMPOTENCY_SWEPT
@@ -172,7 +172,11 @@ class IdempotencyService:
 
     def _answer(self, row: KeyRow, fingerprint: str) -> KeptAnswer | None:
         """The answer that the key has; None when it may run again."""
-        if self._secrets.open(row.fingerprint) != fingerprint:
+        try:
+            same = self._secrets.open(row.fingerprint) == fingerprint
+        except SecretUnreadable:  # its key was taken out of SECRETS__KEYS: nobody can tell any more
+            same = False
+        if not same:
             raise IdempotencyKeyReused
         if row.status is not None:
             return KeptAnswer(row.run, row.status, row.location, row.answer)

@@ -75,6 +75,16 @@ async def test_a_key_runs_once(keys: IdempotencyService, database: Database) -> 
     assert found.body == {"event_id": str(first.request_id)}
 
 
+async def test_a_fingerprint_that_cannot_be_opened_is_another_ones(
+    keys: IdempotencyService, database: Database, storage: StorageService
+) -> None:
+    name = a_name()
+    await take(keys, name)
+    without = IdempotencyService(ApiSettings(), database, storage, SecretBox([new_key()]))
+    with pytest.raises(IdempotencyKeyReused):
+        await without.begin(name, "f")
+
+
 async def test_a_lapsed_key_runs_again_under_the_same_id(keys: IdempotencyService, database: Database) -> None:
     name = a_name()
     first = await take(keys, name)
