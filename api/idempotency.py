@@ -127,6 +127,12 @@ async def get_attempt(request: Request) -> Attempt:
     return keyed.attempt
 
 
+async def kept_answer(request: Request, attempt: Attempt) -> Response | None:
+    """The answer that was kept in the transaction of what it tells of, to be sent; None without a key."""
+    answer = await (await get_services(request)).idempotency.given(attempt) if attempt.keyed else None
+    return _response(answer) if answer is not None else None
+
+
 AttemptDep = Annotated[Attempt, Depends(get_attempt)]
 
 
@@ -177,13 +183,19 @@ async def _end(request: Request, attempt: Attempt | None, response: Response) ->
     if attempt.others is not None:  # another run of this key was first
         await asyncio.shield(keys.release(attempt))
         return _again(await keys.fresh(attempt.others))
-    body = json.loads(bytes(response.body)) if response.body else None
+    body = json.loads(bytes(response.body)) if response.body and not attempt.given else None
     await asyncio.shield(keys.finish(attempt, response.status_code, response.headers.get("location"), body))
     return response
 
 
 def _again(answer: KeptAnswer) -> Response:
-    headers = {REPLAYED: "true"} | ({"Location": answer.location} if answer.location is not None else {})
-    kind = PROBLEM_TYPE if answer.status >= 400 else "application/json"
-    headers |= {"Cache-Control": "no-store"} if answer.status >= 400 else {}
-    return JSONResponse(answer.body, answer.status, headers, kind)
+    response = _response(answer)
+    response.headers[REPLAYED] = "true"
+    return response
+
+
+def _response(answer: KeptAnswer) -> Response:
+    headers = {"Location": answer.location} if answer.location is not None else {}
+    if answer.status >= 400:
+        return JSONResponse(answer.body, answer.status, {**headers, "Cache-Control": "no-store"}, PROBLEM_TYPE)
+    return JSONResponse(answer.body, answer.status, headers)

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from api import examples
 from api.body import check_encoding, content_length
 from api.dependencies import ServicesDep, StateDep
-from api.idempotency import begin, form_fingerprint
+from api.idempotency import begin, form_fingerprint, kept_answer
 from api.ingest import status_location
 from api.multipart import boundary_of
 from api.openapi import IDEMPOTENCY, KEYED, answer, problems
@@ -81,5 +81,7 @@ async def upload_images(request: Request, response: Response, services: Services
             attempt = await begin(request, form_fingerprint(form))
             attempt.answers(201, lambda stored: status_location(stored.request_id))
             request_id = await services.orchestrator.ingest_upload(form.fields, form.files, attempt)
+    if (kept := await kept_answer(request, attempt)) is not None:
+        return kept
     response.headers["Location"] = status_location(request_id)
     return await services.queries.get_request(request_id)

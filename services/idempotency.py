@@ -51,6 +51,7 @@ class Attempt:
         self.settled = False  # what was begun has ended, and nothing of it is left to be told
         self.kept: KeptAnswer | None = None  # committed, or about to be, with what it tells of
         self.others: KeptAnswer | None = None  # the answer of another run of this key, which was first
+        self.given = False  # what is kept is what is sent
         self._describe: Callable[[Any], tuple[int, str]] | None = None
 
     def answers(self, status: int, location: Callable[[Any], str]) -> None:
@@ -133,7 +134,11 @@ class IdempotencyService:
         # Sealed: it is over a body that may hold a camera's password, and could be used to try guesses.
         sealed = self._secrets.seal(fingerprint)
         try:
-            taken = await self._database.until_known(lambda uow: self._take(uow, name, fingerprint, sealed, run, request_id))
+            taken: Attempt | KeptAnswer | None = await self._new(name, run, request_id, sealed)
+            if taken is None:
+                taken = await self._database.until_known(
+                    lambda uow: self._take(uow, name, fingerprint, sealed, run, request_id)
+                )
         except (IdempotencyKeyReused, RequestInProgress) as error:
             IDEMPOTENCY.labels(outcome="reused" if isinstance(error, IdempotencyKeyReused) else "in_progress").inc()
             raise
@@ -145,6 +150,15 @@ class IdempotencyService:
             log.info("idempotency_key_resumed", ingestion_id=str(taken.request_id))
         self._running[taken.run] = name
         return taken
+
+    async def _new(self, name: KeyName, run: UUID, request_id: UUID, sealed: str) -> Attempt | None:
+        """A key that was not there, in one round trip; None when there is one, or nobody knows."""
+        try:
+            async with self._database.one_statement() as uow:
+                inserted = await uow.keys.insert(name, run, request_id, sealed, self._lease)
+        except DatabaseUnavailable:
+            return None
+        return Attempt(request_id, name, run) if inserted else None
 
     async def _take(
         self, uow: UnitOfWork, name: KeyName, fingerprint: str, sealed: str, run: UUID, request_id: UUID
@@ -184,12 +198,22 @@ class IdempotencyService:
             raise RequestInProgress(retry_after=RETRY_AFTER)
         return None
 
+    async def given(self, attempt: Attempt) -> KeptAnswer | None:
+        """The answer that was kept with what it tells of, its URLs made now: it is sent as it is. None without one."""
+        if attempt.kept is None:
+            return None
+        attempt.given = True
+        return await self.fresh(attempt.kept)
+
     async def finish(self, attempt: Attempt, status: int, location: str | None, body: Any) -> None:
         """Keeps the answer that is sent; the one that the key has already when that is the same. `body` is changed.
 
         Should the database be away, a retry runs under the same ids, which gives the same answer.
         """
         assert attempt.name is not None
+        if attempt.given:
+            self._running.pop(attempt.run, None)
+            return
         answer = KeptAnswer(attempt.run, status, location, without_urls(body))
         try:
             if answer != attempt.kept:

@@ -320,6 +320,9 @@ class FakeKeys:
         del self.known[attempt.name]
         self.released.append(attempt)
 
+    async def given(self, _attempt: Attempt) -> KeptAnswer | None:
+        return None
+
     async def fresh(self, answer: KeptAnswer) -> KeptAnswer:
         return answer
 
