@@ -81,17 +81,21 @@ def then(do: Callable[[], None], action: Action) -> Action:
 
 
 class CommitProxy:
-    """Acts on COMMITs of transactions that carry `marker` in a statement's arguments, by `plan`, one action each."""
+    """Acts on COMMITs of transactions that carry `marker` in a statement's arguments, by `plan`, one action each.
+
+    `at_statement` acts on the first statement with the marker, which may be a transaction by itself.
+    """
 
     def __init__(self, db: DbSettings) -> None:
         self._backend = (db.HOST, db.PORT)
         self.marker = b""
         self.plan: list[Action] = []
+        self.at_statement: Action | None = None
         self.port = 0
         self._links: set[asyncio.Task[None]] = set()
 
-    def arm(self, marker: str, *plan: Action) -> None:
-        self.marker, self.plan = marker.encode(), list(plan)
+    def arm(self, marker: str, *plan: Action, at_statement: Action | None = None) -> None:
+        self.marker, self.plan, self.at_statement = marker.encode(), list(plan), at_statement
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[CommitProxy]:
@@ -140,6 +144,11 @@ class CommitProxy:
                         return
                 link.server_writer.write(message)
                 await link.server_writer.drain()
+                if message[:1] == b"S" and link.marked and (act := self.at_statement) is not None:  # Sync
+                    self.at_statement = None
+                    link.answered.clear()
+                    await link.answered.wait()
+                    await act(link, message)
         if not link.muted:
             link.abort()
 
