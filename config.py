@@ -83,6 +83,12 @@ class ApiSettings(Group):
     MAX_CONCURRENT_REQUESTS: int = Field(
         1000, ge=1, le=100_000, description="Requests served at once; more are answered 503 `overloaded`."
     )
+    IDEMPOTENCY_TTL: float = Field(
+        86_400, ge=1, le=604_800, description="Seconds for which an Idempotency-Key and its answer are kept."
+    )
+    IDEMPOTENCY_LEASE: float = Field(
+        10, ge=1, le=300, description="Seconds after which a key whose process died may run again; renewed while it runs."
+    )
 
 
 class DbSettings(Group):

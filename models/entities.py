@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 from sqlalchemy import (
+    JSON,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -313,7 +314,11 @@ class CameraConfiguration(Base):
 
 
 class IdempotencyKey(Base):
-    """A retry's memory: the key commits first with a lease, the answer with the frames."""
+    """A retry's memory: the key commits first with a lease, the answer with the frames.
+
+    `run` is who has it; `begun`: something was committed under `request_id` whose answer comes later. The answer is
+    plain JSON, not jsonb: it is given again as it was, in its order.
+    """
 
     __tablename__ = "idempotency_keys"
 
@@ -323,8 +328,11 @@ class IdempotencyKey(Base):
     request_id: Mapped[UUID]
     expires_at: Mapped[datetime | None]
     status: Mapped[int | None] = mapped_column(Integer)
-    answer: Mapped[Json | None]
+    answer: Mapped[Json | None] = mapped_column(JSON)
     created_at: Mapped[datetime] = _now()
+    run: Mapped[UUID]
+    begun: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    location: Mapped[str | None]
 
     __table_args__ = (Index(None, "created_at"),)
 

@@ -311,3 +311,21 @@ class LogFilter:
 @dataclass(frozen=True, slots=True)
 class CameraFilter:
     """What a list of cameras is narrowed to: nothing yet; cursors are bound to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyName:
+    """A client's key within its scope: caller, method and path."""
+
+    scope: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeptAnswer:
+    """The answer that a key has, and the run that gave it."""
+
+    run: UUID
+    status: int
+    location: str | None
+    body: Any

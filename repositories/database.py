@@ -25,6 +25,7 @@ from config import DbSettings, database_url
 from repositories.camera_configs import CameraConfigRepository
 from repositories.capture_events import CaptureEventRepository
 from repositories.frames import FrameRepository
+from repositories.idempotency import IdempotencyRepository
 from repositories.ingestion_requests import IngestionRequestRepository
 from repositories.leases import LeaseRepository
 from repositories.outbox import OutboxRepository
@@ -103,6 +104,10 @@ class UnitOfWork:
     @cached_property
     def outbox(self) -> OutboxRepository:
         return OutboxRepository(self.session)
+
+    @cached_property
+    def keys(self) -> IdempotencyRepository:
+        return IdempotencyRepository(self.session)
 
     @cached_property
     def secrets(self) -> SecretsRepository:

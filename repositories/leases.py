@@ -73,6 +73,13 @@ class LeaseRepository(Repository[CaptureLease]):
             {"owner": owner, "ttl": ttl, "ids": list(cameras), "cameras": list(cameras.values())},
         )
 
+    async def held(self, owner: str, request_ids: Sequence[UUID]) -> set[UUID]:
+        """Which of these captures `owner` has had from the start (epoch 1)."""
+        query = select(CaptureLease.request_id).where(
+            CaptureLease.request_id.in_(request_ids), CaptureLease.owner == owner, CaptureLease.epoch == 1
+        )
+        return set((await self.session.scalars(query)).all())
+
     async def renew(self, owner: str, ttl: float, claims: Sequence[Claim]) -> tuple[set[UUID], set[UUID]]:
         """Renews all claims in one statement: (still ours, of those: asked to cancel). Others are lost."""
         rows = await self.session.execute(

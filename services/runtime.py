@@ -19,6 +19,7 @@ from services.burst import BurstService
 from services.cameras import CameraRegistry
 from services.event_log import EventLog
 from services.health import HealthService
+from services.idempotency import IdempotencyService
 from services.orchestrator import Orchestrator
 from services.outbox import LogHead, Relay
 from services.queries import Queries
@@ -66,6 +67,7 @@ class Services:
     snapshots: Snapshots
     bursts: BurstService
     event_log: EventLog
+    idempotency: IdempotencyService
 
 
 @asynccontextmanager
@@ -105,6 +107,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         cameras = CameraRegistry(database, secrets, policy, keeper, prober)
         snapshots = Snapshots(capture, orchestrator, queries)
         bursts = BurstService(settings.RTSP, database, storage, hub, secrets, orchestrator)
+        idempotency = IdempotencyService(settings.API, database, storage, secrets)
         health = HealthService({"database": _database_check(database), "storage": _storage_check(storage)}, {})
         leftovers = asyncio.create_task(_finish_deletes(queries), name="finish-deletes")
         stack.push_async_callback(_cancelled, leftovers)
@@ -115,6 +118,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         relay.start()
         stack.push_async_callback(relay.stop)
         event_log = EventLog(database, head, settings.EVENTS.MAX_READERS)
+        idempotency.start()
+        stack.push_async_callback(idempotency.stop)
         keeper.start()
         stack.push_async_callback(keeper.stop)
         orchestrator.start()
@@ -129,7 +134,17 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         gc.collect()
         gc.freeze()
         stack.callback(gc.unfreeze)
-        yield Services(settings, orchestrator, queries, health, cameras, snapshots, bursts, event_log)
+        yield Services(
+            settings=settings,
+            orchestrator=orchestrator,
+            queries=queries,
+            health=health,
+            cameras=cameras,
+            snapshots=snapshots,
+            bursts=bursts,
+            event_log=event_log,
+            idempotency=idempotency,
+        )
         health.stopping = True
 
 

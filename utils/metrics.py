@@ -75,6 +75,11 @@ STORAGE_SECONDS = Histogram(
 STORAGE_ERRORS = Counter("ingestion_storage_errors", "Failed object store calls.", ["operation"], registry=REGISTRY)
 DB_POOL = Gauge("ingestion_db_pool_connections", "Database connections checked out.", registry=REGISTRY)
 DB_ERRORS = Counter("ingestion_db_errors", "Failed transactions, by kind.", ["kind"], registry=REGISTRY)
+IDEMPOTENCY = Counter(
+    "ingestion_idempotency", "Requests with an Idempotency-Key, by what became of the key.", ["outcome"], registry=REGISTRY
+)
+IDEMPOTENCY_RUNNING = Gauge("ingestion_idempotency_running", "Keys whose request is being served.", registry=REGISTRY)
+IDEMPOTENCY_SWEPT = Counter("ingestion_idempotency_swept", "Keys removed after their time.", registry=REGISTRY)
 EMBEDDED_RESTARTS = Counter(
     "ingestion_embedded_restarts", "Embedded parts started again after dying.", ["part"], registry=REGISTRY
 )
