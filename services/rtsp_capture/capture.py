@@ -41,6 +41,7 @@ from utils.secret_box import SecretBox
 log = get_logger(__name__)
 
 TICK = 0.25  # seconds between looks at the clock
+HAND_BACK_AFTER = 0.5  # seconds that a capture waits for what it has in hand before another may go on with it
 LATE = 1.0  # seconds by which a live stream's pictures may lag behind their time
 
 
@@ -87,6 +88,7 @@ class Capture:
         self._live_at = 0.0
         self._down: DropReason | None = None  # why no picture has come since the last one
         self._last_picture: float | None = None
+        self._last_slot = -1  # of those that an earlier owner stored
 
     # -- what the other modes do otherwise ---------------------------------------------------------------------
 
@@ -117,13 +119,17 @@ class Capture:
         return not self._orders.stopping
 
     def _first_slot(self) -> int:
-        """Where a resumed capture goes on: the slot after now."""
-        first = max(0, int((self._deps.now() - self._slots.grid.grid_start) * self._grid_fps) + 1)
+        """Where a resumed capture goes on: the slot after now, and after the last one that has a frame."""
+        now, cancelled = self._deps.now(), self._row.cancel_requested_at
+        if cancelled is not None:  # while nobody ran it: what comes due after a cancel is not wanted
+            now = min(now, cancelled.timestamp())
+        first = int((now - self._slots.grid.grid_start) * self._grid_fps) + 1
+        first = max(0, first, self._last_slot + 1)  # this host's clock may be behind the former owner's
         return min(first, self._params.slots) if self._params.slots is not None else first
 
-    async def _book_before(self, first: int) -> None:
-        """Books what the owner before left open."""
-        await self._state.run(lambda uow: uow.requests.settle(self._held, DropReason.LEASE_LOST, first))
+    async def _take_over(self, first: int, since: datetime) -> None:
+        """Books what the owner before left open, and opens the gap that it left."""
+        await self._state.run(lambda uow: uow.requests.take_over(self._held, first, since))
 
     def _begun(self) -> None:
         """The stream is there and listened to."""
@@ -197,15 +203,14 @@ class Capture:
     async def run(self) -> None:
         """Raises LeaseLost when another process has the capture."""
         row = self._row
-        last_slot = -1
         if row.grid_start is not None and row.last_frame_at is not None:
-            last_slot = round((row.last_frame_at - row.grid_start).total_seconds() * self._grid_fps)
-        self._store.go_on(row.stored, row.last_frame_at, last_slot)
+            self._last_slot = round((row.last_frame_at - row.grid_start).total_seconds() * self._grid_fps)
+        self._store.go_on(row.stored, row.last_frame_at, self._last_slot)
         self._state.begin(row.reconnects)
         try:
             if row.grid_start is not None:
                 await self._resume(row.grid_start)
-            if (key := self._key()) is None or not await self._ready():
+            if self._slots.done or (key := self._key()) is None or not await self._ready():
                 return await self._end()
             self._stream = self._slots.stream = await self._acquire(key)
             if self._stream is None:
@@ -253,9 +258,8 @@ class Capture:
         self._slots.sampler = SlotSampler(at, self._grid_fps, self._sampling, 0, self._params.slots)
         self._slots.sampler.next_slot = first = self._first_slot()
         if first > 0:
-            await self._book_before(first)
             since = row.last_frame_at or grid_start
-            await self._state.run(lambda uow: uow.requests.open_gap(self._held, since, DropReason.LEASE_LOST.value))
+            await self._take_over(first, since)
             self._down = DropReason.LEASE_LOST
             self._last_picture = since.timestamp()
             self._store.booked(first)
@@ -275,8 +279,11 @@ class Capture:
         self._begun()
         if self._stream.failure is not None and not self._stream.live:
             self.on_failure(self._stream.failure)
-        while not self._orders.stopping and not self._over():
-            await self._tick()
+        while not self._orders.stopping:
+            if not self._orders.fenced:
+                if self._over():
+                    break
+                await self._tick()
             await self._orders.sleep(TICK)
 
     def _begin_grid(self, at: float) -> None:
@@ -315,12 +322,13 @@ class Capture:
             await self._store.drain(patience)  # evidence is welcome from any epoch
             raise LeaseLost
         await self._write()
-        drained = await self._store.drain(patience)
         if self._orders.handing_back and not self._orders.cancelled:
-            await self._store.close()
+            await self._store.drain(min(patience, HAND_BACK_AFTER))
             await self._state.run(lambda uow: uow.leases.hand_back(self._held))
             log.info("capture_handed_back", **names)
+            await self._store.drain(patience)  # what is still on its way is evidence by now
             return
+        drained = await self._store.drain(patience)
         cancelled = self._orders.cancelled
         rest = DropReason.CANCELLED if cancelled else DropReason.SURPLUS if self._slots.room == 0 else DropReason.CAMERA_DOWN
         due = self._due_at_end()
@@ -330,6 +338,8 @@ class Capture:
         log.info("capture_ended", status=status.value, due=due, **names)
 
     def _due_at_end(self) -> int:
+        if self._row.cancel_requested_at is not None and self._slots.sampler is not None:
+            return self._slots.grid.next_slot  # the cancel was there before this owner
         return self._slots.due()
 
     def _last_error(self) -> CaptureError:

@@ -175,7 +175,7 @@ class EventCapture(Capture):
 
     # -- taking over, ending -----------------------------------------------------------------------------------
 
-    async def _book_before(self, first: int) -> None:
+    async def _take_over(self, first: int, at: datetime) -> None:
         row, grid = self._row, self._slots.grid
         since = datetime.fromtimestamp(grid.time_of(row.expected) - self._reach, UTC)
         for event in await self._state.run(lambda uow: uow.events.recent(row.id, since, MAX_RECENT)):
@@ -183,7 +183,7 @@ class EventCapture(Capture):
                 self.inbox.take(event)
             self._want(event.from_at.timestamp(), event.seen_at.timestamp(), True)
         lost = self._wanted.below(first)
-        await self._state.run(lambda uow: uow.requests.settle(self._held, DropReason.LEASE_LOST, first, lost))
+        await self._state.run(lambda uow: uow.requests.take_over(self._held, first, at, lost))
 
     async def _end(self) -> None:
         if self._watch is not None:
