@@ -14,7 +14,10 @@ from models.values import Claim
 from repositories.base import Repository
 
 # A lease that ends further ahead than a lease can be was written by a clock that was wrong: lapsed as well.
-_LAPSED = "(l.expires_at IS NULL OR l.expires_at < now() OR l.expires_at > now() + make_interval(secs => :ttl))"
+# clock_timestamp(), for now() is when the transaction began: a lease that was renewed since would end too far ahead. The
+# half second is for a clock that is set back a little.
+_LAPSED = """(l.expires_at IS NULL OR l.expires_at < clock_timestamp()
+    OR l.expires_at > clock_timestamp() + make_interval(secs => :ttl) + interval '500 ms')"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,6 +130,7 @@ class CaptureRunner:
             self._wake.set()
 
     def _lose(self, job: CaptureJob) -> None:
+        log.warning("lease_lost", ingestion_id=str(job.claim.request_id), epoch=job.claim.epoch)
         self._watch.release(job.claim)
         job.lose()
 

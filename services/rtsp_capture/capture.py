@@ -20,6 +20,7 @@ from models.entities import IngestionRequest
 from models.values import CaptureError, CaptureParams, Claim, DropReason, IngestionStatus, Sampling
 from repositories.database import Database
 from repositories.ingestion_requests import EventsAtEnd
+from services.rtsp_capture.capture_time import CaptureTime
 from services.rtsp_capture.decoder import Jpeg
 from services.rtsp_capture.frame_record import CaptureFacts
 from services.rtsp_capture.frame_store import FrameStore
@@ -76,7 +77,8 @@ class Capture:
         self._state = state
         self._row = row
         self._params = params
-        self._slots = CaptureSlots(params, deps.now)
+        self._time = CaptureTime()
+        self._slots = CaptureSlots(params, self._time)
         self._store = self._slots.store = FrameStore(
             CaptureFacts(row.id, row.camera_id, params.jpeg_quality, row.meta),
             deps.database, deps.storage, budget=deps.pictures, size=deps.settings.FRAME_BUFFER_SIZE,
@@ -84,7 +86,7 @@ class Capture:
             try_another=self._try_another, idle=self._idle,
         )  # fmt: skip
         self._stream: Stream | None = None
-        self._started = deps.now()
+        self._started = self._time.now()
         self._live_at = 0.0
         self._down: DropReason | None = None  # why no picture has come since the last one
         self._last_picture: float | None = None
@@ -120,7 +122,7 @@ class Capture:
 
     def _first_slot(self) -> int:
         """Where a resumed capture goes on: the slot after now, and after the last one that has a frame."""
-        now, cancelled = self._deps.now(), self._row.cancel_requested_at
+        now, cancelled = self._time.now(), self._row.cancel_requested_at
         if cancelled is not None:  # while nobody ran it: what comes due after a cancel is not wanted
             now = min(now, cancelled.timestamp())
         first = int((now - self._slots.grid.grid_start) * self._grid_fps) + 1
@@ -162,7 +164,7 @@ class Capture:
     async def _write_end(
         self, wanted: IngestionStatus, due: int, rest: DropReason, events: EventsAtEnd | None = None
     ) -> IngestionStatus:
-        error, gap_end = self._last_error(), datetime.fromtimestamp(self._deps.now(), UTC)
+        error, gap_end = self._last_error(), datetime.fromtimestamp(self._time.now(), UTC)
         return await self._state.run(
             lambda uow: uow.requests.finish(
                 self._held, wanted, expected=due, rest=rest, error=error, gap_end=gap_end, events=events
@@ -172,20 +174,21 @@ class Capture:
     # -- from the stream ---------------------------------------------------------------------------------------
 
     def on_live(self, _info: StreamInfo) -> None:
-        self._live_at = self._deps.now()
+        self._live_at = self._time.now()
         self._orders.wake.set()
 
     def on_failure(self, failure: CaptureFailure) -> None:
-        self._state.failed(failure, self._deps.now())
+        self._state.failed(failure, self._time.now())
         if self._last_picture is not None and self._down is None:
             self._down = DropReason.CAMERA_DOWN
             self._state.gap_begins(self._last_picture)
         self._orders.wake.set()
 
     def on_picture(self, picture: Picture) -> None:
-        at = picture.packet.timestamp
         if self._orders.stopping or not picture.usable:
             return
+        picture = self._time.picture(picture)
+        at = picture.timestamp
         if self._slots.sampler is None:
             if at < self._started or not self._begins_grid(picture):
                 return
@@ -232,7 +235,7 @@ class Capture:
         try:
             url = self._deps.secrets.open(row.rtsp_url or "")
         except SecretUnreadable as error:
-            self._state.failed(CaptureFailure("unauthorized_camera", error.message), self._deps.now())
+            self._state.failed(CaptureFailure("unauthorized_camera", error.message), self._time.now())
             log.error("capture_secret_unreadable", ingestion_id=str(row.id), camera_id=row.camera_id, reason=error.message)
             return None
         return StreamKey(row.camera_id, url, self._params.transport.value, self._params.reader)
@@ -271,7 +274,7 @@ class Capture:
 
     async def _capture(self) -> None:
         assert self._stream is not None
-        since = self._deps.now()
+        since = self._time.now()
         if self._row.started_at is not None:  # waiting for a free stream does not count, time before a crash does
             since = min(since, self._row.started_at.timestamp()) if self._held.resumed else since
         self._started = since
@@ -299,7 +302,7 @@ class Capture:
 
     def _over(self) -> bool:
         """Whether nothing more is to be captured; gives up the slots whose time has passed without a picture."""
-        now = self._deps.now()
+        now = self._time.now()
         if self._slots.full:
             return True
         failure = self._state.failure
@@ -349,7 +352,7 @@ class Capture:
             return error
         else:
             failure = CaptureFailure("read_timeout", "No picture came that could be decoded and stored.")
-        return CaptureError(failure.code, failure.message, failure.retryable, datetime.fromtimestamp(self._deps.now(), UTC))
+        return CaptureError(failure.code, failure.message, failure.retryable, datetime.fromtimestamp(self._time.now(), UTC))
 
     async def _write(self) -> None:
         """Brings the row up to what is known here; frames are committed once it has the grid."""

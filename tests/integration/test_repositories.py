@@ -542,6 +542,46 @@ async def test_a_lease_lapses_by_the_databases_clock(db: Database) -> None:
     assert await claim(db, "c") == []
 
 
+async def test_a_lease_renewed_after_a_claim_began_is_not_taken(db: Database) -> None:
+    await clear_leases(db)
+    request_id = await add_capture(db)
+    (mine,) = await claim(db, "me")
+    async with db.unit_of_work() as other:
+        await other.session.execute(text("SELECT now(), pg_sleep(0.6)"))  # its transaction's now() stands still
+        async with db.one_statement() as uow:
+            assert (await uow.leases.renew("me", TTL, [mine])).ours == {request_id}
+        assert await other.leases.claim("other", TTL, 10, {}, 100) == []
+        assert await other.leases.take_cancelled("other", TTL, 10) == []
+
+
+async def test_a_locked_lease_keeps_no_other_from_being_renewed(db: Database) -> None:
+    await clear_leases(db)
+    ids = [await add_capture(db, unique()) for _ in range(3)]
+    claims = [await take(db, request_id, "me") for request_id in ids]
+    async with db.unit_of_work() as holder:
+        assert await holder.leases.fence(claims[1])  # and stalls
+        began = time.monotonic()
+        async with db.one_statement() as uow:
+            renewed = await uow.leases.renew("me", TTL, claims)
+        assert time.monotonic() - began < 1
+    assert renewed == Renewed(frozenset({ids[0], ids[2]}), frozenset({ids[1]}), frozenset())
+
+
+async def test_a_cancel_that_nobody_runs_is_taken_by_anybody(db: Database) -> None:
+    await clear_leases(db)
+    running, ownerless, pending = [await add_capture(db, unique()) for _ in range(3)]
+    await take(db, running, "somebody")
+    gone = await take(db, ownerless, "gone")
+    async with db.unit_of_work() as uow:
+        for request_id in (running, ownerless, pending):
+            await uow.requests.request_cancel(request_id)
+        await uow.leases.hand_back(gone)
+    async with db.unit_of_work() as uow:
+        (taken,) = await uow.leases.take_cancelled("me", TTL, 10)
+    assert (taken.request_id, taken.epoch, taken.resumed) == (ownerless, gone.epoch + 1, True)
+    assert await finish(db, taken) is IngestionStatus.CANCELLED
+
+
 async def test_an_old_epoch_writes_evidence_and_no_state(db: Database) -> None:
     request_id = await add_capture(db)
     old = await take(db, request_id, "old")

@@ -11,27 +11,33 @@ import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import cv2
 import httpx
+import numpy as np
 import pytest
 import pytest_asyncio
 
 from tests.conftest import Backends, unique
 from tests.integration.service_support import all_frames, assert_objects, capture, own_database, until
-from tests.integration.takeover_kit import Looker, Pair, assert_whole, log_lines, pair_on
+from tests.integration.takeover_kit import Looker, Pair, assert_whole, log_lines, pair_on, seconds
 from tests.integration.tcp_proxy import TcpProxy
 from utils.demo.camera import Camera
+from utils.demo.frame_number import NUMBER_BITS, read_frame_number
+from utils.demo.sources import capture_time
 
 pytestmark = pytest.mark.alone
 
 FPS = 5.0
+CAMERA_FPS = 15
 TTL = 6.0  # RTSP__LEASE_TTL's default
 STOPPED = float(os.environ.get("TEST_STOP_SECONDS", "8"))
 
 
 @pytest.fixture(scope="module")
 def camera() -> Iterator[Camera]:
-    with Camera(size=(320, 180), fps=15, bitrate=300_000) as camera:
+    with Camera(size=(320, 180), fps=CAMERA_FPS, bitrate=300_000) as camera:
         yield camera
 
 
@@ -57,6 +63,16 @@ async def begin(pair: Pair, camera: Camera, duration: float) -> str:
         )
 
 
+async def error_of(client: httpx.AsyncClient, frame: dict[str, Any]) -> float:
+    """Seconds by which a frame's time is off the one that its picture shows."""
+    content = (await client.get(f"/api/v1/frames/{frame['frame_id']}/content", params={"proxy": "true"})).content
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    number = read_frame_number(image.astype(np.uint8)) if image is not None else None
+    assert number is not None, frame
+    at = seconds(frame["timestamp"])
+    return at - capture_time(number, CAMERA_FPS, 2**NUMBER_BITS, at)
+
+
 async def whole(pair: Pair, looker: Looker, duration: float) -> list[int]:
     """The capture's end: what must hold of it, and which slots have no frame."""
     found = await looker.final()
@@ -64,7 +80,10 @@ async def whole(pair: Pair, looker: Looker, duration: float) -> list[int]:
     async with httpx.AsyncClient(base_url=pair.services[1].url, timeout=20) as client:
         frames = await all_frames(client, looker.request_id)
         await assert_objects(client, frames)
+        errors = [await error_of(client, item) for item in frames]
     missing = assert_whole(found, frames, round(duration * FPS), FPS)
+    assert max(map(abs, errors)) < 0.25, sorted(errors)
+    print(f"times off by at most {max(map(abs, errors)):.3f} s")
     print(f"{looker.looks} looks ({looker.unanswered} unanswered), missing {len(missing)} {found['progress']['dropped']}")
     return missing
 
@@ -116,7 +135,7 @@ async def test_a_process_that_was_stopped_finds_itself_fenced(shared: Shared, ca
         async with httpx.AsyncClient(base_url=owner.url, timeout=20) as client:
             woken = time.monotonic()
             assert (await client.get("/health/live")).status_code == 200
-            await until(lambda: asyncio.sleep(0, log_lines(owner, "capture_lost", ingestion_id=request_id)), "lost", 5)
+            await until(lambda: asyncio.sleep(0, log_lines(owner, "lease_lost", ingestion_id=request_id)), "lost", 5)
             print(f"taken over after {took:.1f} s; {time.monotonic() - woken:.2f} s after SIGCONT the capture is given up")
             assert time.monotonic() - woken < 2
             assert log_lines(owner, "lease_fenced", ingestion_id=request_id)
