@@ -32,6 +32,7 @@ from utils.metrics import CAPTURES, CAPTURES_RESUMED, LEASE_RENEWAL, LEASES_LOST
 log = get_logger(__name__)
 
 CLAIM_EVERY = 0.5  # seconds between looks for captures that nobody runs
+CLAIM_AT_MOST = 2.0  # the same where a look takes long
 CANCELLED_AT_ONCE = 20  # captures taken only to be ended, in one look
 RENEW_AGAIN = 0.2  # seconds until leases that could not be renewed are tried again
 TRIGGER_POLL = 0.5  # seconds between looks for triggers that other processes took
@@ -165,6 +166,7 @@ class CaptureRunner:
         """Claims captures; a failing database is waited out."""
         while True:
             self._wake.clear()
+            began = self.now()
             try:
                 await self._end_cancelled()
                 await self._claim()
@@ -172,8 +174,10 @@ class CaptureRunner:
                 pass  # logged where it happened
             except Exception:
                 log.exception("claim_failed")
+            # Thousands of waiting captures make a look dear: it may take a tenth of the time.
+            pause = max(CLAIM_EVERY, min(CLAIM_AT_MOST, 9 * (self.now() - began)))
             try:
-                async with asyncio.timeout(CLAIM_EVERY):
+                async with asyncio.timeout(pause):
                     await self._wake.wait()
             except TimeoutError:
                 pass
