@@ -6,19 +6,23 @@ TEST_STOP_SECONDS: how long processes and PostgreSQL are stopped; the default is
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
 import httpx
 import numpy as np
+import psutil
 import pytest
 import pytest_asyncio
 
+from config import DbSettings
 from tests.conftest import Backends, unique
 from tests.integration.service_support import all_frames, assert_objects, capture, own_database, until
 from tests.integration.takeover_kit import Looker, Pair, assert_whole, log_lines, pair_on, seconds
@@ -26,6 +30,7 @@ from tests.integration.tcp_proxy import TcpProxy
 from utils.demo.camera import Camera
 from utils.demo.frame_number import NUMBER_BITS, read_frame_number
 from utils.demo.sources import capture_time
+from utils.embedded.supervisor import EmbeddedParts
 
 pytestmark = pytest.mark.alone
 
@@ -174,3 +179,48 @@ async def test_a_process_cut_off_from_postgresql_fences_itself(shared: Shared, c
         assert took < 10
         await until(lambda: asyncio.sleep(0, log_lines(first, "capture_lost", ingestion_id=request_id)), "lost", 15)
         await whole(pair, looker, duration)
+
+
+@pytest.fixture
+def own_postgres(tmp_path: Path) -> Iterator[tuple[DbSettings, psutil.Process]]:
+    """A server that nobody else uses, to be stopped: its settings and its process."""
+    folder = tmp_path / "parts"
+    parts = EmbeddedParts(folder, postgres=True, object_store=False, database="own", bucket="none", on_event=lambda *_: None)
+    parts.start()
+    assert parts.postgres is not None
+    found = parts.postgres
+    pid = int((folder / "postgres" / "postmaster.pid").read_text().split()[0])
+    try:
+        yield DbSettings(HOST=str(found.host), PORT=found.port, USER=found.user, NAME=found.database), psutil.Process(pid)
+    finally:
+        parts.stop()
+
+
+async def test_postgresql_stands_still(
+    backends: Backends, own_postgres: tuple[DbSettings, psutil.Process], tmp_path: Path, camera: Camera
+) -> None:
+    db, server = own_postgres
+    own, duration = Backends(db, backends.storage, outside=False), STOPPED + 8
+    async with pair_on(own, tmp_path) as pair:
+        request_id = await begin(pair, camera, duration)
+        async with Looker(pair.services, request_id) as looker:
+            await looker.until_stored(5)
+            stopped = [server, *server.children(recursive=True)]
+            for process in stopped:
+                process.suspend()
+            try:
+                await asyncio.sleep(STOPPED)
+                for service in pair.services:
+                    async with httpx.AsyncClient(base_url=service.url, timeout=20) as client:
+                        assert (await client.get("/health/live")).status_code == 200
+            finally:
+                for process in stopped:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.resume()
+            before, began = looker.last["progress"]["stored"], time.monotonic()
+            await looker.until_stored(before, 15)
+            print(f"PostgreSQL stopped for {STOPPED} s: the next frame {time.monotonic() - began:.1f} s after it went on")
+            assert any(log_lines(service, "lease_fenced", ingestion_id=request_id) for service in pair.services)
+            missing = await whole(pair, looker, duration)
+    # Pictures that were taken meanwhile were kept; changing hands costs some slots, if it comes to that.
+    assert len(missing) <= 4 * FPS
