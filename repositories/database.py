@@ -115,9 +115,14 @@ class UnitOfWork:
 
 
 class Database:
-    """The engine of a process. `application_name` shows in pg_stat_activity."""
+    """The engine of a process. `application_name` shows in pg_stat_activity.
 
-    def __init__(self, settings: DbSettings, application_name: str = "trackshift-ingestion") -> None:
+    `lone`: one connection, kept for the process's life, for work that must not wait behind other work.
+    """
+
+    def __init__(
+        self, settings: DbSettings, application_name: str = "trackshift-ingestion", *, lone: bool = False
+    ) -> None:
         self._pool_timeout = settings.POOL_TIMEOUT
         self._throttle = Throttle(10, asyncio.get_event_loop().time)
         self.on_commit: Callable[[], None] = lambda: None  # called after every transaction: there may be events
@@ -134,11 +139,11 @@ class Database:
         self.engine: AsyncEngine = create_async_engine(
             database_url(settings),
             poolclass=AsyncAdaptedQueuePool,
-            pool_size=settings.POOL_SIZE,
-            max_overflow=settings.MAX_OVERFLOW,
+            pool_size=1 if lone else settings.POOL_SIZE,
+            max_overflow=0 if lone else settings.MAX_OVERFLOW,
             pool_timeout=settings.POOL_TIMEOUT,
             pool_use_lifo=True,
-            pool_recycle=1800,
+            pool_recycle=-1 if lone else 1800,
             connect_args={
                 "timeout": settings.CONNECT_TIMEOUT,
                 "command_timeout": settings.STATEMENT_TIMEOUT + 1,
@@ -152,7 +157,8 @@ class Database:
         self._single = async_sessionmaker(single, expire_on_commit=False)
         _ping_idle(self.engine)
         pool = self.engine.sync_engine.pool
-        DB_POOL.set_function(lambda: pool.checkedout() if isinstance(pool, AsyncAdaptedQueuePool) else 0)
+        if not lone:
+            DB_POOL.set_function(lambda: pool.checkedout() if isinstance(pool, AsyncAdaptedQueuePool) else 0)
 
     def unit_of_work(self) -> AbstractAsyncContextManager[UnitOfWork]:
         """One transaction. Raises DatabaseUnavailable; after a failed COMMIT its outcome is unknown (rule 4)."""

@@ -238,13 +238,9 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
         await self._fenced(claim, reconnects=count)
 
     async def open_gap(self, claim: Claim, since: datetime, reason: str) -> None:
-        """Begins a gap, unless one is open."""
+        """Begins a gap, unless one is open; not before the end of the one before: gaps do not overlap."""
         await self._fenced(claim)
-        await self.session.execute(
-            insert(CaptureGap)
-            .values(id=new_id(), request_id=claim.request_id, from_at=since, reason=reason)
-            .on_conflict_do_nothing(index_elements=["request_id"], index_where=text("to_at IS NULL"))
-        )
+        await self._open_gap(claim.request_id, since, reason)
 
     async def close_gap(self, claim: Claim, until: datetime) -> None:
         """Ends the open gap, if there is one."""
@@ -399,13 +395,13 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
             {"id": request_id, "rest": rest.value, "expected": expected},
         )
 
-    async def settle(
-        self, claim: Claim, rest: DropReason, expected: int, wanted: Iterable[int] | None = None
+    async def take_over(
+        self, claim: Claim, expected: int, since: datetime, wanted: Iterable[int] | None = None
     ) -> None:
-        """Books every slot below `expected` that is neither stored nor dropped under `rest` (a takeover).
+        """What a former owner left: every slot below `expected` without frame or reason is lease_lost; the gap is open.
 
-        `wanted` (event_driven): the slots of events as far as slots that came due since the last booking can be in one;
-        the others of those are idle.
+        `since`: its last frame's time. `wanted` (event_driven): the slots of events as far as slots that came due since
+        the last booking can be in one; the others of those are idle.
         """
         await self._fenced(claim)
         if wanted is not None:
@@ -416,7 +412,16 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
             await self.open_slots(claim.request_id, slots)
             idle = (slot for slot in range(row.expected, expected) if slot not in slots)
             await self.record(claim.request_id, [], {}, expected, idle)
-        await self._settle(claim.request_id, rest, expected)
+        await self._settle(claim.request_id, DropReason.LEASE_LOST, expected)
+        await self._open_gap(claim.request_id, since, DropReason.LEASE_LOST.value)
+
+    async def _open_gap(self, request_id: UUID, since: datetime, reason: str) -> None:
+        ended = select(func.max(CaptureGap.to_at)).where(CaptureGap.request_id == request_id).scalar_subquery()
+        await self.session.execute(
+            insert(CaptureGap)
+            .values(id=new_id(), request_id=request_id, from_at=func.greatest(since, ended), reason=reason)
+            .on_conflict_do_nothing(index_elements=["request_id"], index_where=text("to_at IS NULL"))
+        )
 
     async def _close_gap(self, request_id: UUID, until: datetime | None) -> None:
         await self.session.execute(

@@ -31,6 +31,14 @@ CAPTURES = Gauge("ingestion_captures", "Captures of this process by state.", ["s
 CAPTURES_FINISHED = Counter("ingestion_captures_finished", "Captures ended, by final status.", ["status"], registry=REGISTRY)
 CAPTURES_RESUMED = Counter("ingestion_captures_resumed", "Captures taken over from a lapsed lease.", registry=REGISTRY)
 LEASES_LOST = Counter("ingestion_leases_lost", "Captures given up because another owner has them.", registry=REGISTRY)
+LEASES_FENCED = Counter(
+    "ingestion_leases_fenced", "Leases given up by this host's clock because no renewal succeeded in time.",
+    registry=REGISTRY,
+)  # fmt: skip
+LEASE_RENEWAL = Histogram(
+    "ingestion_lease_renewal_seconds", "Seconds of one renewal of all leases of this process.",
+    buckets=_LATENCY, registry=REGISTRY,
+)  # fmt: skip
 STREAMS = Gauge("ingestion_streams", "RTSP streams by state.", ["state"], registry=REGISTRY)
 PROBES = Counter("ingestion_probes", "Cameras tried, by outcome: reachable, or the code.", ["outcome"], registry=REGISTRY)
 STREAM_FAILURES = Counter(
