@@ -34,6 +34,8 @@ TITLES = {
     "REDIS": "REDIS: optional, read by nothing yet",
     "RTSP": "RTSP: cameras and captures",
     "UPLOAD": "UPLOAD: images that clients send",
+    "SWEEPER": "SWEEPER: objects without rows, rows without objects",
+    "RETENTION": "RETENTION: how long frames are kept",
     "LOG": "LOG: log lines, on standard error",
     "AUTH": "AUTH: who may call",
     "SECRETS": "SECRETS: keys of what rests encrypted",

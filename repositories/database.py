@@ -217,27 +217,24 @@ class Database:
 
         Raises DatabaseUnavailable.
         """
-        single = self.engine.execution_options(isolation_level="AUTOCOMMIT")
-        connection = single.connect()
+        single, ours = self.engine.execution_options(isolation_level="AUTOCOMMIT"), False
         try:
-            await connection.start()
-            pair = text("SELECT pg_try_advisory_lock(:key) AS taken, pg_backend_pid() AS backend")
-            row = (await connection.execute(pair, {"key": key})).one()
+            async with single.connect() as connection:
+                pair = text("SELECT pg_try_advisory_lock(:key) AS taken, pg_backend_pid() AS backend")
+                row = (await connection.execute(pair, {"key": key})).one()
+                ours = True
+                try:
+                    yield Exclusive(connection, row.backend) if row.taken else None
+                finally:
+                    try:
+                        if row.taken:
+                            await connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": key})
+                    except Exception:
+                        await connection.invalidate()  # closed: the server lets go of the lock
         except Exception as error:
-            await connection.close()
-            if is_unavailable(error):
-                raise DatabaseUnavailable(retry_after=2) from error
-            raise
-        try:
-            yield Exclusive(connection, row.backend) if row.taken else None
-        finally:
-            try:
-                if row.taken:
-                    await connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": key})
-            except Exception:
-                await connection.invalidate()  # closed, the server lets go of the lock
-            finally:
-                await connection.close()
+            if ours or not is_unavailable(error):  # the block's own errors pass through as they are
+                raise
+            raise DatabaseUnavailable(retry_after=2) from error
 
     async def check(self) -> dict[str, Any]:
         """One cheap query on the live pool. Raises DatabaseUnavailable."""

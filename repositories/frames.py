@@ -24,6 +24,16 @@ class Old(NamedTuple):
     size_bytes: int
 
 
+class Promise(NamedTuple):
+    """What a stored frame's row says of its object; (stored_at, id) is its place in line."""
+
+    stored_at: datetime
+    id: UUID
+    key: str
+    size_bytes: int
+    sha256: str
+
+
 class Removal(NamedTuple):
     """A frame that is being deleted, and its object's key."""
 
@@ -215,11 +225,16 @@ class FrameRepository(Repository[Frame]):
 
     async def by_age(
         self, *, after: Key | None, limit: int, camera_id: str | None, since: datetime | None
-    ) -> list[Frame]:
+    ) -> list[Promise]:
         """Stored frames in the order in which they were stored, from `after` on."""
-        query = self.select().where(Frame.state == "stored")
+        query = select(Frame.stored_at, Frame.id, Frame.storage_path, Frame.size_bytes, Frame.sha256).where(
+            Frame.state == "stored"
+        )
         if camera_id is not None:
             query = query.where(Frame.camera_id == camera_id)
         if since is not None:
             query = query.where(Frame.stored_at >= since)
-        return await self.page(query, (Frame.stored_at, Frame.id), after=after, limit=limit, descending=False)
+        if after is not None:
+            query = query.where(text("(stored_at, id) > (:at, :id)").bindparams(at=after[0], id=after[1]))
+        rows = await self.session.execute(query.order_by(Frame.stored_at, Frame.id).limit(limit))
+        return [Promise(*row) for row in rows]

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import select, text
 
-from models.entities import ObjectKey
+from models.entities import EventLog, ObjectKey
 from repositories.base import Repository
 
 
@@ -73,17 +73,16 @@ class ObjectKeyRepository(Repository[ObjectKey]):
 
     # -- rows beside objects -----------------------------------------------------------------------------------
 
-    async def rows_between(self, after: str, upto: str | None, limit: int) -> list[KeyedRow]:
-        """Frames that are not deleted with after < key <= upto (None: all that follow), by key, byte by byte."""
+    async def rows_between(self, after: str, upto: str, limit: int) -> list[KeyedRow]:
+        """Frames that are not deleted with after < key <= upto, by key, byte by byte."""
         rows = await self.session.execute(
             text(
                 "SELECT f.id, f.storage_path, f.size_bytes, f.state, v.kind FROM frames f "
                 "LEFT JOIN integrity_violations v ON v.frame_id = f.id "
-                "WHERE f.storage_path > :after AND f.state <> 'deleted' "
-                + ("" if upto is None else "AND f.storage_path <= :upto ")
-                + "ORDER BY f.storage_path LIMIT :n"
+                "WHERE f.storage_path > :after AND f.storage_path <= :upto AND f.state <> 'deleted' "
+                "ORDER BY f.storage_path LIMIT :n"
             ),
-            {"after": after, "n": limit} | ({} if upto is None else {"upto": upto}),
+            {"after": after, "upto": upto, "n": limit},
         )
         return [KeyedRow(*row) for row in rows]
 
@@ -117,12 +116,12 @@ class ObjectKeyRepository(Repository[ObjectKey]):
         """How many stored frames are flagged, by kind; counted no further than `at_most`."""
         rows = await self.session.execute(
             text(
-                "SELECT v.kind, count(*) FROM (SELECT v.kind FROM integrity_violations v JOIN frames f ON f.id = v.frame_id "
-                "WHERE f.state = 'stored' LIMIT :n) AS v GROUP BY v.kind"
+                "SELECT some.kind, count(*) AS n FROM (SELECT v.kind FROM integrity_violations v "
+                "JOIN frames f ON f.id = v.frame_id WHERE f.state = 'stored' LIMIT :n) AS some GROUP BY some.kind"
             ),
             {"n": at_most},
         )
-        return {row.kind: row.count for row in rows}
+        return {row.kind: row.n for row in rows}
 
     # -- the pass ----------------------------------------------------------------------------------------------
 
@@ -146,7 +145,8 @@ class ObjectKeyRepository(Repository[ObjectKey]):
     async def begin_pass(self) -> None:
         await self.session.execute(
             text(
-                "UPDATE sweeper_state SET cursor = '', seen = 0, orphans = 0, stopped = false, started_at = clock_timestamp()"
+                "UPDATE sweeper_state SET cursor = '', seen = 0, orphans = 0, stopped = false, "
+                "started_at = clock_timestamp()"
             )
         )
 
@@ -162,7 +162,7 @@ class ObjectKeyRepository(Repository[ObjectKey]):
 
     async def log_id(self) -> UUID:
         """This database's own id (event_log), which its bucket's marker names."""
-        return (await self.session.execute(text("SELECT log_id FROM event_log"))).scalar_one()
+        return (await self.session.scalars(select(EventLog.log_id))).one()
 
     async def any_frame(self) -> bool:
         return await self.session.scalar(text("SELECT 1 FROM frames LIMIT 1")) is not None

@@ -28,6 +28,7 @@ from models.values import (
     CaptureMode,
     CaptureParams,
     Claim,
+    FrameRecord,
     IngestionStatus,
     MotionParams,
     ReceivedFile,
@@ -35,6 +36,7 @@ from models.values import (
     Transport,
 )
 from repositories.database import Database, UnitOfWork
+from services.condemned import commit_live
 from services.presenter import to_response
 from services.rtsp_capture.address import AddressPolicy, parse_rtsp_url
 from services.rtsp_capture.capture import CaptureDeps
@@ -231,7 +233,12 @@ class Orchestrator:
             rejected=rejected,
         )
         indexes = [item.index for item in result.rejected]
-        await self._database.until_known(lambda uow: uow.requests.add_upload(row, result.records, indexes))
+
+        async def commit(records: Sequence[FrameRecord]) -> None:
+            await self._database.until_known(lambda uow: uow.requests.add_upload(row, records, indexes))
+
+        by_index = {file.index: file for file in files}
+        await commit_live(result.records, commit, lambda item: self._uploads.put_again(item, by_index[item.sequence]))
         FRAMES.labels(source="upload", outcome="stored").inc(len(result.records))
         log.info(
             "upload_stored",

@@ -8,12 +8,15 @@ request, which waits, tries again and tells why it failed. On the event loop.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from models.entities import CameraConfiguration, Frame, IngestionRequest
 from models.schemas import FrameInfo, RTSPIngestionRequest, SnapshotRequest
 from models.values import CaptureMode, CaptureParams, FrameRecord, IngestionStatus
 from repositories.database import UnitOfWork
+from services.condemned import commit_live
 from services.orchestrator import Orchestrator
 from services.queries import Queries
 from services.rtsp_capture.capture import CaptureDeps
@@ -21,6 +24,7 @@ from services.rtsp_capture.frame_record import CaptureFacts, frame_record
 from services.rtsp_capture.keeper import key_of
 from services.rtsp_capture.packets import Picture
 from services.rtsp_capture.stream import Stream
+from services.storage_service import new_attempt, object_key
 from utils.exceptions import (
     CameraFailed,
     CameraNotFound,
@@ -94,7 +98,16 @@ class Snapshots:
         source = stream.source_info(jpeg)
         row.source = source.to_json() if source is not None else None
         row.grid_start = record.timestamp
-        frame = await self._capture.database.until_known(lambda uow: _commit(uow, row, record))
+
+        async def commit(records: Sequence[FrameRecord]) -> Frame:
+            return await self._capture.database.until_known(lambda uow: _commit(uow, row, records[0]))
+
+        async def put_again(taken: FrameRecord) -> FrameRecord:
+            key = object_key(taken.camera_id, taken.frame_id, taken.timestamp, new_attempt(), taken.format)
+            await self._capture.storage.put(key, jpeg.data, taken.content_type, taken.sha256)
+            return replace(taken, storage_path=key)
+
+        frame = await commit_live([record], commit, put_again)
         FRAMES.labels(source="rtsp", outcome="stored").inc()
         CAPTURES_FINISHED.labels(status=IngestionStatus.COMPLETED.value).inc()
         CAPTURE_TO_STORED.observe(max(0.0, self._capture.now() - packet.timestamp))
@@ -128,8 +141,7 @@ class Snapshots:
 async def _commit(uow: UnitOfWork, row: IngestionRequest, record: FrameRecord) -> Frame:
     await uow.requests.add_snapshot(row, record)
     frame = await uow.frames.get(record.frame_id)
-    if frame is None:
-        raise StorageUnavailable("The frame's object key is taken.")
+    assert frame is not None  # inserted, or there already
     return frame
 
 
