@@ -194,7 +194,7 @@ class Frame(Base):
     sequence: Mapped[int] = mapped_column(Integer)
     state: Mapped[str] = mapped_column(server_default=text("'stored'"))
     filename: Mapped[str | None]
-    storage_path: Mapped[str] = mapped_column(_KEY, unique=True)
+    storage_path: Mapped[str] = mapped_column(_KEY)
     capture_timestamp: Mapped[datetime]
     timestamp_source: Mapped[str]
     timestamp_uncertainty_ms: Mapped[float | None]
@@ -228,6 +228,8 @@ class Frame(Base):
         Index(None, "source_type", "capture_timestamp", "id", postgresql_where=text("state = 'stored'")),
         Index(None, "camera_id", "sha256", "stored_at", "id"),
         CheckConstraint("hold_reason IS NULL OR held_at IS NOT NULL", name="hold"),
+        # Of tombstones no key is looked up: without them the index stays as small as what is stored.
+        Index("uq_frames_storage_path", "storage_path", unique=True, postgresql_where=text("state <> 'deleted'")),
         Index("ix_frames_deleting", "stored_at", postgresql_where=text("state = 'deleting'")),
         Index(None, "stored_at", "id", postgresql_where=text("state = 'stored'")),
         Index(None, "camera_id", "stored_at", "id", postgresql_where=text("state = 'stored'")),

@@ -124,7 +124,9 @@ class Exclusive:
     async def check(self) -> None:
         """Raises DatabaseUnavailable when the lock went with its connection: another process may have it."""
         try:
-            same = await self._connection.scalar(text("SELECT pg_backend_pid()")) == self._backend
+            # Once invalidated it would be made anew, by a session without the lock.
+            same = not self._connection.invalidated
+            same = same and await self._connection.scalar(text("SELECT pg_backend_pid()")) == self._backend
         except Exception as error:
             if not is_unavailable(error):
                 raise

@@ -86,6 +86,25 @@ class ObjectKeyRepository(Repository[ObjectKey]):
         )
         return [KeyedRow(*row) for row in rows]
 
+    async def folders(self, prefix: str) -> list[str]:
+        """The names directly below the prefix that keys of frames go through, by skipping from one to the next."""
+        step = (
+            "SELECT storage_path FROM frames WHERE storage_path > {above} AND storage_path < :end AND state <> 'deleted' "
+            "ORDER BY storage_path LIMIT 1"
+        )
+        name = "split_part(substr(p, CAST(:n AS int)), '/', 1)"
+        # Behind all keys of a folder come those that begin with its name and a `0`, the character after `/`.
+        above = f"CAST(:prefix AS text) || {name} || '0'"
+        rows = await self.session.execute(
+            text(
+                f"WITH RECURSIVE walk(p) AS (({step.format(above=':prefix')}) "  # noqa: S608 - no input in it
+                f"UNION ALL SELECT ({step.format(above=above)}) FROM walk WHERE p IS NOT NULL) "
+                f"SELECT {name} FROM walk WHERE p IS NOT NULL"
+            ),
+            {"prefix": prefix, "end": prefix[:-1] + "0", "n": len(prefix) + 1},
+        )
+        return [str(row[0]) for row in rows]
+
     async def flag(self, frame_id: UUID, key: str, kind: str, found_bytes: int | None) -> bool:
         """Notes that a stored frame's object is not as its row says; False: known before, or the frame is gone."""
         fresh = await self.session.scalar(
@@ -116,8 +135,8 @@ class ObjectKeyRepository(Repository[ObjectKey]):
         """How many stored frames are flagged, by kind; counted no further than `at_most`."""
         rows = await self.session.execute(
             text(
-                "SELECT some.kind, count(*) AS n FROM (SELECT v.kind FROM integrity_violations v "
-                "JOIN frames f ON f.id = v.frame_id WHERE f.state = 'stored' LIMIT :n) AS some GROUP BY some.kind"
+                "SELECT flagged.kind, count(*) AS n FROM (SELECT v.kind FROM integrity_violations v "
+                "JOIN frames f ON f.id = v.frame_id WHERE f.state = 'stored' LIMIT :n) AS flagged GROUP BY flagged.kind"
             ),
             {"n": at_most},
         )

@@ -24,8 +24,8 @@ class StorageUsageRepository(Repository[StorageUsage]):
         """Sums up the oldest changes; returns how many. One at a time."""
         done = await self.session.scalar(
             text(
-                "WITH some AS (SELECT id FROM storage_changes ORDER BY id LIMIT :n FOR UPDATE SKIP LOCKED), "
-                "gone AS (DELETE FROM storage_changes c USING some WHERE c.id = some.id RETURNING c.bytes, c.frames), "
+                "WITH oldest AS (SELECT id FROM storage_changes ORDER BY id LIMIT :n FOR UPDATE SKIP LOCKED), "
+                "gone AS (DELETE FROM storage_changes c USING oldest WHERE c.id = oldest.id RETURNING c.bytes, c.frames), "
                 "total AS (SELECT coalesce(sum(bytes), 0) AS b, coalesce(sum(frames), 0) AS f, count(*) AS n FROM gone), "
                 "done AS (UPDATE storage_usage SET bytes = bytes + b, frames = frames + f FROM total WHERE n > 0) "
                 "SELECT n FROM total"

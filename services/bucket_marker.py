@@ -23,13 +23,13 @@ from uuid import UUID
 
 from config import ConfigurationError, Settings, get_settings
 from repositories.database import Database
+from services.bucket_walk import FRAMES_PREFIX
 from services.embedded_parts import StartError, reach
 from services.storage_service import StorageService
 from utils.exceptions import IngestionException, ObjectMissing
 from utils.logger import get_logger
 
 MARKER_KEY = ".trackshift/log"
-FRAMES_PREFIX = "frames/"
 _TYPE = "application/json"
 log = get_logger(__name__)
 

@@ -14,15 +14,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import replace
-from typing import NamedTuple
 
 from config import SweeperSettings
 from repositories.database import Database, Exclusive
 from repositories.object_keys import KeyedRow, PassState
-from services.bucket_marker import FRAMES_PREFIX, BucketMarker, Ownership
-from services.storage_service import ListedObject, StorageService
+from services.bucket_marker import BucketMarker, Ownership
+from services.bucket_walk import Compared, Window, age, compare, windows
+from services.storage_service import StorageService
 from utils.exceptions import IngestionException, StorageUnavailable
 from utils.logger import get_logger
 from utils.metrics import INTEGRITY_OPEN, INTEGRITY_VIOLATIONS, SWEEPER_ALARM, SWEEPER_LAST_PASS, SWEPT
@@ -32,27 +32,12 @@ log = get_logger(__name__)
 
 LOCK_KEY = 0x73776565  # any constant: who sweeps
 LOOK_EVERY = 10.0  # seconds between looks whether a pass is due, and at what is wrong
-PAGE = 1000  # rows at once
+DELETED_AT_ONCE = 1000
 CONFIRM_AT_ONCE = 8  # HEADs
+CONFIRM_TASKS = 1000
 FORGET_AFTER = 30 * 86_400.0  # seconds that a condemned key is remembered: no PUT is under way for so long
 FORGET_AT_ONCE = 10_000
 COUNT_TO = 10_000  # violations are counted no further
-LAST_KEY = "\U0010ffff"  # sorts behind every key
-
-
-class Window(NamedTuple):
-    """A piece of the listing, and of the rows: all that is there with after < key <= upto."""
-
-    objects: Sequence[ListedObject]
-    after: str
-    upto: str
-    last: bool
-
-
-class Compared(NamedTuple):
-    orphans: list[ListedObject]  # objects without a row, of any age
-    suspects: list[KeyedRow]  # stored frames whose object is not in the listing, or of another size
-    healed: list[KeyedRow]  # frames that were flagged and are as they should be
 
 
 class Sweeper:
@@ -138,27 +123,11 @@ class Sweeper:
             return await uow.keys.pass_state(self._settings.INTERVAL)
 
     async def _pass(self, turn: Exclusive, state: PassState) -> None:
-        while True:
-            await turn.check()
-            window = await next_window(self._storage, state.cursor)
-            await self._looking.turn(len(window.objects))
-            found = await compare(self._database, window)
-            SWEPT.labels(outcome="seen").inc(len(window.objects))
-            old = [item for item in found.orphans if age(item) > self._settings.GRACE]
-            state = replace(
-                state, cursor=window.upto, seen=state.seen + len(window.objects), orphans=state.orphans + len(old)
-            )
-            if not state.stopped and self._too_many(state):
-                state = replace(state, stopped=True)
-                log.error("sweeper_stopped", seen=state.seen, orphans=state.orphans, reason="too many orphans")
-                self._note_stopped(True)
-            if old and not state.stopped:
-                await self._remove([item.key for item in old])
-            await self._tell(found)
-            progress = state
-            await self._database.until_known(lambda uow, now=progress: uow.keys.save_pass(now))  # type: ignore[misc]
-            if window.last:
-                break
+        async with aclosing(windows(self._database, self._storage, state.cursor)) as walk:
+            async for window in walk:
+                await turn.check()
+                await self._looking.turn(1 + len(window.objects))
+                state = await self._look_at(window, state)
         async with self._database.unit_of_work() as uow:
             await uow.keys.clear_gone()
             await uow.keys.forget(max(FORGET_AFTER, 2 * self._settings.GRACE), FORGET_AT_ONCE)
@@ -166,13 +135,31 @@ class Sweeper:
         self._note_stopped(state.stopped)
         log.info("sweeper_passed", seen=state.seen, orphans=state.orphans, stopped=state.stopped)
 
+    async def _look_at(self, window: Window, state: PassState) -> PassState:
+        """Does what is to be done in one window; how far the pass has come with it."""
+        found = await compare(self._database, window)
+        SWEPT.labels(outcome="seen").inc(len(window.objects))
+        old = [item.key for item in found.orphans if age(item) > self._settings.GRACE]
+        state = replace(
+            state, cursor=window.upto, seen=state.seen + len(window.objects), orphans=state.orphans + len(old)
+        )
+        if not state.stopped and self._too_many(state):
+            state = replace(state, stopped=True)
+            log.error("sweeper_stopped", seen=state.seen, orphans=state.orphans, reason="too many orphans")
+            self._note_stopped(True)
+        if old and not state.stopped:
+            await self._remove(old)
+        await self._tell(found)
+        await self._database.until_known(lambda uow: uow.keys.save_pass(state))
+        return state
+
     def _too_many(self, state: PassState) -> bool:
         share = state.orphans / max(1, state.seen)
         return state.orphans >= self._settings.MIN_ORPHANS and share > self._settings.MAX_ORPHAN_SHARE
 
     async def _remove(self, keys: list[str]) -> None:
         """Condemns, commits, deletes; in batches of what a second allows."""
-        size = max(1, min(PAGE, int(self._settings.MAX_DELETES_PER_SECOND)))
+        size = max(1, min(DELETED_AT_ONCE, int(self._settings.MAX_DELETES_PER_SECOND)))
         for at in range(0, len(keys), size):
             batch = keys[at : at + size]
             await self._deleting.turn(len(batch))
@@ -199,9 +186,9 @@ class Sweeper:
             async with room:
                 await self._confirm(row)
 
-        for at in range(0, len(found.suspects), PAGE):
+        for at in range(0, len(found.suspects), CONFIRM_TASKS):
             async with asyncio.TaskGroup() as group:
-                for row in found.suspects[at : at + PAGE]:
+                for row in found.suspects[at : at + CONFIRM_TASKS]:
                     group.create_task(confirmed(row))
 
     async def _confirm(self, row: KeyedRow) -> None:
@@ -225,41 +212,3 @@ class Sweeper:
     def _note_stopped(self, stopped: bool) -> None:
         self._stopped = stopped
         SWEEPER_ALARM.labels(reason="orphans").set(stopped)
-
-
-def age(item: ListedObject) -> float:
-    """Seconds since the object was written, by the store's clock alone."""
-    return (item.store_time - item.last_modified).total_seconds()
-
-
-async def next_window(storage: StorageService, after: str) -> Window:
-    """The page of the listing that comes after the key `after` ("" at first). Raises StorageUnavailable."""
-    objects, more = await storage.list_page(FRAMES_PREFIX, after)
-    return Window(objects, after, objects[-1].key if more else LAST_KEY, not more)
-
-
-async def compare(database: Database, window: Window) -> Compared:
-    """The window's objects and the rows of the same keys. Raises DatabaseUnavailable.
-
-    Rows are read after the listing: a frame that came in between has its row, and one that went has its object still
-    listed, which its key's row in `object_keys` then tells.
-    """
-    unseen = {item.key: item for item in window.objects}
-    found = Compared([], [], [])
-    after = window.after
-    while True:
-        async with database.one_statement() as uow:
-            rows = await uow.keys.rows_between(after, window.upto, PAGE)
-        for row in rows:
-            item = unseen.pop(row.key, None)
-            if row.state != "stored":
-                continue
-            if item is None or item.size != row.size_bytes:
-                found.suspects.append(row)
-            elif row.flagged is not None:
-                found.healed.append(row)
-        if len(rows) < PAGE:
-            break
-        after = rows[-1].key
-    found.orphans.extend(unseen.values())
-    return found

@@ -23,7 +23,7 @@ import random
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Literal, TypeVar
@@ -36,9 +36,9 @@ from models.schemas import parse_time
 from repositories.base import Key
 from repositories.database import Database
 from repositories.frames import Promise
+from services.bucket_walk import age, compare, windows
 from services.embedded_parts import StartError, reach
 from services.storage_service import StorageService
-from services.sweeper import age, compare, next_window
 from utils.exceptions import IngestionException, ObjectMissing
 from utils.logger import configure_logging, get_logger
 
@@ -47,6 +47,7 @@ log = get_logger(__name__)
 PAGE = 500  # rows at once
 LISTED = 100  # violations that the answer names
 TRIES = 4  # of one call while store or database is away
+PAUSE = 1.0  # seconds before the second, twice as many before each further one
 PROGRESS_EVERY = 5.0  # seconds
 Kind = Literal["ok", "missing", "size", "sha256", "gone"]
 T = TypeVar("T")
@@ -194,14 +195,12 @@ class Verifier:
             return await uow.frames.by_age(after=after, limit=PAGE, camera_id=wanted.camera_id, since=wanted.since)
 
     async def _orphans(self, grace_s: float) -> int:
-        count, after = 0, ""
-        while True:
-            window = await _again(lambda after=after: next_window(self._storage, after))  # type: ignore[misc]
-            found = await _again(lambda window=window: compare(self._database, window))  # type: ignore[misc]
-            count += sum(age(item) > grace_s for item in found.orphans)
-            if window.last:
-                return count
-            after = window.upto
+        count = 0
+        async with aclosing(windows(self._database, self._storage)) as walk:
+            async for window in walk:
+                found = await compare(self._database, window)
+                count += sum(age(item) > grace_s for item in found.orphans)
+        return count
 
 
 async def _again(work: Callable[[], Awaitable[T]]) -> T:
@@ -212,7 +211,7 @@ async def _again(work: Callable[[], Awaitable[T]]) -> T:
         except IngestionException as error:
             if not error.retryable or attempt == TRIES:
                 raise
-            await asyncio.sleep(0.5 * 2**attempt)
+            await asyncio.sleep(PAUSE * 2 ** (attempt - 1))
     raise AssertionError("unreachable")
 
 

@@ -142,6 +142,14 @@ class StorageService:
         page, token = await self._call("list", self._bucket.list_page, prefix, start_after, None)
         return page, token is not None
 
+    async def list_folders(self, prefix: str) -> list[str]:
+        """The names directly below the prefix that have keys below them (`a` for `{prefix}a/...`), in any order."""
+        names, token = await self._call("list", self._bucket.folders_page, prefix, None)
+        while token is not None:
+            more, token = await self._call("list", self._bucket.folders_page, prefix, token)
+            names += more
+        return names
+
     async def presign_get(self, key: str, content_type: str | None = None, filename: str | None = None) -> Presigned:
         """A URL for clients, on PUBLIC_ENDPOINT; with the content type and file name that the answer shall carry."""
         headers: dict[str, str] = {}

@@ -170,3 +170,9 @@ class Bucket:
             ListedObject(item["Key"], item["Size"], item["LastModified"], store_time) for item in answer.get("Contents", [])
         ]
         return items, answer.get("NextContinuationToken") if answer.get("IsTruncated") else None
+
+    def folders_page(self, prefix: str, token: str | None) -> tuple[list[str], str | None]:
+        after: Any = {"ContinuationToken": token} if token else {}
+        answer = self._client.list_objects_v2(Bucket=self._name, Prefix=prefix, Delimiter="/", MaxKeys=BATCH, **after)
+        names = [item["Prefix"].removeprefix(prefix).rstrip("/") for item in answer.get("CommonPrefixes", [])]
+        return names, answer.get("NextContinuationToken") if answer.get("IsTruncated") else None

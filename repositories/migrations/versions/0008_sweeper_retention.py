@@ -13,12 +13,15 @@ branch_labels = None
 depends_on = None
 
 _STORED = sa.text("state = 'stored'")
+_KEPT = sa.text("state <> 'deleted'")
 _ONE_ROW = "id = 1"
 
 
 def upgrade() -> None:
     # The sweeper walks rows and listing side by side: both in the order of bytes.
+    op.drop_constraint(op.f("uq_frames_storage_path"), "frames", type_="unique")
     op.execute('ALTER TABLE frames ALTER COLUMN storage_path TYPE text COLLATE "C"')
+    op.create_index("uq_frames_storage_path", "frames", ["storage_path"], unique=True, postgresql_where=_KEPT)
     op.execute('ALTER TABLE object_keys ALTER COLUMN key TYPE text COLLATE "C"')
     op.create_index(
         "ix_object_keys_condemned", "object_keys", ["at"], postgresql_where=sa.text("state = 'condemned'")
@@ -103,4 +106,6 @@ def downgrade() -> None:
     op.drop_column("frames", "held_at")
     op.drop_index("ix_object_keys_condemned", table_name="object_keys")
     op.execute('ALTER TABLE object_keys ALTER COLUMN key TYPE text COLLATE "default"')
+    op.drop_index("uq_frames_storage_path", table_name="frames", postgresql_where=_KEPT)
     op.execute('ALTER TABLE frames ALTER COLUMN storage_path TYPE text COLLATE "default"')
+    op.create_unique_constraint(op.f("uq_frames_storage_path"), "frames", ["storage_path"])
