@@ -216,10 +216,18 @@ class FrameInfo(Output):
     exif: dict[str, Any] | None
     meta: dict[str, Any]
     stored_at: Timestamp
+    held_at: Timestamp | None = Field(None, description="On hold since: the frame is not deleted until it is released.")
+    hold_reason: str | None = None
 
 
 class NearestFrame(FrameInfo):
     distance_ms: float
+
+
+class HoldRequest(Input):
+    """POST /api/v1/frames/{frame_id}/hold."""
+
+    reason: str | None = Field(None, min_length=1, max_length=200, examples=["protest of car 44"])
 
 
 class Gap(Output):
@@ -374,6 +382,7 @@ _Name = Annotated[str, Field(max_length=200)]
 _Text = Annotated[str, Field(max_length=4000)]
 _Object = Annotated[dict[str, Any], _bounded_object(MAX_META_BYTES)]
 Reader = Literal["opencv", "pyav"]
+RetentionDays = Annotated[float, Field(gt=0, le=36_500)]
 
 
 class CameraCreate(Input):
@@ -391,6 +400,9 @@ class CameraCreate(Input):
     enabled: bool = Field(True, description="false: captures and snapshots are 409 camera_disabled; running ones go on.")
     keep_open: bool = Field(False, description="Keep the stream open, captures or not.")
     reader: Reader | None = Field(None, description="null: RTSP__READER.")
+    retention_days: RetentionDays | None = Field(
+        None, description="Days after which its stored frames are deleted; null: RETENTION__DAYS."
+    )
     meta: _Object = Field(default_factory=dict, description="Free; at most 16 KiB.")
 
     @model_validator(mode="before")
@@ -421,6 +433,7 @@ class CameraPatch(Input):
     enabled: bool | None = None
     keep_open: bool | None = None
     reader: Reader | None = None
+    retention_days: RetentionDays | None = None
     meta: dict[str, Any] | None = None
 
 
@@ -468,6 +481,7 @@ class CameraConfiguration(Output):
     enabled: bool
     keep_open: bool
     reader: Reader | None
+    retention_days: float | None = Field(None, description="Days after which its frames go; null: RETENTION__DAYS.")
     meta: dict[str, Any]
     created_at: Timestamp
     updated_at: Timestamp

@@ -18,7 +18,7 @@ import asyncpg
 from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from config import DbSettings, database_url
@@ -28,8 +28,10 @@ from repositories.frames import FrameRepository
 from repositories.idempotency import IdempotencyRepository
 from repositories.ingestion_requests import IngestionRequestRepository
 from repositories.leases import LeaseRepository
+from repositories.object_keys import ObjectKeyRepository
 from repositories.outbox import OutboxRepository
 from repositories.secrets import SecretsRepository
+from repositories.storage_usage import StorageUsageRepository
 from utils.exceptions import DatabaseUnavailable
 from utils.logger import Throttle, get_logger
 from utils.metrics import DB_ERRORS, DB_POOL
@@ -112,6 +114,35 @@ class UnitOfWork:
     @cached_property
     def secrets(self) -> SecretsRepository:
         return SecretsRepository(self.session)
+
+    @cached_property
+    def object_keys(self) -> ObjectKeyRepository:
+        return ObjectKeyRepository(self.session)
+
+    @cached_property
+    def usage(self) -> StorageUsageRepository:
+        return StorageUsageRepository(self.session)
+
+
+class Exclusive:
+    """What one session at a time may do, as long as its connection lives."""
+
+    def __init__(self, connection: AsyncConnection, backend: int) -> None:
+        self._connection = connection
+        self._backend = backend
+
+    async def check(self) -> None:
+        """Raises DatabaseUnavailable when the lock went with its connection: another process may have it."""
+        try:
+            # Once invalidated it would be made anew, by a session without the lock.
+            same = not self._connection.invalidated
+            same = same and await self._connection.scalar(text("SELECT pg_backend_pid()")) == self._backend
+        except Exception as error:
+            if not is_unavailable(error):
+                raise
+            same = False
+        if not same:
+            raise DatabaseUnavailable("The connection that held the lock was lost.")
 
 
 class Database:
@@ -199,6 +230,31 @@ class Database:
                     raise
                 await asyncio.sleep(pause * attempt)
         raise AssertionError("unreachable")
+
+    @asynccontextmanager
+    async def exclusive(self, key: int) -> AsyncIterator[Exclusive | None]:
+        """The advisory lock `key` for the block, on a connection of its own; None when another session has it.
+
+        Raises DatabaseUnavailable.
+        """
+        single, ours = self.engine.execution_options(isolation_level="AUTOCOMMIT"), False
+        try:
+            async with single.connect() as connection:
+                pair = text("SELECT pg_try_advisory_lock(:key) AS taken, pg_backend_pid() AS backend")
+                row = (await connection.execute(pair, {"key": key})).one()
+                ours = True
+                try:
+                    yield Exclusive(connection, row.backend) if row.taken else None
+                finally:
+                    try:
+                        if row.taken:
+                            await connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": key})
+                    except Exception:
+                        await connection.invalidate()  # closed: the server lets go of the lock
+        except Exception as error:
+            if ours or not is_unavailable(error):  # the block's own errors pass through as they are
+                raise
+            raise DatabaseUnavailable(retry_after=2) from error
 
     async def check(self) -> dict[str, Any]:
         """One cheap query on the live pool. Raises DatabaseUnavailable."""

@@ -32,7 +32,7 @@ from models.values import (
 from repositories.base import Key, Repository
 from repositories.capture_events import CaptureEventRepository
 from repositories.leases import LeaseRepository
-from utils.exceptions import LeaseLost
+from utils.exceptions import KeysCondemned, LeaseLost
 from utils.ids import new_id
 
 _FINAL = [status.value for status in FINAL_STATUSES]
@@ -91,6 +91,13 @@ def _frame_json(frame: FrameRecord) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _refuse_condemned(frames: Sequence[FrameRecord], recorded: Sequence[Recorded]) -> None:
+    """Raises KeysCondemned: a request that is final as soon as it is there cannot wait for a frame's second PUT."""
+    condemned = {item.sequence for item in recorded if item.outcome == "condemned"}
+    if condemned:
+        raise KeysCondemned(frozenset(frame.storage_path for frame in frames if frame.sequence in condemned))
+
+
 class IngestionRequestRepository(Repository[IngestionRequest]):
     entity = IngestionRequest
 
@@ -126,12 +133,16 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
     async def add_upload(
         self, row: IngestionRequest, frames: Sequence[FrameRecord], rejected: Sequence[int]
     ) -> list[Recorded]:
-        """A finished upload with its frames, whole or not at all; nothing when there is one with its id."""
+        """A finished upload with its frames, whole or not at all; nothing when there is one with its id.
+
+        Raises KeysCondemned.
+        """
         values = {name: getattr(row, name) for name in ("id", "camera_id", "source_type", "meta", "rejected")}
         if not await self._insert({**values, "status": IngestionStatus.IN_PROGRESS.value, "started_at": func.now()}):
             return []
         drops = {DropReason.REJECTED: rejected} if rejected else {}
         recorded = await self.record(row.id, frames, drops, expected=len(frames) + len(rejected))
+        _refuse_condemned(frames, recorded)
         await self.session.execute(
             update(IngestionRequest)
             .where(IngestionRequest.id == row.id, IngestionRequest.status.not_in(_FINAL))
@@ -140,12 +151,15 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
         return recorded
 
     async def add_snapshot(self, row: IngestionRequest, frame: FrameRecord) -> bool:
-        """A finished capture of one frame, whole or not at all; False when there is a request with its id."""
+        """A finished capture of one frame, whole or not at all; False when there is a request with its id.
+
+        Raises KeysCondemned.
+        """
         names = ("id", "camera_id", "source_type", "capture_mode", "rtsp_url", "params", "meta", "source", "grid_start")
         values = {name: getattr(row, name) for name in names}
         if not await self._insert({**values, "status": IngestionStatus.IN_PROGRESS.value, "started_at": func.now()}):
             return False
-        await self.record(row.id, [frame], {}, expected=1)
+        _refuse_condemned([frame], await self.record(row.id, [frame], {}, expected=1))
         await self.session.execute(
             update(IngestionRequest)
             .where(IngestionRequest.id == row.id, IngestionRequest.status.not_in(_FINAL))

@@ -13,7 +13,7 @@ from uuid import UUID
 from config import ConfigurationError, Settings, get_settings
 from repositories.database import Database
 from repositories.migrations.run import upgrade
-from services.runtime import StartError, start_embedded
+from services.embedded_parts import StartError, start_embedded
 from utils.exceptions import DatabaseUnavailable
 
 

@@ -27,6 +27,7 @@ from models.values import (
     CaptureMode,
     CaptureParams,
     Claim,
+    FrameRecord,
     IngestionStatus,
     MotionParams,
     ReceivedFile,
@@ -35,6 +36,7 @@ from models.values import (
 )
 from repositories.database import Database, UnitOfWork
 from services.capture_runner import CaptureRunner
+from services.condemned import commit_live
 from services.idempotency import Attempt
 from services.presenter import NO_URL, to_frame_info, to_response
 from services.queries import read_request
@@ -242,12 +244,16 @@ class Orchestrator:
         )
         indexes = [item.index for item in result.rejected]
 
-        async def add(uow: UnitOfWork) -> None:
-            await uow.requests.add_upload(row, result.records, indexes)
-            if attempt.keyed:
-                await attempt.keep(uow, await self._whole(uow, request_id))
+        async def commit(records: Sequence[FrameRecord]) -> None:
+            async def add(uow: UnitOfWork) -> None:
+                await uow.requests.add_upload(row, records, indexes)
+                if attempt.keyed:
+                    await attempt.keep(uow, await self._whole(uow, request_id))
 
-        await self._database.until_known(add)
+            await self._database.until_known(add)
+
+        by_index = {file.index: file for file in files}
+        await commit_live(result.records, commit, lambda item: self._uploads.put_again(item, by_index[item.sequence]))
         FRAMES.labels(source="upload", outcome="stored").inc(len(result.records))
         log.info(
             "upload_stored",

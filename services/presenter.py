@@ -106,4 +106,5 @@ def to_frame_info(row: Frame, url: Presigned) -> FrameInfo:
         width=row.width, height=row.height,
         size_bytes=row.size_bytes, format=row.format, content_type=row.content_type, sha256=row.sha256,
         duplicate_of=row.duplicate_of, exif=row.exif, meta=row.meta, stored_at=row.stored_at,
+        held_at=row.held_at, hold_reason=row.hold_reason,
     )  # fmt: skip

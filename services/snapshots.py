@@ -8,12 +8,15 @@ request, which waits, tries again and tells why it failed. On the event loop.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from models.entities import CameraConfiguration, Frame, IngestionRequest
 from models.schemas import FrameInfo, RTSPIngestionRequest, SnapshotRequest
 from models.values import FINAL_STATUSES, CaptureMode, CaptureParams, FrameRecord, IngestionStatus
 from repositories.database import UnitOfWork
+from services.condemned import commit_live
 from services.idempotency import Attempt
 from services.orchestrator import Orchestrator
 from services.presenter import NO_URL, to_frame_info
@@ -23,6 +26,7 @@ from services.rtsp_capture.frame_record import CaptureFacts, frame_record
 from services.rtsp_capture.keeper import key_of
 from services.rtsp_capture.packets import Picture
 from services.rtsp_capture.stream import Stream
+from services.storage_service import new_attempt, object_key
 from utils.exceptions import (
     CameraFailed,
     CameraNotFound,
@@ -101,7 +105,16 @@ class Snapshots:
         source = stream.source_info(jpeg)
         row.source = source.to_json() if source is not None else None
         row.grid_start = record.timestamp
-        frame = await self._capture.database.until_known(lambda uow: _commit(uow, row, record, attempt))
+
+        async def commit(records: Sequence[FrameRecord]) -> Frame | None:
+            return await self._capture.database.until_known(lambda uow: _commit(uow, row, records[0], attempt))
+
+        async def put_again(taken: FrameRecord) -> FrameRecord:
+            key = object_key(taken.camera_id, taken.frame_id, taken.timestamp, new_attempt(), taken.format)
+            await self._capture.storage.put(key, jpeg.data, taken.content_type, taken.sha256)
+            return replace(taken, storage_path=key)
+
+        frame = await commit_live([record], commit, put_again)
         if frame is None:
             return None
         FRAMES.labels(source="rtsp", outcome="stored").inc()

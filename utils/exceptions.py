@@ -113,6 +113,11 @@ class CameraInUse(IngestionException):
     default_message = "Captures of this camera are waiting or running: cancel them first."
 
 
+class FrameOnHold(IngestionException):
+    code = "frame_on_hold"
+    default_message = "The frame is on hold: release it before it is deleted."
+
+
 class CameraDisabled(IngestionException):
     code = "camera_disabled"
     default_message = "This camera is disabled."
@@ -199,6 +204,13 @@ class StorageUnavailable(IngestionException):
     default_message = "The object store cannot be used right now. Nothing was stored; try again."
 
 
+class StorageFull(StorageUnavailable):
+    """The object store has no room: a retry helps once somebody has made some."""
+
+    code = "disk_full"
+    default_message = "The object store has no space left. Nothing was stored."
+
+
 class ObjectMissing(IngestionException):
     """The store has no object under a key that a row names: an integrity violation, not a client's error."""
 
@@ -279,3 +291,11 @@ class CameraFailed(IngestionException):
 
 class LeaseLost(Exception):
     """Another owner has a newer epoch, or the request is final: this process stops working on it, writes no state."""
+
+
+class KeysCondemned(Exception):
+    """The sweeper took objects between their PUT and their rows: their bytes are PUT again, under new keys."""
+
+    def __init__(self, keys: frozenset[str]) -> None:
+        self.keys = keys
+        super().__init__(f"{len(keys)} object keys are condemned")

@@ -107,3 +107,25 @@ EVENT_LOOP_LAG = Gauge(
 DELETE_LEFTOVERS = Counter(
     "ingestion_delete_leftovers", "Objects that a delete could not remove at once.", registry=REGISTRY
 )
+SWEPT = Counter(
+    "ingestion_sweeper_objects", "Objects that the sweeper looked at, condemned, deleted, could not delete.", ["outcome"],
+    registry=REGISTRY,
+)  # fmt: skip
+SWEEPER_ALARM = Gauge(
+    "ingestion_sweeper_alarm", "1 while the sweeper deletes nothing for that reason.", ["reason"], registry=REGISTRY
+)
+SWEEPER_LAST_PASS = Gauge(
+    "ingestion_sweeper_last_pass_timestamp_seconds", "When the last whole pass over the bucket ended.", registry=REGISTRY
+)
+INTEGRITY_VIOLATIONS = Counter(
+    "ingestion_integrity_violations", "Frames newly found without the object of their row.", ["kind"], registry=REGISTRY
+)
+INTEGRITY_OPEN = Gauge(
+    "ingestion_integrity_violations_open", "Stored frames without the object of their row, now.", ["kind"],
+    registry=REGISTRY,
+)  # fmt: skip
+RETENTION_DELETED = Counter(
+    "ingestion_retention_deleted", "Frames deleted by retention: by age, or for room.", ["reason"], registry=REGISTRY
+)
+STORED_BYTES = Gauge("ingestion_stored_bytes", "Bytes of all stored frames.", registry=REGISTRY)
+STORED_FRAMES = Gauge("ingestion_stored_frames", "Stored frames.", registry=REGISTRY)

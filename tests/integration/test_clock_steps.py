@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
-import libfaketime  # type: ignore[import-untyped]
+import libfaketime
 import pytest
 
 from tests.conftest import Backends, Service, unique

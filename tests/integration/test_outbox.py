@@ -23,6 +23,7 @@ from config import DbSettings
 from models import schemas
 from models.values import CaptureError, DropReason, IngestionStatus, LogEventType, LogFilter, SourceType
 from repositories.database import Database, UnitOfWork
+from repositories.frames import Removal
 from repositories.migrations.functions_0005 import LOCK_KEY
 from repositories.migrations.run import upgrade
 from services import event_log
@@ -178,7 +179,7 @@ async def test_a_capture_tells_its_life_and_nothing_else(log: Log) -> None:
     frame_id = first.scalar_one()
     for _ in range(2):
         await work(lambda uow: uow.frames.begin_delete(frame_id))
-    await work(lambda uow: uow.frames.finish_delete(frame_id, "x"))
+    await work(lambda uow: uow.frames.finish_deletes([Removal(frame_id, "x")]))
     await log.relay()
     events = await log.all()
     assert [event["type"] for event in events] == [

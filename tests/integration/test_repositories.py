@@ -40,6 +40,7 @@ from models.values import (
     Transport,
 )
 from repositories.database import Database, UnitOfWork
+from repositories.frames import Removal
 from repositories.ingestion_requests import Recorded, multirange
 from repositories.leases import Renewed
 from repositories.migrations.run import upgrade
@@ -849,7 +850,7 @@ async def test_a_delete_leaves_the_slots_tombstone(db: Database) -> None:
         assert await uow.frames.deleting(limit=100, older_than_s=600) == []
     for _ in range(2):
         async with db.unit_of_work() as uow:
-            await uow.frames.finish_delete(target.frame_id, target.storage_path)
+            await uow.frames.finish_deletes([Removal(target.frame_id, target.storage_path)])
         assert await begin() is None
     async with db.unit_of_work() as uow:
         assert await uow.frames.begin_delete(new_id()) is None

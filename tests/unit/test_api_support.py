@@ -163,6 +163,7 @@ class FakeQueries:
         self.content = FakeContent()
         self.filters: list[tuple[Any, int, str | None]] = []
         self.status = IngestionStatus.PENDING
+        self.holds: list[str | None] = []
         self.error: Exception | None = None
 
     async def get_request(self, request_id: UUID) -> IngestionResponse:
@@ -195,7 +196,15 @@ class FakeQueries:
         return NearestFrame(**frame_of(KNOWN).model_dump(), distance_ms=1.0)
 
     async def delete_frame(self, _frame_id: UUID) -> None:
-        return None
+        if self.error:
+            raise self.error
+
+    async def hold_frame(self, frame_id: UUID, reason: str | None) -> FrameInfo:
+        self.holds.append(reason)
+        return (await self.get_frame(frame_id)).model_copy(update={"held_at": NOW, "hold_reason": reason})
+
+    async def release_frame(self, frame_id: UUID) -> None:
+        await self.get_frame(frame_id)
 
     async def open_frame(self, frame_id: UUID) -> FakeContent:
         if frame_id != KNOWN:
