@@ -18,7 +18,8 @@ import pytest
 import pytest_asyncio
 
 from tests.conftest import ROOT, Backends, Service, free_port, running, unique
-from tests.integration.service_support import jpeg, own_database, service_on, until, upload
+from tests.integration.service_support import all_frames, capture, jpeg, own_database, service_on, until, upload
+from utils.demo.camera import Camera
 
 EVENTS = "/api/v1/events"
 STREAM = {"Accept": "text/event-stream"}
@@ -121,6 +122,31 @@ async def test_polls_hear_of_every_process(parts: Backends, tmp_path: Path) -> N
                 gone = await one.get(EVENTS, params={"after": after}, headers=headers)
                 assert gone.status_code == 410, gone.text
                 assert (gone.json()["code"], gone.json()["oldest_cursor"]) == ("cursor_expired", f"{log_id}.0")
+
+
+async def test_a_capture_tells_of_each_frame_once(parts: Backends, tmp_path: Path) -> None:
+    """Followed while it runs: what was told is what is stored, in the order of the grid, from started to completed."""
+    async with serving(parts, tmp_path) as (_, client):
+        query = {"after": await latest(client), "camera_id": unique(), "wait": "20"}
+        with Camera(size=(320, 180), fps=10, bitrate=300_000) as source:
+            request_id = await capture(
+                client, query["camera_id"], source.url, capture_mode="continuous", capture_duration=2, fps=5
+            )
+            told: list[dict[str, Any]] = []
+            async with asyncio.timeout(60):
+                while not any(event["type"] == "request.completed" for event in told):
+                    page = (await client.get(EVENTS, params=query)).raise_for_status().json()
+                    told += page["items"]
+                    query["after"] = page["next_cursor"]
+        frames = await all_frames(client, request_id)
+        assert len(frames) >= 8
+        shown = [{name: frame[name] for name in frame.keys() - {"storage_url", "url_expires_at"}} for frame in frames]
+        stored = [event["data"] for event in told if event["type"] == "frame.stored"]
+        assert sorted(stored, key=lambda frame: frame["sequence"]) == sorted(shown, key=lambda frame: frame["sequence"])
+        assert (told[0]["type"], told[-1]["type"]) == ("request.started", "request.completed")
+        ledger = told[-1]["data"]["progress"]
+        assert ledger["expected"] == ledger["stored"] + sum(ledger["dropped"].values()) == 10
+        assert ledger["stored"] == len(frames)
 
 
 async def test_a_stream_is_resumed_where_it_was_cut(parts: Backends, tmp_path: Path) -> None:
