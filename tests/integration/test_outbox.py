@@ -363,6 +363,7 @@ async def test_a_relay_that_dies_in_mid_transaction_changes_nothing(log: Log) ->
     await doomed.close()
 
 
+@pytest.mark.alone
 async def test_a_waiting_reader_holds_no_connection_and_wakes(log: Log) -> None:
     request_id = await add_capture(log.db)
     clock = asyncio.get_running_loop().time
