@@ -34,6 +34,7 @@ TITLES = {
     "REDIS": "REDIS: optional, read by nothing yet",
     "RTSP": "RTSP: cameras and captures",
     "UPLOAD": "UPLOAD: images that clients send",
+    "EVENTS": "EVENTS: what consumers read at /api/v1/events",
     "LOG": "LOG: log lines, on standard error",
     "AUTH": "AUTH: who may call",
     "SECRETS": "SECRETS: keys of what rests encrypted",

@@ -25,8 +25,10 @@ from config import DbSettings, database_url
 from repositories.camera_configs import CameraConfigRepository
 from repositories.capture_events import CaptureEventRepository
 from repositories.frames import FrameRepository
+from repositories.idempotency import IdempotencyRepository
 from repositories.ingestion_requests import IngestionRequestRepository
 from repositories.leases import LeaseRepository
+from repositories.outbox import OutboxRepository
 from repositories.secrets import SecretsRepository
 from utils.exceptions import DatabaseUnavailable
 from utils.logger import Throttle, get_logger
@@ -100,6 +102,14 @@ class UnitOfWork:
         return CaptureEventRepository(self.session)
 
     @cached_property
+    def outbox(self) -> OutboxRepository:
+        return OutboxRepository(self.session)
+
+    @cached_property
+    def keys(self) -> IdempotencyRepository:
+        return IdempotencyRepository(self.session)
+
+    @cached_property
     def secrets(self) -> SecretsRepository:
         return SecretsRepository(self.session)
 
@@ -115,6 +125,7 @@ class Database:
     ) -> None:
         self._pool_timeout = settings.POOL_TIMEOUT
         self._throttle = Throttle(10, asyncio.get_event_loop().time)
+        self.on_commit: Callable[[], None] = lambda: None  # called after every transaction: there may be events
         server_settings = {
             "application_name": application_name,
             "timezone": "UTC",
@@ -162,6 +173,7 @@ class Database:
         try:
             async with sessions() as session, session.begin():
                 yield UnitOfWork(session)
+            self.on_commit()
         except Exception as error:
             if not is_unavailable(error):
                 raise

@@ -102,31 +102,34 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
             name: getattr(row, name)
             for name in ("id", "camera_id", "source_type", "capture_mode", "status", "rtsp_url", "params", "meta")
         }
-        await self.session.execute(insert(IngestionRequest).values(**values).on_conflict_do_nothing())
-        await self.session.execute(
-            insert(CaptureLease).values(request_id=row.id, camera_id=row.camera_id).on_conflict_do_nothing()
-        )
+        if await self._insert(values):  # else it may be running, or final: a lease is not for it any more
+            await self.session.execute(
+                insert(CaptureLease).values(request_id=row.id, camera_id=row.camera_id).on_conflict_do_nothing()
+            )
         return (await self.session.scalars(self.select().where(IngestionRequest.id == row.id))).one()
 
-    async def add_group(self, rows: Sequence[IngestionRequest], owner: str, ttl: float) -> None:
-        """Captures that `owner` runs from the start, and their leases; running it twice changes nothing (rule 4)."""
+    async def add_group(self, rows: Sequence[IngestionRequest], owner: str, ttl: float) -> set[UUID]:
+        """Captures that `owner` runs from the start, and their leases; running it twice changes nothing (rule 4).
+
+        Returns those whose first epoch is `owner`'s: none of a group that another process inserted before.
+        """
         names = (
             "id", "camera_id", "source_type", "capture_mode", "status", "rtsp_url", "params", "meta", "group_id"
         )  # fmt: skip
         values = [{name: getattr(row, name) for name in names} for row in rows]
-        await self.session.execute(insert(IngestionRequest).values(values).on_conflict_do_nothing())
-        await LeaseRepository(self.session).add_held(owner, ttl, {row.id: row.camera_id for row in rows})
+        statement = insert(IngestionRequest).values(values).on_conflict_do_nothing().returning(IngestionRequest.id)
+        new = set((await self.session.scalars(statement)).all())
+        leases = LeaseRepository(self.session)
+        await leases.add_held(owner, ttl, {row.id: row.camera_id for row in rows if row.id in new})
+        return await leases.held(owner, [row.id for row in rows])
 
     async def add_upload(
         self, row: IngestionRequest, frames: Sequence[FrameRecord], rejected: Sequence[int]
     ) -> list[Recorded]:
-        """A finished upload with its frames, whole or not at all; idempotent by its id."""
+        """A finished upload with its frames, whole or not at all; nothing when there is one with its id."""
         values = {name: getattr(row, name) for name in ("id", "camera_id", "source_type", "meta", "rejected")}
-        await self.session.execute(
-            insert(IngestionRequest)
-            .values(**values, status=IngestionStatus.IN_PROGRESS.value, started_at=func.now())
-            .on_conflict_do_nothing()
-        )
+        if not await self._insert({**values, "status": IngestionStatus.IN_PROGRESS.value, "started_at": func.now()}):
+            return []
         drops = {DropReason.REJECTED: rejected} if rejected else {}
         recorded = await self.record(row.id, frames, drops, expected=len(frames) + len(rejected))
         await self.session.execute(
@@ -136,21 +139,24 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
         )
         return recorded
 
-    async def add_snapshot(self, row: IngestionRequest, frame: FrameRecord) -> None:
-        """A finished capture of one frame, whole or not at all; idempotent by its id."""
+    async def add_snapshot(self, row: IngestionRequest, frame: FrameRecord) -> bool:
+        """A finished capture of one frame, whole or not at all; False when there is a request with its id."""
         names = ("id", "camera_id", "source_type", "capture_mode", "rtsp_url", "params", "meta", "source", "grid_start")
         values = {name: getattr(row, name) for name in names}
-        await self.session.execute(
-            insert(IngestionRequest)
-            .values(**values, status=IngestionStatus.IN_PROGRESS.value, started_at=func.now())
-            .on_conflict_do_nothing()
-        )
+        if not await self._insert({**values, "status": IngestionStatus.IN_PROGRESS.value, "started_at": func.now()}):
+            return False
         await self.record(row.id, [frame], {}, expected=1)
         await self.session.execute(
             update(IngestionRequest)
             .where(IngestionRequest.id == row.id, IngestionRequest.status.not_in(_FINAL))
             .values(status=IngestionStatus.COMPLETED.value, completed_at=func.now(), updated_at=func.now())
         )
+        return True
+
+    async def _insert(self, values: Mapping[str, Any]) -> bool:
+        """Whether the request was inserted; False when there is one with its id, by this call or by another one."""
+        statement = insert(IngestionRequest).values(**values).on_conflict_do_nothing().returning(IngestionRequest.id)
+        return await self.session.scalar(statement) is not None
 
     async def count_pending(self, at_most: int) -> int:
         """How many captures wait, counted no further than `at_most`."""

@@ -86,6 +86,13 @@ class LeaseRepository(Repository[CaptureLease]):
             {"owner": owner, "ttl": ttl, "ids": list(cameras), "cameras": list(cameras.values())},
         )
 
+    async def held(self, owner: str, request_ids: Sequence[UUID]) -> set[UUID]:
+        """Which of these captures `owner` has had from the start (epoch 1)."""
+        query = select(CaptureLease.request_id).where(
+            CaptureLease.request_id.in_(request_ids), CaptureLease.owner == owner, CaptureLease.epoch == 1
+        )
+        return set((await self.session.scalars(query)).all())
+
     async def take_cancelled(self, owner: str, ttl: float, limit: int) -> list[Claim]:
         """Takes up to `limit` captures that nobody runs and whose end was asked for: they only need to be ended.
 

@@ -14,7 +14,13 @@ from uuid import UUID
 
 from config import Settings
 from models.entities import CameraConfiguration, CaptureEvent, IngestionRequest
-from models.schemas import IngestionResponse, RTSPIngestionRequest, TriggerRequest, UploadIngestionRequest
+from models.schemas import (
+    IngestionResponse,
+    RTSPIngestionRequest,
+    TriggerAccepted,
+    TriggerRequest,
+    UploadIngestionRequest,
+)
 from models.values import (
     FINAL_STATUSES,
     BurstParams,
@@ -29,7 +35,9 @@ from models.values import (
 )
 from repositories.database import Database, UnitOfWork
 from services.capture_runner import CaptureRunner
-from services.presenter import to_response
+from services.idempotency import Attempt
+from services.presenter import NO_URL, to_frame_info, to_response
+from services.queries import read_request
 from services.rtsp_capture.address import AddressPolicy, parse_rtsp_url
 from services.rtsp_capture.capture import CaptureDeps
 from services.upload_handler import UploadHandler
@@ -46,7 +54,7 @@ from utils.exceptions import (
     TimestampOutOfRange,
     TooManyPending,
 )
-from utils.ids import new_id
+from utils.ids import new_id, sub_id
 from utils.logger import get_logger
 from utils.metrics import FRAMES, REJECTED
 
@@ -88,13 +96,17 @@ class Orchestrator:
         if self._stopping:
             raise ShuttingDown(retry_after=5)
 
-    async def submit_capture(self, body: RTSPIngestionRequest, *, max_staleness: float = 0) -> IngestionResponse:
+    async def submit_capture(
+        self, body: RTSPIngestionRequest, attempt: Attempt | None = None, *, max_staleness: float = 0, answered: bool = True
+    ) -> IngestionResponse:
         """Stores a pending capture and returns it; the camera is not touched.
 
-        Raises InvalidRequest, TimestampOutOfRange, AddressNotAllowed, CameraDisabled, TooManyPending,
-        SecretUnreadable, DatabaseUnavailable, ShuttingDown.
+        The id is the attempt's. `answered`: what is returned is the answer; else that comes later. Raises
+        InvalidRequest, TimestampOutOfRange, AddressNotAllowed, CameraDisabled, TooManyPending, SecretUnreadable,
+        DatabaseUnavailable, ShuttingDown, RequestInProgress when the attempt's key has gone to another request.
         """
         self.check_accepting()
+        attempt = attempt or Attempt()
         if body.rtsp_url is not None:
             self._policy.check_literal(parse_rtsp_url(body.rtsp_url))
         self._check_moment(body)
@@ -104,46 +116,60 @@ class Orchestrator:
         if pending >= self._settings.RTSP.MAX_PENDING:
             raise TooManyPending(retry_after=10)
         row = self.capture_row(body, camera, max_staleness)
-        stored = await self._database.until_known(lambda uow: self._add(uow, row, camera))
+        row.id = attempt.request_id
+        stored = await self._database.until_known(lambda uow: self._add(uow, row, camera, attempt, answered))
         log.info("capture_accepted", ingestion_id=str(row.id), camera_id=row.camera_id, mode=row.capture_mode)
         self.runner.wake()
         return to_response(stored, [], [], self._secrets)
 
     async def submit_burst(
-        self, group_id: UUID, captures: Sequence[tuple[RTSPIngestionRequest, CameraConfiguration]], tolerance_ms: float
+        self, attempt: Attempt, captures: Sequence[tuple[RTSPIngestionRequest, CameraConfiguration]], tolerance_ms: float
     ) -> list[UUID]:
         """Stores single_frame captures of one moment in one transaction and runs them here, where their streams are.
 
-        They wait for no turn: their leases are this process's from the start. Raises CameraDisabled, CameraNotFound,
-        Overloaded beyond RTSP__MAX_CONCURRENT_CAPTURES, SecretUnreadable, DatabaseUnavailable, ShuttingDown.
+        The group's id is the attempt's, the requests' ids follow from it: of a burst that is there already, only those
+        ids are returned. They wait for no turn: their leases are this process's from the start. Raises CameraDisabled,
+        CameraNotFound, Overloaded beyond RTSP__MAX_CONCURRENT_CAPTURES, SecretUnreadable, DatabaseUnavailable,
+        ShuttingDown, RequestInProgress when the attempt's key has gone to another request.
         """
+        group_id = attempt.request_id
         self.check_accepting()
         if len(captures) > self.runner.room:
             raise Overloaded("RTSP__MAX_CONCURRENT_CAPTURES are running. Try again.", retry_after=5)
         rows = []
         for index, (body, camera) in enumerate(captures):
             row = self.capture_row(body, camera, 0)
-            row.group_id = group_id
+            row.id, row.group_id = sub_id(group_id, index), group_id
             row.params = {**(row.params or {}), "burst": BurstParams(index, tolerance_ms).to_json()}
             rows.append(row)
 
-        async def add(uow: UnitOfWork) -> None:
+        async def add(uow: UnitOfWork) -> set[UUID]:
             if not await uow.cameras.hold_all([row.camera_id for row in rows]):
                 raise CameraNotFound
-            await uow.requests.add_group(rows, self.runner.owner, self._settings.RTSP.LEASE_TTL)
+            held = await uow.requests.add_group(rows, self.runner.owner, self._settings.RTSP.LEASE_TTL)
+            await attempt.begin(uow)
+            return held
 
         asked = self.runner.now()
-        await self._database.until_known(add)
+        held = await self._database.until_known(add)
         log.info("burst_accepted", group_id=str(group_id), cameras=len(rows))
         for row in rows:
-            self.runner.begin(Claim(row.id, 1, resumed=False), row.camera_id, asked)
+            if row.id in held and self.runner.job(row.id) is None:
+                self.runner.begin(Claim(row.id, 1, resumed=False), row.camera_id, asked)
         return [row.id for row in rows]
 
-    async def _add(self, uow: UnitOfWork, row: IngestionRequest, camera: CameraConfiguration | None) -> IngestionRequest:
+    async def _add(
+        self, uow: UnitOfWork, row: IngestionRequest, camera: CameraConfiguration | None, attempt: Attempt, answered: bool
+    ) -> IngestionRequest:
         # Held until the commit: a camera cannot be deleted between here and its capture being there to be seen.
         if camera is not None and not await uow.cameras.hold(camera.camera_id):
             raise CameraNotFound
-        return await uow.requests.add_capture(row)
+        stored = await uow.requests.add_capture(row)
+        if answered:
+            await attempt.keep(uow, to_response(stored, [], [], self._secrets))
+        else:
+            await attempt.begin(uow)
+        return stored
 
     def _check_moment(self, body: RTSPIngestionRequest) -> None:
         if body.frame_timestamp is None:
@@ -186,14 +212,18 @@ class Orchestrator:
             meta=body.meta.to_json(),
         )  # fmt: skip
 
-    async def ingest_upload(self, form: UploadIngestionRequest, files: Sequence[ReceivedFile]) -> UUID:
-        """Checks and stores the files, then commits them as one finished request; returns its id.
+    async def ingest_upload(
+        self, form: UploadIngestionRequest, files: Sequence[ReceivedFile], attempt: Attempt | None = None
+    ) -> UUID:
+        """Checks and stores the files, then commits them as one finished request; returns its id, the attempt's.
 
         Raises the first 5xx, else the first file's error, with all of `rejected` in its details, when none was
-        stored; DatabaseUnavailable when the rows could not be committed.
+        stored; DatabaseUnavailable when the rows could not be committed; RequestInProgress when the attempt's key has
+        gone to another request.
         """
         self.check_accepting()
-        request_id = new_id()
+        attempt = attempt or Attempt()
+        request_id = attempt.request_id
         result = await self._uploads.process(request_id, form, files, datetime.now(UTC))
         rejected = [item.to_json() for item in result.rejected]
         for item in result.rejected:
@@ -211,7 +241,13 @@ class Orchestrator:
             rejected=rejected,
         )
         indexes = [item.index for item in result.rejected]
-        await self._database.until_known(lambda uow: uow.requests.add_upload(row, result.records, indexes))
+
+        async def add(uow: UnitOfWork) -> None:
+            await uow.requests.add_upload(row, result.records, indexes)
+            if attempt.keyed:
+                await attempt.keep(uow, await self._whole(uow, request_id))
+
+        await self._database.until_known(add)
         FRAMES.labels(source="upload", outcome="stored").inc(len(result.records))
         log.info(
             "upload_stored",
@@ -221,6 +257,11 @@ class Orchestrator:
             rejected=len(rejected),
         )
         return request_id
+
+    async def _whole(self, uow: UnitOfWork, request_id: UUID) -> IngestionResponse:
+        """The request as this transaction has it, its frames without URLs."""
+        row, gaps, frames = await read_request(uow, request_id)
+        return to_response(row, gaps, [to_frame_info(frame, NO_URL) for frame in frames], self._secrets)
 
     # -- requests ----------------------------------------------------------------------------------------------
 
@@ -261,14 +302,22 @@ class Orchestrator:
         if (event := self._finished.get(request_id)) is not None:
             event.set()
 
-    async def trigger(self, request_id: UUID, body: TriggerRequest) -> UUID:
-        """An event for a running event_driven capture, whichever process runs it; returns the event's id.
+    async def trigger(self, request_id: UUID, body: TriggerRequest, attempt: Attempt | None = None) -> UUID:
+        """An event for a running event_driven capture, whichever process runs it; returns the event's id, the attempt's.
 
-        Raises RequestNotFound, NotRunning, TimestampOutOfRange, DatabaseUnavailable, ShuttingDown.
+        Raises RequestNotFound, NotRunning, TimestampOutOfRange, DatabaseUnavailable, ShuttingDown, RequestInProgress
+        when the attempt's key has gone to another request.
         """
         self.check_accepting()
-        event_id, at = new_id(), body.at or datetime.now(UTC)
-        row = await self._database.until_known(lambda uow: self._add_trigger(uow, event_id, request_id, body.label, at))
+        attempt = attempt or Attempt()
+        event_id, at = attempt.request_id, body.at or datetime.now(UTC)
+
+        async def add(uow: UnitOfWork) -> CaptureEvent:
+            row = await self._add_trigger(uow, event_id, request_id, body.label, at)
+            await attempt.keep(uow, TriggerAccepted(event_id=event_id))
+            return row
+
+        row = await self._database.until_known(add)
         log.info("triggered", ingestion_id=str(request_id), event_id=str(event_id))
         if (job := self.runner.job(request_id)) is not None:
             job.trigger(row)
@@ -278,7 +327,7 @@ class Orchestrator:
         self, uow: UnitOfWork, event_id: UUID, request_id: UUID, label: str | None, at: datetime
     ) -> CaptureEvent:
         if (known := await uow.events.get(event_id)) is not None:
-            return known  # this very call, whose COMMIT was not known to have succeeded
+            return known  # this very call, or an earlier run of its key, whose COMMIT was not known to have succeeded
         row = await uow.requests.lock(request_id)
         if row is None:
             raise RequestNotFound

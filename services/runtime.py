@@ -17,8 +17,11 @@ from repositories.database import Database, is_unavailable
 from repositories.migrations.run import upgrade
 from services.burst import BurstService
 from services.cameras import CameraRegistry
+from services.event_log import EventLog
 from services.health import HealthService
+from services.idempotency import IdempotencyService
 from services.orchestrator import Orchestrator
+from services.outbox import LogHead, Relay
 from services.queries import Queries
 from services.rtsp_capture.address import AddressPolicy
 from services.rtsp_capture.capture import CaptureDeps
@@ -63,6 +66,8 @@ class Services:
     cameras: CameraRegistry
     snapshots: Snapshots
     bursts: BurstService
+    event_log: EventLog
+    idempotency: IdempotencyService
 
 
 @asynccontextmanager
@@ -72,7 +77,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     Raises StartError with a readable reason when a part does not come up.
     """
     async with AsyncExitStack() as stack:
-        effective = await _start_embedded(settings, stack)
+        effective = await start_embedded(settings, stack)
         await _with_patience("PostgreSQL (DB__HOST, DB__PORT, DB__USER, DB__PASSWORD)", partial(upgrade, effective.DB))
         secrets = open_box(settings)
         database = Database(effective.DB)
@@ -106,11 +111,19 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         cameras = CameraRegistry(database, secrets, policy, keeper, prober)
         snapshots = Snapshots(capture, orchestrator, queries)
         bursts = BurstService(settings.RTSP, database, storage, hub, secrets, orchestrator)
+        idempotency = IdempotencyService(settings.API, database, storage, secrets)
         health = HealthService({"database": _database_check(database), "storage": _storage_check(storage)}, {})
         leftovers = asyncio.create_task(_finish_deletes(queries), name="finish-deletes")
         stack.push_async_callback(_cancelled, leftovers)
         sealing = asyncio.create_task(put_in_order(database, secrets, everything=not settings.DB.HOST), name="secrets")
         stack.push_async_callback(_cancelled, sealing)
+        head = LogHead()
+        relay = Relay(database, head, settings.EVENTS.RETENTION)
+        relay.start()
+        stack.push_async_callback(relay.stop)
+        event_log = EventLog(database, head, settings.EVENTS.MAX_READERS)
+        idempotency.start()
+        stack.push_async_callback(idempotency.stop)
         keeper.start()
         stack.push_async_callback(keeper.stop)
         orchestrator.start()
@@ -125,11 +138,21 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         gc.collect()
         gc.freeze()
         stack.callback(gc.unfreeze)
-        yield Services(settings, orchestrator, queries, health, cameras, snapshots, bursts)
+        yield Services(
+            settings=settings,
+            orchestrator=orchestrator,
+            queries=queries,
+            health=health,
+            cameras=cameras,
+            snapshots=snapshots,
+            bursts=bursts,
+            event_log=event_log,
+            idempotency=idempotency,
+        )
         health.stopping = True
 
 
-async def _start_embedded(settings: Settings, stack: AsyncExitStack) -> Settings:
+async def start_embedded(settings: Settings, stack: AsyncExitStack) -> Settings:
     """Takes the lock on DATA_DIR and starts the parts that no setting names; returns settings that name them."""
     postgres, object_store = not settings.DB.HOST, not settings.STORAGE.ENDPOINT
     lock = DataDirLock(settings.DATA_DIR)

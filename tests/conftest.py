@@ -68,7 +68,9 @@ class Backends:
 
 def clean_environment() -> dict[str, str]:
     """This process's environment without anything that the service would read as a setting."""
-    groups = ("API__", "DB__", "STORAGE__", "REDIS__", "RTSP__", "UPLOAD__", "LOG__", "AUTH__", "SECRETS__", "TEST_")
+    groups = (
+        "API__", "DB__", "STORAGE__", "REDIS__", "RTSP__", "UPLOAD__", "EVENTS__", "LOG__", "AUTH__", "SECRETS__", "TEST_",
+    )  # fmt: skip
     return {
         name: value for name, value in os.environ.items()
         if not name.startswith(groups) and name not in ("ENVIRONMENT", "DEBUG", "DATA_DIR")
@@ -153,6 +155,7 @@ class Service:
     """`main.py` as a process of its own, spoken to by HTTP: the black box."""
 
     program = "main.py"
+    root = ROOT
 
     def __init__(self, environment: dict[str, str], log: Path) -> None:
         self.environment = environment
@@ -165,7 +168,7 @@ class Service:
         before = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, self.program], cwd=ROOT, env=self.environment, stdout=out, stderr=out
+                [sys.executable, self.program], cwd=self.root, env=self.environment, stdout=out, stderr=out
             )
         deadline = time.monotonic() + timeout
         while True:

@@ -796,6 +796,31 @@ async def test_an_upload_is_stored_whole_and_once(db: Database) -> None:
     assert found.dropped() == {"rejected": 1}
 
 
+async def test_an_upload_that_is_there_is_not_added_to(db: Database) -> None:
+    """A second run of its key, in which more went well, changes nothing: the first run's answer is the one that counts."""
+    row = upload_row("up")
+    row.rejected = [{"index": 1, "filename": "x", "code": "storage_unavailable", "detail": "d", "retryable": True}]
+    for slots, rejected in (([0], [1]), ([0, 1], [])):
+        frames = [frame(row.id, slot, camera_id="up", source_type=SourceType.UPLOAD) for slot in slots]
+        async with db.unit_of_work() as uow:
+            await uow.requests.add_upload(row, frames, rejected)
+    found = await assert_ledger(db, row.id)
+    assert (found.stored, found.dropped()) == (1, {"rejected": 1})
+
+
+async def test_a_capture_that_has_ended_gets_no_lease_again(db: Database) -> None:
+    """Nor one that runs a second one: a retry's second run finds the request and leaves it alone."""
+    row = capture_row("again")
+    async with db.unit_of_work() as uow:
+        await uow.requests.add_capture(row)
+    async with db.unit_of_work() as uow:
+        assert await uow.requests.request_cancel(row.id) is IngestionStatus.PENDING
+    async with db.unit_of_work() as uow:
+        assert (await uow.requests.add_capture(row)).status == "cancelled"
+        leases = text("SELECT count(*) FROM capture_leases WHERE request_id = :id")
+        assert await uow.session.scalar(leases, {"id": row.id}) == 0
+
+
 async def test_duplicate_of_names_the_cameras_first(db: Database) -> None:
     """Two uploads of the same bytes at one moment: exactly one is no duplicate."""
     for _ in range(6):
@@ -1004,6 +1029,8 @@ async def big(backends: Backends) -> AsyncIterator[Database]:
     await upgrade(own)
     made = Database(own, "trackshift-plans")
     async with made.unit_of_work() as uow:
+        for table in ("ingestion_requests", "frames"):  # events of none of them are wanted
+            await uow.session.execute(text(f"ALTER TABLE {table} DISABLE TRIGGER USER"))
         await uow.session.execute(
             text("""
             INSERT INTO ingestion_requests (id, camera_id, source_type, capture_mode, status, created_at, completed_at)
