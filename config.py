@@ -83,6 +83,12 @@ class ApiSettings(Group):
     MAX_CONCURRENT_REQUESTS: int = Field(
         1000, ge=1, le=100_000, description="Requests served at once; more are answered 503 `overloaded`."
     )
+    IDEMPOTENCY_TTL: float = Field(
+        86_400, ge=1, le=604_800, description="Seconds for which an Idempotency-Key and its answer are kept."
+    )
+    IDEMPOTENCY_LEASE: float = Field(
+        10, ge=1, le=300, description="Seconds after which a key whose process died may run again; renewed while it runs."
+    )
 
 
 class DbSettings(Group):
@@ -221,6 +227,13 @@ class UploadSettings(Group):
     )
 
 
+class EventsSettings(Group):
+    RETENTION: float = Field(604_800, ge=1, le=31_622_400, description="Seconds that events are kept for consumers.")
+    MAX_READERS: int = Field(
+        200, ge=1, le=10_000, description="Event streams and long polls open at once; more are answered 503 `overloaded`."
+    )
+
+
 class SweeperSettings(Group):
     INTERVAL: float = Field(21_600, ge=1, le=2_592_000, description="Seconds between two passes over the bucket.")
     GRACE: float = Field(
@@ -296,6 +309,7 @@ class Settings(BaseSettings):
     REDIS: RedisSettings = Field(default_factory=lambda: RedisSettings())
     RTSP: RtspSettings = Field(default_factory=lambda: RtspSettings())
     UPLOAD: UploadSettings = Field(default_factory=lambda: UploadSettings())
+    EVENTS: EventsSettings = Field(default_factory=lambda: EventsSettings())
     SWEEPER: SweeperSettings = Field(default_factory=lambda: SweeperSettings())
     RETENTION: RetentionSettings = Field(default_factory=lambda: RetentionSettings())
     LOG: LogSettings = Field(default_factory=lambda: LogSettings())

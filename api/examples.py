@@ -75,6 +75,14 @@ EVENT: dict[str, Any] = {
     "last_sequence": 356, "created_at": "2026-05-04T13:30:00.240000Z",
 }  # fmt: skip
 EVENT_PAGE: dict[str, Any] = {"items": [EVENT], "next_cursor": None}
+_LOG = "7f0c2a44-5d0e-4c39-9a34-0f8d1c7b2e61"
+CLOUD_EVENT: dict[str, Any] = {
+    "specversion": "1.0", "id": f"{_LOG}.4711", "source": "/trackshift/ingestion", "type": "frame.stored", "subject": _FRAME,
+    "time": "2026-05-04T13:30:00.310000Z", "datacontenttype": "application/json", "cameraid": "pit-lane-1",
+    "data": {key: value for key, value in FRAME.items() if key not in ("storage_url", "url_expires_at")},
+}  # fmt: skip
+CLOUD_EVENT_PAGE: dict[str, Any] = {"items": [CLOUD_EVENT], "next_cursor": f"{_LOG}.4711"}
+EVENT_STREAM = f"retry: 1000\n\nid: {_LOG}.4711\nevent: frame.stored\ndata: {{\"specversion\":\"1.0\", ...}}\n\n: \n\n"
 _HEALTHY = {"status": "healthy", "latency_ms": 1.2, "detail": None}
 HEALTH: dict[str, Any] = {
     "status": "healthy", "timestamp": _AT, "version": "0.1.0",

@@ -34,6 +34,7 @@ TITLES = {
     "REDIS": "REDIS: optional, read by nothing yet",
     "RTSP": "RTSP: cameras and captures",
     "UPLOAD": "UPLOAD: images that clients send",
+    "EVENTS": "EVENTS: what consumers read at /api/v1/events",
     "SWEEPER": "SWEEPER: objects without rows, rows without objects",
     "RETENTION": "RETENTION: how long frames are kept",
     "LOG": "LOG: log lines, on standard error",

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 from sqlalchemy import (
+    JSON,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -377,7 +378,11 @@ class CameraConfiguration(Base):
 
 
 class IdempotencyKey(Base):
-    """A retry's memory: the key commits first with a lease, the answer with the frames."""
+    """A retry's memory: the key commits first with a lease, the answer with the frames.
+
+    `run` is who has it; `begun`: something was committed under `request_id` whose answer comes later. The answer is
+    plain JSON, not jsonb: it is given again as it was, in its order.
+    """
 
     __tablename__ = "idempotency_keys"
 
@@ -387,14 +392,17 @@ class IdempotencyKey(Base):
     request_id: Mapped[UUID]
     expires_at: Mapped[datetime | None]
     status: Mapped[int | None] = mapped_column(Integer)
-    answer: Mapped[Json | None]
+    answer: Mapped[Json | None] = mapped_column(JSON)
     created_at: Mapped[datetime] = _now()
+    run: Mapped[UUID]
+    begun: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    location: Mapped[str | None]
 
     __table_args__ = (Index(None, "created_at"),)
 
 
 class OutboxPending(Base):
-    """Events as their transactions wrote them, before the relay gives them their order."""
+    """Events as their transactions wrote them (triggers, functions_0005), before the relay gives them their order."""
 
     __tablename__ = "outbox_pending"
 
@@ -410,7 +418,8 @@ class EventLog(Base):
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     log_id: Mapped[UUID]
-    seq: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    seq: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))  # the newest event's
+    oldest: Mapped[int] = mapped_column(BigInteger, server_default=text("1"))  # the first that retention has left
 
     __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
 
@@ -426,7 +435,7 @@ class Event(Base):
     event: Mapped[Json]
     created_at: Mapped[datetime] = _now()
 
-    __table_args__ = (Index(None, "created_at"), Index(None, "camera_id", "seq"), Index(None, "type", "seq"))
+    __table_args__ = (Index(None, "camera_id", "seq"),)
 
 
 class ApiKey(Base):

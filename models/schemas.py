@@ -24,7 +24,16 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from models.values import CaptureMode, EventKind, IngestionStatus, Sampling, SourceType, TimestampSource, Transport
+from models.values import (
+    CaptureMode,
+    EventKind,
+    IngestionStatus,
+    LogEventType,
+    Sampling,
+    SourceType,
+    TimestampSource,
+    Transport,
+)
 
 MAX_META_BYTES = 16 * 1024
 CAMERA_ID_PATTERN = r"^[A-Za-z0-9._-]{1,100}$"
@@ -336,6 +345,28 @@ class CaptureEventInfo(Output):
 class EventPage(Output):
     items: list[CaptureEventInfo]
     next_cursor: str | None
+
+
+class CloudEvent(Output):
+    """CloudEvents 1.0, JSON format, structured."""
+
+    specversion: Literal["1.0"]
+    id: str = Field(description="Also the cursor after this event.")
+    source: str
+    type: LogEventType
+    subject: UUID = Field(description="The frame's or the request's id.")
+    time: Timestamp
+    datacontenttype: Literal["application/json"]
+    cameraid: str
+    data: dict[str, Any] = Field(
+        description="frame.stored: FrameInfo without storage_url and url_expires_at. frame.deleted: which frame it was. "
+        "request.*: the request's state, error and ledger. camera.gap_*: request_id, gap_id, from, to, reason."
+    )
+
+
+class CloudEventPage(Output):
+    items: list[CloudEvent]
+    next_cursor: str = Field(description="Where to go on, always given; past what the filters left out, too.")
 
 
 def _bounded_object(limit: int) -> Any:

@@ -25,9 +25,11 @@ from config import DbSettings, database_url
 from repositories.camera_configs import CameraConfigRepository
 from repositories.capture_events import CaptureEventRepository
 from repositories.frames import FrameRepository
+from repositories.idempotency import IdempotencyRepository
 from repositories.ingestion_requests import IngestionRequestRepository
 from repositories.leases import LeaseRepository
 from repositories.object_keys import ObjectKeyRepository
+from repositories.outbox import OutboxRepository
 from repositories.secrets import SecretsRepository
 from repositories.storage_usage import StorageUsageRepository
 from utils.exceptions import DatabaseUnavailable
@@ -102,11 +104,19 @@ class UnitOfWork:
         return CaptureEventRepository(self.session)
 
     @cached_property
+    def outbox(self) -> OutboxRepository:
+        return OutboxRepository(self.session)
+
+    @cached_property
+    def keys(self) -> IdempotencyRepository:
+        return IdempotencyRepository(self.session)
+
+    @cached_property
     def secrets(self) -> SecretsRepository:
         return SecretsRepository(self.session)
 
     @cached_property
-    def keys(self) -> ObjectKeyRepository:
+    def object_keys(self) -> ObjectKeyRepository:
         return ObjectKeyRepository(self.session)
 
     @cached_property
@@ -136,11 +146,17 @@ class Exclusive:
 
 
 class Database:
-    """The engine of a process. `application_name` shows in pg_stat_activity."""
+    """The engine of a process. `application_name` shows in pg_stat_activity.
 
-    def __init__(self, settings: DbSettings, application_name: str = "trackshift-ingestion") -> None:
+    `lone`: one connection, kept for the process's life, for work that must not wait behind other work.
+    """
+
+    def __init__(
+        self, settings: DbSettings, application_name: str = "trackshift-ingestion", *, lone: bool = False
+    ) -> None:
         self._pool_timeout = settings.POOL_TIMEOUT
         self._throttle = Throttle(10, asyncio.get_event_loop().time)
+        self.on_commit: Callable[[], None] = lambda: None  # called after every transaction: there may be events
         server_settings = {
             "application_name": application_name,
             "timezone": "UTC",
@@ -154,11 +170,11 @@ class Database:
         self.engine: AsyncEngine = create_async_engine(
             database_url(settings),
             poolclass=AsyncAdaptedQueuePool,
-            pool_size=settings.POOL_SIZE,
-            max_overflow=settings.MAX_OVERFLOW,
+            pool_size=1 if lone else settings.POOL_SIZE,
+            max_overflow=0 if lone else settings.MAX_OVERFLOW,
             pool_timeout=settings.POOL_TIMEOUT,
             pool_use_lifo=True,
-            pool_recycle=1800,
+            pool_recycle=-1 if lone else 1800,
             connect_args={
                 "timeout": settings.CONNECT_TIMEOUT,
                 "command_timeout": settings.STATEMENT_TIMEOUT + 1,
@@ -172,7 +188,8 @@ class Database:
         self._single = async_sessionmaker(single, expire_on_commit=False)
         _ping_idle(self.engine)
         pool = self.engine.sync_engine.pool
-        DB_POOL.set_function(lambda: pool.checkedout() if isinstance(pool, AsyncAdaptedQueuePool) else 0)
+        if not lone:
+            DB_POOL.set_function(lambda: pool.checkedout() if isinstance(pool, AsyncAdaptedQueuePool) else 0)
 
     def unit_of_work(self) -> AbstractAsyncContextManager[UnitOfWork]:
         """One transaction. Raises DatabaseUnavailable; after a failed COMMIT its outcome is unknown (rule 4)."""
@@ -187,6 +204,7 @@ class Database:
         try:
             async with sessions() as session, session.begin():
                 yield UnitOfWork(session)
+            self.on_commit()
         except Exception as error:
             if not is_unavailable(error):
                 raise

@@ -68,7 +68,7 @@ class BucketMarker:
 
     async def ours(self) -> UUID:
         async with self._database.one_statement() as uow:
-            return await uow.keys.log_id()
+            return await uow.object_keys.log_id()
 
     async def read(self) -> str | None:
         """The database that the marker names; "unreadable" for bytes that are no marker, None without one."""
@@ -85,7 +85,7 @@ class BucketMarker:
     async def _others_frames(self) -> bool:
         """Whether there are frames in the bucket while this database has never had one."""
         async with self._database.one_statement() as uow:
-            if await uow.keys.any_frame():
+            if await uow.object_keys.any_frame():
                 return False
         return bool((await self._storage.list_page(FRAMES_PREFIX, ""))[0])
 

@@ -58,7 +58,7 @@ async def _folders(
         yield prefix
         return
     async with database.one_statement() as uow:
-        names = set(await uow.keys.folders(prefix))
+        names = set(await uow.object_keys.folders(prefix))
     names |= set(await storage.list_folders(prefix))
     for name in sorted(names):
         if floor and name < floor[0]:
@@ -79,7 +79,7 @@ async def compare(database: Database, window: Window) -> Compared:
     after = window.after
     while True:
         async with database.one_statement() as uow:
-            rows = await uow.keys.rows_between(after, window.upto, PAGE)
+            rows = await uow.object_keys.rows_between(after, window.upto, PAGE)
         for row in rows:
             item = unseen.pop(row.key, None)
             if row.state != "stored":

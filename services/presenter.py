@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
 from models.entities import CaptureEvent, CaptureGap, Frame, IngestionRequest
 from models.schemas import (
@@ -21,6 +21,8 @@ from models.values import CaptureParams, EventKind, IngestionStatus, SourceType
 from services.rtsp_capture.event_slots import event_slots
 from services.storage_service import Presigned
 from utils.secret_box import SecretBox
+
+NO_URL = Presigned("", datetime.fromtimestamp(0, UTC))  # of a frame shown where its URL is not kept
 
 
 def describe(row: IngestionRequest) -> str:

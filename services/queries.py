@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from models.entities import Frame
+from models.entities import CaptureGap, Frame, IngestionRequest
 from models.schemas import (
     EventPage,
     FrameInfo,
@@ -17,7 +17,7 @@ from models.schemas import (
     RequestPage,
 )
 from models.values import EventFilter, FrameFilter, RequestFilter, SourceType
-from repositories.database import Database
+from repositories.database import Database, UnitOfWork
 from repositories.frames import Removal
 from services.presenter import to_event, to_frame_info, to_response, to_summary, window_of
 from services.removal import remove_objects
@@ -47,6 +47,17 @@ class FrameContent:
             yield chunk
 
 
+async def read_request(uow: UnitOfWork, request_id: UUID) -> tuple[IngestionRequest, list[CaptureGap], list[Frame]]:
+    """A request's row, its gaps and the frames that are shown with it. Raises RequestNotFound."""
+    row = await uow.requests.get(request_id)
+    if row is None:
+        raise RequestNotFound
+    upload = row.source_type == SourceType.UPLOAD.value
+    limit = row.expected if upload else CAPTURE_FRAMES
+    frames = await uow.frames.of_request(request_id, newest_first=not upload, limit=limit)
+    return row, await uow.requests.gaps(request_id), frames
+
+
 class Queries:
     """Raises RequestNotFound, FrameNotFound, InvalidRequest for a cursor, DatabaseUnavailable, StorageUnavailable."""
 
@@ -58,13 +69,7 @@ class Queries:
     async def get_request(self, request_id: UUID) -> IngestionResponse:
         """The request, its ledger in one snapshot, its frames: an upload's all, a capture's newest 100."""
         async with self._database.unit_of_work() as uow:
-            row = await uow.requests.get(request_id)
-            if row is None:
-                raise RequestNotFound
-            upload = row.source_type == SourceType.UPLOAD.value
-            limit = row.expected if upload else CAPTURE_FRAMES
-            frames = await uow.frames.of_request(request_id, newest_first=not upload, limit=limit)
-            gaps = await uow.requests.gaps(request_id)
+            row, gaps, frames = await read_request(uow, request_id)
         return to_response(row, gaps, await self._infos(frames), self._secrets)
 
     async def list_requests(self, wanted: RequestFilter, limit: int, cursor: str | None) -> RequestPage:

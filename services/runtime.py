@@ -19,8 +19,11 @@ from services.bucket_marker import BucketMarker
 from services.burst import BurstService
 from services.cameras import CameraRegistry
 from services.embedded_parts import StartError, start_embedded
+from services.event_log import EventLog
 from services.health import HealthService
+from services.idempotency import IdempotencyService
 from services.orchestrator import Orchestrator
+from services.outbox import LogHead, Relay
 from services.queries import Queries
 from services.retention import Retention
 from services.rtsp_capture.address import AddressPolicy
@@ -61,6 +64,8 @@ class Services:
     cameras: CameraRegistry
     snapshots: Snapshots
     bursts: BurstService
+    event_log: EventLog
+    idempotency: IdempotencyService
 
 
 @asynccontextmanager
@@ -76,6 +81,10 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         database = Database(effective.DB)
         stack.push_async_callback(database.close)
         await _check_durability(settings, database)
+        patience = min(effective.DB.STATEMENT_TIMEOUT, settings.RTSP.LEASE_TTL / 3)
+        renewing = effective.DB.model_copy(update={"STATEMENT_TIMEOUT": patience, "POOL_TIMEOUT": patience})
+        leases = Database(renewing, "trackshift-leases", lone=True)
+        stack.push_async_callback(leases.close)
         storage = StorageService(effective.STORAGE)
         stack.push_async_callback(storage.close)
         await _with_patience("the object store (STORAGE__ENDPOINT and keys)", storage.ensure_bucket)
@@ -94,12 +103,13 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         stack.push_async_callback(uploads.close)
         pictures = PictureBudget(settings.RTSP.PICTURE_BUDGET, settings.STORAGE.THREADS)
         capture = CaptureDeps(settings.RTSP, database, storage, hub, secrets, pictures)
-        orchestrator = Orchestrator(settings, capture, uploads, policy)
+        orchestrator = Orchestrator(settings, capture, leases, uploads, policy)
         queries = Queries(database, storage, secrets)
         keeper = StreamKeeper(database, hub, secrets)
         cameras = CameraRegistry(database, secrets, policy, keeper, prober)
         snapshots = Snapshots(capture, orchestrator, queries)
         bursts = BurstService(settings.RTSP, database, storage, hub, secrets, orchestrator)
+        idempotency = IdempotencyService(settings.API, database, storage, secrets)
         marker = BucketMarker(database, storage)
         sweeper = Sweeper(settings.SWEEPER, database, storage, marker)
         retention = Retention(settings.RETENTION, database, storage, marker)
@@ -108,6 +118,13 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         )
         sealing = asyncio.create_task(put_in_order(database, secrets, everything=not settings.DB.HOST), name="secrets")
         stack.push_async_callback(_cancelled, sealing)
+        head = LogHead()
+        relay = Relay(database, head, settings.EVENTS.RETENTION)
+        relay.start()
+        stack.push_async_callback(relay.stop)
+        event_log = EventLog(database, head, settings.EVENTS.MAX_READERS)
+        idempotency.start()
+        stack.push_async_callback(idempotency.stop)
         sweeper.start()
         stack.push_async_callback(sweeper.stop)
         retention.start()
@@ -126,7 +143,17 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         gc.collect()
         gc.freeze()
         stack.callback(gc.unfreeze)
-        yield Services(settings, orchestrator, queries, health, cameras, snapshots, bursts)
+        yield Services(
+            settings=settings,
+            orchestrator=orchestrator,
+            queries=queries,
+            health=health,
+            cameras=cameras,
+            snapshots=snapshots,
+            bursts=bursts,
+            event_log=event_log,
+            idempotency=idempotency,
+        )
         health.stopping = True
 
 

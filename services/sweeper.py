@@ -92,9 +92,9 @@ class Sweeper:
     async def look(self) -> None:
         """Looks whose the bucket is and at what was found; makes the pass, or its rest, when one is due."""
         async with self._database.one_statement() as uow:
-            state = await uow.keys.pass_state(self._settings.INTERVAL)
+            state = await uow.object_keys.pass_state(self._settings.INTERVAL)
         async with self._database.one_statement() as uow:
-            self._violations = await uow.keys.violations(COUNT_TO)
+            self._violations = await uow.object_keys.violations(COUNT_TO)
         for kind in ("missing", "size"):
             INTEGRITY_OPEN.labels(kind=kind).set(self._violations.get(kind, 0))
         self._note_stopped(state.stopped)
@@ -113,14 +113,14 @@ class Sweeper:
                 return False
             state = await self._state()
             if not state.in_progress:
-                await self._database.until_known(lambda uow: uow.keys.begin_pass())
+                await self._database.until_known(lambda uow: uow.object_keys.begin_pass())
                 state = await self._state()
             await self._pass(turn, state)
         return True
 
     async def _state(self) -> PassState:
         async with self._database.one_statement() as uow:
-            return await uow.keys.pass_state(self._settings.INTERVAL)
+            return await uow.object_keys.pass_state(self._settings.INTERVAL)
 
     async def _pass(self, turn: Exclusive, state: PassState) -> None:
         async with aclosing(windows(self._database, self._storage, state.cursor)) as walk:
@@ -129,9 +129,9 @@ class Sweeper:
                 await self._looking.turn(1 + len(window.objects))
                 state = await self._look_at(window, state)
         async with self._database.unit_of_work() as uow:
-            await uow.keys.clear_gone()
-            await uow.keys.forget(max(FORGET_AFTER, 2 * self._settings.GRACE), FORGET_AT_ONCE)
-            await uow.keys.end_pass()
+            await uow.object_keys.clear_gone()
+            await uow.object_keys.forget(max(FORGET_AFTER, 2 * self._settings.GRACE), FORGET_AT_ONCE)
+            await uow.object_keys.end_pass()
         self._note_stopped(state.stopped)
         log.info("sweeper_passed", seen=state.seen, orphans=state.orphans, stopped=state.stopped)
 
@@ -150,7 +150,7 @@ class Sweeper:
         if old and not state.stopped:
             await self._remove(old)
         await self._tell(found)
-        await self._database.until_known(lambda uow: uow.keys.save_pass(state))
+        await self._database.until_known(lambda uow: uow.object_keys.save_pass(state))
         return state
 
     def _too_many(self, state: PassState) -> bool:
@@ -166,7 +166,7 @@ class Sweeper:
             # Asked again right before: what is deleted from the wrong bucket cannot be brought back.
             if not await self._ours():
                 raise StorageUnavailable("The bucket is another database's now.")
-            condemned = await self._database.until_known(lambda uow, some=batch: uow.keys.condemn(some))  # type: ignore[misc]
+            condemned = await self._database.until_known(lambda uow, some=batch: uow.object_keys.condemn(some))  # type: ignore[misc]
             if not condemned:
                 continue
             SWEPT.labels(outcome="condemned").inc(len(condemned))
@@ -179,7 +179,7 @@ class Sweeper:
         """Flags the frames whose object is really not as it should be; takes the flag from those that are well."""
         if found.healed:
             ids = [row.id for row in found.healed]
-            await self._database.until_known(lambda uow: uow.keys.clear(ids))
+            await self._database.until_known(lambda uow: uow.object_keys.clear(ids))
         room = asyncio.Semaphore(CONFIRM_AT_ONCE)
 
         async def confirmed(row: KeyedRow) -> None:
@@ -197,7 +197,7 @@ class Sweeper:
         if head is not None and head.size == row.size_bytes:
             return
         kind, size = ("missing", None) if head is None else ("size", head.size)
-        if await self._database.until_known(lambda uow: uow.keys.flag(row.id, row.key, kind, size)):
+        if await self._database.until_known(lambda uow: uow.object_keys.flag(row.id, row.key, kind, size)):
             INTEGRITY_VIOLATIONS.labels(kind=kind).inc()
             log.error("integrity_violation", kind=kind, frame_id=str(row.id), expected=row.size_bytes, found=size)
 

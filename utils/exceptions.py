@@ -128,6 +128,24 @@ class NotRunning(IngestionException):
     default_message = "The request is not running."
 
 
+class CursorExpired(IngestionException):
+    """`details["oldest_cursor"]`: where what is kept begins."""
+
+    code = "cursor_expired"
+    default_message = "Events after this cursor are no longer kept, or it belongs to another log: go on from oldest_cursor."
+
+
+class RequestInProgress(IngestionException):
+    code = "request_in_progress"
+    retryable = True
+    default_message = "A request with this Idempotency-Key is still being served. Try again."
+
+
+class IdempotencyKeyReused(IngestionException):
+    code = "idempotency_key_reused"
+    default_message = "This Idempotency-Key was used for another body. A new request needs a new key."
+
+
 class RequestTimeout(IngestionException):
     code = "request_timeout"
     retryable = True
@@ -178,11 +196,6 @@ class TooManyPending(IngestionException):
     code = "too_many_pending"
     retryable = True
     default_message = "RTSP__MAX_PENDING captures are waiting already."
-
-
-class FeatureNotImplemented(IngestionException):
-    code = "not_implemented"
-    default_message = "This part of the contract is not built yet."
 
 
 class StorageUnavailable(IngestionException):

@@ -31,6 +31,14 @@ CAPTURES = Gauge("ingestion_captures", "Captures of this process by state.", ["s
 CAPTURES_FINISHED = Counter("ingestion_captures_finished", "Captures ended, by final status.", ["status"], registry=REGISTRY)
 CAPTURES_RESUMED = Counter("ingestion_captures_resumed", "Captures taken over from a lapsed lease.", registry=REGISTRY)
 LEASES_LOST = Counter("ingestion_leases_lost", "Captures given up because another owner has them.", registry=REGISTRY)
+LEASES_FENCED = Counter(
+    "ingestion_leases_fenced", "Leases given up by this host's clock because no renewal succeeded in time.",
+    registry=REGISTRY,
+)  # fmt: skip
+LEASE_RENEWAL = Histogram(
+    "ingestion_lease_renewal_seconds", "Seconds of one renewal of all leases of this process.",
+    buckets=_LATENCY, registry=REGISTRY,
+)  # fmt: skip
 STREAMS = Gauge("ingestion_streams", "RTSP streams by state.", ["state"], registry=REGISTRY)
 PROBES = Counter("ingestion_probes", "Cameras tried, by outcome: reachable, or the code.", ["outcome"], registry=REGISTRY)
 STREAM_FAILURES = Counter(
@@ -75,12 +83,24 @@ STORAGE_SECONDS = Histogram(
 STORAGE_ERRORS = Counter("ingestion_storage_errors", "Failed object store calls.", ["operation"], registry=REGISTRY)
 DB_POOL = Gauge("ingestion_db_pool_connections", "Database connections checked out.", registry=REGISTRY)
 DB_ERRORS = Counter("ingestion_db_errors", "Failed transactions, by kind.", ["kind"], registry=REGISTRY)
+IDEMPOTENCY = Counter(
+    "ingestion_idempotency", "Requests with an Idempotency-Key, by what became of the key.", ["outcome"], registry=REGISTRY
+)
+IDEMPOTENCY_RUNNING = Gauge("ingestion_idempotency_running", "Keys whose request is being served.", registry=REGISTRY)
+IDEMPOTENCY_SWEPT = Counter("ingestion_idempotency_swept", "Keys removed after their time.", registry=REGISTRY)
 EMBEDDED_RESTARTS = Counter(
     "ingestion_embedded_restarts", "Embedded parts started again after dying.", ["part"], registry=REGISTRY
 )
 DEPENDENCY_UP = Gauge(
     "ingestion_dependency_up", "1 when the last health check of a part passed.", ["dependency"], registry=REGISTRY
 )
+EVENTS_RELAYED = Counter("ingestion_events_relayed", "Events that this process put into the log.", registry=REGISTRY)
+EVENTS_EXPIRED = Counter("ingestion_events_expired", "Events that this process removed for their age.", registry=REGISTRY)
+EVENT_RELAY_SECONDS = Histogram(
+    "ingestion_event_relay_seconds", "Seconds from the transaction of a batch's oldest event to its place in the log.",
+    buckets=_LATENCY, registry=REGISTRY,
+)  # fmt: skip
+EVENT_READERS = Gauge("ingestion_event_readers", "Readers of events that wait, by kind.", ["kind"], registry=REGISTRY)
 EVENT_LOOP_LAG = Gauge(
     "ingestion_event_loop_lag_seconds", "Longest delay of the event loop in the last 5 s.", registry=REGISTRY
 )

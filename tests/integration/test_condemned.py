@@ -50,7 +50,7 @@ class Taking:
             if self.left > 0:
                 self.left -= 1
                 async with self.place.database.unit_of_work() as uow:
-                    assert await uow.keys.condemn([key]) == [key]
+                    assert await uow.object_keys.condemn([key]) == [key]
                 await self.place.storage.delete(key)
                 self.taken.add(key)
 

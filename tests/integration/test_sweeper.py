@@ -144,7 +144,7 @@ async def test_a_frames_transaction_that_is_open_while_its_object_is_swept(place
 async def test_a_frame_that_comes_while_its_key_is_being_condemned(place: Place) -> None:
     record = await place.record()
     async with place.database.unit_of_work() as uow:
-        assert await uow.keys.condemn([record.storage_path]) == [record.storage_path]
+        assert await uow.object_keys.condemn([record.storage_path]) == [record.storage_path]
         storing = asyncio.create_task(place.commit(record))
         await waiting_for_a_lock(place)
         assert not storing.done()
