@@ -266,7 +266,9 @@ class RetentionSettings(Group):
     MAX_BYTES: int | None = Field(
         None, ge=1, description="Bytes of all stored frames; beyond, the oldest are deleted. Unset: no limit."
     )
-    INTERVAL: float = Field(60, ge=0.1, le=86_400, description="Seconds between two looks for frames to delete.")
+    INTERVAL: float = Field(
+        30, ge=0.1, le=86_400, description="Seconds between two looks for frames to delete, and deletes to finish."
+    )
     MAX_DELETES_PER_SECOND: float = Field(50, gt=0, le=100_000, description="Frames deleted by retention, a second.")
 
 

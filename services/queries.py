@@ -27,7 +27,6 @@ from utils.exceptions import FrameNotFound, RequestNotFound
 from utils.secret_box import SecretBox
 
 CAPTURE_FRAMES = 100  # newest frames of a capture in its status
-DELETES_AT_ONCE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,19 +138,12 @@ class Queries:
     async def delete_frame(self, frame_id: UUID) -> None:
         """Deletes row and object; repeated or unknown: nothing. The row stays as the slot's tombstone.
 
-        Should the object store be away, the frame is gone for clients, and its object goes at the next try. Raises
-        FrameOnHold.
+        Should the object store be away, the frame is gone for clients, and its object goes later (services.retention).
+        Raises FrameOnHold.
         """
         key = await self._database.until_known(lambda uow: uow.frames.begin_delete(frame_id))
         if key is not None:
             await remove_objects(self._database, self._storage, [Removal(frame_id, key)])
-
-    async def finish_deletes(self, older_than_s: float) -> int:
-        """Goes on with deletes that were cut off; returns how many it found."""
-        async with self._database.unit_of_work() as uow:
-            found = await uow.frames.deleting(limit=DELETES_AT_ONCE, older_than_s=older_than_s)
-        await remove_objects(self._database, self._storage, found)
-        return len(found)
 
     async def hold_frame(self, frame_id: UUID, reason: str | None) -> FrameInfo:
         """Neither clients nor retention delete the frame until it is released. Raises FrameNotFound."""

@@ -2,7 +2,8 @@
 
 A frame's age counts from `stored_at`, the database's clock at its commit, never from its capture time, which a client
 may have set to anything (DESIGN, rule 10). A frame goes as a client's delete lets it go: stored, deleting, deleted;
-state, hold and age are checked again by the UPDATE that begins it. What was cut off is finished first.
+state, hold and age are checked again by the UPDATE that begins it. What was cut off, a client's delete too, is finished
+first.
 
 Bytes: a trigger appends each frame's coming and going to `storage_changes`, and this adds them to a total. One total
 that every transaction updates would make them wait for each other; summing up `frames` at each look would read it all.
@@ -71,7 +72,8 @@ class Retention:
     async def look(self) -> int:
         """Deletes what is too old, then what is too much; returns how many frames.
 
-        0 when another process does so, or the bucket is another database's. Raises StorageUnavailable,
+        What clients or a former look began is finished first. 0 when another process does all this, or the bucket is
+        another database's. Raises StorageUnavailable,
         DatabaseUnavailable: what was begun is finished at the next look.
         """
         deleted = 0
@@ -79,8 +81,8 @@ class Retention:
             if turn is not None:
                 while await self._database.until_known(lambda uow: uow.usage.fold()):
                     pass
+                await self._finish(turn)
                 if await self._marker.check() is Ownership.OURS:
-                    await self._finish(turn)
                     deleted = await self._expire(turn) + await self._shrink(turn)
         await self._tell_usage()
         return deleted
@@ -92,7 +94,7 @@ class Retention:
         STORED_FRAMES.set(usage.frames)
 
     async def _finish(self, turn: Exclusive) -> None:
-        """Deletes that a crash cut off, and those of clients that the store was away for."""
+        """Deletes that a crash cut off, and those that the store was away for."""
         while True:
             await turn.check()
             async with self._database.one_statement() as uow:

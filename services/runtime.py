@@ -51,7 +51,6 @@ __all__ = ["Services", "StartError", "open_services"]
 log = get_logger(__name__)
 
 START_PATIENCE = 30.0  # seconds that a start waits for PostgreSQL and the object store to answer
-FINISH_DELETES_EVERY = 30.0  # seconds
 
 
 @dataclass(slots=True)
@@ -117,8 +116,6 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         health = HealthService(
             {"database": _database_check(database), "storage": _storage_check(storage)}, {}, {"sweeper": sweeper.check}
         )
-        leftovers = asyncio.create_task(_finish_deletes(queries), name="finish-deletes")
-        stack.push_async_callback(_cancelled, leftovers)
         sealing = asyncio.create_task(put_in_order(database, secrets, everything=not settings.DB.HOST), name="secrets")
         stack.push_async_callback(_cancelled, sealing)
         head = LogHead()
@@ -219,18 +216,6 @@ def _storage_check(storage: StorageService) -> Callable[[], Awaitable[str | None
         return f"bucket {storage.bucket}"
 
     return check
-
-
-async def _finish_deletes(queries: Queries) -> None:
-    """Deletes whose object could not be removed at once are finished when the store is back."""
-    while True:
-        await asyncio.sleep(FINISH_DELETES_EVERY)
-        try:
-            await queries.finish_deletes(older_than_s=FINISH_DELETES_EVERY)
-        except IngestionException:
-            pass  # the store or the database is away; logged there
-        except Exception:
-            log.exception("finish_deletes_failed")
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:
