@@ -51,7 +51,8 @@ class Attempt:
         if self.name is None:
             return
         if self._describe is None:  # the endpoint gives another answer, at its end
-            return await self.begin(uow)
+            await self.begin(uow)
+            return
         status, location = self._describe(body)
         answer = KeptAnswer(self.run, status, location, without_urls(body.model_dump(mode="json", by_alias=True)))
         if await uow.keys.keep(self.name, self.request_id, answer):
