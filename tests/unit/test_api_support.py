@@ -49,7 +49,7 @@ from models.values import (
     SourceType,
     TimestampSource,
 )
-from services.idempotency import Attempt, without_urls
+from services.attempt import Attempt, without_urls
 from utils.exceptions import (
     CameraNotFound,
     FrameNotFound,
