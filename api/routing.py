@@ -14,7 +14,7 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.body import read_json
+from api.body import pace_of, read_json
 from api.state import app_state
 from api.validation import MAX_ERRORS, invalid_fields
 from utils.exceptions import FeatureNotImplemented, FieldError, MalformedRequest
@@ -82,7 +82,7 @@ class StrictRoute(APIRoute):
                 check_idempotency_key(request)
             if takes_json:
                 api = state.settings.API
-                raw, value = await read_json(request, api.BODY_TIMEOUT, api.MAX_JSON_BYTES)
+                raw, value = await read_json(request, pace_of(api), api.MAX_JSON_BYTES)
                 # Where Request.body() and .json() keep what they have read: FastAPI asks those.
                 request._body = raw
                 request._json = value

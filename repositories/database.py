@@ -28,6 +28,7 @@ from repositories.frames import FrameRepository
 from repositories.ingestion_requests import IngestionRequestRepository
 from repositories.leases import LeaseRepository
 from repositories.secrets import SecretsRepository
+from repositories.upload_sessions import UploadSessionRepository
 from utils.exceptions import DatabaseUnavailable
 from utils.logger import Throttle, get_logger
 from utils.metrics import DB_ERRORS, DB_POOL
@@ -102,6 +103,10 @@ class UnitOfWork:
     @cached_property
     def secrets(self) -> SecretsRepository:
         return SecretsRepository(self.session)
+
+    @cached_property
+    def upload_sessions(self) -> UploadSessionRepository:
+        return UploadSessionRepository(self.session)
 
 
 class Database:

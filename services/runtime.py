@@ -34,6 +34,8 @@ from services.secrets import open_box, put_in_order
 from services.snapshots import Snapshots
 from services.storage_service import StorageService
 from services.upload_handler import UploadHandler
+from services.upload_sessions import UploadSessions
+from services.upload_sessions.sweeper import StagingSweeper
 from utils.embedded.errors import DataDirLocked, EmbeddedStartError
 from utils.embedded.lock import DataDirLock
 from utils.exceptions import IngestionException
@@ -46,6 +48,7 @@ log = get_logger(__name__)
 
 START_PATIENCE = 30.0  # seconds that a start waits for PostgreSQL and the object store to answer
 FINISH_DELETES_EVERY = 30.0  # seconds
+STAGING_SWEEP_EVERY = 60.0  # seconds; of short UPLOAD__SESSION_TTL a quarter
 
 
 class StartError(Exception):
@@ -63,6 +66,7 @@ class Services:
     cameras: CameraRegistry
     snapshots: Snapshots
     bursts: BurstService
+    direct: UploadSessions
 
 
 @asynccontextmanager
@@ -102,6 +106,11 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         cameras = CameraRegistry(database, secrets, policy, keeper, prober)
         snapshots = Snapshots(capture, orchestrator, queries)
         bursts = BurstService(settings.RTSP, database, storage, hub, secrets, orchestrator)
+        direct = UploadSessions(settings, database, storage, uploads)
+        stack.callback(direct.stop)
+        every = max(1.0, min(STAGING_SWEEP_EVERY, settings.UPLOAD.SESSION_TTL / 4))
+        sweeping = asyncio.create_task(StagingSweeper(database, storage, every).run(), name="staging-sweeper")
+        stack.push_async_callback(_cancelled, sweeping)
         health = HealthService({"database": _database_check(database), "storage": _storage_check(storage)}, {})
         leftovers = asyncio.create_task(_finish_deletes(queries), name="finish-deletes")
         stack.push_async_callback(_cancelled, leftovers)
@@ -121,7 +130,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         gc.collect()
         gc.freeze()
         stack.callback(gc.unfreeze)
-        yield Services(settings, orchestrator, queries, health, cameras, snapshots, bursts)
+        yield Services(settings, orchestrator, queries, health, cameras, snapshots, bursts, direct)
         health.stopping = True
 
 

@@ -18,15 +18,15 @@ from models.values import FrameRecord, ReceivedFile, Rejected, SourceType
 from services.storage_service import StorageService, new_attempt, object_key
 from services.upload_handler.capture_time import capture_time
 from services.upload_handler.validation import CheckedImage, check_image
-from utils.exceptions import DiskFull, IngestionException, ShuttingDown
+from utils.exceptions import DiskFull, IngestionException, Overloaded, ShuttingDown
 from utils.ids import frame_id
 from utils.logger import get_logger
 from utils.pool import WorkerPool
 
-__all__ = ["UploadHandler", "UploadResult"]
+__all__ = ["SERVER_SIDE", "UploadHandler", "UploadResult"]
 
 # Codes of the service's own failures: one of them decides the answer when nothing was stored (CONTRACT: "first 5xx").
-_SERVER_SIDE = frozenset({"storage_unavailable", "disk_full", "shutting_down", "overloaded", "internal_error"})
+SERVER_SIDE = frozenset({"storage_unavailable", "disk_full", "shutting_down", "overloaded", "internal_error"})
 _log = get_logger(__name__)
 
 
@@ -80,7 +80,7 @@ class UploadHandler:
             else:
                 errors.append(outcome)
                 result.rejected.append(Rejected(file.index, file.filename, outcome.code, outcome.message, outcome.retryable))
-        own = (error for error in errors if error.code in _SERVER_SIDE)
+        own = (error for error in errors if error.code in SERVER_SIDE)
         result.first_error = next(own, errors[0] if errors else None)
         return result
 
@@ -99,6 +99,8 @@ class UploadHandler:
             return error
         except OSError as error:
             _log.error("upload.temporary_file", index=file.index, errno=error.errno)
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                return Overloaded()
             return DiskFull() if error.errno in (errno.ENOSPC, errno.EDQUOT) else IngestionException()
 
     async def _check(self, file: ReceivedFile) -> CheckedImage:

@@ -271,6 +271,11 @@ class FakeBursts:
         return BurstResponse.model_validate(examples.BURST)
 
 
+class FakeDirect:
+    async def check_store(self) -> None:
+        return None
+
+
 class FakeHealth:
     status: Any = "healthy"
 
@@ -291,7 +296,7 @@ class Api:
         self.cameras, self.bursts = FakeCameras(), FakeBursts()
         self.state.services = SimpleNamespace(
             settings=self.settings, orchestrator=self.orchestrator, queries=self.queries, health=self.health,
-            cameras=self.cameras, snapshots=self.cameras, bursts=self.bursts,
+            cameras=self.cameras, snapshots=self.cameras, bursts=self.bursts, direct=FakeDirect(),
         )  # fmt: skip
         self.client = httpx.AsyncClient(
             transport=httpx.ASGITransport(self.app, raise_app_exceptions=True), base_url="http://test"
@@ -302,8 +307,7 @@ class Api:
 
     @property
     def temp_folders(self) -> list[Path]:
-        parent = self.settings.temp_dir
-        return list(parent.iterdir()) if parent.exists() else []
+        return list(self.settings.temp_dir.glob("ingest-*/upload-*"))
 
 
 @pytest.fixture
