@@ -8,6 +8,7 @@ import random
 import re
 import secrets
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -23,6 +24,7 @@ import pytest
 import pytest_asyncio
 from PIL import Image
 
+from config import DbSettings
 from models.schemas import UploadSessionCreate
 from models.values import ReceivedFile
 from repositories.database import Database
@@ -52,8 +54,8 @@ PART = 5_242_880
 class Direct:
     """A service whose own way to the store is a proxy, and its client."""
 
-    def __init__(self, service: Service, client: httpx.AsyncClient, proxy: TcpProxy) -> None:
-        self.service, self.client, self.proxy = service, client, proxy
+    def __init__(self, service: Service, client: httpx.AsyncClient, proxy: TcpProxy, db: DbSettings) -> None:
+        self.service, self.client, self.proxy, self.db = service, client, proxy, db
 
     async def open(self, data: bytes, name: str = "car.jpg", status: int = 201, **body: Any) -> dict[str, Any]:
         body = {"camera_id": unique("direct"), "filename": name, "size_bytes": len(data), **body}
@@ -71,7 +73,7 @@ class Direct:
         return found
 
     async def complete(self, session: dict[str, Any], **body: Any) -> httpx.Response:
-        return await self.client.post(f"{PATH}/{session['session_id']}/complete", **({"json": body} if body else {}))
+        return await self.client.post(f"{PATH}/{session['session_id']}/complete", json=body or None)
 
     async def stored_once(self, session: dict[str, Any], data: bytes) -> dict[str, Any]:
         """Completes; checks the frame, its object, and that asking again changes nothing."""
@@ -108,7 +110,7 @@ async def direct_service(backends: Backends, folder: Path, **environment: str) -
         }  # fmt: skip
         service = service_on(behind, folder, **settings)
         async with running(service) as client:
-            yield Direct(service, client, proxy)
+            yield Direct(service, client, proxy, own.db)
 
 
 @pytest_asyncio.fixture(scope="module")
@@ -121,7 +123,8 @@ def picture(size: int) -> bytes:
     """A BMP of about `size` bytes that no other call makes."""
     side = int((size / 3) ** 0.5)
     buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(secrets.randbits(64)).integers(0, 256, (side, side, 3), np.uint8)).save(buffer, "BMP")
+    pixels = np.random.default_rng(secrets.randbits(64)).integers(0, 256, (side, side, 3), np.uint8)
+    Image.fromarray(pixels).save(buffer, "BMP")
     return buffer.getvalue()
 
 
@@ -141,15 +144,15 @@ def cut_put(url: str, data: bytes, at: int | None) -> None:
 async def gone(storage: StorageService, session: dict[str, Any]) -> None:
     """Nothing of the session is in the staging area, not even begun."""
 
+    key = staging_key(UUID(session["session_id"]))
+
+    def begun() -> Any:
+        return storage._bucket._client.list_multipart_uploads(Bucket=storage.bucket, Prefix=key).get("Uploads")
+
     async def check() -> bool:
-        return await storage.head(staging_key(UUID(session["session_id"]))) is None
+        return await storage.head(key) is None and not await asyncio.to_thread(begun)
 
     await until(check, "the staging object's removal")
-    if session["method"] == "multipart":
-        left = storage._bucket._client.list_multipart_uploads(
-            Bucket=storage.bucket, Prefix=staging_key(UUID(session["session_id"]))
-        )
-        assert not left.get("Uploads")
 
 
 async def test_one_put_cut_anywhere_is_sent_again(direct: Direct, storage: StorageService) -> None:
@@ -167,7 +170,7 @@ async def test_one_put_cut_anywhere_is_sent_again(direct: Direct, storage: Stora
     await asyncio.to_thread(cut_put, state["upload_url"], data, None)  # the answer was lost: asked, not guessed
 
     async def arrived() -> bool:
-        return (await direct.state(session))["received_bytes"] == len(data)
+        return bool((await direct.state(session))["received_bytes"] == len(data))
 
     await until(arrived, "the PUT whose answer nobody read")
     answer = await direct.stored_once(session, data)
@@ -198,9 +201,8 @@ async def test_parts_cut_anywhere_are_sent_again(direct: Direct, storage: Storag
     assert state["received_bytes"] == parts[2]["size"]
     found = (await direct.complete(session)).json()
     assert (found["code"], found["missing_parts"]) == ("upload_incomplete", [1, 2])
-    etags = [first.headers["etag"]]
-    for part in state["parts"][:2]:
-        etags.append((await asyncio.to_thread(put, part["url"], body(part))).headers["etag"])
+    answers = [first, *[await asyncio.to_thread(put, part["url"], body(part)) for part in state["parts"][:2]]]
+    etags = [answer.headers["etag"] for answer in answers]
     given = [{"number": number, "etag": etag} for number, etag in zip((3, 1, 2), etags, strict=True)]
     wrong = [{**part, "etag": "0" * 32} if part["number"] == 2 else part for part in given]
     found = (await direct.complete(session, parts=wrong)).json()
@@ -300,6 +302,30 @@ async def test_a_store_that_is_away_at_the_completion(direct: Direct) -> None:
     await direct.stored_once(session, data)
 
 
+async def test_a_store_known_to_be_away_refuses_before_the_body_is_read(direct: Direct) -> None:
+    client, port = direct.client, int(direct.service.url.rpartition(":")[2])
+    asking = (
+        b"POST /api/v1/ingest/upload HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=B\r\n"
+        b"Content-Length: 1000000\r\nExpect: 100-continue\r\n\r\n"
+    )
+
+    def refused() -> bytes:
+        with socket.create_connection(("127.0.0.1", port), 10) as connection:
+            connection.sendall(asking)
+            return connection.recv(65536).partition(b"\r\n")[0]
+
+    assert (await upload(client, unique(), jpeg())).status_code == 201
+    for _ in range(3):
+        direct.proxy.stall()
+        assert (await upload(client, unique(), jpeg())).json()["code"] == "storage_unavailable"  # from now on it is known
+        began = time.monotonic()
+        answers = await asyncio.gather(*(asyncio.to_thread(refused) for _ in range(10)))
+        assert set(answers) == {b"HTTP/1.1 503 Service Unavailable"}
+        assert time.monotonic() - began < 4.5  # they share one look, of two seconds at most; pools have 6 threads
+        direct.proxy.go_on()
+        assert (await upload(client, unique(), jpeg())).status_code == 201  # the very next one, every time
+
+
 async def test_killed_in_mid_completion_it_stores_once(direct: Direct) -> None:
     """SIGKILL while it hangs before the store, and at some moment of a completion; another start, the same answer."""
     for stalled in (True, False):
@@ -319,7 +345,9 @@ async def test_killed_in_mid_completion_it_stores_once(direct: Direct) -> None:
         await direct.stored_once(session, data)
 
 
-async def test_open_sessions_are_bounded_expired_ones_swept(backends: Backends, tmp_path: Path, storage: StorageService) -> None:
+async def test_open_sessions_are_bounded_expired_ones_swept(
+    backends: Backends, tmp_path: Path, storage: StorageService
+) -> None:
     async with direct_service(backends, tmp_path, UPLOAD__MAX_SESSIONS="2", UPLOAD__SESSION_TTL="3") as direct:
         data = picture(PART + 1000)
         sessions = [await direct.open(data, "a.bmp"), await direct.open(jpeg())]
@@ -333,7 +361,7 @@ async def test_open_sessions_are_bounded_expired_ones_swept(backends: Backends, 
         assert (await asyncio.to_thread(put, late, bytes(sessions[1]["size_bytes"]))).status_code == 200
 
         async def expired() -> bool:
-            return (await direct.state(sessions[1]))["status"] == "expired"
+            return bool((await direct.state(sessions[1]))["status"] == "expired")
 
         await until(expired, "its end")
         for session in sessions:
@@ -343,10 +371,8 @@ async def test_open_sessions_are_bounded_expired_ones_swept(backends: Backends, 
         await direct.open(jpeg())
 
 
-async def test_the_sweeper_knows_whose_staging_object_it_is(
-    backends: Backends, storage: StorageService, direct: Direct, tmp_path: Path
-) -> None:
-    database = Database((await own_database_of(direct)).db)
+async def test_the_sweeper_knows_whose_staging_object_it_is(storage: StorageService, direct: Direct) -> None:
+    database = Database(direct.db)
     try:
         data = jpeg()
         open_one, ended = await direct.open(data), await direct.open(data)
@@ -370,19 +396,6 @@ async def test_the_sweeper_knows_whose_staging_object_it_is(
         await direct.stored_once(open_one, data)
     finally:
         await database.close()
-
-
-async def own_database_of(direct: Direct) -> Any:
-    """The service's own database, as settings."""
-    from config import DbSettings
-    from tests.conftest import Backends as Parts
-
-    env = direct.service.environment
-    db = DbSettings(
-        HOST=env["DB__HOST"], PORT=int(env["DB__PORT"]), NAME=env["DB__NAME"], USER=env["DB__USER"],
-        PASSWORD=env["DB__PASSWORD"],  # type: ignore[arg-type]
-    )  # fmt: skip
-    return Parts(db, None, outside=True)  # type: ignore[arg-type]
 
 
 class _Memory:
