@@ -71,14 +71,14 @@ class Presigner:
         return self._signed("GET", key, now, self._expiry, response_headers or {}, {})
 
     def put(
-        self, key: str, now: datetime, size: int, until: datetime, query: Mapping[str, str] | None = None
+        self, key: str, now: datetime, size: int, at_most: float, query: Mapping[str, str] | None = None
     ) -> Presigned:
-        """A URL for PUT of exactly `size` bytes to `key`, valid until `until` at most: the length is signed.
+        """A URL for PUT of exactly `size` bytes to `key`, valid for `at_most` seconds or less: the length is signed.
 
         `query`: `partNumber` and `uploadId` of a part.
         """
-        left = int((until - now.astimezone(UTC).replace(microsecond=0)).total_seconds())
-        return self._signed("PUT", key, now, max(1, min(self._expiry, left)), query or {}, {"content-length": str(size)})
+        expiry = max(1, min(self._expiry, int(at_most)))
+        return self._signed("PUT", key, now, expiry, query or {}, {"content-length": str(size)})
 
     def _signed(
         self, method: str, key: str, now: datetime, expiry: int, parameters: Mapping[str, str], headers: Mapping[str, str]

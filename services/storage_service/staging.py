@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from uuid import UUID
@@ -103,12 +103,12 @@ class Staging:
                 return
 
     async def urls(
-        self, session_id: UUID, sizes: Sequence[tuple[int, int]], upload_id: str | None, now: datetime, until: datetime
+        self, session_id: UUID, sizes: Sequence[tuple[int, int]], upload_id: str | None, at_most: float
     ) -> list[Presigned]:
-        """PUT URLs for (number, bytes) of each part; of the whole without `upload_id`. Good until `until` at most."""
+        """PUT URLs for (number, bytes) of each part; of the whole without `upload_id`. Good for `at_most` seconds."""
         if len(sizes) <= _FEW:
-            return self._sign(session_id, sizes, upload_id, now, until)
-        found: list[Presigned] = await self._calls("presign", self._sign, session_id, sizes, upload_id, now, until)
+            return self._sign(session_id, sizes, upload_id, at_most)
+        found: list[Presigned] = await self._calls("presign", self._sign, session_id, sizes, upload_id, at_most)
         return found
 
     def close(self) -> None:
@@ -118,12 +118,12 @@ class Staging:
     # -- in threads --------------------------------------------------------------------------------------------
 
     def _sign(
-        self, session_id: UUID, sizes: Sequence[tuple[int, int]], upload_id: str | None, now: datetime, until: datetime
+        self, session_id: UUID, sizes: Sequence[tuple[int, int]], upload_id: str | None, at_most: float
     ) -> list[Presigned]:
-        key = staging_key(session_id)
+        key, now = staging_key(session_id), datetime.now(UTC)
         named = {"uploadId": upload_id} if upload_id is not None else None
         return [
-            self._presigner.put(key, now, size, until, {"partNumber": str(number), **named} if named else None)
+            self._presigner.put(key, now, size, at_most, {"partNumber": str(number), **named} if named else None)
             for number, size in sizes
         ]
 

@@ -330,8 +330,7 @@ class UploadSessions:
         if row.state == SessionState.OPEN.value and row.expires_at > now and not arrived.whole:
             wanted = [item for item in sizes if item[0] not in arrived.parts]
             if row.part_size is None or row.upload_id is not None:
-                found = await self._staging.urls(
-                    row.id, wanted, row.upload_id if row.part_size is not None else None, now, row.expires_at
-                )
+                left = (row.expires_at - now).total_seconds()
+                found = await self._staging.urls(row.id, wanted, row.upload_id, left)
                 urls = {number: url for (number, _), url in zip(wanted, found, strict=True)}
         return to_response(row, now, sizes, arrived, urls)

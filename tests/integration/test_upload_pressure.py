@@ -233,35 +233,6 @@ async def test_a_disk_that_fills_while_receiving(backends: Backends, tmp_path: P
         assert folders(service) == []
 
 
-async def test_a_killed_services_folders_go_at_the_next_start_a_living_ones_stay(backends: Backends, tmp_path: Path) -> None:
-    settings = {"UPLOAD__TEMP_UPLOAD_DIR": str(tmp_path / "shared"), "UPLOAD__DISK_RESERVE": "0"}
-    own = await own_database(backends)
-
-    def theirs() -> list[str]:
-        return sorted(path.name for path in (tmp_path / "shared").glob("ingest-*"))
-
-    dead = service_on(own, tmp_path / "dead", **settings)
-    living = service_on(own, tmp_path / "living", **settings)
-    (tmp_path / "dead").mkdir()
-    (tmp_path / "living").mkdir()
-    async with running(dead) as client, running(living) as other:
-        peer, kept = (Peer(service, head(service, 100) + form("c", b"")[:60]) for service in (dead, living))
-        await until_in_hand(client, 1)
-        await until_in_hand(other, 1)
-        assert len(theirs()) == 2
-        await asyncio.to_thread(dead.kill)
-        left = theirs()
-        assert len(left) == 2
-        await asyncio.to_thread(dead.start)
-        assert len(theirs()) == 2
-        assert len(set(left) & set(theirs())) == 1
-        assert len(list((tmp_path / "shared").glob("ingest-*/upload-*"))) == 1
-        assert '"stale_uploads_removed"' in dead.text()
-        peer.close()
-        kept.close()
-    assert theirs() == []
-
-
 async def test_out_of_file_descriptors_in_an_upload_storm(small: tuple[Service, httpx.AsyncClient]) -> None:
     """It refuses or hangs up while there are none, then goes on as before; what it acknowledged is there."""
     service, client = small

@@ -342,6 +342,9 @@ async def test_killed_in_mid_completion_it_stores_once(direct: Direct) -> None:
         direct.proxy.go_on()
         await asyncio.to_thread(direct.service.start)
         direct.client.base_url = httpx.URL(direct.service.url)
+        temp = Path(direct.service.environment["DATA_DIR"]) / "tmp"
+        assert len(list(temp.glob("ingest-*"))) == 1  # the dead process's went at the start
+        assert list(temp.glob("ingest-*/upload-*")) == []
         await direct.stored_once(session, data)
 
 
