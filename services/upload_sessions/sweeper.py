@@ -13,7 +13,7 @@ from utils.exceptions import IngestionException
 from utils.logger import get_logger
 from utils.metrics import STAGING_REMOVED, UPLOAD_SESSIONS, UPLOAD_SESSIONS_ENDED
 
-BATCH = 100  # sessions at a time
+BATCH = 1000  # sessions in one pass
 LONGEST_TTL = timedelta(days=7)  # what UPLOAD__SESSION_TTL allows: no session, of whatever database, is open longer
 KEEP = timedelta(days=7)  # that an ended session is remembered, so that its client may ask again
 COUNT_TO = 100_000

@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from tests.conftest import ROOT
 from utils.temp_folder import OWNER_FILE, TempRoot
@@ -72,7 +77,15 @@ def test_what_is_not_ours_stays(tmp_path: Path) -> None:
     root.close()
 
 
-def test_many_starts_at_once_take_nothing_from_each_other(tmp_path: Path) -> None:
+def test_many_starts_at_once_take_nothing_from_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = tempfile.mkdtemp
+
+    def slowly(*args: Any, **kwargs: Any) -> str:
+        path = make(*args, **kwargs)
+        time.sleep(0.005)  # there, and nobody's yet
+        return path
+
+    monkeypatch.setattr(tempfile, "mkdtemp", slowly)
     roots = [TempRoot(tmp_path) for _ in range(40)]
     with ThreadPoolExecutor(20) as pool:
         removed = list(pool.map(TempRoot.open, roots))
