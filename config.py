@@ -90,6 +90,12 @@ class ApiSettings(Group):
     MAX_CONCURRENT_REQUESTS: int = Field(
         1000, ge=1, le=100_000, description="Requests served at once; more are answered 503 `overloaded`."
     )
+    IDEMPOTENCY_TTL: float = Field(
+        86_400, ge=1, le=604_800, description="Seconds for which an Idempotency-Key and its answer are kept."
+    )
+    IDEMPOTENCY_LEASE: float = Field(
+        10, ge=1, le=300, description="Seconds after which a key whose process died may run again; renewed while it runs."
+    )
 
 
 class DbSettings(Group):
@@ -251,6 +257,49 @@ class UploadSettings(Group):
     )
 
 
+class EventsSettings(Group):
+    RETENTION: float = Field(604_800, ge=1, le=31_622_400, description="Seconds that events are kept for consumers.")
+    MAX_READERS: int = Field(
+        200, ge=1, le=10_000, description="Event streams and long polls open at once; more are answered 503 `overloaded`."
+    )
+
+
+class SweeperSettings(Group):
+    INTERVAL: float = Field(21_600, ge=1, le=2_592_000, description="Seconds between two passes over the bucket.")
+    GRACE: float = Field(
+        86_400,
+        ge=1,
+        le=31_536_000,
+        description="Seconds, by the object store's own clock, that an object may be without a row; then it is deleted.",
+    )
+    MAX_ORPHAN_SHARE: float = Field(
+        0.1,
+        gt=0,
+        le=1,
+        description="Share of objects without rows, among those looked at, beyond which a pass deletes nothing more.",
+    )
+    MIN_ORPHANS: int = Field(
+        100, ge=1, le=1_000_000, description="Fewer objects without rows than this are no large share, whatever it is."
+    )
+    MAX_OBJECTS_PER_SECOND: float = Field(2000, gt=0, le=1_000_000, description="Objects looked at, a second.")
+    MAX_DELETES_PER_SECOND: float = Field(50, gt=0, le=100_000, description="Objects deleted, a second.")
+
+
+class RetentionSettings(Group):
+    DAYS: float | None = Field(
+        None,
+        gt=0,
+        le=36_500,
+        description="Days after which a stored frame is deleted, by when it was stored; a camera's `retention_days` goes "
+        "before. Unset: never.",
+    )
+    MAX_BYTES: int | None = Field(
+        None, ge=1, description="Bytes of all stored frames; beyond, the oldest are deleted. Unset: no limit."
+    )
+    INTERVAL: float = Field(60, ge=0.1, le=86_400, description="Seconds between two looks for frames to delete.")
+    MAX_DELETES_PER_SECOND: float = Field(50, gt=0, le=100_000, description="Frames deleted by retention, a second.")
+
+
 class LogSettings(Group):
     LEVEL: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Lowest level that is logged.")
     FORMAT: Literal["json", "console"] = Field("json", description="json: one object a line; console: for people.")
@@ -288,6 +337,9 @@ class Settings(BaseSettings):
     REDIS: RedisSettings = Field(default_factory=lambda: RedisSettings())
     RTSP: RtspSettings = Field(default_factory=lambda: RtspSettings())
     UPLOAD: UploadSettings = Field(default_factory=lambda: UploadSettings())
+    EVENTS: EventsSettings = Field(default_factory=lambda: EventsSettings())
+    SWEEPER: SweeperSettings = Field(default_factory=lambda: SweeperSettings())
+    RETENTION: RetentionSettings = Field(default_factory=lambda: RetentionSettings())
     LOG: LogSettings = Field(default_factory=lambda: LogSettings())
     AUTH: AuthSettings = Field(default_factory=lambda: AuthSettings())
     SECRETS: SecretsSettings = Field(default_factory=lambda: SecretsSettings())

@@ -17,7 +17,10 @@ FRAME: dict[str, Any] = {
     "timestamp_uncertainty_ms": 60.0, "camera_timestamp": None, "width": 1920, "height": 1080, "size_bytes": 251904,
     "format": "jpg", "content_type": "image/jpeg", "sha256": _SHA256, "duplicate_of": None, "exif": None,
     "meta": {"session": "FP1"}, "stored_at": "2026-05-04T13:30:00.310000Z",
+    "held_at": None, "hold_reason": None,
 }  # fmt: skip
+HOLD: dict[str, Any] = {"reason": "protest of car 44"}
+HELD: dict[str, Any] = {**FRAME, "held_at": "2026-05-04T15:02:00.000000Z", "hold_reason": "protest of car 44"}
 NEAREST: dict[str, Any] = {**FRAME, "distance_ms": 12.5}
 PROGRESS: dict[str, Any] = {
     "expected": 1, "stored": 1, "in_flight": 0, "dropped": {}, "duplicates": 0, "gaps": [], "reconnects": 0,
@@ -96,6 +99,14 @@ EVENT: dict[str, Any] = {
     "last_sequence": 356, "created_at": "2026-05-04T13:30:00.240000Z",
 }  # fmt: skip
 EVENT_PAGE: dict[str, Any] = {"items": [EVENT], "next_cursor": None}
+_LOG = "7f0c2a44-5d0e-4c39-9a34-0f8d1c7b2e61"
+CLOUD_EVENT: dict[str, Any] = {
+    "specversion": "1.0", "id": f"{_LOG}.4711", "source": "/trackshift/ingestion", "type": "frame.stored", "subject": _FRAME,
+    "time": "2026-05-04T13:30:00.310000Z", "datacontenttype": "application/json", "cameraid": "pit-lane-1",
+    "data": {key: value for key, value in FRAME.items() if key not in ("storage_url", "url_expires_at")},
+}  # fmt: skip
+CLOUD_EVENT_PAGE: dict[str, Any] = {"items": [CLOUD_EVENT], "next_cursor": f"{_LOG}.4711"}
+EVENT_STREAM = f"retry: 1000\n\nid: {_LOG}.4711\nevent: frame.stored\ndata: {{\"specversion\":\"1.0\", ...}}\n\n: \n\n"
 _HEALTHY = {"status": "healthy", "latency_ms": 1.2, "detail": None}
 HEALTH: dict[str, Any] = {
     "status": "healthy", "timestamp": _AT, "version": "0.1.0",
@@ -105,7 +116,8 @@ HEALTH: dict[str, Any] = {
 _CAMERA_INPUT: dict[str, Any] = {
     "name": "Pit lane, entry", "description": None, "transport": "tcp", "location": "Pit entry",
     "camera_angle": "front left, 30 degrees", "calibration": {"fx": 1400.2, "fy": 1398.7}, "default_fps": 1.0,
-    "enabled": True, "keep_open": True, "reader": None, "meta": {"mast": 4},
+    "enabled": True, "keep_open": True, "reader": None, "retention_days": 30.0,
+    "meta": {"mast": 4},
 }  # fmt: skip
 CAMERA_NEW: dict[str, Any] = {
     "camera_id": "pit-lane-1", "rtsp_url": "rtsp://viewer:pass%2Fword@192.168.1.20:554/stream1", **_CAMERA_INPUT,

@@ -12,7 +12,7 @@ from api import examples
 from api.dependencies import ServicesDep, StateDep
 from api.ingest import status_location
 from api.multipart import clean_filename
-from api.openapi import IDEMPOTENCY, answer, problems
+from api.openapi import IDEMPOTENCY, KEYED, answer, problems
 from api.params import StrictUuid
 from api.receive import local_file
 from api.routing import make_router
@@ -43,7 +43,7 @@ def session_location(session_id: UUID) -> str:
         201: answer("PUT the file, or its parts, to the URLs; then complete.", examples.SESSION, location=True),
         **problems(
             "payload_too_large", "unsupported_image_format", "too_many_pending", "unsupported_media_type", "forbidden",
-            "request_timeout", "storage_unavailable", "not_implemented",
+            "request_timeout", "storage_unavailable", *KEYED,
         ),
     },
     openapi_extra={"parameters": [IDEMPOTENCY], **_json(examples.SESSION_NEW)},
@@ -86,9 +86,9 @@ async def get_upload_session(session_id: SessionId, services: ServicesDep) -> An
     responses={
         201: answer("Stored; the same answer however often it is asked for.", examples.UPLOADED, location=True),
         **problems(
-            "session_not_found", "session_closed", "upload_incomplete", "request_in_progress", "checksum_mismatch",
+            "session_not_found", "session_closed", "upload_incomplete", "checksum_mismatch",
             "payload_too_large", "image_too_large", "unsupported_media_type", "unsupported_image_format", "invalid_image",
-            "image_type_mismatch", "request_timeout", "storage_unavailable", "disk_full", "not_implemented",
+            "image_type_mismatch", "request_timeout", "storage_unavailable", "disk_full", *KEYED,
         ),
     },
     openapi_extra={"parameters": [IDEMPOTENCY], **_json(examples.SESSION_COMPLETE)},

@@ -24,7 +24,16 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from models.values import CaptureMode, EventKind, IngestionStatus, Sampling, SourceType, TimestampSource, Transport
+from models.values import (
+    CaptureMode,
+    EventKind,
+    IngestionStatus,
+    LogEventType,
+    Sampling,
+    SourceType,
+    TimestampSource,
+    Transport,
+)
 
 MAX_META_BYTES = 16 * 1024
 CAMERA_ID_PATTERN = r"^[A-Za-z0-9._-]{1,100}$"
@@ -283,10 +292,18 @@ class FrameInfo(Output):
     exif: dict[str, Any] | None
     meta: dict[str, Any]
     stored_at: Timestamp
+    held_at: Timestamp | None = Field(None, description="On hold since: the frame is not deleted until it is released.")
+    hold_reason: str | None = None
 
 
 class NearestFrame(FrameInfo):
     distance_ms: float
+
+
+class HoldRequest(Input):
+    """POST /api/v1/frames/{frame_id}/hold."""
+
+    reason: str | None = Field(None, min_length=1, max_length=200, examples=["protest of car 44"])
 
 
 class Gap(Output):
@@ -406,6 +423,28 @@ class EventPage(Output):
     next_cursor: str | None
 
 
+class CloudEvent(Output):
+    """CloudEvents 1.0, JSON format, structured."""
+
+    specversion: Literal["1.0"]
+    id: str = Field(description="Also the cursor after this event.")
+    source: str
+    type: LogEventType
+    subject: UUID = Field(description="The frame's or the request's id.")
+    time: Timestamp
+    datacontenttype: Literal["application/json"]
+    cameraid: str
+    data: dict[str, Any] = Field(
+        description="frame.stored: FrameInfo without storage_url and url_expires_at. frame.deleted: which frame it was. "
+        "request.*: the request's state, error and ledger. camera.gap_*: request_id, gap_id, from, to, reason."
+    )
+
+
+class CloudEventPage(Output):
+    items: list[CloudEvent]
+    next_cursor: str = Field(description="Where to go on, always given; past what the filters left out, too.")
+
+
 def _bounded_object(limit: int) -> Any:
     def check(value: dict[str, Any]) -> dict[str, Any]:
         if len(json.dumps(value, ensure_ascii=False).encode()) > limit:
@@ -419,6 +458,7 @@ _Name = Annotated[str, Field(max_length=200)]
 _Text = Annotated[str, Field(max_length=4000)]
 _Object = Annotated[dict[str, Any], _bounded_object(MAX_META_BYTES)]
 Reader = Literal["opencv", "pyav"]
+RetentionDays = Annotated[float, Field(gt=0, le=36_500)]
 
 
 class CameraCreate(Input):
@@ -436,6 +476,9 @@ class CameraCreate(Input):
     enabled: bool = Field(True, description="false: captures and snapshots are 409 camera_disabled; running ones go on.")
     keep_open: bool = Field(False, description="Keep the stream open, captures or not.")
     reader: Reader | None = Field(None, description="null: RTSP__READER.")
+    retention_days: RetentionDays | None = Field(
+        None, description="Days after which its stored frames are deleted; null: RETENTION__DAYS."
+    )
     meta: _Object = Field(default_factory=dict, description="Free; at most 16 KiB.")
 
     @model_validator(mode="before")
@@ -466,6 +509,7 @@ class CameraPatch(Input):
     enabled: bool | None = None
     keep_open: bool | None = None
     reader: Reader | None = None
+    retention_days: RetentionDays | None = None
     meta: dict[str, Any] | None = None
 
 
@@ -513,6 +557,7 @@ class CameraConfiguration(Output):
     enabled: bool
     keep_open: bool
     reader: Reader | None
+    retention_days: float | None = Field(None, description="Days after which its frames go; null: RETENTION__DAYS.")
     meta: dict[str, Any]
     created_at: Timestamp
     updated_at: Timestamp

@@ -113,6 +113,11 @@ class CameraInUse(IngestionException):
     default_message = "Captures of this camera are waiting or running: cancel them first."
 
 
+class FrameOnHold(IngestionException):
+    code = "frame_on_hold"
+    default_message = "The frame is on hold: release it before it is deleted."
+
+
 class CameraDisabled(IngestionException):
     code = "camera_disabled"
     default_message = "This camera is disabled."
@@ -121,6 +126,24 @@ class CameraDisabled(IngestionException):
 class NotRunning(IngestionException):
     code = "not_running"
     default_message = "The request is not running."
+
+
+class CursorExpired(IngestionException):
+    """`details["oldest_cursor"]`: where what is kept begins."""
+
+    code = "cursor_expired"
+    default_message = "Events after this cursor are no longer kept, or it belongs to another log: go on from oldest_cursor."
+
+
+class RequestInProgress(IngestionException):
+    code = "request_in_progress"
+    retryable = True
+    default_message = "A request with this Idempotency-Key is still being served. Try again."
+
+
+class IdempotencyKeyReused(IngestionException):
+    code = "idempotency_key_reused"
+    default_message = "This Idempotency-Key was used for another body. A new request needs a new key."
 
 
 class RequestTimeout(IngestionException):
@@ -213,15 +236,17 @@ class UploadRefused(IngestionException):
         self.retryable = retryable  # type: ignore[misc]
 
 
-class FeatureNotImplemented(IngestionException):
-    code = "not_implemented"
-    default_message = "This part of the contract is not built yet."
-
-
 class StorageUnavailable(IngestionException):
     code = "storage_unavailable"
     retryable = True
     default_message = "The object store cannot be used right now. Nothing was stored; try again."
+
+
+class StorageFull(StorageUnavailable):
+    """The object store has no room: a retry helps once somebody has made some."""
+
+    code = "disk_full"
+    default_message = "The object store has no space left. Nothing was stored."
 
 
 class ObjectMissing(IngestionException):
@@ -304,3 +329,11 @@ class CameraFailed(IngestionException):
 
 class LeaseLost(Exception):
     """Another owner has a newer epoch, or the request is final: this process stops working on it, writes no state."""
+
+
+class KeysCondemned(Exception):
+    """The sweeper took objects between their PUT and their rows: their bytes are PUT again, under new keys."""
+
+    def __init__(self, keys: frozenset[str]) -> None:
+        self.keys = keys
+        super().__init__(f"{len(keys)} object keys are condemned")

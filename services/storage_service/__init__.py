@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from config import StorageSettings
-from services.storage_service.bucket import BATCH, Bucket, ListedObject, ObjectHead
+from services.storage_service.bucket import BATCH, Bucket, Digest, ListedObject, ObjectHead
 from services.storage_service.client import STORE_FAILURES, closed, make_client, translated
 from services.storage_service.keys import EXTENSIONS, new_attempt, object_key
 from services.storage_service.presign import Presigned, Presigner, endpoint_url, safe_filename
@@ -27,7 +27,10 @@ from utils.logger import Throttle
 from utils.metrics import STORAGE_ERRORS, STORAGE_SECONDS
 from utils.pool import WorkerPool
 
-__all__ = ["EXTENSIONS", "ListedObject", "ObjectHead", "Presigned", "Staging", "StorageService", "new_attempt", "object_key"]
+__all__ = [
+    "EXTENSIONS", "Digest", "ListedObject", "ObjectHead", "Presigned", "Staging", "StorageService", "new_attempt",
+    "object_key",
+]  # fmt: skip
 
 CHUNK = 262_144  # bytes handed over at once by read_range
 CHECK_SECONDS = 2.0
@@ -92,6 +95,14 @@ class StorageService:
         """`put` of a file's `size` bytes, streamed. A file that cannot be read is StorageUnavailable as well."""
         await self._call("put", self._bucket.put_file, key, path, size, content_type, sha256_hex)
 
+    async def put_if_absent(self, key: str, data: bytes, content_type: str) -> None:
+        """Writes a small object unless there is one under that key; read it back to see whose it is."""
+        await self._call("put", self._bucket.put_if_absent, key, data, content_type)
+
+    async def digest(self, key: str) -> Digest:
+        """Size and SHA-256 of the object's bytes, all of them read. Raises ObjectMissing."""
+        return await self._call("digest", self._bucket.digest, key)
+
     async def get(self, key: str) -> bytes:
         """The whole object. Raises ObjectMissing."""
         return await self._call("get", self._bucket.get, key)
@@ -137,6 +148,19 @@ class StorageService:
                 yield item
             if token is None:
                 return
+
+    async def list_page(self, prefix: str, start_after: str) -> tuple[list[ListedObject], bool]:
+        """At most 1000 objects that come after `start_after`, in key order, and whether more follow."""
+        page, token = await self._call("list", self._bucket.list_page, prefix, start_after, None)
+        return page, token is not None
+
+    async def list_folders(self, prefix: str) -> list[str]:
+        """The names directly below the prefix that have keys below them (`a` for `{prefix}a/...`), in any order."""
+        names, token = await self._call("list", self._bucket.folders_page, prefix, None)
+        while token is not None:
+            more, token = await self._call("list", self._bucket.folders_page, prefix, token)
+            names += more
+        return names
 
     async def presign_get(self, key: str, content_type: str | None = None, filename: str | None = None) -> Presigned:
         """A URL for clients, on PUBLIC_ENDPOINT; with the content type and file name that the answer shall carry."""

@@ -6,7 +6,7 @@ import asyncio
 import errno
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -87,6 +87,12 @@ class UploadHandler:
         own = (error for error in errors if error.code in SERVER_SIDE)
         result.first_error = next(own, errors[0] if errors else None)
         return result
+
+    async def put_again(self, record: FrameRecord, file: ReceivedFile) -> FrameRecord:
+        """Stores a file's bytes under a new key: the sweeper took the one of `record`. Raises StorageUnavailable."""
+        key = object_key(record.camera_id, record.frame_id, record.timestamp, new_attempt(), record.format)
+        await self._storage.put_file(key, file.path, file.size, record.content_type, file.sha256)
+        return replace(record, storage_path=key)
 
     async def close(self) -> None:
         """Waits for the pictures being checked. Repeating it is fine."""

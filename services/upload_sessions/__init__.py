@@ -21,6 +21,7 @@ from models.entities import IngestionRequest, UploadSession
 from models.schemas import UploadIngestionRequest, UploadSessionCreate, UploadSessionResponse
 from models.values import FrameRecord, ReceivedFile, SessionState, SourceType
 from repositories.database import Database, UnitOfWork
+from services.condemned import commit_live
 from services.storage_service import Staging, StorageService
 from services.upload_handler import SERVER_SIDE, UploadHandler
 from services.upload_handler.validation import format_by_name
@@ -225,7 +226,11 @@ class UploadSessions:
             if error.retryable or error.code in SERVER_SIDE:
                 raise error
             await self._refuse(row, error)
-        await self._database.until_known(lambda uow: self._store(uow, row, result.records))
+
+        async def commit(records: Sequence[FrameRecord]) -> None:
+            await self._database.until_known(lambda uow: self._store(uow, row, records))
+
+        await commit_live(result.records, commit, lambda item: self._uploads.put_again(item, received))
         FRAMES.labels(source="upload", outcome="stored").inc()
         self._told(row, SessionState.COMPLETED)
         await self._clear(row)

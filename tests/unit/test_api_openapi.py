@@ -18,6 +18,7 @@ from models.schemas import (
     CameraCreate,
     CameraPage,
     CameraPatch,
+    CloudEventPage,
     EventPage,
     FrameInfo,
     FramePage,
@@ -100,7 +101,7 @@ async def test_bodies_have_schemas_and_examples(api: Api) -> None:
         (TriggerAccepted, examples.TRIGGERED), (EventPage, examples.EVENT_PAGE),
         (UploadSessionCreate, examples.SESSION_NEW), (UploadSessionResponse, examples.SESSION),
         (UploadSessionResponse, examples.SESSION_PARTS), (UploadComplete, examples.SESSION_COMPLETE),
-        (BurstRequest, examples.BURST_NEW), (BurstResponse, examples.BURST),
+        (CloudEventPage, examples.CLOUD_EVENT_PAGE), (BurstRequest, examples.BURST_NEW), (BurstResponse, examples.BURST),
     ],
 )  # fmt: skip
 def test_response_examples_fit_their_models(model: type[BaseModel], example: dict[str, Any]) -> None:
