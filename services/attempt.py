@@ -77,6 +77,10 @@ class Attempt:
 
 def without_urls(body: Any) -> Any:
     """The body with its presigned URLs null: they are made when asked for, never stored. Changes it in place."""
+    if isinstance(body, dict) and "upload_url" in body:  # an upload session's: its Location has fresh ones
+        body.update(upload_url=None, urls_expire_at=None)
+        for part in body["parts"] or []:
+            part["url"] = None
     return each_frame(body, lambda frame: frame.update(dict.fromkeys(URLS)))
 
 
