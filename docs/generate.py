@@ -33,6 +33,7 @@ TITLES = {
     "STORAGE": "STORAGE: the S3 object store",
     "REDIS": "REDIS: optional, read by nothing yet",
     "RTSP": "RTSP: cameras and captures",
+    "SPOOL": "SPOOL: captured frames that wait on disk for store or database",
     "UPLOAD": "UPLOAD: images that clients send",
     "LOG": "LOG: log lines, on standard error",
     "AUTH": "AUTH: who may call",

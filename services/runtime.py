@@ -17,7 +17,7 @@ from repositories.database import Database, is_unavailable
 from repositories.migrations.run import upgrade
 from services.burst import BurstService
 from services.cameras import CameraRegistry
-from services.health import HealthService
+from services.health import Degraded, HealthService
 from services.orchestrator import Orchestrator
 from services.queries import Queries
 from services.rtsp_capture.address import AddressPolicy
@@ -32,6 +32,8 @@ from services.rtsp_capture.reader import OpenCvReader, ReaderFactory
 from services.rtsp_capture.stream import StreamDeps
 from services.secrets import open_box, put_in_order
 from services.snapshots import Snapshots
+from services.spool import Spool
+from services.spool.replay import Replay
 from services.storage_service import StorageService
 from services.upload_handler import UploadHandler
 from utils.embedded.errors import DataDirLocked, EmbeddedStartError
@@ -46,6 +48,7 @@ log = get_logger(__name__)
 
 START_PATIENCE = 30.0  # seconds that a start waits for PostgreSQL and the object store to answer
 FINISH_DELETES_EVERY = 30.0  # seconds
+SPOOL_OLD = 60.0  # seconds that a spooled frame may wait before health says degraded
 
 
 class StartError(Exception):
@@ -95,18 +98,24 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         uploads = UploadHandler(settings, storage)
         stack.push_async_callback(uploads.close)
         pictures = PictureBudget(settings.RTSP.PICTURE_BUDGET, settings.STORAGE.THREADS)
-        capture = CaptureDeps(settings.RTSP, database, storage, hub, secrets, pictures)
+        spool = await _open_spool(settings, stack)
+        replay = Replay(spool, database, storage, lambda: pictures.contended)
+        capture = CaptureDeps(settings.RTSP, database, storage, hub, secrets, pictures, spool)
         orchestrator = Orchestrator(settings, capture, uploads, policy)
         queries = Queries(database, storage, secrets)
         keeper = StreamKeeper(database, hub, secrets)
         cameras = CameraRegistry(database, secrets, policy, keeper, prober)
         snapshots = Snapshots(capture, orchestrator, queries)
         bursts = BurstService(settings.RTSP, database, storage, hub, secrets, orchestrator)
-        health = HealthService({"database": _database_check(database), "storage": _storage_check(storage)}, {})
+        required = {"database": _database_check(database), "storage": _storage_check(storage)}
+        health = HealthService(required, {"spool": partial(_check_spool, spool)})
         leftovers = asyncio.create_task(_finish_deletes(queries), name="finish-deletes")
         stack.push_async_callback(_cancelled, leftovers)
         sealing = asyncio.create_task(put_in_order(database, secrets, everything=not settings.DB.HOST), name="secrets")
         stack.push_async_callback(_cancelled, sealing)
+        await replay.restore_grids()
+        replay.start()
+        stack.push_async_callback(replay.stop)
         keeper.start()
         stack.push_async_callback(keeper.stop)
         orchestrator.start()
@@ -240,6 +249,32 @@ def _storage_check(storage: StorageService) -> Callable[[], Awaitable[str | None
         return f"bucket {storage.bucket}"
 
     return check
+
+
+async def _open_spool(settings: Settings, stack: AsyncExitStack) -> Spool:
+    """The spool in its folder, which no other process has. Raises StartError."""
+    folder = settings.spool_dir
+    lock, spool = DataDirLock(folder), Spool(settings.SPOOL, folder)
+    try:
+        lock.acquire()
+        stack.callback(lock.release)
+        stack.push_async_callback(spool.close)
+        await spool.open()
+    except DataDirLocked:
+        raise StartError(f"SPOOL__DIR {folder} is in use by another service: give this one a folder of its own.") from None
+    except OSError as error:
+        raise StartError(f"SPOOL__DIR {folder} cannot be used: {error.strerror}.") from error
+    return spool
+
+
+async def _check_spool(spool: Spool) -> str:
+    state = spool.state()
+    told = f"{state.frames} frames, {state.bytes} bytes, the oldest {state.oldest:.0f} s"
+    if state.full:
+        raise Degraded(f"full: frames were dropped; {told}")
+    if state.oldest > SPOOL_OLD:
+        raise Degraded(f"frames wait for store or database; {told}")
+    return told
 
 
 async def _finish_deletes(queries: Queries) -> None:

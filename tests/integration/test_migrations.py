@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from config import DbSettings, database_url
 from models.entities import Base
-from repositories.migrations import functions_0001, functions_0003
+from repositories.migrations import functions_0001, functions_0003, functions_0007
 from repositories.migrations.run import LOCK_KEY, downgrade, upgrade
 from tests.conftest import ROOT, Backends, clean_environment, make_database
 
@@ -47,7 +47,7 @@ SELECT 'type ' || typname FROM pg_type WHERE typnamespace = 'public'::regnamespa
 
 
 HEAD = ScriptDirectory(str(ROOT / "repositories" / "migrations")).get_current_head()
-FUNCTIONS = (functions_0003,)  # in their order: a later one replaces functions of an earlier one
+FUNCTIONS = (functions_0003, functions_0007)  # in their order: a later one replaces functions of an earlier one
 
 
 async def fresh(backends: Backends) -> DbSettings:
