@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from services.rtsp_capture.frame_rows import InHand
+from services.rtsp_capture.in_hand import InHand
 from services.rtsp_capture.picture_budget import PictureBudget
 from services.storage_service import StorageService
 from utils.exceptions import StorageUnavailable

@@ -11,14 +11,12 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from models.values import DropReason, FrameRecord
 from repositories.database import Database
-from services.rtsp_capture.decoder import Jpeg
-from services.rtsp_capture.picture_budget import Held
+from services.rtsp_capture.in_hand import InHand
 from utils.exceptions import DatabaseUnavailable
 from utils.logger import Throttle, get_logger
 from utils.metrics import FRAMES, FRAMES_DROPPED, QUEUE_DEPTH
@@ -31,17 +29,6 @@ _LEDGER_LAG = 1.0  # seconds that `expected` in the row may lag behind when no f
 _IDLE_LAG = 5.0  # the same while only slots come due that belong to no event, which clients do not see
 _LOOK = 0.5  # seconds between looks at frames that wait for the grid's origin to be saved
 _FIRST_DELAY, _MAX_DELAY = 0.2, 3.0  # seconds between tries while the database is away
-
-
-@dataclass(slots=True, eq=False)
-class InHand:
-    """A decoded picture that is neither in the row nor in the spool yet."""
-
-    record: FrameRecord
-    jpeg: Jpeg
-    grid_start: datetime  # of the grid that the record's slot counts on
-    since: float  # monotonic seconds at which it was decoded
-    held: Held  # by the process's budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +77,13 @@ class FrameRows:
         self._committed_at = 0.0
         self._batch = _BATCH
         self._delay = 0.0
+        self._hanging = False
         self._task = asyncio.create_task(self._loop(), name=f"commit-{request_id}")
 
     @property
     def away(self) -> bool:
-        """Whether the database could not be used at the last try."""
-        return self._delay > 0
+        """Whether the database could not be used at the last try, or does not answer this one."""
+        return self._delay > 0 or self._hanging
 
     @property
     def opened(self) -> frozenset[int]:
@@ -171,7 +159,7 @@ class FrameRows:
             if batch is None:
                 continue
             try:
-                recorded = await self._commit(batch)
+                recorded = await self._watched(batch)
             except DatabaseUnavailable:
                 await self._wait_for_database()
             except Exception:
@@ -196,7 +184,7 @@ class FrameRows:
 
     def _give_up_overdue(self) -> None:
         oldest = time.monotonic() - self._after
-        if self._delay or not self._open:
+        if self.away or not self._open:
             for slot, item in list(self.ready.items()):
                 if item.since < oldest:
                     self.take(slot)
@@ -207,6 +195,18 @@ class FrameRows:
         if not items and not self._drops and not opened and due <= self.recorded_due:
             return None
         return _Batch(items, self.drops, due, opened, self.unbooked_idle(due))
+
+    async def _watched(self, batch: _Batch) -> Any:
+        """The commit. Should the database not answer, frames do not wait for its timeout here."""
+        commit, patience = asyncio.create_task(self._commit(batch)), self._after
+        try:
+            while not (await asyncio.wait({commit}, timeout=patience))[0]:
+                self._hanging, patience = True, _LOOK
+                self._give_up_overdue()
+            return commit.result()
+        finally:
+            self._hanging = False
+            commit.cancel()
 
     async def _commit(self, batch: _Batch) -> Any:
         if batch.opened:

@@ -22,7 +22,9 @@ from repositories.database import Database
 from services.rtsp_capture.decoder import Jpeg
 from services.rtsp_capture.frame_puts import FramePuts
 from services.rtsp_capture.frame_record import CaptureFacts, frame_record
-from services.rtsp_capture.frame_rows import FrameRows, InHand
+from services.rtsp_capture.frame_rows import FrameRows
+from services.rtsp_capture.frame_spool import FrameSpool
+from services.rtsp_capture.in_hand import InHand
 from services.rtsp_capture.packets import Picture
 from services.rtsp_capture.picture_budget import PictureBudget
 from services.rtsp_capture.sampler import Chosen
@@ -44,7 +46,10 @@ class Decodes(Protocol):
 
 
 class FrameStore:
-    """The frames of one capture on their way. On the event loop. `rows`: those that only lack their row."""
+    """The frames of one capture on their way. On the event loop.
+
+    `rows`: those that only lack their row, and dropped slots; `spool`: those that store or database had no time for.
+    """
 
     def __init__(
         self,
@@ -67,9 +72,6 @@ class FrameStore:
         """`fps`: slots a second of the grid. `try_another(slot)`: whether the slot, whose picture was damaged, gets another
         one. `idle(first, stop)`: which slots of first .. stop - 1 belong to no event."""
         self._facts = facts
-        self._spool = spool
-        self._fps = fps
-        self._epoch = epoch
         self._budget = budget
         self._size = size
         self._max_lag = max_lag
@@ -80,23 +82,29 @@ class FrameStore:
         self._tasks: dict[int, asyncio.Task[None]] = {}  # by slot, oldest first: decode and PUT
         self._decoding: dict[int, float] = {}  # slots whose picture is not decoded yet, since when; oldest first
         self._items: dict[int, InHand] = {}  # by slot, oldest first: decoded, waiting to be PUT or being PUT
-        self._spooling: dict[int, asyncio.Task[None]] = {}
-        self._puts = FramePuts(storage, budget, size, spool.settings.AFTER)
+        self.spool = FrameSpool(
+            spool, facts.request_id, fps=fps, epoch=epoch, stored=self._from_spool,
+            lost=lambda slot: self.drop([slot], DropReason.SPOOL_FULL),
+        )  # fmt: skip
+        self._puts = FramePuts(storage, budget, size, self.spool.after)
         self._last_timestamp = 0.0
         self.decode_failures = 0
         self.stored = 0
         self.rows = FrameRows(
-            facts.request_id, facts.camera_id, database, after=spool.settings.AFTER, due=due, idle=idle,
+            facts.request_id, facts.camera_id, database, after=self.spool.after, due=due, idle=idle,
             settled=self._settled, overdue=self._to_spool,
         )  # fmt: skip
-        self.spooled = spool.follow(facts.request_id, self._on_spool)
-        """Slots whose frames are in the spool, an earlier owner's too."""
 
     def go_on(self, stored: int, last_frame_at: datetime | None, last_slot: int = -1) -> None:
         """Continues what an earlier owner stored: times go on from its last one, which filled `last_slot`."""
         self.stored = stored
         self._last_timestamp = last_frame_at.timestamp() if last_frame_at is not None else 0.0
         self._last_slot = last_slot
+
+    @property
+    def spooled(self) -> set[int]:
+        """Slots whose frames are in the spool, an earlier owner's too."""
+        return self.spool.slots
 
     @property
     def in_hand(self) -> int:
@@ -106,7 +114,7 @@ class FrameStore:
     @property
     def in_flight(self) -> int:
         """Pictures taken in that may still be stored: in memory, or in the spool."""
-        return len(self._tasks.keys() | self.rows.ready.keys() | self._spooling.keys() | self.spooled)
+        return len(self._tasks.keys() | self.rows.ready.keys() | self.spool.writing.keys() | self.spooled)
 
     def submit(self, chosen: Chosen, source: Decodes) -> None:
         """Takes a picture in; the oldest that still wait make room when there are too many, or they wait too long."""
@@ -161,7 +169,7 @@ class FrameStore:
 
     async def drain(self, timeout: float, told: Callable[[], bool] = lambda: False) -> bool:
         """Waits until nothing is in memory; False when `timeout` seconds were not enough, or it was `told` to leave."""
-        return await self._until(lambda: not (self.in_hand or self._spooling), timeout, told)
+        return await self._until(lambda: not (self.in_hand or self.spool.writing), timeout, told)
 
     async def replayed(self, timeout: float, told: Callable[[], bool]) -> bool:
         """Waits until the spool has none of this capture's frames; as `drain`."""
@@ -184,8 +192,7 @@ class FrameStore:
                 self._to_spool(item)
             else:
                 self._stop(slot)
-        while self._spooling:
-            await asyncio.wait(list(self._spooling.values()))
+        await self.spool.written()
 
     def unbooked(self) -> dict[DropReason, set[int]]:
         """What the row is to be told at the end: slots dropped, slots whose frames are in the spool."""
@@ -198,7 +205,7 @@ class FrameStore:
         """Ends the commits, and spools what is still in memory. What that leaves unbooked the end of the capture books."""
         await self.flush()
         await self.rows.close()
-        self._spool.unfollow(self._facts.request_id, self._on_spool)
+        self.spool.close()
 
     # -- stages ------------------------------------------------------------------------------------------------
 
@@ -244,30 +251,10 @@ class FrameStore:
         self._items.pop(slot, None)
         self._stop(slot)
         self._budget.free(item.held)
-        self._spooling[slot] = asyncio.create_task(self._spool_one(item))
+        self.spool.put(item)
 
-    async def _spool_one(self, item: InHand) -> None:
-        slot = item.record.sequence
-        try:
-            kept = await self._spool.put(
-                item.record, item.jpeg.data, grid_start=item.grid_start, fps=self._fps, epoch=self._epoch
-            )
-            if not kept:
-                self.drop([slot], DropReason.SPOOL_FULL)
-        finally:
-            if self._spooling.get(slot) is asyncio.current_task():
-                del self._spooling[slot]
-
-    def _on_spool(self, slot: int, outcome: str) -> None:
-        """What became of a record of this request, whoever spooled it."""
-        if outcome == "spooled":
-            self.spooled.add(slot)
-            return
-        self.spooled.discard(slot)
-        if outcome == "stored":
-            self.stored += 1
-        elif outcome in ("dropped", "dead"):
-            self.drop([slot], DropReason.SPOOL_FULL)
+    def _from_spool(self) -> None:
+        self.stored += 1
 
     def _settled(self, item: InHand, outcome: str, held_path: str | None) -> None:
         record = item.record

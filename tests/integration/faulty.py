@@ -55,9 +55,11 @@ class FaultyProxy(TcpProxy):
                     pass
             writer.close()
         elif self._backend[0].startswith("/"):
-            await self._serve_socket(reader, writer)
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._serve_socket(reader, writer)
         else:
-            await super()._serve(reader, writer)
+            with contextlib.suppress(asyncio.CancelledError):
+                await super()._serve(reader, writer)
 
     async def _serve_socket(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
