@@ -7,7 +7,7 @@ STAMP := $(VENV)/.install-stamp
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo run test test-unit test-real lint bench bench-time bench-events docs lock docker-check clean
+.PHONY: help install demo run test test-unit test-faults test-real lint bench bench-time bench-events docs lock docker-check clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ test: lint ## Everything: lint, then unit and integration tests
 
 test-unit: $(STAMP) ## Unit tests only
 	$(PY) -m pytest tests/unit $(ARGS)
+
+test-faults: $(STAMP) ## Every fault many times; a table of what was lost and doubled (ARGS=names, --rounds N)
+	$(PY) -m tests.faults $(ARGS)
 
 test-real: $(STAMP) ## The integration suite on Debian's PostgreSQL and a MinIO built from source
 	PY=$(abspath $(PY)) tests/real.sh $(ARGS)

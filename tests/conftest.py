@@ -154,6 +154,7 @@ class Service:
     """`main.py` as a process of its own, spoken to by HTTP: the black box."""
 
     program = "main.py"
+    root = ROOT
 
     def __init__(self, environment: dict[str, str], log: Path) -> None:
         self.environment = environment
@@ -166,7 +167,7 @@ class Service:
         before = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, self.program], cwd=ROOT, env=self.environment, stdout=out, stderr=out
+                [sys.executable, self.program], cwd=self.root, env=self.environment, stdout=out, stderr=out
             )
         deadline = time.monotonic() + timeout
         while True:

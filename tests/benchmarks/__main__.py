@@ -1,4 +1,4 @@
-"""`make bench ARGS="cpu every many snapshot staleness"`: figures on this machine, ours beside ffmpeg's.
+"""`make bench ARGS="cpu memory every many snapshot staleness safety"`: figures on this machine, ours beside ffmpeg's.
 
 Without ARGS all of them, staleness for two minutes (`--long`: ten). They judge nothing and take a quiet machine. The
 cameras begin where they are, in mid-GOP, as media servers do: a client's first picture is the next keyframe.
@@ -14,10 +14,12 @@ from pathlib import Path
 
 from tests.benchmarks.cpu import every_frame, one_a_second
 from tests.benchmarks.many import many
+from tests.benchmarks.memory import memory
+from tests.benchmarks.safety import BEFORE, safety
 from tests.benchmarks.snapshot import snapshots
 from tests.benchmarks.staleness import staleness
 
-ALL = ("cpu", "every", "many", "snapshot", "staleness")
+ALL = ("cpu", "memory", "every", "many", "snapshot", "staleness", "safety")
 
 
 def main() -> None:
@@ -26,6 +28,7 @@ def main() -> None:
     parser.add_argument("--cameras", type=int, default=5, help="of `cpu`: ffmpeg needs a fifth of a core for each")
     parser.add_argument("--seconds", type=float, default=30, help="of `cpu` and `every`")
     parser.add_argument("--long", action="store_true", help="`staleness` for ten minutes")
+    parser.add_argument("--before", default=BEFORE, help="of `safety`: the commit to compare with")
     options = parser.parse_args()
     if shutil.which("ffmpeg") is None:
         sys.exit("The benchmarks print ffmpeg's figures beside ours, and no ffmpeg is on the PATH: apt-get install ffmpeg")
@@ -33,6 +36,8 @@ def main() -> None:
     try:
         if "cpu" in options.what:
             one_a_second(folder, options.cameras, options.seconds)
+        if "memory" in options.what:
+            memory(folder, 2, 10)
         if "every" in options.what:
             every_frame(folder, options.seconds)
         if "many" in options.what:
@@ -43,6 +48,8 @@ def main() -> None:
         if "staleness" in options.what:
             for sampling in ("auto", "exact"):
                 staleness(folder, 600 if options.long else 120, sampling)
+        if "safety" in options.what:
+            safety(folder, options.before, 3, 15)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -79,7 +79,7 @@ class Running:
 
 
 @contextmanager
-def service(folder: Path, **settings: object) -> Iterator[Running]:
+def service(folder: Path, root: Path | None = None, **settings: object) -> Iterator[Running]:
     """The service on empty embedded servers in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     environment = {
@@ -87,7 +87,9 @@ def service(folder: Path, **settings: object) -> Iterator[Running]:
         "RTSP__MAX_CONCURRENT_STREAMS": "500", "RTSP__MAX_CONCURRENT_CAPTURES": "500",
         **{name: str(value) for name, value in settings.items()},
     }  # fmt: skip
-    started = Service(environment, folder / "service.log").start()
+    made = Service(environment, folder / "service.log")
+    made.root = root or made.root
+    started = made.start()
     try:
         yield Running(started)
     finally:
