@@ -23,7 +23,7 @@ class FrameSpool:
         stored: Callable[[], None],
         lost: Callable[[int], None],
     ) -> None:
-        """`stored` is called for each frame that leaves the spool for its slot, `lost` with the slot of one that will not."""
+        """`stored` is called for each frame that left the spool for its slot, `lost` with the slot of one that will not."""
         self._spool = spool
         self._request_id = request_id
         self._fps = fps

@@ -26,7 +26,7 @@ from utils.demo.camera import Camera
 pytestmark = pytest.mark.alone
 
 FPS = 5.0
-OUTAGE = float(os.environ.get("SPOOL_TEST_OUTAGE", "6"))  # seconds; `15` for the figures of the closing note
+OUTAGE = float(os.environ.get("SPOOL_TEST_OUTAGE", "4"))  # seconds; `15` for the figures of the closing note
 SPOOL: dict[str, object] = {"AFTER": 0.5, "RETRY_MAX_DELAY": 1}
 
 
@@ -68,7 +68,7 @@ async def outage(
                 kit = await stack.enter_async_context(
                     open_kit(through, storage, folder, SPOOL, STORE_RETRY=30, LEASE_TTL=30)
                 )
-            duration = OUTAGE + 6
+            duration = OUTAGE + 5
             request = await kit.submit(
                 camera.url, unique(), capture_mode="continuous", capture_duration=duration, fps=FPS, sampling="exact"
             )
