@@ -31,7 +31,7 @@ FRAME = 1 / FPS
 
 FAST: dict[str, object] = {
     "CAPTURE_TIMEOUT": 3, "RECONNECT_DELAY": 0.2, "RECONNECT_MAX_DELAY": 1, "OPEN_TIMEOUT": 1, "READ_TIMEOUT": 1,
-    "LINGER": 0.5, "STORE_RETRY": 5,
+    "LINGER": 0.5, "STORE_RETRY": 5, "MAX_LAG": 60,
 }  # fmt: skip
 
 
