@@ -42,7 +42,7 @@ from utils.secret_box import SecretBox
 log = get_logger(__name__)
 
 TICK = 0.25  # seconds between looks at the clock
-LEAVE = 1.0  # seconds that a capture which is handed back or lost goes on storing; then the rest is spooled
+LEAVE = 1.0  # seconds that a capture which is to stop goes on storing; then the rest is spooled
 LATE = 1.0  # seconds by which a live stream's pictures may lag behind their time
 
 
@@ -320,7 +320,7 @@ class Capture:
         names = {"ingestion_id": str(self._row.id), "camera_id": self._row.camera_id}
         if not orders.lost:
             await self._write()
-        emptied = await self._settle_frames()
+        decoded = await self._settle_frames()
         if orders.lost:
             raise LeaseLost  # what was captured is stored or in the spool: evidence is welcome from any epoch
         if orders.handing_back and not orders.cancelled:
@@ -332,7 +332,7 @@ class Capture:
         rest = DropReason.CAMERA_DOWN if self._slots.room != 0 else DropReason.SURPLUS
         if orders.cancelled:
             rest = DropReason.CANCELLED
-        elif not emptied:
+        elif not decoded:
             rest = DropReason.QUEUE_FULL
         due = self._due_at_end()
         wanted = IngestionStatus.CANCELLED if orders.cancelled else IngestionStatus.COMPLETED
@@ -342,19 +342,24 @@ class Capture:
         log.info("capture_ended", status=status.value, due=due, spooled=len(store.spooled), **names)
 
     async def _settle_frames(self) -> bool:
-        """Until all frames are stored or in the spool, and for a while until they are out of it; False when some were
-        not decoded in time. A capture that is not ours any more, or not for long, has no time for that."""
+        """Until all frames are stored or in the spool, and for a while until they are out of it; False when some were not
+        decoded. A capture that is to stop has LEAVE seconds for storing; the spool takes what is left, undecoded pictures
+        excepted: for those a cancelled one waits."""
         orders, store, patience = self._orders, self._store, self._deps.settings.STORE_RETRY
-        if orders.given_up:
-            emptied = await store.drain(LEAVE)
-        else:
-            began = time.monotonic()
-            emptied = await store.drain(patience, lambda: orders.given_up)
-            await store.flush()
-            if not orders.cancelled:
-                await store.replayed(began + patience - time.monotonic(), lambda: orders.stopping)
+        began, told_at = time.monotonic(), float("inf")
+
+        def told() -> bool:
+            nonlocal told_at
+            if not orders.stopping:
+                return False
+            told_at = min(told_at, time.monotonic())
+            return time.monotonic() - told_at > LEAVE and (orders.given_up or not store.decoding)
+
+        await store.drain(max(patience, LEAVE), told)
+        decoded = not store.decoding
         await store.flush()
-        return emptied
+        await store.replayed(began + patience - time.monotonic(), lambda: orders.stopping)
+        return decoded
 
     async def _hand_back(self, uow: UnitOfWork, drops: dict[DropReason, set[int]], due: int) -> None:
         await uow.leases.hand_back(self._held)
@@ -365,10 +370,10 @@ class Capture:
         return self._slots.due()
 
     def _last_error(self) -> CaptureError:
-        if self._last_picture is not None and self._down is None and self._store.decode_failures:
-            failure = CaptureFailure("decode_failed", "Pictures came, and none could be decoded.")
-        elif self._store.spooled:
+        if self._store.spooled:
             failure = CaptureFailure("read_timeout", "Pictures came, and wait in the spool: none could be stored yet.")
+        elif self._last_picture is not None and self._down is None and self._store.decode_failures:
+            failure = CaptureFailure("decode_failed", "Pictures came, and none could be decoded.")
         elif (error := self._state.error()) is not None:
             return error
         else:

@@ -32,6 +32,7 @@ OVERLAP = timedelta(seconds=10)  # of two looks for triggers: by so much a datab
 MAX_ROLL = 30.0  # seconds (CONTRACT)
 REACH = 60.0  # seconds beyond the ring and the rolls within which a committed event is known here
 MAX_RECENT = 10_000  # events read at a takeover
+BACKLOG = 20  # pictures of before that wait for their decoding at once: more might wait for RTSP__MAX_LAG
 _REORDER = 1.0  # seconds of pictures around a slot that decide what fills it
 
 
@@ -149,7 +150,7 @@ class EventCapture(Capture):
 
     def _take_backlog(self) -> None:
         """Hands over slots of before, oldest first, as many as there is room for beside the present's pictures."""
-        room = max(1, self._deps.settings.FRAME_BUFFER_SIZE // 2) - self._store.in_hand
+        room = max(1, min(BACKLOG, self._deps.settings.FRAME_BUFFER_SIZE // 2)) - self._store.in_hand
         if self._stream is None or not self._backlog or room <= 0:
             return
         slots, self._backlog = self._backlog[:room], self._backlog[room:]

@@ -102,6 +102,11 @@ class FrameStore:
         self._last_slot = last_slot
 
     @property
+    def decoding(self) -> bool:
+        """Whether a picture is not decoded yet."""
+        return bool(self._decoding)
+
+    @property
     def spooled(self) -> set[int]:
         """Slots whose frames are in the spool, an earlier owner's too."""
         return self.spool.slots

@@ -96,7 +96,7 @@ class Spool:
         if self._writes:
             await asyncio.wait(self._writes)
         await self.pool.close()
-        SPOOL_OLDEST.set(0)
+        SPOOL_OLDEST.set_function(lambda: 0)
 
     def state(self) -> SpoolState:
         oldest, now = self.index.oldest, self._now()

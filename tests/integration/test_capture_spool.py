@@ -153,6 +153,32 @@ async def test_a_capture_that_ends_while_the_store_is_away(
                 assert max(abs(frame.error) for frame in frames) < 0.06
 
 
+async def test_a_cancel_does_not_wait_for_a_store_that_hangs(
+    backends: Backends, storage: StorageService, camera: Camera, tmp_path: Path
+) -> None:
+    own = await own_database(backends)
+    with store_proxy(own.storage) as proxy:
+        async with open_kit(behind(own, store=proxy), storage, tmp_path, {"AFTER": 30}, STORE_RETRY=30) as kit:
+            request = await kit.submit(camera.url, capture_mode="continuous", fps=FPS, sampling="exact")
+            await kit.until(request, lambda r: r.progress.stored >= 3)
+            proxy.fail("hung")
+            await kit.until(request, lambda r: r.progress.in_flight >= 6)
+            began = time.monotonic()
+            await kit.services.orchestrator.cancel(request)
+            found = await kit.final(request)
+            took = time.monotonic() - began
+            print(f"\ncancelled after {took:.1f} s: {found.progress.dropped}")
+            assert took < 4
+            assert found.status is IngestionStatus.CANCELLED
+            assert set(found.progress.dropped) <= {"spooled", "cancelled"}
+            assert found.progress.dropped["spooled"] >= 6
+            proxy.heal()
+            await until(lambda: len(spool_of(kit).index) == 0, 20)
+            found = await kit.get(request)
+            assert found.progress.stored >= 9
+            assert set(found.progress.dropped) <= {"cancelled"}
+
+
 async def test_a_full_spool_is_counted_and_nothing_hangs(
     backends: Backends, storage: StorageService, camera: Camera, tmp_path: Path
 ) -> None:
