@@ -80,6 +80,13 @@ class ApiSettings(Group):
     BODY_TIMEOUT: float = Field(
         30, gt=0, le=3600, description="Seconds without a byte of the body after which a request is answered 408."
     )
+    MIN_BODY_RATE: int = Field(
+        4096,
+        ge=0,
+        le=1_048_576,
+        description="Bytes a second, on average, that a body must come with (after the first BODY_TIMEOUT seconds); a "
+        "slower one is answered 408. 0: any rate. For slower links: direct uploads, which end and go on.",
+    )
     MAX_CONCURRENT_REQUESTS: int = Field(
         1000, ge=1, le=100_000, description="Requests served at once; more are answered 503 `overloaded`."
     )
@@ -218,6 +225,29 @@ class UploadSettings(Group):
     )
     MAX_CONCURRENT: int = Field(
         16, ge=1, le=1000, description="Uploads received at once; more are answered 503 `overloaded`."
+    )
+    MAX_BYTES_IN_FLIGHT: int = Field(
+        1_073_741_824,
+        ge=1_048_576,
+        le=1_099_511_627_776,
+        description="Bytes of uploads received or stored at once; more are answered 503 `overloaded` before their body is "
+        "read. One that is alone is always taken.",
+    )
+    DIRECT_MAX_FILE_SIZE: int = Field(
+        268_435_456, ge=1024, le=5_368_709_120, description="Largest file of a direct upload (upload session), bytes."
+    )
+    PART_SIZE: int = Field(
+        8_388_608,
+        ge=5_242_880,
+        le=1_073_741_824,
+        description="Bytes of a part; larger direct uploads come in parts (S3 wants 5 MiB at least). Files of more than "
+        "1000 parts have larger ones.",
+    )
+    SESSION_TTL: int = Field(
+        86_400, ge=1, le=604_800, description="Seconds that a direct upload may take; then it has expired and is removed."
+    )
+    MAX_SESSIONS: int = Field(
+        256, ge=1, le=100_000, description="Direct uploads open at once; more are answered 429 `too_many_pending`."
     )
     DECODE_THREADS: int = Field(
         2, ge=1, le=64, description="Threads that check pictures (each may hold MAX_PIXELS x 4 bytes)."

@@ -44,6 +44,30 @@ UPLOADED: dict[str, Any] = {
     **FINAL, "source_type": "upload", "capture_mode": None, "source": None, "grid_start": None,
     "frames": [{**FRAME, "source_type": "upload", "filename": "car-44.jpg", "timestamp_source": "exif"}],
 }  # fmt: skip
+_SESSION = "01934f5e-2b7a-7c31-9d5e-6f0a1b2c3d44"
+_STAGING = f"http://127.0.0.1:9000/trackshift-frames/staging/{_SESSION}/object?X-Amz-Signature=..."
+SESSION_NEW: dict[str, Any] = {
+    "camera_id": "pit-lane-1", "filename": "car-44.jpg", "size_bytes": 251904, "content_type": "image/jpeg",
+    "sha256": _SHA256, "meta": {"session": "FP1"},
+}  # fmt: skip
+SESSION: dict[str, Any] = {
+    "session_id": _SESSION, "status": "open", **SESSION_NEW, "method": "single", "upload_url": _STAGING,
+    "headers": {"Content-Length": "251904"}, "part_size": None, "parts": None, "received_bytes": 0,
+    "urls_expire_at": "2026-05-04T14:30:00.000000Z", "request_id": None, "error": None, "created_at": _AT,
+    "expires_at": "2026-05-05T13:30:00.000000Z",
+}  # fmt: skip
+SESSION_PARTS: dict[str, Any] = {
+    **SESSION, "filename": "car-44.tif", "content_type": "image/tiff", "size_bytes": 12582912, "method": "multipart",
+    "upload_url": None, "headers": {}, "part_size": 8388608, "received_bytes": 8388608,
+    "parts": [
+        {
+            "number": 1, "offset": 0, "size": 8388608, "arrived": True, "etag": "5f363e0e58a95f06cbe9bbc662c5dfb6",
+            "url": None,
+        },
+        {"number": 2, "offset": 8388608, "size": 4194304, "arrived": False, "etag": None, "url": _STAGING},
+    ],
+}  # fmt: skip
+SESSION_COMPLETE: dict[str, Any] = {"parts": [{"number": 1, "etag": "5f363e0e58a95f06cbe9bbc662c5dfb6"}]}
 BURST_NEW: dict[str, Any] = {
     "camera_ids": ["pit-lane-1", "pit-lane-2"], "at": None, "tolerance_ms": 100.0, "meta": {"session": "FP1"},
 }  # fmt: skip

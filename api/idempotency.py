@@ -26,7 +26,7 @@ from api.dependencies import get_services
 from api.errors import PROBLEM_TYPE, on_http_exception, on_ingestion_exception, on_validation_error
 from api.receive import ReceivedForm
 from models.values import KeptAnswer, KeyName
-from services.idempotency import Attempt
+from services.attempt import Attempt
 from utils.exceptions import IngestionException, MalformedRequest
 
 REPLAYED = "Idempotent-Replayed"

@@ -14,7 +14,7 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.body import read_json
+from api.body import pace_of, read_json
 from api.idempotency import check_key, serve, takes_key
 from api.state import app_state
 from api.validation import MAX_ERRORS, invalid_fields
@@ -70,7 +70,7 @@ class StrictRoute(APIRoute):
             body: tuple[bytes, Any] | None = None if reads_itself else (b"", None)
             if takes_json:
                 api = state.settings.API
-                body = await read_json(request, api.BODY_TIMEOUT, api.MAX_JSON_BYTES)
+                body = await read_json(request, pace_of(api), api.MAX_JSON_BYTES)
                 # Where Request.body() and .json() keep what they have read: FastAPI asks those.
                 request._body, request._json = body
             return await (serve(request, handler, body) if keyed else handler(request))

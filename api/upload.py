@@ -70,14 +70,15 @@ async def upload_images(request: Request, response: Response, services: Services
     """Each file is stored or refused by itself, its bytes unchanged. If none is stored, the answer is the first
     file's problem with all of `rejected`."""
     services.orchestrator.check_accepting()
+    await services.direct.check_store()
     # Nothing of the body has been read: a client that waits for 100 Continue gets the refusal instead.
-    with state.upload_slot():
+    declared = content_length(request)
+    with state.uploads.admit(declared) as share:
         boundary = boundary_of(request.headers.get("content-type", ""))
         check_encoding(request)
-        declared = content_length(request)
         if declared is not None and declared > body_limit(state.settings):
             raise PayloadTooLarge("The body is larger than UPLOAD__MAX_BATCH_SIZE files of UPLOAD__MAX_FILE_SIZE.")
-        async with receive_form(request, boundary, declared or 0, state.settings, state.upload_pool) as form:
+        async with receive_form(request, boundary, state, share) as form:
             attempt = await begin(request, form_fingerprint(form))
             attempt.answers(201, lambda stored: status_location(stored.request_id))
             request_id = await services.orchestrator.ingest_upload(form.fields, form.files, attempt)

@@ -237,6 +237,25 @@ class Rejected:
         }  # fmt: skip
 
 
+class SessionState(StrEnum):
+    """Of a direct upload, as kept; clients also see `completing` (open, and its completion runs)."""
+
+    OPEN = "open"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    ABORTED = "aborted"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, slots=True)
+class StagedPart:
+    """A part of a direct upload that has arrived."""
+
+    number: int  # from 1
+    size: int  # bytes
+    etag: str  # without quotes
+
+
 @dataclass(frozen=True, slots=True)
 class RequestFilter:
     """What a list of requests is narrowed to; times are inclusive from, exclusive to."""

@@ -32,6 +32,7 @@ from repositories.object_keys import ObjectKeyRepository
 from repositories.outbox import OutboxRepository
 from repositories.secrets import SecretsRepository
 from repositories.storage_usage import StorageUsageRepository
+from repositories.upload_sessions import UploadSessionRepository
 from utils.exceptions import DatabaseUnavailable
 from utils.logger import Throttle, get_logger
 from utils.metrics import DB_ERRORS, DB_POOL
@@ -122,6 +123,10 @@ class UnitOfWork:
     @cached_property
     def usage(self) -> StorageUsageRepository:
         return StorageUsageRepository(self.session)
+
+    @cached_property
+    def upload_sessions(self) -> UploadSessionRepository:
+        return UploadSessionRepository(self.session)
 
 
 class Exclusive:

@@ -17,7 +17,7 @@ from models.entities import CameraConfiguration, Frame, IngestionRequest
 from models.schemas import BurstError, BurstRequest, BurstResponse, BurstResult, RTSPIngestionRequest
 from models.values import FINAL_STATUSES, CaptureMode, CaptureParams, IngestionStatus
 from repositories.database import Database
-from services.idempotency import Attempt
+from services.attempt import Attempt
 from services.orchestrator import Orchestrator
 from services.presenter import to_frame_info
 from services.rtsp_capture.hub import StreamHub

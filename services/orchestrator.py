@@ -35,9 +35,9 @@ from models.values import (
     Transport,
 )
 from repositories.database import Database, UnitOfWork
+from services.attempt import Attempt
 from services.capture_runner import CaptureRunner
 from services.condemned import commit_live
-from services.idempotency import Attempt
 from services.presenter import NO_URL, to_frame_info, to_response
 from services.queries import read_request
 from services.rtsp_capture.address import AddressPolicy, parse_rtsp_url

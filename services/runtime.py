@@ -41,6 +41,8 @@ from services.snapshots import Snapshots
 from services.storage_service import StorageService
 from services.sweeper import Sweeper
 from services.upload_handler import UploadHandler
+from services.upload_sessions import UploadSessions
+from services.upload_sessions.sweeper import StagingSweeper
 from utils.exceptions import IngestionException
 from utils.logger import get_logger
 from utils.pool import WorkerPool
@@ -51,6 +53,7 @@ __all__ = ["Services", "StartError", "open_services"]
 log = get_logger(__name__)
 
 START_PATIENCE = 30.0  # seconds that a start waits for PostgreSQL and the object store to answer
+STAGING_SWEEP_EVERY = 60.0  # seconds; of short UPLOAD__SESSION_TTL a quarter
 
 
 @dataclass(slots=True)
@@ -66,6 +69,7 @@ class Services:
     bursts: BurstService
     event_log: EventLog
     idempotency: IdempotencyService
+    direct: UploadSessions
 
 
 @asynccontextmanager
@@ -109,6 +113,11 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         cameras = CameraRegistry(database, secrets, policy, keeper, prober)
         snapshots = Snapshots(capture, orchestrator, queries)
         bursts = BurstService(settings.RTSP, database, storage, hub, secrets, orchestrator)
+        direct = UploadSessions(settings, database, storage, uploads)
+        stack.callback(direct.stop)
+        every = max(1.0, min(STAGING_SWEEP_EVERY, settings.UPLOAD.SESSION_TTL / 4))
+        sweeping = asyncio.create_task(StagingSweeper(database, storage, every).run(), name="staging-sweeper")
+        stack.push_async_callback(_cancelled, sweeping)
         idempotency = IdempotencyService(settings.API, database, storage, secrets)
         marker = BucketMarker(database, storage)
         sweeper = Sweeper(settings.SWEEPER, database, storage, marker)
@@ -153,6 +162,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             bursts=bursts,
             event_log=event_log,
             idempotency=idempotency,
+            direct=direct,
         )
         health.stopping = True
 

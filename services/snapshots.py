@@ -16,8 +16,8 @@ from models.entities import CameraConfiguration, Frame, IngestionRequest
 from models.schemas import FrameInfo, RTSPIngestionRequest, SnapshotRequest
 from models.values import FINAL_STATUSES, CaptureMode, CaptureParams, FrameRecord, IngestionStatus
 from repositories.database import UnitOfWork
+from services.attempt import Attempt
 from services.condemned import commit_live
-from services.idempotency import Attempt
 from services.orchestrator import Orchestrator
 from services.presenter import NO_URL, to_frame_info
 from services.queries import Queries

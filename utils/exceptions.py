@@ -198,6 +198,44 @@ class TooManyPending(IngestionException):
     default_message = "RTSP__MAX_PENDING captures are waiting already."
 
 
+class SessionNotFound(IngestionException):
+    code = "session_not_found"
+    default_message = "There is no upload session with this id."
+
+
+class SessionClosed(IngestionException):
+    code = "session_closed"
+    default_message = "The upload session was aborted or has expired. Begin a new one."
+
+
+class SessionBusy(IngestionException):
+    code = "request_in_progress"
+    retryable = True
+    default_message = "This upload session is being completed by another request. Try again."
+
+
+class UploadIncomplete(IngestionException):
+    code = "upload_incomplete"
+    retryable = True
+    default_message = "The file has not arrived whole. Send what is missing, then complete again."
+
+
+class ChecksumMismatch(IngestionException):
+    code = "checksum_mismatch"
+    default_message = "The file that arrived does not have the SHA-256 that was given for it."
+
+
+class UploadRefused(IngestionException):
+    """A direct upload's file was refused; `code` is the refusal's. Kept with the session, raised again when asked."""
+
+    code = "invalid_image"
+
+    def __init__(self, code: str, message: str, *, retryable: bool, rejected: Sequence[Mapping[str, Any]]) -> None:
+        super().__init__(message, details={"rejected": list(rejected)})
+        self.code = code  # type: ignore[misc]  # the class's, narrowed for this one
+        self.retryable = retryable  # type: ignore[misc]
+
+
 class StorageUnavailable(IngestionException):
     code = "storage_unavailable"
     retryable = True

@@ -27,6 +27,19 @@ FRAMES = Counter("ingestion_frames", "Frames that reached an end.", ["source", "
 FRAMES_DROPPED = Counter("ingestion_frames_dropped", "Slots without a frame, by reason.", ["reason"], registry=REGISTRY)
 REJECTED = Counter("ingestion_upload_rejected", "Files refused, by code.", ["code"], registry=REGISTRY)
 UPLOADS_IN_FLIGHT = Gauge("ingestion_uploads_in_flight", "Uploads being received or stored.", registry=REGISTRY)
+UPLOAD_BYTES = Gauge(
+    "ingestion_upload_bytes_in_flight", "Bytes of uploads that are being received or stored.", registry=REGISTRY
+)
+UPLOADS_REFUSED = Counter(
+    "ingestion_uploads_refused", "Uploads refused before their body was read, by reason.", ["reason"], registry=REGISTRY
+)
+UPLOAD_SESSIONS = Gauge("ingestion_upload_sessions", "Direct uploads that are open, of all processes.", registry=REGISTRY)
+UPLOAD_SESSIONS_ENDED = Counter(
+    "ingestion_upload_sessions_ended", "Direct uploads that ended, by status.", ["status"], registry=REGISTRY
+)
+STAGING_REMOVED = Counter(
+    "ingestion_staging_removed", "Staging objects and multipart uploads removed by the sweeper.", registry=REGISTRY
+)
 CAPTURES = Gauge("ingestion_captures", "Captures of this process by state.", ["state"], registry=REGISTRY)
 CAPTURES_FINISHED = Counter("ingestion_captures_finished", "Captures ended, by final status.", ["status"], registry=REGISTRY)
 CAPTURES_RESUMED = Counter("ingestion_captures_resumed", "Captures taken over from a lapsed lease.", registry=REGISTRY)

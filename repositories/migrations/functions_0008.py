@@ -18,9 +18,8 @@ BEGIN
 END $$
 """
 
-CREATE_OR_REPLACE = (NOTE_USAGE,)
 TRIGGER = """
 CREATE TRIGGER frames_note_usage AFTER INSERT OR UPDATE OF state ON frames FOR EACH ROW EXECUTE FUNCTION note_usage()
 """
-DROP_TRIGGER = "DROP TRIGGER frames_note_usage ON frames"
-DROP = ("DROP FUNCTION note_usage()",)
+CREATE_OR_REPLACE = (NOTE_USAGE, TRIGGER)
+DROP = ("DROP TRIGGER frames_note_usage ON frames", "DROP FUNCTION note_usage()")

@@ -18,8 +18,10 @@ import pytest
 import pytest_asyncio
 
 from tests.conftest import ROOT, Backends, Service, free_port, running, unique
-from tests.integration.service_support import jpeg, own_database, service_on, until, upload
+from tests.integration.service_support import all_frames, capture, jpeg, own_database, service_on, until, upload
+from utils.demo.camera import Camera
 
+pytestmark = pytest.mark.alone
 EVENTS = "/api/v1/events"
 STREAM = {"Accept": "text/event-stream"}
 UPLOAD = ["request.started", "frame.stored", "request.completed"]
@@ -28,6 +30,13 @@ UPLOAD = ["request.started", "frame.stored", "request.completed"]
 @pytest_asyncio.fixture(scope="module")
 async def parts(backends: Backends) -> Backends:
     return await own_database(backends)
+
+
+@pytest_asyncio.fixture(scope="module")
+async def one(parts: Backends, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[httpx.AsyncClient]:
+    """A service that several tests share."""
+    async with serving(parts, tmp_path_factory.mktemp("one")) as (_, client):
+        yield client
 
 
 @asynccontextmanager
@@ -91,8 +100,8 @@ async def readers(client: httpx.AsyncClient, count: int) -> None:
     await until(check, f"{count} readers wait")
 
 
-async def test_polls_hear_of_every_process(parts: Backends, tmp_path: Path) -> None:
-    async with serving(parts, tmp_path / "a") as (_, one), serving(parts, tmp_path / "b") as (_, other):
+async def test_polls_hear_of_every_process(parts: Backends, one: httpx.AsyncClient, tmp_path: Path) -> None:
+    async with serving(parts, tmp_path) as (_, other):
         start, camera = await latest(one), unique()
         for writer in (one, other):
             types = "request.completed,request.failed"
@@ -123,34 +132,63 @@ async def test_polls_hear_of_every_process(parts: Backends, tmp_path: Path) -> N
                 assert (gone.json()["code"], gone.json()["oldest_cursor"]) == ("cursor_expired", f"{log_id}.0")
 
 
-async def test_a_stream_is_resumed_where_it_was_cut(parts: Backends, tmp_path: Path) -> None:
-    async with serving(parts, tmp_path) as (_, client):
-        start, camera = await latest(client), unique()
-        await upload(client, camera, jpeg(), jpeg())
-        query = {"after": start, "camera_id": camera}
-        async with client.stream("GET", EVENTS, params=query, headers=STREAM) as answer:
-            assert answer.headers["content-type"].startswith("text/event-stream")
-            events = Events(answer)
-            seen = [await events.event() for _ in range(2)]
-        await readers(client, 0)
-        again = {**STREAM, "Last-Event-ID": seen[-1]["id"]}  # goes before `after`, which browsers repeat
-        async with client.stream("GET", EVENTS, params=query, headers=again) as answer:
-            events = Events(answer)
-            seen += [await events.event() for _ in range(2)]
-            assert seen == (await client.get(EVENTS, params=query)).json()["items"]
-            await upload(client, unique(), jpeg())  # another camera's: not shown
-            await upload(client, camera, jpeg())
-            began = time.monotonic()
-            assert [(await events.event())["type"] for _ in range(3)] == UPLOAD
-            assert time.monotonic() - began < 0.5
+async def test_a_capture_tells_of_each_frame_once(one: httpx.AsyncClient) -> None:
+    """Followed while it runs: what was told is what is stored, in the order of the grid, from started to completed."""
+    query = {"after": await latest(one), "camera_id": unique(), "wait": "20"}
+    with Camera(size=(320, 180), fps=10, bitrate=300_000) as source:
+        request_id = await capture(
+            one, query["camera_id"], source.url, capture_mode="continuous", capture_duration=2, fps=5
+        )
+        told: list[dict[str, Any]] = []
+        async with asyncio.timeout(60):
+            while not any(event["type"] == "request.completed" for event in told):
+                page = (await one.get(EVENTS, params=query)).raise_for_status().json()
+                told += page["items"]
+                query["after"] = page["next_cursor"]
+    frames = await all_frames(one, request_id)
+    assert len(frames) >= 8
+    shown = [{name: frame[name] for name in frame.keys() - {"storage_url", "url_expires_at"}} for frame in frames]
+    stored = [event["data"] for event in told if event["type"] == "frame.stored"]
+    assert sorted(stored, key=lambda frame: frame["sequence"]) == sorted(shown, key=lambda frame: frame["sequence"])
+    assert (told[0]["type"], told[-1]["type"]) == ("request.started", "request.completed")
+    ledger = told[-1]["data"]["progress"]
+    assert ledger["expected"] == ledger["stored"] + sum(ledger["dropped"].values()) == 10
+    assert ledger["stored"] == len(frames)
 
 
-async def test_a_stop_ends_streams_and_polls(parts: Backends, tmp_path: Path) -> None:
-    async with serving(parts, tmp_path) as (service, client):
+async def test_a_stream_is_resumed_where_it_was_cut(one: httpx.AsyncClient) -> None:
+    start, camera = await latest(one), unique()
+    await upload(one, camera, jpeg(), jpeg())
+    query = {"after": start, "camera_id": camera}
+    async with one.stream("GET", EVENTS, params=query, headers=STREAM) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        events = Events(answer)
+        seen = [await events.event() for _ in range(2)]
+    await readers(one, 0)
+    again = {**STREAM, "Last-Event-ID": seen[-1]["id"]}  # goes before `after`, which browsers repeat
+    async with one.stream("GET", EVENTS, params=query, headers=again) as answer:
+        events = Events(answer)
+        seen += [await events.event() for _ in range(2)]
+        assert seen == (await one.get(EVENTS, params=query)).json()["items"]
+        await upload(one, unique(), jpeg())  # another camera's: not shown
+        await upload(one, camera, jpeg())
+        began = time.monotonic()
+        assert [(await events.event())["type"] for _ in range(3)] == UPLOAD
+        assert time.monotonic() - began < 0.5
+
+
+async def test_readers_are_bounded_and_a_stop_ends_them(parts: Backends, tmp_path: Path) -> None:
+    async with serving(parts, tmp_path, EVENTS__MAX_READERS="2") as (service, client):
         query = {"after": "latest"}
         async with client.stream("GET", EVENTS, params=query, headers=STREAM) as answer:
             poll = asyncio.create_task(client.get(EVENTS, params={**query, "wait": "30"}))
             await readers(client, 2)
+            refusals: list[tuple[dict[str, str], dict[str, str]]] = [({"wait": "1"}, {}), ({}, STREAM)]
+            for more, headers in refusals:
+                refused = await client.get(EVENTS, params=more, headers=headers)
+                assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
+                assert refused.headers["retry-after"]
+            assert (await client.get(EVENTS)).status_code == 200  # who does not wait takes no place
             began = time.monotonic()
             assert await asyncio.to_thread(service.stop) == 0
             assert time.monotonic() - began < 8
@@ -158,22 +196,6 @@ async def test_a_stop_ends_streams_and_polls(parts: Backends, tmp_path: Path) ->
         assert (await poll).status_code == 503
         assert (await poll).json()["code"] == "shutting_down"
         assert '"level": "error"' not in service.text()
-
-
-async def test_readers_are_bounded(parts: Backends, tmp_path: Path) -> None:
-    async with serving(parts, tmp_path, EVENTS__MAX_READERS="2") as (_, client):
-        poll = asyncio.create_task(client.get(EVENTS, params={"after": "latest", "wait": "3"}))
-        async with client.stream("GET", EVENTS, params={"after": "latest"}, headers=STREAM) as stream:
-            assert stream.status_code == 200
-            await readers(client, 2)
-            refusals: list[tuple[dict[str, str], dict[str, str]]] = [({"wait": "1"}, {}), ({}, STREAM)]
-            for query, headers in refusals:
-                refused = await client.get(EVENTS, params=query, headers=headers)
-                assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
-                assert refused.headers["retry-after"]
-            assert (await client.get(EVENTS)).status_code == 200  # who does not wait takes no place
-        assert (await poll).json()["items"] == []
-        await readers(client, 0)
 
 
 def consumer() -> str:
@@ -236,8 +258,6 @@ async def test_the_documented_consumer_misses_nothing(backends: Backends, tmp_pa
         await store(3)
         await until(all_seen, "what was stored around the service's end")
         taker.kill()
-        service.kill()
-        await asyncio.to_thread(service.start)
         await store(1)
         taker.start()
         await until(all_seen, "everything")

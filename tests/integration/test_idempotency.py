@@ -394,6 +394,7 @@ async def test_stopped_while_another_runs(kit: Kit) -> None:
     assert await kit.counts(name) == (1, 1, 1)
 
 
+@pytest.mark.timeout(60 + 40 * KILLS)
 async def test_killed_at_any_moment(kit: Kit) -> None:
     """A client that retries with its key until it has its 201 stores each picture once."""
     seed = random.SystemRandom().randrange(2**32)

@@ -14,7 +14,8 @@ from config import ApiSettings
 from models.schemas import TriggerAccepted
 from models.values import KeptAnswer, KeyName
 from repositories.database import Database
-from services.idempotency import SWEEP_BATCH, Attempt, IdempotencyService
+from services.attempt import Attempt
+from services.idempotency import SWEEP_BATCH, IdempotencyService
 from services.storage_service import StorageService
 from tests.conftest import unique
 from utils.exceptions import IdempotencyKeyReused, RequestInProgress

@@ -671,6 +671,27 @@ async def test_one_gap_is_open_at_a_time(db: Database) -> None:
         }
 
 
+async def test_gaps_do_not_overlap(db: Database) -> None:
+    """The former owner closed a gap after its last frame, and died before the next was committed."""
+    request_id = await add_capture(db)
+    old = await take(db, request_id)
+    async with db.unit_of_work() as uow:
+        await uow.requests.open_gap(old, AT, "camera_down")
+        await uow.requests.close_gap(old, AT + timedelta(seconds=5))
+    new = await take(db, request_id, "new")
+    async with db.unit_of_work() as uow:
+        await uow.requests.take_over(new, 9, AT)
+    await record(db, request_id, [frame(request_id, 9)], expected=10)
+    async with db.unit_of_work() as uow:
+        await uow.requests.close_gap(new, AT + timedelta(seconds=9))
+        gaps = await uow.requests.gaps(request_id)
+    assert [(gap.from_at, gap.to_at, gap.reason) for gap in gaps] == [
+        (AT, AT + timedelta(seconds=5), "camera_down"),
+        (AT + timedelta(seconds=5), AT + timedelta(seconds=9), "lease_lost"),
+    ]
+    assert (await row_of(db, request_id)).dropped() == {"lease_lost": 9}
+
+
 # -- cancel ------------------------------------------------------------------------------------------------------
 
 

@@ -149,7 +149,7 @@ async def test_a_process_that_was_stopped_finds_itself_fenced(shared: Shared, ca
 
 
 async def test_a_process_cut_off_from_postgresql_fences_itself(shared: Shared, camera: Camera) -> None:
-    pair, proxy, duration = shared.pair, shared.proxy, 20.0
+    pair, proxy, duration = shared.pair, shared.proxy, 15.0
     first, second = pair.services
     assert second.process is not None
     second.process.send_signal(signal.SIGSTOP)  # so that the first claims

@@ -13,7 +13,7 @@ from api.receive import ReceivedForm
 from api.strict_json import loads
 from models.schemas import UploadIngestionRequest
 from models.values import ReceivedFile
-from services.idempotency import without_urls
+from services.attempt import without_urls
 from tests.unit.test_api_support import KNOWN, RTSP, Api, api, problem
 from utils.exceptions import CameraFailed, DatabaseUnavailable, InvalidImage, MalformedRequest, NotRunning
 

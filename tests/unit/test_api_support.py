@@ -49,7 +49,7 @@ from models.values import (
     SourceType,
     TimestampSource,
 )
-from services.idempotency import Attempt, without_urls
+from services.attempt import Attempt, without_urls
 from utils.exceptions import (
     CameraNotFound,
     FrameNotFound,
@@ -301,6 +301,11 @@ class FakeBursts:
         return BurstResponse.model_validate(examples.BURST)
 
 
+class FakeDirect:
+    async def check_store(self) -> None:
+        return None
+
+
 class FakeKeys:
     """Keys in memory, by the rules of services.idempotency; nothing lapses."""
 
@@ -356,7 +361,7 @@ class Api:
         self.cameras, self.bursts, self.keys = FakeCameras(), FakeBursts(), FakeKeys()
         self.state.services = SimpleNamespace(
             settings=self.settings, orchestrator=self.orchestrator, queries=self.queries, health=self.health,
-            cameras=self.cameras, snapshots=self.cameras, bursts=self.bursts, idempotency=self.keys,
+            cameras=self.cameras, snapshots=self.cameras, bursts=self.bursts, idempotency=self.keys, direct=FakeDirect(),
         )  # fmt: skip
         self.client = httpx.AsyncClient(
             transport=httpx.ASGITransport(self.app, raise_app_exceptions=True), base_url="http://test"
@@ -367,8 +372,7 @@ class Api:
 
     @property
     def temp_folders(self) -> list[Path]:
-        parent = self.settings.temp_dir
-        return list(parent.iterdir()) if parent.exists() else []
+        return list(self.settings.temp_dir.glob("ingest-*/upload-*"))
 
 
 @pytest.fixture

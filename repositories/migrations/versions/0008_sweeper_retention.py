@@ -80,10 +80,9 @@ def upgrade() -> None:
         sa.Column("frames", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_storage_changes")),
     )
+    # The trigger locks the table against writers until the commit: what is summed up after it is all there is.
     for statement in functions.CREATE_OR_REPLACE:
         op.execute(statement)
-    # The trigger locks the table against writers until the commit: what is summed up after it is all there is.
-    op.execute(functions.TRIGGER)
     op.execute(
         "INSERT INTO storage_usage (id, bytes, frames) "
         "SELECT 1, coalesce(sum(size_bytes), 0), count(*) FROM frames WHERE state = 'stored'"
@@ -91,7 +90,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.execute(functions.DROP_TRIGGER)
     for statement in functions.DROP:
         op.execute(statement)
     for table in ("storage_changes", "storage_usage", "sweeper_state", "integrity_violations"):
