@@ -148,7 +148,11 @@ class RtspSettings(Group):
         100,
         ge=1,
         le=10_000,
-        description="Pictures that one capture may hold while decoding or storage lags; then the oldest go.",
+        description="Pictures that one capture may hold while decoding or storage lags; then the oldest go: to the "
+        "spool, or, not decoded yet, for good.",
+    )
+    MAX_LAG: float = Field(
+        5, ge=0.5, le=600, description="Seconds that a picture may wait for its decoding; then it is dropped as queue_full."
     )
     RING_SECONDS: float = Field(32, ge=1, le=600, description="Seconds of encoded video kept per open stream.")
     RING_BYTES: int = Field(
@@ -166,7 +170,7 @@ class RtspSettings(Group):
         ge=1_048_576,
         le=1_099_511_627_776,
         description="Bytes of pictures that may wait for the object store, of all captures together; beyond, the "
-        "oldest are dropped.",
+        "oldest go to the spool.",
     )
     READER: Literal["opencv", "pyav"] = Field(
         "opencv",
@@ -192,7 +196,11 @@ class RtspSettings(Group):
     DEFAULT_FPS: float = Field(1.0, gt=0, le=30, description="Frames a second when neither request nor camera says.")
     LEASE_TTL: float = Field(6, ge=2, le=300, description="Seconds after which another process takes over a silent capture.")
     STORE_RETRY: float = Field(
-        60, ge=0, le=3600, description="Seconds that a capture that has ended goes on trying to store its last frames."
+        60,
+        ge=0,
+        le=3600,
+        description="Seconds that a capture that has ended waits for its frames in the spool to be stored; then it ends "
+        "with them `spooled`.",
     )
     MOTION_FPS: float = Field(
         5, ge=1, le=15, description="Pictures a second that event_driven captures look at while something moves."
@@ -207,6 +215,32 @@ class RtspSettings(Group):
         None,
         description="JSON list of CIDRs that camera URLs may point to. Unset: private networks, and loopback outside "
         "production; link-local, metadata addresses and the service's own ports only by name.",
+    )
+
+
+class SpoolSettings(Group):
+    DIR: Path | None = Field(None, description="Folder of frames that cannot be stored yet. Unset: DATA_DIR/spool.")
+    MAX_BYTES: int = Field(
+        2_147_483_648, ge=1_048_576, le=1_099_511_627_776, description="Bytes that the spool may take on disk."
+    )
+    MAX_AGE: float = Field(604_800, ge=1, le=31_536_000, description="Seconds after which a spooled frame is too old.")
+    POLICY: Literal["drop_newest", "drop_oldest"] = Field(
+        "drop_newest",
+        description="At MAX_BYTES, MAX_AGE or a full disk: whether frames that come are dropped, or the oldest that wait.",
+    )
+    DISK_RESERVE: int = Field(536_870_912, ge=0, description="Bytes to leave free on the spool's disk.")
+    AFTER: float = Field(
+        3, ge=0.1, le=60, description="Seconds that a frame may wait for store and database before it goes to the spool."
+    )
+    BUFFER: int = Field(
+        67_108_864,
+        ge=1_048_576,
+        le=1_099_511_627_776,
+        description="Bytes of frames that may wait for the spool's disk; beyond, they are dropped.",
+    )
+    REPLAY_CONCURRENCY: int = Field(4, ge=1, le=64, description="Spooled frames being stored at once.")
+    RETRY_MAX_DELAY: float = Field(
+        5, ge=0.25, le=300, description="Longest pause between tries to store spooled frames, seconds."
     )
 
 
@@ -338,6 +372,7 @@ class Settings(BaseSettings):
     STORAGE: StorageSettings = Field(default_factory=lambda: StorageSettings())
     REDIS: RedisSettings = Field(default_factory=lambda: RedisSettings())
     RTSP: RtspSettings = Field(default_factory=lambda: RtspSettings())
+    SPOOL: SpoolSettings = Field(default_factory=lambda: SpoolSettings())
     UPLOAD: UploadSettings = Field(default_factory=lambda: UploadSettings())
     EVENTS: EventsSettings = Field(default_factory=lambda: EventsSettings())
     SWEEPER: SweeperSettings = Field(default_factory=lambda: SweeperSettings())
@@ -362,6 +397,10 @@ class Settings(BaseSettings):
     @property
     def temp_dir(self) -> Path:
         return self.UPLOAD.TEMP_UPLOAD_DIR or self.DATA_DIR / "tmp"
+
+    @property
+    def spool_dir(self) -> Path:
+        return self.SPOOL.DIR or self.DATA_DIR / "spool"
 
     @property
     def camera_networks(self) -> list[str]:

@@ -33,6 +33,7 @@ TITLES = {
     "STORAGE": "STORAGE: the S3 object store",
     "REDIS": "REDIS: optional, read by nothing yet",
     "RTSP": "RTSP: cameras and captures",
+    "SPOOL": "SPOOL: captured frames that wait on disk for store or database",
     "UPLOAD": "UPLOAD: images that clients send",
     "EVENTS": "EVENTS: what consumers read at /api/v1/events",
     "SWEEPER": "SWEEPER: objects without rows, rows without objects",

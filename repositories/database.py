@@ -60,6 +60,12 @@ def is_unavailable(error: BaseException) -> bool:
     return isinstance(error, asyncpg.InterfaceError)
 
 
+def sqlstate(error: BaseException) -> str:
+    """PostgreSQL's five characters for what went wrong; empty when it said nothing."""
+    origin = error.orig if isinstance(error, DBAPIError) else error
+    return str(getattr(origin, "sqlstate", "") or "")
+
+
 def _ping_idle(engine: AsyncEngine) -> None:
     """As pool_pre_ping, but for connections in steady use, where a ping before each statement costs as much as it."""
     sync = engine.sync_engine

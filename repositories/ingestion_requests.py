@@ -216,6 +216,26 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
             {"id": request_id, "slots": multirange(slots)},
         )
 
+    async def adopt_grid(self, request_id: UUID, grid_start: datetime) -> datetime | None:
+        """The grid's origin that holds: the row's, else `grid_start`, which is the row's from now on (compare and set).
+
+        None when there is no such request. From any epoch: frames numbered on that grid are there (rule 3).
+        """
+        held: datetime | None = await self.session.scalar(
+            update(IngestionRequest)
+            .where(IngestionRequest.id == request_id)
+            .values(grid_start=func.coalesce(IngestionRequest.grid_start, grid_start))
+            .returning(IngestionRequest.grid_start)
+        )
+        return held
+
+    async def abandon(self, request_id: UUID, slots: Iterable[int]) -> None:
+        """Slots whose frames the spool gave up: spool_full, where they are `spooled` or not accounted for yet."""
+        await self.session.execute(
+            text("SELECT abandon_slots(CAST(:id AS uuid), CAST(CAST(:slots AS text) AS int4multirange))"),
+            {"id": request_id, "slots": multirange(slots)},
+        )
+
     # -- state, fenced by the claim's epoch --------------------------------------------------------------------
 
     async def start(self, claim: Claim) -> IngestionRequest:
@@ -271,8 +291,9 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
         error: CaptureError | None,
         gap_end: datetime,
         events: EventsAtEnd | None = None,
+        drops: Mapping[DropReason, Iterable[int]] | None = None,
     ) -> IngestionStatus:
-        """Ends a capture: what is neither stored nor dropped nor idle is booked under `rest`, the lease goes.
+        """Ends a capture: `drops` are booked, what else is neither stored nor dropped nor idle under `rest`, the lease goes.
 
         A cancel that was committed before wins; `completed` needs a stored frame (event_driven: a picture), else it is
         `failed`. Returns the status that holds: in_progress when there is a trigger that `events` does not know.
@@ -293,6 +314,8 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
             await self.record(claim.request_id, [], {}, expected, events.idle)
         if row.cancel_requested_at is not None:
             status = IngestionStatus.CANCELLED
+        if drops:
+            await self.record(claim.request_id, [], drops, expected)
         await self._settle(claim.request_id, rest, expected)
         stored = int(
             await self.session.scalar(select(IngestionRequest.stored).where(IngestionRequest.id == claim.request_id)) or 0

@@ -21,6 +21,10 @@ SLOW = 1.0  # seconds beyond which a part that answers is called degraded
 Check = Callable[[], Awaitable[str | None]]
 
 
+class Degraded(Exception):
+    """Raised by a check whose part works, but not as it should; the text says why."""
+
+
 class HealthService:
     """Runs the checks of its parts; `required` ones make the whole unhealthy, others degraded.
 
@@ -73,13 +77,15 @@ class HealthService:
     async def _one(self, name: str, check: Check) -> HealthCheck:
         started = time.perf_counter()
         detail: str | None = None
-        ok = False
+        ok = limping = False
         try:
             async with asyncio.timeout(CHECK_TIMEOUT):
                 detail = await check()
             ok = True
         except TimeoutError:
             detail = f"no answer within {CHECK_TIMEOUT} s"
+        except Degraded as error:
+            detail, ok, limping = str(error), True, True
         except IngestionException as error:
             detail = error.message
         except Exception:
@@ -87,5 +93,5 @@ class HealthService:
             detail = "the check itself failed"
         took = time.perf_counter() - started
         DEPENDENCY_UP.labels(dependency=name).set(ok)
-        status = "unhealthy" if not ok else "degraded" if took > SLOW else "healthy"
+        status = "unhealthy" if not ok else "degraded" if limping or took > SLOW else "healthy"
         return HealthCheck(status=status, latency_ms=round(took * 1000, 2), detail=detail)

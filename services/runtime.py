@@ -20,7 +20,7 @@ from services.burst import BurstService
 from services.cameras import CameraRegistry
 from services.embedded_parts import StartError, start_embedded
 from services.event_log import EventLog
-from services.health import HealthService
+from services.health import Degraded, HealthService
 from services.idempotency import IdempotencyService
 from services.orchestrator import Orchestrator
 from services.outbox import LogHead, Relay
@@ -38,11 +38,15 @@ from services.rtsp_capture.reader import OpenCvReader, ReaderFactory
 from services.rtsp_capture.stream import StreamDeps
 from services.secrets import open_box, put_in_order
 from services.snapshots import Snapshots
+from services.spool import Spool
+from services.spool.replay import Replay
 from services.storage_service import StorageService
 from services.sweeper import Sweeper
 from services.upload_handler import UploadHandler
 from services.upload_sessions import UploadSessions
 from services.upload_sessions.sweeper import StagingSweeper
+from utils.embedded.errors import DataDirLocked
+from utils.embedded.lock import DataDirLock
 from utils.exceptions import IngestionException
 from utils.logger import get_logger
 from utils.pool import WorkerPool
@@ -54,6 +58,7 @@ log = get_logger(__name__)
 
 START_PATIENCE = 30.0  # seconds that a start waits for PostgreSQL and the object store to answer
 STAGING_SWEEP_EVERY = 60.0  # seconds; of short UPLOAD__SESSION_TTL a quarter
+SPOOL_OLD = 60.0  # seconds that a spooled frame may wait before health says degraded
 
 
 @dataclass(slots=True)
@@ -106,7 +111,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         uploads = UploadHandler(settings, storage)
         stack.push_async_callback(uploads.close)
         pictures = PictureBudget(settings.RTSP.PICTURE_BUDGET, settings.STORAGE.THREADS)
-        capture = CaptureDeps(settings.RTSP, database, storage, hub, secrets, pictures)
+        spool = await _open_spool(settings, stack)
+        replay = Replay(spool, database, storage, lambda: pictures.contended)
+        capture = CaptureDeps(settings.RTSP, database, storage, hub, secrets, pictures, spool)
         orchestrator = Orchestrator(settings, capture, leases, uploads, policy)
         queries = Queries(database, storage, secrets)
         keeper = StreamKeeper(database, hub, secrets)
@@ -122,9 +129,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         marker = BucketMarker(database, storage)
         sweeper = Sweeper(settings.SWEEPER, database, storage, marker)
         retention = Retention(settings.RETENTION, database, storage, marker)
-        health = HealthService(
-            {"database": _database_check(database), "storage": _storage_check(storage)}, {}, {"sweeper": sweeper.check}
-        )
+        required = {"database": _database_check(database), "storage": _storage_check(storage)}
+        health = HealthService(required, {"spool": partial(_check_spool, spool)}, {"sweeper": sweeper.check})
         sealing = asyncio.create_task(put_in_order(database, secrets, everything=not settings.DB.HOST), name="secrets")
         stack.push_async_callback(_cancelled, sealing)
         head = LogHead()
@@ -132,6 +138,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         relay.start()
         stack.push_async_callback(relay.stop)
         event_log = EventLog(database, head, settings.EVENTS.MAX_READERS)
+        await replay.restore_grids()
+        replay.start()
+        stack.push_async_callback(replay.stop)
         idempotency.start()
         stack.push_async_callback(idempotency.stop)
         sweeper.start()
@@ -226,6 +235,32 @@ def _storage_check(storage: StorageService) -> Callable[[], Awaitable[str | None
         return f"bucket {storage.bucket}"
 
     return check
+
+
+async def _open_spool(settings: Settings, stack: AsyncExitStack) -> Spool:
+    """The spool in its folder, which no other process has. Raises StartError."""
+    folder = settings.spool_dir
+    lock, spool = DataDirLock(folder), Spool(settings.SPOOL, folder)
+    try:
+        lock.acquire()
+        stack.callback(lock.release)
+        stack.push_async_callback(spool.close)
+        await spool.open()
+    except DataDirLocked:
+        raise StartError(f"SPOOL__DIR {folder} is in use by another service: give this one a folder of its own.") from None
+    except OSError as error:
+        raise StartError(f"SPOOL__DIR {folder} cannot be used: {error.strerror}.") from error
+    return spool
+
+
+async def _check_spool(spool: Spool) -> str:
+    state = spool.state()
+    told = f"{state.frames} frames, {state.bytes} bytes, the oldest {state.oldest:.0f} s"
+    if state.full:
+        raise Degraded(f"full: frames were dropped; {told}")
+    if state.oldest > SPOOL_OLD:
+        raise Degraded(f"frames wait for store or database; {told}")
+    return told
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

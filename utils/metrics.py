@@ -85,6 +85,19 @@ MOTION_LOOKS = Counter("ingestion_motion_looks", "Pictures compared with the bac
 MOTION_SKIPPED = Counter(
     "ingestion_motion_skipped", "Pictures not looked at for motion because a newer one came first.", registry=REGISTRY
 )
+SPOOL_FRAMES = Gauge("ingestion_spool_frames", "Frames in the spool.", registry=REGISTRY)
+SPOOL_BYTES = Gauge("ingestion_spool_bytes", "Bytes on disk that the spool's frames take.", registry=REGISTRY)
+SPOOL_OLDEST = Gauge("ingestion_spool_oldest_seconds", "How long the spool's oldest frame has waited.", registry=REGISTRY)
+SPOOL_WRITTEN = Counter("ingestion_spool_written", "Frames written to the spool.", registry=REGISTRY)
+SPOOL_REPLAYED = Counter(
+    "ingestion_spool_replayed", "Frames that left the spool for the store, by outcome.", ["outcome"], registry=REGISTRY
+)
+SPOOL_DROPPED = Counter(
+    "ingestion_spool_dropped", "Frames that the spool refused or gave up, by reason.", ["reason"], registry=REGISTRY
+)
+SPOOL_DEAD = Counter(
+    "ingestion_spool_dead", "Spooled frames that can never be stored, by reason.", ["reason"], registry=REGISTRY
+)
 PICTURE_BYTES = Gauge(
     "ingestion_picture_bytes", "Encoded pictures on their way into the object store.", registry=REGISTRY
 )

@@ -9,7 +9,7 @@
 - captures: `job` (from a claim), `capture` (continuous, and what the modes share), `single_frame`, `event_capture`,
   `sampler` (which picture fills which slot), `slots`, `event_slots`, `orders`, `request_state`
 - motion: `motion` (arithmetic), `motion_watch` (what is looked at)
-- storing: `frame_store`, `frame_record`, `picture_budget`
+- storing: `frame_store` (all of it), `in_hand`, `frame_puts`, `frame_rows`, `frame_spool`, `frame_record`, `picture_budget`
 - beside captures: `probe`
 """
 

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from config import RtspSettings
 from models.entities import IngestionRequest
 from models.values import CaptureError, CaptureParams, Claim, DropReason, IngestionStatus, Sampling
-from repositories.database import Database
+from repositories.database import Database, UnitOfWork
 from repositories.ingestion_requests import EventsAtEnd
 from services.rtsp_capture.capture_time import CaptureTime
 from services.rtsp_capture.decoder import Jpeg
@@ -33,16 +33,17 @@ from services.rtsp_capture.request_state import RequestState
 from services.rtsp_capture.sampler import Chosen, SlotSampler
 from services.rtsp_capture.slots import CaptureSlots
 from services.rtsp_capture.stream import Stream, StreamKey
+from services.spool import Spool
 from services.storage_service import StorageService
 from utils.exceptions import FATAL_BEFORE_FIRST_PICTURE, CaptureFailure, LeaseLost, SecretUnreadable
 from utils.logger import get_logger
-from utils.metrics import CAPTURES_FINISHED
+from utils.metrics import CAPTURES_FINISHED, FRAMES_DROPPED
 from utils.secret_box import SecretBox
 
 log = get_logger(__name__)
 
 TICK = 0.25  # seconds between looks at the clock
-HAND_BACK_AFTER = 0.5  # seconds that a capture waits for what it has in hand before another may go on with it
+LEAVE = 0.5  # seconds that a capture which is to stop goes on storing; then the rest is spooled
 LATE = 1.0  # seconds by which a live stream's pictures may lag behind their time
 
 
@@ -56,6 +57,7 @@ class CaptureDeps:
     hub: StreamHub
     secrets: SecretBox
     pictures: PictureBudget
+    spool: Spool
     now: Callable[[], float] = time.time
 
 
@@ -81,8 +83,9 @@ class Capture:
         self._slots = CaptureSlots(params, self._time)
         self._store = self._slots.store = FrameStore(
             CaptureFacts(row.id, row.camera_id, params.jpeg_quality, row.meta),
-            deps.database, deps.storage, budget=deps.pictures, size=deps.settings.FRAME_BUFFER_SIZE,
-            due=self._slots.due, slot_time=lambda slot: self._slots.grid.time_of(slot), on_stored=self._on_stored,
+            deps.database, deps.storage, deps.spool, budget=deps.pictures, size=deps.settings.FRAME_BUFFER_SIZE,
+            max_lag=deps.settings.MAX_LAG, fps=self._grid_fps, epoch=claim.epoch, due=self._slots.due,
+            slot_time=lambda slot: self._slots.grid.time_of(slot), on_stored=self._on_stored,
             try_another=self._try_another, idle=self._idle,
         )  # fmt: skip
         self._stream: Stream | None = None
@@ -139,7 +142,7 @@ class Capture:
     async def _tick(self) -> None:
         """A look at the clock, every TICK seconds and whenever something happened."""
         await self._write()
-        self._store.touch()
+        self._store.rows.touch()
 
     def _expire(self, now: float, live: bool) -> None:
         """Gives up slots whose time has passed without a picture."""
@@ -164,10 +167,10 @@ class Capture:
     async def _write_end(
         self, wanted: IngestionStatus, due: int, rest: DropReason, events: EventsAtEnd | None = None
     ) -> IngestionStatus:
-        error, gap_end = self._last_error(), datetime.fromtimestamp(self._time.now(), UTC)
+        error, gap_end, drops = self._last_error(), datetime.fromtimestamp(self._time.now(), UTC), self._store.unbooked()
         return await self._state.run(
             lambda uow: uow.requests.finish(
-                self._held, wanted, expected=due, rest=rest, error=error, gap_end=gap_end, events=events
+                self._held, wanted, expected=due, rest=rest, error=error, gap_end=gap_end, events=events, drops=drops
             )
         )
 
@@ -261,13 +264,16 @@ class Capture:
         self._slots.sampler = SlotSampler(at, self._grid_fps, self._sampling, 0, self._params.slots)
         self._slots.sampler.next_slot = first = self._first_slot()
         if first > 0:
+            if spooled := [slot for slot in self._store.spooled if slot < first]:
+                 drops = {DropReason.SPOOLED: spooled}
+                 await self._state.run(lambda uow: uow.requests.record(row.id, [], drops, 0))
             since = row.last_frame_at or grid_start
             await self._take_over(first, since)
             self._down = DropReason.LEASE_LOST
             self._last_picture = since.timestamp()
-            self._store.booked(first)
+            self._store.rows.booked(first)
         self._slots.saved = True
-        self._store.gate.set()
+        self._store.rows.begin()
         log.info(
             "capture_resumed", ingestion_id=str(row.id), camera_id=row.camera_id, first_slot=first, epoch=self._held.epoch
         )
@@ -318,27 +324,56 @@ class Capture:
         return self._slots.done
 
     async def _end(self) -> None:
-        """Stores what is on its way, then ends the capture or hands it back."""
-        patience = self._deps.settings.STORE_RETRY
+        """Stores or spools what is on its way, then ends the capture or hands it back."""
+        orders, store = self._orders, self._store
         names = {"ingestion_id": str(self._row.id), "camera_id": self._row.camera_id}
-        if self._orders.lost:
-            await self._store.drain(patience)  # evidence is welcome from any epoch
-            raise LeaseLost
-        await self._write()
-        if self._orders.handing_back and not self._orders.cancelled:
-            await self._store.drain(min(patience, HAND_BACK_AFTER))
-            await self._state.run(lambda uow: uow.leases.hand_back(self._held))
+        if not orders.lost:
+            await self._write()
+        decoded = await self._settle_frames()
+        if orders.lost:
+            raise LeaseLost  # what was captured is stored or in the spool: evidence is welcome from any epoch
+        if orders.handing_back and not orders.cancelled:
+            await store.close()
+            drops, due = store.unbooked(), self._slots.due()
+            await self._state.run(lambda uow: self._hand_back(uow, drops, due))
             log.info("capture_handed_back", **names)
-            await self._store.drain(patience)  # what is still on its way is evidence by now
             return
-        drained = await self._store.drain(patience)
-        cancelled = self._orders.cancelled
-        rest = DropReason.CANCELLED if cancelled else DropReason.SURPLUS if self._slots.room == 0 else DropReason.CAMERA_DOWN
+        rest = DropReason.CAMERA_DOWN if self._slots.room != 0 else DropReason.SURPLUS
+        if orders.cancelled:
+            rest = DropReason.CANCELLED
+        elif not decoded:
+            rest = DropReason.QUEUE_FULL
         due = self._due_at_end()
-        wanted = IngestionStatus.CANCELLED if cancelled else IngestionStatus.COMPLETED
-        status = await self._finish(wanted, due, rest if drained else DropReason.SPOOL_FULL)
+        wanted = IngestionStatus.CANCELLED if orders.cancelled else IngestionStatus.COMPLETED
+        status = await self._finish(wanted, due, rest)
+        FRAMES_DROPPED.labels(reason=DropReason.SPOOLED.value).inc(len(store.spooled))
         CAPTURES_FINISHED.labels(status=status.value).inc()
-        log.info("capture_ended", status=status.value, due=due, **names)
+        log.info("capture_ended", status=status.value, due=due, spooled=len(store.spooled), **names)
+
+    async def _settle_frames(self) -> bool:
+        """Until all frames are stored or in the spool, and for a while until they are out of it; False when some were not
+        decoded. A capture that is to stop has LEAVE seconds for storing; the spool takes what is left, undecoded pictures
+        excepted: for those a cancelled one waits."""
+        orders, store, patience = self._orders, self._store, self._deps.settings.STORE_RETRY
+        began, told_at = time.monotonic(), float("inf")
+
+        def told() -> bool:
+            nonlocal told_at
+            if not orders.stopping:
+                return False
+            told_at = min(told_at, time.monotonic())
+            return time.monotonic() - told_at > LEAVE and (orders.given_up or not store.decoding)
+
+        await store.drain(max(patience, LEAVE), told)
+        decoded = not store.decoding
+        await store.flush()
+        await store.replayed(began + patience - time.monotonic(), lambda: orders.stopping)
+        return decoded
+
+    async def _hand_back(self, uow: UnitOfWork, drops: dict[DropReason, set[int]], due: int) -> None:
+        await uow.leases.hand_back(self._held)
+        if drops:
+            await uow.requests.record(self._row.id, [], drops, due)
 
     def _due_at_end(self) -> int:
         if self._row.cancel_requested_at is not None and self._slots.sampler is not None:
@@ -346,7 +381,9 @@ class Capture:
         return self._slots.due()
 
     def _last_error(self) -> CaptureError:
-        if self._last_picture is not None and self._down is None and self._store.decode_failures:
+        if self._store.spooled:
+            failure = CaptureFailure("read_timeout", "Pictures came, and wait in the spool: none could be stored yet.")
+        elif self._last_picture is not None and self._down is None and self._store.decode_failures:
             failure = CaptureFailure("decode_failed", "Pictures came, and none could be decoded.")
         elif (error := self._state.error()) is not None:
             return error
@@ -362,5 +399,5 @@ class Capture:
                 self._state.source = self._stream.source_info()
             sampler.grid_start = await self._state.save_grid(sampler.grid_start)
             self._slots.saved = True
-            self._store.gate.set()
+            self._store.rows.begin()
         await self._state.write()

@@ -32,6 +32,7 @@ OVERLAP = timedelta(seconds=10)  # of two looks for triggers: by so much a datab
 MAX_ROLL = 30.0  # seconds (CONTRACT)
 REACH = 60.0  # seconds beyond the ring and the rolls within which a committed event is known here
 MAX_RECENT = 10_000  # events read at a takeover
+BACKLOG = 20  # pictures of before that wait for their decoding at once: more might wait for RTSP__MAX_LAG
 _REORDER = 1.0  # seconds of pictures around a slot that decide what fills it
 
 
@@ -108,7 +109,7 @@ class EventCapture(Capture):
         self._take_backlog()
         if self._slots.sampler is not None:
             self._wanted.forget(self._slots.sampler.next_slot - int(self._reach * self._grid_fps) - 1)
-        self._store.touch()
+        self._store.rows.touch()
 
     @property
     def _reach(self) -> float:
@@ -135,7 +136,7 @@ class EventCapture(Capture):
             return
         while self._unclaimed:
             fresh = self._want(*self._unclaimed.popleft())
-            self._store.open(fresh)
+            self._store.rows.open(fresh)
             self._backlog += [slot for slot in fresh if slot < self._slots.grid.next_slot]
             self._backlog.sort()
 
@@ -149,7 +150,7 @@ class EventCapture(Capture):
 
     def _take_backlog(self) -> None:
         """Hands over slots of before, oldest first, as many as there is room for beside the present's pictures."""
-        room = max(1, self._deps.settings.FRAME_BUFFER_SIZE // 2) - self._store.in_flight
+        room = max(1, min(BACKLOG, self._deps.settings.FRAME_BUFFER_SIZE // 2)) - self._store.in_hand
         if self._stream is None or not self._backlog or room <= 0:
             return
         slots, self._backlog = self._backlog[:room], self._backlog[room:]
@@ -209,7 +210,8 @@ class EventCapture(Capture):
     async def _finish(self, wanted: IngestionStatus, due: int, rest: DropReason) -> IngestionStatus:
         patience = self._deps.settings.STORE_RETRY
         while True:
-            known = EventsAtEnd(self.inbox.since, self.inbox.known, self._store.opened, self._store.unbooked_idle(due))
+            rows = self._store.rows
+            known = EventsAtEnd(self.inbox.since, self.inbox.known, rows.opened, rows.unbooked_idle(due))
             status = await self._write_end(wanted, due, rest, known)
             if status is not IngestionStatus.IN_PROGRESS:
                 return status

@@ -1,41 +1,41 @@
-"""From a chosen picture to a committed frame: decode, PUT, row, each stage bounded, the newest winning.
+"""From a chosen picture to a stored frame, or to the spool: decode, PUT, row, each stage bounded, the newest winning.
 
-A frame counts as in flight from the moment its slot is due until it is in the row's `stored` or `dropped`. What
-cannot be stored at once is tried again until the capture's end and RTSP__STORE_RETRY beyond; beyond
-RTSP__FRAME_BUFFER_SIZE pictures of a capture, and RTSP__PICTURE_BUDGET bytes of all, the oldest that wait are dropped
-as queue_full. What is being decoded or stored at this moment does not wait: it would be given up half-way for ever.
+A frame counts as in flight from the moment its slot is due until it is in the row's `stored` or `dropped`; while its
+capture runs that includes the spool. Here it waits a few seconds at most. Not decoded within RTSP__MAX_LAG: dropped as
+queue_full. Decoded, and not stored within SPOOL__AFTER or two tries: spooled. Beyond RTSP__FRAME_BUFFER_SIZE pictures of
+a capture, and RTSP__PICTURE_BUDGET bytes of all, the oldest that wait go the same ways. What is being decoded or PUT at
+this moment does not wait: with a slow store it would be given up half-way for ever.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
-from models.values import DropReason, FrameRecord
+from models.values import DropReason
 from repositories.database import Database
 from services.rtsp_capture.decoder import Jpeg
+from services.rtsp_capture.frame_puts import FramePuts
 from services.rtsp_capture.frame_record import CaptureFacts, frame_record
+from services.rtsp_capture.frame_rows import FrameRows
+from services.rtsp_capture.frame_spool import FrameSpool
+from services.rtsp_capture.in_hand import InHand
 from services.rtsp_capture.packets import Picture
-from services.rtsp_capture.picture_budget import Held, PictureBudget
+from services.rtsp_capture.picture_budget import PictureBudget
 from services.rtsp_capture.sampler import Chosen
+from services.spool import Spool
 from services.storage_service import StorageService, new_attempt, object_key
-from utils.exceptions import CaptureFailure, DatabaseUnavailable, IngestionException
-from utils.logger import Throttle, get_logger
-from utils.metrics import CAPTURE_TO_STORED, FRAMES, FRAMES_DROPPED, QUEUE_DEPTH
+from utils.exceptions import CaptureFailure
+from utils.logger import get_logger
+from utils.metrics import CAPTURE_TO_STORED, FRAMES, QUEUE_DEPTH
 
 log = get_logger(__name__)
-_throttle = Throttle(10, time.monotonic)
-_PUTS_AT_ONCE = 4  # of one capture
-_DECODE, _STORE, _ROWS = (QUEUE_DEPTH.labels(queue=queue) for queue in ("decode", "store", "rows"))
-_BATCH = 100  # frames in one transaction
-_LEDGER_LAG = 1.0  # seconds that `expected` in the row may lag behind when no frame is committed
-_IDLE_LAG = 5.0  # the same while only slots come due that belong to no event, which clients do not see
+_DECODE = QUEUE_DEPTH.labels(queue="decode")
 
 
 class Decodes(Protocol):
@@ -46,53 +46,54 @@ class Decodes(Protocol):
 
 
 class FrameStore:
-    """The frames of one capture on their way into the store. On the event loop."""
+    """The frames of one capture on their way. On the event loop.
+
+    `rows`: those that only lack their row, and dropped slots; `spool`: those that store or database had no time for.
+    """
 
     def __init__(
         self,
         facts: CaptureFacts,
         database: Database,
         storage: StorageService,
+        spool: Spool,
         *,
         budget: PictureBudget,
         size: int,
+        max_lag: float,
+        fps: float,
+        epoch: int,
         due: Callable[[], int],
         slot_time: Callable[[int], float],
         on_stored: Callable[[Jpeg], None],
         try_another: Callable[[int], bool],
         idle: Callable[[int, int], list[int]],
     ) -> None:
-        """`try_another(slot)`: whether the slot, whose picture was damaged, gets another one; `idle(first, stop)`: which
-        slots of first .. stop - 1 belong to no event."""
+        """`fps`: slots a second of the grid. `try_another(slot)`: whether the slot, whose picture was damaged, gets another
+        one. `idle(first, stop)`: which slots of first .. stop - 1 belong to no event."""
         self._facts = facts
-        self._database = database
-        self._storage = storage
         self._budget = budget
         self._size = size
-        self._due = due
+        self._max_lag = max_lag
         self._slot_time = slot_time
         self._on_stored = on_stored
         self._try_another = try_another
-        self._idle = idle
-        self._opened: set[int] = set()  # slots that an event has come to want, which may be booked idle
         self._last_slot = -1  # of those taken in, whose picture is the latest
-        self._tasks: dict[int, asyncio.Task[None]] = {}  # by slot, oldest first
-        self._decoding: dict[int, None] = {}  # slots whose picture is not decoded yet, oldest first
-        self._putting: set[int] = set()  # slots being PUT at this moment
-        self._held: dict[int, Held] = {}  # by slot: what the process's budget counts
-        self._ready: dict[int, tuple[FrameRecord, Jpeg]] = {}  # by slot: stored objects without a row yet
-        self._drops: dict[DropReason, set[int]] = {}
-        self._puts = asyncio.Semaphore(min(_PUTS_AT_ONCE, max(1, size - 1)))  # one waits at least
-        self._changed = asyncio.Event()
+        self._tasks: dict[int, asyncio.Task[None]] = {}  # by slot, oldest first: decode and PUT
+        self._decoding: dict[int, float] = {}  # slots whose picture is not decoded yet, since when; oldest first
+        self._items: dict[int, InHand] = {}  # by slot, oldest first: decoded, waiting to be PUT or being PUT
+        self.spool = FrameSpool(
+            spool, facts.request_id, fps=fps, epoch=epoch, stored=self._from_spool,
+            lost=lambda slot: self.drop([slot], DropReason.SPOOL_FULL),
+        )  # fmt: skip
+        self._puts = FramePuts(storage, budget, size, self.spool.after)
         self._last_timestamp = 0.0
-        self._recorded_due = 0
-        self._committed_at = 0.0
-        self._batch = _BATCH
         self.decode_failures = 0
-        self._ending = False
-        self.gate = asyncio.Event()  # set once the grid's origin is in the row: frames are numbered by it
         self.stored = 0
-        self._committer = asyncio.create_task(self._commit_loop(), name=f"commit-{facts.request_id}")
+        self.rows = FrameRows(
+            facts.request_id, facts.camera_id, database, after=self.spool.after, due=due, idle=idle,
+            settled=self._settled, overdue=self._to_spool,
+        )  # fmt: skip
 
     def go_on(self, stored: int, last_frame_at: datetime | None, last_slot: int = -1) -> None:
         """Continues what an earlier owner stored: times go on from its last one, which filled `last_slot`."""
@@ -100,262 +101,182 @@ class FrameStore:
         self._last_timestamp = last_frame_at.timestamp() if last_frame_at is not None else 0.0
         self._last_slot = last_slot
 
-    def booked(self, due: int) -> None:
-        """The row knows what became of every slot below `due`."""
-        self._recorded_due = max(due, self._recorded_due)
+    @property
+    def decoding(self) -> bool:
+        """Whether a picture is not decoded yet."""
+        return bool(self._decoding)
 
-    def unbooked_idle(self, due: int) -> list[int]:
-        """The idle slots below `due` that the row does not know of yet."""
-        return self._idle(self._recorded_due, due)
+    @property
+    def spooled(self) -> set[int]:
+        """Slots whose frames are in the spool, an earlier owner's too."""
+        return self.spool.slots
+
+    @property
+    def in_hand(self) -> int:
+        """Pictures in memory that are neither stored nor dropped nor on their way into the spool."""
+        return len(self._tasks.keys() | self.rows.ready.keys())  # a slot may be in both for a moment
 
     @property
     def in_flight(self) -> int:
-        """Pictures taken in that are neither stored nor dropped yet."""
-        return len(self._tasks.keys() | self._ready.keys())  # a slot may be in both for a moment
+        """Pictures taken in that may still be stored: in memory, or in the spool."""
+        return len(self._tasks.keys() | self.rows.ready.keys() | self.spool.writing.keys() | self.spooled)
 
     def submit(self, chosen: Chosen, source: Decodes) -> None:
-        """Takes a picture in; the oldest that still waits makes room when there are too many."""
-        while self.in_flight >= self._size:
-            if (slot := self._oldest_waiting()) is None:
+        """Takes a picture in; the oldest that still wait make room when there are too many, or they wait too long."""
+        now = time.monotonic()
+        for slot, since in list(self._decoding.items())[1:]:  # the first one is being decoded
+            if now - since <= self._max_lag:
+                break
+            self._give_up(slot)
+        while self.in_hand >= self._size:
+            if (oldest := self._oldest_waiting()) is None:
                 self.drop([chosen.slot], DropReason.QUEUE_FULL)
                 return
-            # Should the commit of an evicted frame be under way and succeed, its slot has a frame, and the drop
-            # is not booked over it.
-            if slot in self._tasks:
-                self._tasks.pop(slot).cancel()
-            self._unready(slot)
-            self._free(slot)
-            self.drop([slot], DropReason.QUEUE_FULL)
+            self._give_up(oldest)
         timestamp = chosen.picture.timestamp
         if chosen.slot > self._last_slot:
             # Never backwards within one capture, whatever the clocks did (invariant 4). A slot of before, which an event
             # reaches back to, has its place by itself: a picture lies within half a slot of its slot's time.
             timestamp = max(timestamp, self._last_timestamp + 1e-6)
             self._last_timestamp, self._last_slot = timestamp, chosen.slot
-        self._track(chosen.slot, self._store(chosen, timestamp, source))
+        self._decoding[chosen.slot] = now
+        task = self._tasks[chosen.slot] = asyncio.create_task(self._store(chosen, timestamp, source))
+        task.add_done_callback(partial(self._done, chosen.slot))
 
     def _oldest_waiting(self) -> int | None:
         """The oldest slot that is neither being decoded nor being PUT."""
         first = next(iter(self._decoding), None)  # a stream's pictures are decoded one by one, in order
-        waiting = (slot for slot in self._tasks if slot != first and slot not in self._putting and slot not in self._ready)
-        candidates = [slot for slot in (next(waiting, None), next(iter(self._ready), None)) if slot is not None]
+        waiting = (slot for slot in self._tasks if slot != first and slot not in self._puts.busy)
+        candidates = [slot for slot in (next(waiting, None), next(iter(self.rows.ready), None)) if slot is not None]
         return min(candidates, default=None)
 
     def _give_up(self, slot: int) -> None:
-        """The process holds too many bytes of pictures, and this one has waited longest."""
-        self._held.pop(slot, None)
-        if slot in self._ready:  # its object is there: only the bytes go
-            record, jpeg = self._ready[slot]
-            self._ready[slot] = record, replace(jpeg, data=b"")
-        elif (task := self._tasks.pop(slot, None)) is not None:
-            task.cancel()
+        """A picture that waits makes room: it goes to the spool, or, not decoded yet, for good."""
+        if (item := self._items.get(slot) or self.rows.take(slot)) is not None:
+            self._to_spool(item)
+        elif self._stop(slot):
             self.drop([slot], DropReason.QUEUE_FULL)
 
-    def _free(self, slot: int) -> None:
-        if (held := self._held.pop(slot, None)) is not None:
-            self._budget.free(held)
-
-    def _unready(self, slot: int) -> Jpeg | None:
-        found = self._ready.pop(slot, None)
-        if found is None:
-            return None
-        _ROWS.dec()
-        return found[1]
+    def _stop(self, slot: int) -> bool:
+        """Whether there was a task for the slot, which is cancelled."""
+        self._decoding.pop(slot, None)  # the task itself may not have begun, and never will
+        if (task := self._tasks.pop(slot, None)) is None:
+            return False
+        if task is not asyncio.current_task():
+            task.cancel()
+        return True
 
     def drop(self, slots: list[int], reason: DropReason) -> None:
         """Books slots as without a frame."""
-        if slots:
-            self._drops.setdefault(reason, set()).update(slots)
-            self._changed.set()
-            FRAMES_DROPPED.labels(reason=reason.value).inc(len(slots))
-            FRAMES.labels(source="rtsp", outcome="dropped").inc(len(slots))
+        self.rows.drop(slots, reason)
 
-    def open(self, slots: list[int]) -> None:
-        """An event has come to want these slots, some of which came due before and may be booked as idle."""
-        self._opened.update(slots)
-        self._changed.set()
+    # -- the end -----------------------------------------------------------------------------------------------
 
-    @property
-    def opened(self) -> frozenset[int]:
-        """Slots given to `open` that the row does not know of yet."""
-        return frozenset(self._opened)
+    async def drain(self, timeout: float, told: Callable[[], bool] = lambda: False) -> bool:
+        """Waits until nothing is in memory; False when `timeout` seconds were not enough, or it was `told` to leave."""
+        return await self._until(lambda: not (self.in_hand or self.spool.writing), timeout, told)
 
-    def touch(self) -> None:
-        """Slots came due: the row says so with the next frame, or soon when none comes."""
-        due, waited = self._due(), time.monotonic() - self._committed_at
-        if due <= self._recorded_due or waited <= _LEDGER_LAG:
-            return
-        if waited > _IDLE_LAG or len(self.unbooked_idle(due)) < due - self._recorded_due:
-            self._changed.set()
+    async def replayed(self, timeout: float, told: Callable[[], bool]) -> bool:
+        """Waits until the spool has none of this capture's frames; as `drain`."""
+        return await self._until(lambda: not self.spooled, timeout, told)
 
-    async def drain(self, timeout: float) -> bool:
-        """Waits until everything taken in is stored or dropped; False when `timeout` seconds were not enough."""
-        deadline = time.monotonic() + timeout
-        while self._tasks or self._ready or self._drops or self._opened:
-            left = deadline - time.monotonic()
-            if left <= 0:
+    async def _until(self, done: Callable[[], bool], timeout: float, told: Callable[[], bool]) -> bool:
+        deadline, pause = time.monotonic() + timeout, 0.005
+        while not done():
+            if told() or time.monotonic() >= deadline:
                 return False
-            if self._tasks:
-                await asyncio.wait(self._tasks.values(), timeout=left)
-            else:
-                self._changed.set()
-                await asyncio.sleep(0.01)
+            self.rows.nudge()
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, 0.1)
         return True
 
+    async def flush(self) -> None:
+        """What is in memory and decoded goes to the spool; returns when it is there. What is not decoded is cancelled."""
+        for slot in [*self._tasks, *self.rows.ready]:
+            if (item := self._items.get(slot) or self.rows.take(slot)) is not None:
+                self._to_spool(item)
+            else:
+                self._stop(slot)
+        await self.spool.written()
+
+    def unbooked(self) -> dict[DropReason, set[int]]:
+        """What the row is to be told at the end: slots dropped, slots whose frames are in the spool."""
+        drops = self.rows.drops
+        if self.spooled:
+            drops[DropReason.SPOOLED] = set(self.spooled)
+        return drops
+
     async def close(self) -> None:
-        """Gives up what is still on its way, without booking it: the end of the capture does."""
-        for task in self._tasks.values():
-            task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-        self._ending = True
-        self._committer.cancel()
-        await asyncio.gather(self._committer, return_exceptions=True)
-        for slot in list(self._ready):
-            self._unready(slot)
-        for slot in list(self._held):
-            self._free(slot)
+        """Ends the commits, and spools what is still in memory. What that leaves unbooked the end of the capture books."""
+        await self.flush()
+        await self.rows.close()
+        self.spool.close()
 
     # -- stages ------------------------------------------------------------------------------------------------
-
-    def _track(self, slot: int, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks[slot] = task
-        task.add_done_callback(lambda done: self._done(slot, done))
 
     def _done(self, slot: int, task: asyncio.Task[None]) -> None:
         if self._tasks.get(slot) is task:
             del self._tasks[slot]
-            if slot not in self._ready:
-                self._free(slot)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("frame_failed", ingestion_id=str(self._facts.request_id), slot=slot, exc_info=error)
+            if (item := self._items.pop(slot, None)) is not None:
+                self._budget.free(item.held)
             self.drop([slot], DropReason.DECODE_FAILED)
 
     async def _store(self, chosen: Chosen, timestamp: float, source: Decodes) -> None:
-        self._decoding[chosen.slot] = None
+        slot = chosen.slot
         _DECODE.inc()
         try:
             jpeg = await source.decode(chosen.picture, self._facts.quality)
         except CaptureFailure as failure:
-            log.info("decode_failed", ingestion_id=str(self._facts.request_id), slot=chosen.slot, reason=failure.message)
+            log.info("decode_failed", ingestion_id=str(self._facts.request_id), slot=slot, reason=failure.message)
             self.decode_failures += 1
-            if not self._try_another(chosen.slot):
-                self.drop([chosen.slot], DropReason.DECODE_FAILED)
+            if not self._try_another(slot):
+                self.drop([slot], DropReason.DECODE_FAILED)
             return
         finally:
             _DECODE.dec()
-            self._decoding.pop(chosen.slot, None)
-        slot_time = self._slot_time(chosen.slot)
-        record = frame_record(self._facts, chosen.slot, slot_time, timestamp, chosen.picture.packet, jpeg)
+            self._decoding.pop(slot, None)
+        record = frame_record(self._facts, slot, self._slot_time(slot), timestamp, chosen.picture.packet, jpeg)
+        grid_start = datetime.fromtimestamp(self._slot_time(0), UTC)
         del chosen, source  # the picture's whole GOP would stay in memory while it waits for the store
-        await self._put(record, jpeg)
+        held = self._budget.hold(len(jpeg.data), partial(self._give_up, slot))
+        item = self._items[slot] = InHand(record, jpeg, grid_start, time.monotonic(), held)
+        await self._put(item)
 
-    async def _put(self, record: FrameRecord, jpeg: Jpeg) -> None:
-        slot = record.sequence
-        held = self._held[slot] = self._budget.hold(len(jpeg.data), partial(self._give_up, slot))
-        _STORE.inc()
-        try:
-            async with self._puts:
-                await self._again(partial(self._attempt, held, record, jpeg))
-        finally:
-            _STORE.dec()
-        self._ready[slot] = (record, jpeg)
-        _ROWS.inc()
-        self._changed.set()
+    async def _put(self, item: InHand) -> None:
+        if not self.rows.away and await self._puts.put(item):
+            self._items.pop(item.record.sequence, None)
+            self.rows.add(item)
+        else:
+            self._to_spool(item)
 
-    async def _attempt(self, held: Held, record: FrameRecord, jpeg: Jpeg) -> None:
-        async with self._budget.turn(held):
-            self._putting.add(record.sequence)
-            try:
-                await self._storage.put(record.storage_path, jpeg.data, record.content_type, record.sha256)
-            finally:
-                self._putting.discard(record.sequence)
+    def _to_spool(self, item: InHand) -> None:
+        slot = item.record.sequence
+        self._items.pop(slot, None)
+        self._stop(slot)
+        self._budget.free(item.held)
+        self.spool.put(item)
 
-    async def _commit_loop(self) -> None:
-        await self.gate.wait()
-        while not self._ending:
-            await self._changed.wait()
-            self._changed.clear()
-            records, due = [record for record, _ in list(self._ready.values())[: self._batch]], self._due()
-            drops = {reason: set(slots) for reason, slots in self._drops.items()}
-            opened, idle = frozenset(self._opened), self._idle(self._recorded_due, due)
-            if not records and not drops and not opened and due <= self._recorded_due:
-                continue
-            try:
-                recorded = await self._again(partial(self._commit, records, drops, due, opened, idle))
-            except Exception:
-                log.exception("commit_refused", ingestion_id=str(self._facts.request_id), frames=len(records))
-                await self._refused(records)
-                continue
-            self._recorded_due = max(due, self._recorded_due)
-            self._opened -= opened
-            self._committed_at = time.monotonic()
-            for reason, slots in drops.items():
-                self._drops[reason] -= slots
-                if not self._drops[reason]:
-                    del self._drops[reason]
-            if len(records) < len(self._ready):
-                self._changed.set()
-            outcomes = {item.sequence: item for item in recorded}
-            for record in records:
-                jpeg = self._unready(record.sequence)
-                self._free(record.sequence)
-                self._settled(record, jpeg, outcomes[record.sequence].outcome, outcomes[record.sequence].storage_path)
+    def _from_spool(self) -> None:
+        self.stored += 1
 
-    async def _refused(self, records: list[FrameRecord]) -> None:
-        """The database refuses these for good: one by one from now on, so that the one at fault blocks no other."""
-        if len(records) == 1:
-            self._unready(records[0].sequence)
-            self._free(records[0].sequence)
-            self.drop([records[0].sequence], DropReason.SPOOL_FULL)
-        elif not records:
-            await asyncio.sleep(_LEDGER_LAG)
-        self._batch = 1
-        self._changed.set()
-
-    async def _commit(
-        self,
-        records: list[FrameRecord],
-        drops: dict[DropReason, set[int]],
-        due: int,
-        opened: frozenset[int],
-        idle: list[int],
-    ) -> Any:
-        if opened:
-            async with self._database.unit_of_work() as uow:
-                await uow.requests.open_slots(self._facts.request_id, opened)
-                return await uow.requests.record(self._facts.request_id, records, drops, due, idle)
-        async with self._database.one_statement() as uow:
-            return await uow.requests.record(self._facts.request_id, records, drops, due, idle)
-
-    def _settled(self, record: FrameRecord, jpeg: Jpeg | None, outcome: str, held_path: str | None) -> None:
+    def _settled(self, item: InHand, outcome: str, held_path: str | None) -> None:
+        record = item.record
+        if outcome == "condemned":  # the sweeper took the key: the bytes go under a new one
+            key = object_key(record.camera_id, record.frame_id, record.timestamp, new_attempt(), record.format)
+            item.record = replace(record, storage_path=key)
+            self._items[record.sequence] = item
+            task = self._tasks[record.sequence] = asyncio.create_task(self._put(item))
+            task.add_done_callback(partial(self._done, record.sequence))
+            return
+        self._budget.free(item.held)
         if outcome == "stored" or (outcome == "exists" and held_path == record.storage_path):
             self.stored += 1
             FRAMES.labels(source="rtsp", outcome="stored").inc()
             CAPTURE_TO_STORED.observe(max(0.0, time.time() - record.timestamp.timestamp()))
-            self._on_stored(jpeg or Jpeg(b"", record.width, record.height, record.sha256))
-        elif outcome == "condemned" and (jpeg is None or not jpeg.data):  # evicted meanwhile
-            self.drop([record.sequence], DropReason.QUEUE_FULL)
-        elif outcome == "condemned" and jpeg is not None:  # the sweeper took the key: the bytes go under a new one
-            key = object_key(record.camera_id, record.frame_id, record.timestamp, new_attempt(), "jpg")
-            self._track(record.sequence, self._put(replace(record, storage_path=key), jpeg))
+            self._on_stored(item.jpeg)
+        elif outcome == "refused":
+            self.drop([record.sequence], DropReason.SPOOL_FULL)
         else:
             log.info("frame_not_needed", ingestion_id=str(record.request_id), slot=record.sequence, outcome=outcome)
-
-    async def _again(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-        """Runs `work` until it succeeds: a store or database that is away comes back; the capture's end cancels."""
-        delay = 0.2
-        while True:
-            try:
-                return await work()
-            except IngestionException as error:
-                if not error.retryable:
-                    raise
-                kind = "database" if isinstance(error, DatabaseUnavailable) else "storage"
-                if (withheld := _throttle.allow(f"{self._facts.request_id}:{kind}")) is not None:
-                    log.warning(
-                        "frames_waiting", ingestion_id=str(self._facts.request_id), camera_id=self._facts.camera_id,
-                        waiting=self.in_flight, for_=kind, withheld=withheld,
-                    )  # fmt: skip
-            await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311
-            delay = min(delay * 2, 3.0)

@@ -13,7 +13,7 @@ from utils.metrics import PICTURE_BYTES
 
 @dataclass(slots=True, eq=False)
 class Held:
-    """A picture that the budget counts; `evict` tells its owner that it was given up."""
+    """A picture that the budget counts; `evict` tells its owner that it has no room any more."""
 
     size: int
     evict: Callable[[], None]
@@ -32,6 +32,11 @@ class PictureBudget:
         self._waiting: OrderedDict[Held, None] = OrderedDict()  # oldest first
         self._busy: set[Held] = set()
         self.bytes = 0
+
+    @property
+    def contended(self) -> bool:
+        """Whether as many are being stored as may be: others wait for their turn."""
+        return self._turns.locked()
 
     def hold(self, size: int, evict: Callable[[], None]) -> Held:
         """Counts a picture; the oldest make room for it."""

@@ -111,7 +111,7 @@ class SingleFrameCapture(Capture):
 
     def _over(self) -> bool:
         # Its picture may turn out to be damaged.
-        may_want_another = self._at is None and self._slots.done and self._store.in_flight and self._waits_for_frame
+        may_want_another = self._at is None and self._slots.done and self._store.in_hand and self._waits_for_frame
         return super()._over() and not may_want_another
 
     def _due_at_end(self) -> int:

@@ -47,8 +47,8 @@ class CaptureSlots:
 
     @property
     def full(self) -> bool:
-        """Whether max_frames are stored."""
-        return self._max_frames is not None and self.store.stored >= self._max_frames
+        """Whether max_frames are stored, or in the spool."""
+        return self._max_frames is not None and self.store.stored + len(self.store.spooled) >= self._max_frames
 
     def offer(self, picture: Picture) -> tuple[list[Chosen], list[int]]:
         """What the picture decides: slots with their pictures, slots without."""

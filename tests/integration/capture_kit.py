@@ -31,7 +31,7 @@ FRAME = 1 / FPS
 
 FAST: dict[str, object] = {
     "CAPTURE_TIMEOUT": 3, "RECONNECT_DELAY": 0.2, "RECONNECT_MAX_DELAY": 1, "OPEN_TIMEOUT": 1, "READ_TIMEOUT": 1,
-    "LINGER": 0.5, "STORE_RETRY": 5,
+    "LINGER": 0.5, "STORE_RETRY": 5, "MAX_LAG": 60,
 }  # fmt: skip
 
 
@@ -112,6 +112,18 @@ class Kit:
         assert found.progress.in_flight == 0
         return found
 
+    async def replayed(self, request_id: UUID, seconds: float = 20.0) -> IngestionResponse:
+        """Once all that the spool has of a request that has ended is stored: nothing else was dropped."""
+        deadline = time.monotonic() + seconds
+        while True:
+            found = await self.get(request_id)
+            if not found.progress.dropped:
+                return found
+            assert found.status in FINAL_STATUSES
+            assert set(found.progress.dropped) == {"spooled"}
+            assert time.monotonic() < deadline, f"not within {seconds} s: {found}"
+            await asyncio.sleep(0.1)
+
     async def completed(self, request_id: UUID, seconds: float = 20.0) -> IngestionResponse:
         found = await self.final(request_id, seconds)
         assert found.status is IngestionStatus.COMPLETED, found
@@ -141,9 +153,11 @@ class Kit:
 
 
 @asynccontextmanager
-async def open_kit(backends: Backends, storage: StorageService, folder: Path, **rtsp: object) -> AsyncIterator[Kit]:
-    """Services in this process, with short timeouts."""
-    async with open_services(backends.settings(folder, RTSP={**FAST, **rtsp})) as services:
+async def open_kit(
+    backends: Backends, storage: StorageService, folder: Path, spool: dict[str, object] | None = None, /, **rtsp: object
+) -> AsyncIterator[Kit]:
+    """Services in this process, with short timeouts; `spool` and `rtsp` are settings of those groups."""
+    async with open_services(backends.settings(folder, RTSP={**FAST, **rtsp}, SPOOL=spool or {})) as services:
         yield Kit(services, storage)
 
 

@@ -250,7 +250,37 @@ async def test_max_frames_is_a_limit_whatever_comes_late(db: Database) -> None:
     assert [item.outcome for item in answers] == ["surplus", "surplus"]
     row = await assert_ledger(db, request_id)
     assert row.stored == 3
-    assert row.dropped() == {"surplus": 2, "spooled": 1}
+    assert row.dropped() == {"surplus": 3}  # what was spooled came, and came too late
+
+
+@pytest.mark.parametrize("final", [False, True])
+async def test_slots_that_the_spool_gives_up_are_spool_full(db: Database, final: bool) -> None:
+    request_id = await add_capture(db)
+    claim = await take(db, request_id)
+    await record(db, request_id, [frame(request_id, 0)], {DropReason.NO_PICTURE: [1], DropReason.SPOOLED: [2]}, 3)
+    if final:
+        await finish(db, claim, expected=5, rest=DropReason.SPOOLED)
+    for _ in range(2):
+        async with db.one_statement() as uow:
+            await uow.requests.abandon(request_id, [0, 1, 2, 3, 7])
+    row = await assert_ledger(db, request_id)
+    assert row.stored == 1
+    if final:
+        assert row.dropped() == {"no_picture": 1, "spool_full": 2, "spooled": 1}
+    else:  # 7 has come due, though the row had not been told
+        assert row.dropped() == {"no_picture": 1, "spool_full": 3}
+        assert (row.expected, row.in_flight) == (8, 3)
+    assert [one.outcome for one in await record(db, request_id, [frame(request_id, 2)])] == ["stored"]  # it came after all
+    async with db.one_statement() as uow:
+        await uow.requests.abandon(new_id(), [1])  # of no request: nothing to tell
+
+
+async def test_a_grid_is_adopted_once(db: Database) -> None:
+    request_id = await add_capture(db)
+    async with db.unit_of_work() as uow:
+        assert await uow.requests.adopt_grid(request_id, AT) == AT
+        assert await uow.requests.adopt_grid(request_id, AT + timedelta(seconds=1)) == AT
+        assert await uow.requests.adopt_grid(new_id(), AT) is None
 
 
 async def test_a_condemned_key_is_refused_and_the_slot_stays_open(db: Database) -> None:
@@ -299,6 +329,8 @@ class Model:
             elif self.cap is not None and len(self.stored) >= self.cap:
                 outcomes[slot] = "surplus"
                 surplus.append(slot)
+                if self.dropped.get(slot) in (DropReason.SPOOLED, DropReason.LEASE_LOST):
+                    self.dropped[slot] = DropReason.SURPLUS
             else:
                 outcomes[slot] = "stored"
                 self.stored.add(slot)
