@@ -81,7 +81,7 @@ def test_many_starts_at_once_take_nothing_from_each_other(tmp_path: Path, monkey
     make = tempfile.mkdtemp
 
     def slowly(*args: Any, **kwargs: Any) -> str:
-        path = make(*args, **kwargs)
+        path = str(make(*args, **kwargs))
         time.sleep(0.005)  # there, and nobody's yet
         return path
 
