@@ -105,7 +105,7 @@ async def direct_service(backends: Backends, folder: Path, **environment: str) -
     with TcpProxy(host, int(port)) as proxy:
         behind = replace(own, storage=own.storage.model_copy(update={"ENDPOINT": f"127.0.0.1:{proxy.port}"}))
         settings = {
-            "STORAGE__PUBLIC_ENDPOINT": backends.storage.ENDPOINT, "STORAGE__READ_TIMEOUT": "1",
+            "STORAGE__PUBLIC_ENDPOINT": backends.storage.ENDPOINT, "STORAGE__READ_TIMEOUT": "3",
             "STORAGE__MAX_ATTEMPTS": "1", "UPLOAD__PART_SIZE": str(PART), "UPLOAD__MAX_FILE_SIZE": "1048576",
             "UPLOAD__DISK_RESERVE": "0", **environment,
         }  # fmt: skip
