@@ -7,7 +7,7 @@ STAMP := $(VENV)/.install-stamp
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo run test test-unit test-faults test-real lint bench bench-time bench-events docs lock docker-check clean
+.PHONY: help install demo run test test-unit test-faults test-real lint bench bench-time bench-events bench-outbox docs lock docker-check clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ bench: $(STAMP) ## Benchmarks; prints figures, judges nothing
 
 bench-events: $(STAMP) ## CPU of event_driven captures while nothing moves, beside keyframe captures; judges nothing
 	$(PY) -m tests.benchmarks.events $(ARGS)
+
+bench-outbox: $(STAMP) ## What events cost the writers, and how soon consumers read them; judges nothing
+	$(PY) -m tests.benchmarks.outbox $(ARGS)
 
 bench-time: $(STAMP) ## How true frames' times are, beside a naive reader's; prints figures, judges nothing
 	$(PY) -m tests.benchmarks.time $(ARGS)

@@ -80,8 +80,21 @@ class ApiSettings(Group):
     BODY_TIMEOUT: float = Field(
         30, gt=0, le=3600, description="Seconds without a byte of the body after which a request is answered 408."
     )
+    MIN_BODY_RATE: int = Field(
+        4096,
+        ge=0,
+        le=1_048_576,
+        description="Bytes a second, on average, that a body must come with (after the first BODY_TIMEOUT seconds); a "
+        "slower one is answered 408. 0: any rate. For slower links: direct uploads, which end and go on.",
+    )
     MAX_CONCURRENT_REQUESTS: int = Field(
         1000, ge=1, le=100_000, description="Requests served at once; more are answered 503 `overloaded`."
+    )
+    IDEMPOTENCY_TTL: float = Field(
+        86_400, ge=1, le=604_800, description="Seconds for which an Idempotency-Key and its answer are kept."
+    )
+    IDEMPOTENCY_LEASE: float = Field(
+        10, ge=1, le=300, description="Seconds after which a key whose process died may run again; renewed while it runs."
     )
 
 
@@ -247,12 +260,80 @@ class UploadSettings(Group):
     MAX_CONCURRENT: int = Field(
         16, ge=1, le=1000, description="Uploads received at once; more are answered 503 `overloaded`."
     )
+    MAX_BYTES_IN_FLIGHT: int = Field(
+        1_073_741_824,
+        ge=1_048_576,
+        le=1_099_511_627_776,
+        description="Bytes of uploads received or stored at once; more are answered 503 `overloaded` before their body is "
+        "read. One that is alone is always taken.",
+    )
+    DIRECT_MAX_FILE_SIZE: int = Field(
+        268_435_456, ge=1024, le=5_368_709_120, description="Largest file of a direct upload (upload session), bytes."
+    )
+    PART_SIZE: int = Field(
+        8_388_608,
+        ge=5_242_880,
+        le=1_073_741_824,
+        description="Bytes of a part; larger direct uploads come in parts (S3 wants 5 MiB at least). Files of more than "
+        "1000 parts have larger ones.",
+    )
+    SESSION_TTL: int = Field(
+        86_400, ge=1, le=604_800, description="Seconds that a direct upload may take; then it has expired and is removed."
+    )
+    MAX_SESSIONS: int = Field(
+        256, ge=1, le=100_000, description="Direct uploads open at once; more are answered 429 `too_many_pending`."
+    )
     DECODE_THREADS: int = Field(
         2, ge=1, le=64, description="Threads that check pictures (each may hold MAX_PIXELS x 4 bytes)."
     )
     DISK_RESERVE: int = Field(
         536_870_912, ge=0, description="Bytes to leave free where uploads are received; less is answered 507 `disk_full`."
     )
+
+
+class EventsSettings(Group):
+    RETENTION: float = Field(604_800, ge=1, le=31_622_400, description="Seconds that events are kept for consumers.")
+    MAX_READERS: int = Field(
+        200, ge=1, le=10_000, description="Event streams and long polls open at once; more are answered 503 `overloaded`."
+    )
+
+
+class SweeperSettings(Group):
+    INTERVAL: float = Field(21_600, ge=1, le=2_592_000, description="Seconds between two passes over the bucket.")
+    GRACE: float = Field(
+        86_400,
+        ge=1,
+        le=31_536_000,
+        description="Seconds, by the object store's own clock, that an object may be without a row; then it is deleted.",
+    )
+    MAX_ORPHAN_SHARE: float = Field(
+        0.1,
+        gt=0,
+        le=1,
+        description="Share of objects without rows, among those looked at, beyond which a pass deletes nothing more.",
+    )
+    MIN_ORPHANS: int = Field(
+        100, ge=1, le=1_000_000, description="Fewer objects without rows than this are no large share, whatever it is."
+    )
+    MAX_OBJECTS_PER_SECOND: float = Field(2000, gt=0, le=1_000_000, description="Objects looked at, a second.")
+    MAX_DELETES_PER_SECOND: float = Field(50, gt=0, le=100_000, description="Objects deleted, a second.")
+
+
+class RetentionSettings(Group):
+    DAYS: float | None = Field(
+        None,
+        gt=0,
+        le=36_500,
+        description="Days after which a stored frame is deleted, by when it was stored; a camera's `retention_days` goes "
+        "before. Unset: never.",
+    )
+    MAX_BYTES: int | None = Field(
+        None, ge=1, description="Bytes of all stored frames; beyond, the oldest are deleted. Unset: no limit."
+    )
+    INTERVAL: float = Field(
+        30, ge=0.1, le=86_400, description="Seconds between two looks for frames to delete, and deletes to finish."
+    )
+    MAX_DELETES_PER_SECOND: float = Field(50, gt=0, le=100_000, description="Frames deleted by retention, a second.")
 
 
 class LogSettings(Group):
@@ -293,6 +374,9 @@ class Settings(BaseSettings):
     RTSP: RtspSettings = Field(default_factory=lambda: RtspSettings())
     SPOOL: SpoolSettings = Field(default_factory=lambda: SpoolSettings())
     UPLOAD: UploadSettings = Field(default_factory=lambda: UploadSettings())
+    EVENTS: EventsSettings = Field(default_factory=lambda: EventsSettings())
+    SWEEPER: SweeperSettings = Field(default_factory=lambda: SweeperSettings())
+    RETENTION: RetentionSettings = Field(default_factory=lambda: RetentionSettings())
     LOG: LogSettings = Field(default_factory=lambda: LogSettings())
     AUTH: AuthSettings = Field(default_factory=lambda: AuthSettings())
     SECRETS: SecretsSettings = Field(default_factory=lambda: SecretsSettings())

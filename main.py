@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 from starlette.middleware import Middleware
 
-from api import burst, cameras, events, frames, health, ingest, upload
+from api import burst, cameras, event_log, events, frames, health, ingest, upload, upload_sessions
 from api.errors import install_error_handlers
 from api.lifespan import OpenServices, make_lifespan
 from api.middleware import Cors, Guard, Head, RequestContext
@@ -28,6 +28,7 @@ _TAGS = [
     {"name": "ingest", "description": "Captures and uploads, their state, cancelling."},
     {"name": "frames", "description": "Stored pictures and their metadata."},
     {"name": "cameras", "description": "The camera registry; trying a camera, one picture now."},
+    {"name": "events", "description": "What happened, in order: how consumers take frames over (docs/integration.md)."},
     {"name": "operations", "description": "Health and metrics."},
 ]
 _EXPOSED = ["Location", "ETag", "Retry-After", "X-Request-ID", "Idempotent-Replayed"]
@@ -65,7 +66,7 @@ def create_app(settings: Settings | None = None, *, open_services: OpenServices 
     )
     app.state.trackshift = state
     install_error_handlers(app)
-    for module in (burst, events, ingest, upload, frames, cameras, health):
+    for module in (burst, events, ingest, upload, upload_sessions, frames, cameras, event_log, health):
         app.include_router(module.router)
     install_docs(app)
     return app

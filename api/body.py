@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
 from api.strict_json import loads
+from config import ApiSettings
 from utils.exceptions import MalformedRequest, PayloadTooLarge, RequestTimeout, UnsupportedMediaType
 
 _PARSE_IN_THREAD = 65_536  # bytes; smaller ones parse faster than a thread is reached
@@ -34,16 +36,39 @@ def check_encoding(request: Request) -> None:
         raise UnsupportedMediaType("Content-Encoding is not supported: send the body as it is.")
 
 
-async def chunks(request: Request, silence: float, limit: int) -> AsyncIterator[bytes]:
-    """The body as it arrives. Raises RequestTimeout after `silence` seconds without a byte, PayloadTooLarge past
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How slowly a body may come: no `silence` longer than that (seconds), and `rate` bytes a second (0: any) on
+    average over the time that was spent waiting for it, the first `silence` seconds given away."""
+
+    silence: float
+    rate: int
+
+    def patience(self, seen: int, waited: float) -> float:
+        """Seconds to wait for the next bytes, after `seen` bytes in `waited` seconds."""
+        if not self.rate:
+            return self.silence
+        return min(self.silence, self.silence + seen / self.rate - waited)
+
+
+def pace_of(settings: ApiSettings) -> Pace:
+    return Pace(settings.BODY_TIMEOUT, settings.MIN_BODY_RATE)
+
+
+async def chunks(request: Request, pace: Pace, limit: int) -> AsyncIterator[bytes]:
+    """The body as it arrives. Raises RequestTimeout when it comes more slowly than `pace`, PayloadTooLarge past
     `limit` bytes, ClientDisconnect when the client goes away."""
-    seen, more = 0, True
+    clock = asyncio.get_running_loop().time
+    seen, waited, more = 0, 0.0, True
     while more:
+        began = clock()
         try:
-            async with asyncio.timeout(silence):
+            # Zero or less still takes what is there already: what our own disk delayed is not the client's fault.
+            async with asyncio.timeout(max(0.001, pace.patience(seen, waited))):
                 message = await request.receive()
         except TimeoutError:
             raise RequestTimeout from None
+        waited += clock() - began
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         data: bytes = message.get("body", b"")
@@ -68,7 +93,7 @@ def _check_json_type(request: Request) -> None:
         raise UnsupportedMediaType("Send the body as application/json in UTF-8.")
 
 
-async def read_json(request: Request, silence: float, limit: int) -> tuple[bytes, Any]:
+async def read_json(request: Request, pace: Pace, limit: int) -> tuple[bytes, Any]:
     """The raw body and its value; (b"", None) when there is none."""
     check_encoding(request)
     declared = content_length(request)
@@ -76,7 +101,7 @@ async def read_json(request: Request, silence: float, limit: int) -> tuple[bytes
         _check_json_type(request)
     if declared is not None and declared > limit:
         raise PayloadTooLarge("The body is larger than API__MAX_JSON_BYTES.")
-    parts = [data async for data in chunks(request, silence, limit)]
+    parts = [data async for data in chunks(request, pace, limit)]
     raw = b"".join(parts)
     if not raw:
         return b"", None

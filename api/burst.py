@@ -10,7 +10,8 @@ from starlette.responses import Response
 
 from api import examples
 from api.dependencies import ServicesDep, StateDep
-from api.openapi import IDEMPOTENCY, answer, problems
+from api.idempotency import AttemptDep
+from api.openapi import IDEMPOTENCY, KEYED, answer, problems
 from api.params import StrictUuid
 from api.routing import make_router
 from api.waiting import while_wanted
@@ -32,7 +33,7 @@ GroupId = Annotated[StrictUuid, Path(description="The burst's id.")]
         201: answer("At least one frame is stored; `complete` and `results` tell the rest.", examples.BURST)
         | {"headers": {"Location": {"description": "The burst.", "schema": {"type": "string"}}}},
         **problems(
-            "camera_not_found", "camera_disabled", "storage_unavailable", "not_implemented", "payload_too_large",
+            "camera_not_found", "camera_disabled", "storage_unavailable", *KEYED, "payload_too_large",
             "unsupported_media_type", "request_timeout", *get_args(CaptureCode),
         ),
     },
@@ -42,7 +43,7 @@ GroupId = Annotated[StrictUuid, Path(description="The burst's id.")]
     },
 )  # fmt: skip
 async def take_burst(
-    body: BurstRequest, request: Request, response: Response, services: ServicesDep, state: StateDep
+    body: BurstRequest, request: Request, response: Response, services: ServicesDep, state: StateDep, attempt: AttemptDep
 ) -> Any:
     """One frame a camera, the one nearest to the same moment, by a single_frame request each.
 
@@ -50,7 +51,7 @@ async def take_burst(
     frame is stored the answer is the first camera's problem, with all of `results`.
     """
     services.orchestrator.check_accepting()
-    taken = await while_wanted(request, state, services.bursts.take(body))
+    taken = await while_wanted(request, state, services.bursts.take(body, attempt))
     response.headers["Location"] = f"/api/v1/ingest/burst/{taken.group_id}"
     return taken
 

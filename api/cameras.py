@@ -11,7 +11,8 @@ from starlette.responses import Response
 from api import examples
 from api.body import media_type
 from api.dependencies import ServicesDep, StateDep
-from api.openapi import IDEMPOTENCY, answer, problems
+from api.idempotency import AttemptDep
+from api.openapi import IDEMPOTENCY, KEYED, answer, problems
 from api.params import Cursor, Limit
 from api.routing import make_router
 from api.waiting import while_wanted
@@ -161,6 +162,10 @@ async def probe_camera(camera_id: PathCameraId, request: Request, services: Serv
     return await while_wanted(request, state, services.cameras.probe(camera_id))
 
 
+def _frame_location(frame: FrameInfo) -> str:
+    return f"/api/v1/frames/{frame.frame_id}"
+
+
 @router.post(
     "/{camera_id}/snapshot",
     status_code=201,
@@ -171,7 +176,7 @@ async def probe_camera(camera_id: PathCameraId, request: Request, services: Serv
         201: _located("Stored.", examples.FRAME, "The frame."),
         **problems(
             "camera_not_found", "camera_disabled", "too_many_pending", "storage_unavailable",
-            "not_implemented", *_BODY, *_CAMERA_CODES,
+            *KEYED, *_BODY, *_CAMERA_CODES,
         ),
     },
     openapi_extra={"parameters": [IDEMPOTENCY], **_body_example(examples.SNAPSHOT)},
@@ -182,10 +187,12 @@ async def take_snapshot(
     response: Response,
     services: ServicesDep,
     state: StateDep,
+    attempt: AttemptDep,
     body: SnapshotRequest | None = None,
 ) -> Any:
     """By a single_frame request of its own: from the open stream at once, else the stream is opened for it."""
     services.orchestrator.check_accepting()
-    frame = await while_wanted(request, state, services.snapshots.take(camera_id, body or SnapshotRequest()))
-    response.headers["Location"] = f"/api/v1/frames/{frame.frame_id}"
+    attempt.answers(201, _frame_location)
+    frame = await while_wanted(request, state, services.snapshots.take(camera_id, body or SnapshotRequest(), attempt))
+    response.headers["Location"] = _frame_location(frame)
     return frame

@@ -33,6 +33,7 @@ TABLE: dict[str, tuple[int, str]] = {
     "request_not_found": (404, "No such request"),
     "frame_not_found": (404, "No such frame"),
     "camera_not_found": (404, "No such camera"),
+    "session_not_found": (404, "No such upload session"),
     "route_not_found": (404, "No such route"),
     "method_not_allowed": (405, "Method not allowed"),
     "request_timeout": (408, "Request timed out"),
@@ -42,6 +43,8 @@ TABLE: dict[str, tuple[int, str]] = {
     "camera_disabled": (409, "Camera disabled"),
     "frame_on_hold": (409, "Frame on hold"),
     "request_in_progress": (409, "Same request in progress"),
+    "upload_incomplete": (409, "Upload incomplete"),
+    "session_closed": (410, "Upload session closed"),
     "cursor_expired": (410, "Cursor expired"),
     "payload_too_large": (413, "Body too large"),
     "too_many_files": (413, "Too many files"),
@@ -53,6 +56,7 @@ TABLE: dict[str, tuple[int, str]] = {
     "not_applicable": (422, "Field not applicable"),
     "invalid_image": (422, "Invalid image"),
     "image_type_mismatch": (422, "Image type mismatch"),
+    "checksum_mismatch": (422, "Checksum mismatch"),
     "timestamp_out_of_range": (422, "Timestamp out of range"),
     "idempotency_key_reused": (422, "Idempotency key reused"),
     "rate_limited": (429, "Rate limited"),
@@ -88,7 +92,7 @@ _HTTP_CODES = {
     422: "invalid_request", 429: "rate_limited", 501: "not_implemented", 503: "overloaded",
 }  # fmt: skip
 # Top-level members that exceptions may add, by the key of their `details`.
-_EXTRA_MEMBERS = ("rejected", "oldest_cursor", "group_id", "at", "tolerance_ms", "results")
+_EXTRA_MEMBERS = ("rejected", "oldest_cursor", "group_id", "at", "tolerance_ms", "results", "missing_parts")
 
 
 def trace_id(scope: Scope) -> str:

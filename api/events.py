@@ -8,7 +8,8 @@ from starlette.responses import Response
 
 from api import examples
 from api.dependencies import ServicesDep
-from api.openapi import IDEMPOTENCY, answer, problems
+from api.idempotency import AttemptDep
+from api.openapi import IDEMPOTENCY, KEYED, answer, problems
 from api.params import Cursor, Limit, RequestId
 from api.routing import make_router
 from models.schemas import EventPage, TriggerAccepted, TriggerRequest
@@ -26,7 +27,7 @@ router = make_router("/api/v1/ingest/requests", tags=["ingest"])
         202: answer("Accepted; Location has the request's events.", examples.TRIGGERED, location=True),
         **problems(
             "request_not_found", "not_running", "timestamp_out_of_range", "payload_too_large", "unsupported_media_type",
-            "request_timeout", "not_implemented",
+            "request_timeout", *KEYED,
         ),
     },
     openapi_extra={
@@ -35,12 +36,15 @@ router = make_router("/api/v1/ingest/requests", tags=["ingest"])
     },
 )  # fmt: skip
 async def trigger_event(
-    request_id: RequestId, response: Response, services: ServicesDep, body: TriggerRequest | None = None
+    request_id: RequestId, response: Response, services: ServicesDep, attempt: AttemptDep,
+    body: TriggerRequest | None = None,
 ) -> Any:
     """The slots from pre_roll seconds before `at` until post_roll seconds after it are stored, those that have passed
     from the stream's ring. The capture may run in another process: the event is kept, and found by it within a second."""
-    event_id = await services.orchestrator.trigger(request_id, body or TriggerRequest())
-    response.headers["Location"] = f"/api/v1/ingest/requests/{request_id}/events"
+    location = f"/api/v1/ingest/requests/{request_id}/events"
+    attempt.answers(202, lambda _: location)
+    event_id = await services.orchestrator.trigger(request_id, body or TriggerRequest(), attempt)
+    response.headers["Location"] = location
     return TriggerAccepted(event_id=event_id)
 
 

@@ -17,7 +17,10 @@ FRAME: dict[str, Any] = {
     "timestamp_uncertainty_ms": 60.0, "camera_timestamp": None, "width": 1920, "height": 1080, "size_bytes": 251904,
     "format": "jpg", "content_type": "image/jpeg", "sha256": _SHA256, "duplicate_of": None, "exif": None,
     "meta": {"session": "FP1"}, "stored_at": "2026-05-04T13:30:00.310000Z",
+    "held_at": None, "hold_reason": None,
 }  # fmt: skip
+HOLD: dict[str, Any] = {"reason": "protest of car 44"}
+HELD: dict[str, Any] = {**FRAME, "held_at": "2026-05-04T15:02:00.000000Z", "hold_reason": "protest of car 44"}
 NEAREST: dict[str, Any] = {**FRAME, "distance_ms": 12.5}
 PROGRESS: dict[str, Any] = {
     "expected": 1, "stored": 1, "in_flight": 0, "dropped": {}, "duplicates": 0, "gaps": [], "reconnects": 0,
@@ -41,6 +44,30 @@ UPLOADED: dict[str, Any] = {
     **FINAL, "source_type": "upload", "capture_mode": None, "source": None, "grid_start": None,
     "frames": [{**FRAME, "source_type": "upload", "filename": "car-44.jpg", "timestamp_source": "exif"}],
 }  # fmt: skip
+_SESSION = "01934f5e-2b7a-7c31-9d5e-6f0a1b2c3d44"
+_STAGING = f"http://127.0.0.1:9000/trackshift-frames/staging/{_SESSION}/object?X-Amz-Signature=..."
+SESSION_NEW: dict[str, Any] = {
+    "camera_id": "pit-lane-1", "filename": "car-44.jpg", "size_bytes": 251904, "content_type": "image/jpeg",
+    "sha256": _SHA256, "meta": {"session": "FP1"},
+}  # fmt: skip
+SESSION: dict[str, Any] = {
+    "session_id": _SESSION, "status": "open", **SESSION_NEW, "method": "single", "upload_url": _STAGING,
+    "headers": {"Content-Length": "251904"}, "part_size": None, "parts": None, "received_bytes": 0,
+    "urls_expire_at": "2026-05-04T14:30:00.000000Z", "request_id": None, "error": None, "created_at": _AT,
+    "expires_at": "2026-05-05T13:30:00.000000Z",
+}  # fmt: skip
+SESSION_PARTS: dict[str, Any] = {
+    **SESSION, "filename": "car-44.tif", "content_type": "image/tiff", "size_bytes": 12582912, "method": "multipart",
+    "upload_url": None, "headers": {}, "part_size": 8388608, "received_bytes": 8388608,
+    "parts": [
+        {
+            "number": 1, "offset": 0, "size": 8388608, "arrived": True, "etag": "5f363e0e58a95f06cbe9bbc662c5dfb6",
+            "url": None,
+        },
+        {"number": 2, "offset": 8388608, "size": 4194304, "arrived": False, "etag": None, "url": _STAGING},
+    ],
+}  # fmt: skip
+SESSION_COMPLETE: dict[str, Any] = {"parts": [{"number": 1, "etag": "5f363e0e58a95f06cbe9bbc662c5dfb6"}]}
 BURST_NEW: dict[str, Any] = {
     "camera_ids": ["pit-lane-1", "pit-lane-2"], "at": None, "tolerance_ms": 100.0, "meta": {"session": "FP1"},
 }  # fmt: skip
@@ -72,6 +99,14 @@ EVENT: dict[str, Any] = {
     "last_sequence": 356, "created_at": "2026-05-04T13:30:00.240000Z",
 }  # fmt: skip
 EVENT_PAGE: dict[str, Any] = {"items": [EVENT], "next_cursor": None}
+_LOG = "7f0c2a44-5d0e-4c39-9a34-0f8d1c7b2e61"
+CLOUD_EVENT: dict[str, Any] = {
+    "specversion": "1.0", "id": f"{_LOG}.4711", "source": "/trackshift/ingestion", "type": "frame.stored", "subject": _FRAME,
+    "time": "2026-05-04T13:30:00.310000Z", "datacontenttype": "application/json", "cameraid": "pit-lane-1",
+    "data": {key: value for key, value in FRAME.items() if key not in ("storage_url", "url_expires_at")},
+}  # fmt: skip
+CLOUD_EVENT_PAGE: dict[str, Any] = {"items": [CLOUD_EVENT], "next_cursor": f"{_LOG}.4711"}
+EVENT_STREAM = f"retry: 1000\n\nid: {_LOG}.4711\nevent: frame.stored\ndata: {{\"specversion\":\"1.0\", ...}}\n\n: \n\n"
 _HEALTHY = {"status": "healthy", "latency_ms": 1.2, "detail": None}
 HEALTH: dict[str, Any] = {
     "status": "healthy", "timestamp": _AT, "version": "0.1.0",
@@ -81,7 +116,8 @@ HEALTH: dict[str, Any] = {
 _CAMERA_INPUT: dict[str, Any] = {
     "name": "Pit lane, entry", "description": None, "transport": "tcp", "location": "Pit entry",
     "camera_angle": "front left, 30 degrees", "calibration": {"fx": 1400.2, "fy": 1398.7}, "default_fps": 1.0,
-    "enabled": True, "keep_open": True, "reader": None, "meta": {"mast": 4},
+    "enabled": True, "keep_open": True, "reader": None, "retention_days": 30.0,
+    "meta": {"mast": 4},
 }  # fmt: skip
 CAMERA_NEW: dict[str, Any] = {
     "camera_id": "pit-lane-1", "rtsp_url": "rtsp://viewer:pass%2Fword@192.168.1.20:554/stream1", **_CAMERA_INPUT,

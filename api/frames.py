@@ -17,7 +17,7 @@ from api.openapi import answer, problems
 from api.params import Cursor, Flag, FrameId, Limit, StrictUuid
 from api.ranges import Span, Unsatisfiable, none_match, requested_span
 from api.routing import make_router
-from models.schemas import CameraId, FrameInfo, FramePage, NearestFrame, Timestamp
+from models.schemas import CameraId, FrameInfo, FramePage, HoldRequest, NearestFrame, Timestamp
 from models.values import FrameFilter, SourceType
 from utils.exceptions import RangeNotSatisfiable
 
@@ -89,6 +89,35 @@ async def get_frame(frame_id: FrameId, services: ServicesDep) -> Any:
 async def delete_frame(frame_id: FrameId, services: ServicesDep) -> Response:
     """Row and object; 204 also when repeated or unknown."""
     await services.queries.delete_frame(frame_id)
+    return Response(status_code=204)
+
+
+@router.post(
+    "/{frame_id}/hold",
+    operation_id="hold_frame",
+    summary="Put a frame on hold",
+    response_model=FrameInfo,
+    responses={
+        200: answer("On hold.", examples.HELD),
+        **problems("frame_not_found", "payload_too_large", "unsupported_media_type", "request_timeout"),
+    },
+    openapi_extra={"requestBody": {"content": {"application/json": {"example": examples.HOLD}}}},
+)
+async def hold_frame(frame_id: FrameId, services: ServicesDep, body: HoldRequest | None = None) -> Any:
+    """Until it is released nobody deletes it: neither retention nor a client (409). Repeating it is fine."""
+    return await services.queries.hold_frame(frame_id, body.reason if body else None)
+
+
+@router.delete(
+    "/{frame_id}/hold",
+    status_code=204,
+    operation_id="release_frame",
+    summary="End a frame's hold",
+    responses=problems("frame_not_found"),
+)
+async def release_frame(frame_id: FrameId, services: ServicesDep) -> Response:
+    """204 also for a frame that is on none."""
+    await services.queries.release_frame(frame_id)
     return Response(status_code=204)
 
 

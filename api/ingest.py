@@ -11,7 +11,8 @@ from starlette.responses import Response
 
 from api import examples
 from api.dependencies import ServicesDep, StateDep
-from api.openapi import IDEMPOTENCY, PREFER, answer, problems
+from api.idempotency import AttemptDep
+from api.openapi import IDEMPOTENCY, KEYED, PREFER, answer, problems
 from api.params import Cursor, Limit, RequestId, StrictUuid
 from api.prefer import wait_final
 from api.routing import make_router
@@ -39,17 +40,19 @@ def status_location(request_id: UUID) -> str:
         202: answer("Accepted; Location has the state.", examples.ACCEPTED, location=True),
         **problems(
             "not_applicable", "timestamp_out_of_range", "address_not_allowed", "camera_disabled", "too_many_pending",
-            "payload_too_large", "unsupported_media_type", "request_timeout", "not_implemented",
+            "payload_too_large", "unsupported_media_type", "request_timeout", *KEYED,
         ),
     },
     openapi_extra={"parameters": [PREFER, IDEMPOTENCY]},
 )  # fmt: skip
 async def submit_capture(
-    body: RTSPIngestionRequest, request: Request, response: Response, services: ServicesDep, state: StateDep
+    body: RTSPIngestionRequest, request: Request, response: Response, services: ServicesDep, state: StateDep,
+    attempt: AttemptDep,
 ) -> Any:
     """Answers at once, before the camera is reached. With `Prefer: wait=N` it waits for the final state."""
     services.orchestrator.check_accepting()
-    accepted = await services.orchestrator.submit_capture(body)
+    attempt.answers(202, lambda accepted: status_location(accepted.request_id))
+    accepted = await services.orchestrator.submit_capture(body, attempt)
     response.headers["Location"] = status_location(accepted.request_id)
     if await wait_final(request, response, state, services, accepted.request_id):
         response.status_code = 200
@@ -117,7 +120,7 @@ async def list_requests(
     responses={
         200: answer("It was final already; unchanged.", examples.FINAL) | {"model": IngestionResponse},
         202: answer("Cancelling; frames captured before are stored.", examples.ACCEPTED, location=True),
-        **problems("request_not_found", "not_implemented"),
+        **problems("request_not_found", *KEYED),
     },
     openapi_extra={"parameters": [IDEMPOTENCY]},
 )

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
-from api.spool import remove_stale
 from api.state import AppState
 from config import Settings
 from utils.logger import get_logger
@@ -64,7 +63,8 @@ def make_lifespan(
         factory = open_services or _real_services
         async with AsyncExitStack() as stack:
             stack.push_async_callback(state.upload_pool.close)
-            if leftovers := await asyncio.to_thread(remove_stale, state.settings.temp_dir):
+            stack.push_async_callback(asyncio.to_thread, state.temp.close)
+            if leftovers := await asyncio.to_thread(state.temp.open):
                 log.info("stale_uploads_removed", folders=leftovers)
             state.services = await stack.enter_async_context(factory(state.settings))
             await stack.enter_async_context(_running(asyncio.create_task(probe_loop_lag(), name="loop-lag")))

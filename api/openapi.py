@@ -85,7 +85,13 @@ def header(name: str, description: str, example: str) -> dict[str, Any]:
 
 
 PREFER = header("Prefer", "RFC 7240. `wait=N`: wait up to N seconds (at most 60) for the final state.", "wait=10")
-IDEMPOTENCY = header("Idempotency-Key", "Not built yet: a request that carries one is answered 501.", "2f6c1c9e")
+IDEMPOTENCY = header(
+    "Idempotency-Key",
+    'One key, `"k"` or bare `k`, 1-255 visible ASCII characters. The same key and body within 24 h: the first answer again, '
+    "with `Idempotent-Replayed: true`.",
+    "2f6c1c9e",
+)
+KEYED = ("request_in_progress", "idempotency_key_reused")  # what a route with IDEMPOTENCY may answer because of it
 
 
 def schema_of(app: FastAPI) -> dict[str, Any]:

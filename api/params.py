@@ -35,9 +35,8 @@ def _boolean(value: Any) -> Any:
 StrictUuid = Annotated[UUID, BeforeValidator(_uuid, json_schema_input_type=UUID)]
 RequestId = Annotated[StrictUuid, Path(description="The request's id.")]
 FrameId = Annotated[StrictUuid, Path(description="The frame's id.")]
-Limit = Annotated[
-    int, BeforeValidator(_integer, json_schema_input_type=int), Query(ge=1, le=200, description="Items a page.")
-]
+StrictInteger = Annotated[int, BeforeValidator(_integer, json_schema_input_type=int)]
+Limit = Annotated[StrictInteger, Query(ge=1, le=200, description="Items a page.")]
 Flag = Annotated[bool, BeforeValidator(_boolean, json_schema_input_type=bool)]
 Cursor = Annotated[
     str | None,

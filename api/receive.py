@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from api.body import chunks
+from api.admission import Admitted
+from api.body import chunks, pace_of
 from api.multipart import FormReader
-from api.spool import UploadFolder
+from api.spool import StagedFile, UploadFolder
+from api.state import AppState
 from config import Settings
 from models.schemas import UploadIngestionRequest
 from models.values import ReceivedFile
-from utils.pool import WorkerPool
 
 OVERHEAD = 1_048_576  # bytes of boundaries, part headers and fields beside the files
 _FLUSH_BYTES = 1_048_576
@@ -35,26 +36,38 @@ def body_limit(settings: Settings) -> int:
 
 @asynccontextmanager
 async def receive_form(
-    request: Request, boundary: bytes, expected: int, settings: Settings, pool: WorkerPool
+    request: Request, boundary: bytes, state: AppState, share: Admitted
 ) -> AsyncIterator[ReceivedForm]:
-    """Receives the whole body, then gives the form; the files are removed at the end, whatever happens."""
-    folder = UploadFolder(settings.temp_dir, settings.UPLOAD.DISK_RESERVE)
+    """Receives the whole body, then gives the form; the files are removed at the end, whatever happens.
+
+    Raises Overloaded when a body of unknown length outgrows what may be in hand.
+    """
+    settings, pool = state.settings, state.upload_pool
+    folder = UploadFolder(state.temp, settings.UPLOAD.DISK_RESERVE)
     reader = FormReader(boundary, settings)
+    seen = 0
     try:
-        await pool.run(folder.create, expected)
-        async for data in chunks(request, settings.API.BODY_TIMEOUT, body_limit(settings)):
+        await pool.run(folder.create, share.held)
+        async for data in chunks(request, pace_of(settings.API), body_limit(settings)):
+            seen += len(data)
+            share.cover(seen)
             reader.feed(data)
             if reader.waiting >= _FLUSH_BYTES:
                 await pool.run(folder.apply, reader.take())
         form, files = reader.result()
         await pool.run(folder.apply, reader.take())
-        yield ReceivedForm(
-            form,
-            [
-                ReceivedFile(f.index, f.filename, f.declared_type, f.path, f.size, f.digest.hexdigest(), f.too_large)
-                for f in files
-            ],
-        )
+        yield ReceivedForm(form, [file.received() for file in files])
     finally:
         # Shielded: a cancelled request still leaves nothing behind.
         await asyncio.shield(pool.run(folder.remove))
+
+
+@asynccontextmanager
+async def local_file(state: AppState, size: int, filename: str, declared_type: str | None) -> AsyncIterator[StagedFile]:
+    """A temporary file for `size` bytes of a direct upload; removed at the end, whatever happens. Raises DiskFull."""
+    folder = UploadFolder(state.temp, state.settings.UPLOAD.DISK_RESERVE)
+    try:
+        await state.upload_pool.run(folder.create, size)
+        yield StagedFile(folder, filename, declared_type)
+    finally:
+        await asyncio.shield(state.upload_pool.run(folder.remove))

@@ -14,15 +14,13 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.body import read_json
+from api.body import pace_of, read_json
+from api.idempotency import check_key, serve, takes_key
 from api.state import app_state
 from api.validation import MAX_ERRORS, invalid_fields
-from utils.exceptions import FeatureNotImplemented, FieldError, MalformedRequest
+from utils.exceptions import FieldError, MalformedRequest
 
 MAX_QUERY_FIELDS = 100
-# A structured-field string ("k") or the bare key; visible ASCII. A bare comma would be two keys in one header.
-_QUOTED_KEY = re.compile(r'^"((?:[\x21\x23-\x5b\x5d-\x7e]|\\["\\]){1,255})"$')
-_BARE_KEY = re.compile(r"^[\x21\x23-\x2b\x2d-\x7e]{1,255}$")
 _NAME = re.compile(r"^[A-Za-z0-9_.\-\[\]]{1,64}$")
 
 
@@ -53,40 +51,29 @@ def check_query(query: bytes, known: frozenset[str]) -> None:
         raise invalid_fields(errors[:MAX_ERRORS])
 
 
-def check_idempotency_key(request: Request) -> None:
-    """400 for a malformed key, 501 for a good one: safe retries are not built, and nothing may pretend they are."""
-    keys = request.headers.getlist("idempotency-key")
-    if not keys:
-        return
-    if len(keys) > 1 or not (_QUOTED_KEY.match(keys[0].strip()) or _BARE_KEY.match(keys[0].strip())):
-        raise MalformedRequest("Idempotency-Key: one key of 1-255 visible ASCII characters.")
-    raise FeatureNotImplemented("Idempotency-Key is not built yet: without it a retry may store twice.")
-
-
 class StrictRoute(APIRoute):
-    """Admission, query and JSON are checked here, in this order, before FastAPI sees the request."""
+    """Admission, query, JSON and Idempotency-Key are checked here, in this order, before FastAPI sees the request."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
         known = frozenset(query_names(self.dependant))
         takes_json = self.body_field is not None
-        takes_keys = "POST" in (self.methods or ()) and (
-            self.path.startswith("/api/v1/ingest/") or self.path.endswith("/snapshot")
-        )
+        reads_itself = not takes_json and "requestBody" in (self.openapi_extra or {})
+        keyed = takes_key(self.methods or set(), self.path)
 
         async def strict(request: Request) -> Response:
             state = app_state(request)
             state.admit(self.path)
             check_query(request.scope.get("query_string", b""), known)
-            if takes_keys:
-                check_idempotency_key(request)
+            if keyed:
+                check_key(request)
+            body: tuple[bytes, Any] | None = None if reads_itself else (b"", None)
             if takes_json:
                 api = state.settings.API
-                raw, value = await read_json(request, api.BODY_TIMEOUT, api.MAX_JSON_BYTES)
+                body = await read_json(request, pace_of(api), api.MAX_JSON_BYTES)
                 # Where Request.body() and .json() keep what they have read: FastAPI asks those.
-                request._body = raw
-                request._json = value
-            return await handler(request)
+                request._body, request._json = body
+            return await (serve(request, handler, body) if keyed else handler(request))
 
         return strict
 

@@ -5,19 +5,18 @@ from __future__ import annotations
 import errno
 import hashlib
 import shutil
-import tempfile
 import threading
-import time
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import IO
 
-from utils.exceptions import DiskFull
+from models.values import ReceivedFile
+from utils.exceptions import DiskFull, Overloaded
+from utils.temp_folder import TempRoot
 
-_PREFIX = "upload-"
-_STALE = 24 * 3600  # seconds; another process may be receiving into a younger one
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_NO_FILES = (errno.EMFILE, errno.ENFILE)
 
 
 class Op(Enum):
@@ -39,6 +38,12 @@ class SpooledFile:
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)
     handle: IO[bytes] | None = None
 
+    def received(self) -> ReceivedFile:
+        """What became of it, once it is closed."""
+        return ReceivedFile(
+            self.index, self.filename, self.declared_type, self.path, self.size, self.digest.hexdigest(), self.too_large
+        )
+
 
 Operation = tuple[Op, SpooledFile, bytes]
 
@@ -46,28 +51,29 @@ Operation = tuple[Op, SpooledFile, bytes]
 class UploadFolder:
     """A 0700 folder. After `remove` a late `apply` of a cancelled upload does nothing."""
 
-    def __init__(self, parent: Path, reserve: int) -> None:
-        self._parent = parent
+    def __init__(self, root: TempRoot, reserve: int) -> None:
+        self._root = root
         self._reserve = reserve
         self._path: Path | None = None
         self._lock = threading.Lock()
         self._removed = False
         self._open: list[SpooledFile] = []
+        self._made: list[Path] = []
 
     def create(self, expected: int) -> None:
-        """Makes the folder. Raises DiskFull when `expected` bytes would eat into the reserve."""
+        """Makes the folder. Raises DiskFull when `expected` bytes would eat into the reserve, Overloaded without files."""
         with self._lock:
             if self._removed:
                 return
             try:
-                self._parent.mkdir(parents=True, exist_ok=True)
+                self._root.open()
                 self._check_room(expected)
-                self._path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self._parent))
+                self._path = self._root.folder("upload-")
             except OSError as error:
                 raise self._translated(error) from error
 
     def apply(self, operations: list[Operation]) -> None:
-        """Writes, in order. Raises DiskFull."""
+        """Writes, in order. Raises DiskFull, Overloaded."""
         with self._lock:
             if self._removed or self._path is None:
                 return
@@ -84,14 +90,24 @@ class UploadFolder:
             self._removed = True
             for file in self._open:
                 if file.handle is not None:
-                    file.handle.close()
-            if self._path is not None:
+                    try:
+                        file.handle.close()
+                    except OSError:  # what it still held in memory found no room
+                        pass
+            if self._path is None:
+                return
+            try:
+                for path in self._made:  # by name: rmtree opens the folder, which needs a free descriptor
+                    path.unlink(missing_ok=True)
+                self._path.rmdir()
+            except OSError:
                 shutil.rmtree(self._path, ignore_errors=True)
 
     def _one(self, kind: Op, file: SpooledFile, data: bytes) -> None:
         assert self._path is not None
         if file.handle is None:
             file.path = self._path / str(file.index)  # nothing of the client's becomes a path
+            self._made.append(file.path)
             file.handle = file.path.open("wb")
             self._open.append(file)
         if kind is Op.WRITE:
@@ -104,24 +120,29 @@ class UploadFolder:
             self._open.remove(file)
 
     def _check_room(self, expected: int) -> None:
-        if shutil.disk_usage(self._parent).free - expected < self._reserve:
+        if self._root.free() - expected < self._reserve:
             raise DiskFull("Less than UPLOAD__DISK_RESERVE would be left for this upload. Nothing was stored.")
 
     @staticmethod
     def _translated(error: OSError) -> Exception:
+        if error.errno in _NO_FILES:
+            return Overloaded("The service has as many files and connections open as it may. Try again.")
         return DiskFull() if error.errno in _NO_SPACE else error
 
 
-def remove_stale(parent: Path) -> int:
-    """Removes folders that a killed process left behind a day ago or more; how many."""
-    removed = 0
-    if not parent.is_dir():
-        return removed
-    for path in parent.glob(f"{_PREFIX}*"):
-        try:
-            if time.time() - path.lstat().st_mtime > _STALE and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-                removed += 1
-        except OSError:  # another process was faster
-            continue
-    return removed
+class StagedFile:
+    """The one file of a direct upload, written as the staging object is read. Its methods are for threads."""
+
+    def __init__(self, folder: UploadFolder, filename: str, declared_type: str | None) -> None:
+        self._folder = folder
+        self._file = SpooledFile(0, filename, declared_type)
+
+    def write(self, data: bytes) -> None:
+        """Raises DiskFull, Overloaded."""
+        self._file.size += len(data)
+        self._folder.apply([(Op.WRITE, self._file, data)])
+
+    def received(self) -> ReceivedFile:
+        """Closes the file. Raises DiskFull."""
+        self._folder.apply([(Op.CLOSE, self._file, b"")])
+        return self._file.received()

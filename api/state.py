@@ -1,19 +1,18 @@
-"""What the application holds beside its services: whether it is stopping, how much it is serving, upload slots."""
+"""What the application holds beside its services: whether it is stopping, how much it is serving, the uploads in hand."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from starlette.requests import Request
 
+from api.admission import UploadGate
 from config import Settings
 from utils.exceptions import Overloaded, ShuttingDown
-from utils.metrics import UPLOADS_IN_FLIGHT
 from utils.pool import WorkerPool
+from utils.temp_folder import TempRoot
 
 if TYPE_CHECKING:
     from services.runtime import Services
@@ -47,8 +46,13 @@ class AppState:
     services: Services | None = None
     stopping: Stopping = field(default_factory=Stopping)
     in_flight: int = 0
-    uploads: int = 0
     upload_pool: WorkerPool = field(default_factory=lambda: WorkerPool("upload_io", UPLOAD_IO_THREADS))
+    uploads: UploadGate = field(init=False)
+    temp: TempRoot = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.uploads = UploadGate(self.settings.UPLOAD)
+        self.temp = TempRoot(self.settings.temp_dir)
 
     def admit(self, path: str) -> None:
         """Raises ShuttingDown or Overloaded when a request for this route may not be served now."""
@@ -58,19 +62,6 @@ class AppState:
             raise ShuttingDown
         if self.in_flight > self.settings.API.MAX_CONCURRENT_REQUESTS:  # the request itself is counted
             raise Overloaded
-
-    @contextmanager
-    def upload_slot(self) -> Iterator[None]:
-        """One of UPLOAD__MAX_CONCURRENT places, or Overloaded."""
-        if self.uploads >= self.settings.UPLOAD.MAX_CONCURRENT:
-            raise Overloaded("UPLOAD__MAX_CONCURRENT uploads are being received already. Try again.")
-        self.uploads += 1
-        UPLOADS_IN_FLIGHT.inc()
-        try:
-            yield
-        finally:
-            self.uploads -= 1
-            UPLOADS_IN_FLIGHT.dec()
 
 
 def app_state(request: Request) -> AppState:

@@ -10,9 +10,10 @@ from starlette.responses import Response
 from api import examples
 from api.body import check_encoding, content_length
 from api.dependencies import ServicesDep, StateDep
+from api.idempotency import begin, form_fingerprint, kept_answer
 from api.ingest import status_location
 from api.multipart import boundary_of
-from api.openapi import IDEMPOTENCY, answer, problems
+from api.openapi import IDEMPOTENCY, KEYED, answer, problems
 from api.receive import body_limit, receive_form
 from api.routing import make_router
 from models.schemas import CAMERA_ID_PATTERN, IngestionResponse
@@ -50,7 +51,7 @@ _EXAMPLE = {"camera_id": "pit-lane-1", "files": ["car-44.jpg"], "meta": '{"sessi
         **problems(
             "request_timeout", "payload_too_large", "too_many_files", "image_too_large", "unsupported_media_type",
             "unsupported_image_format", "invalid_image", "image_type_mismatch", "forbidden", "storage_unavailable",
-            "disk_full", "not_implemented",
+            "disk_full", *KEYED,
         ),
     },
     openapi_extra={
@@ -69,14 +70,19 @@ async def upload_images(request: Request, response: Response, services: Services
     """Each file is stored or refused by itself, its bytes unchanged. If none is stored, the answer is the first
     file's problem with all of `rejected`."""
     services.orchestrator.check_accepting()
+    await services.direct.check_store()
     # Nothing of the body has been read: a client that waits for 100 Continue gets the refusal instead.
-    with state.upload_slot():
+    declared = content_length(request)
+    with state.uploads.admit(declared) as share:
         boundary = boundary_of(request.headers.get("content-type", ""))
         check_encoding(request)
-        declared = content_length(request)
         if declared is not None and declared > body_limit(state.settings):
             raise PayloadTooLarge("The body is larger than UPLOAD__MAX_BATCH_SIZE files of UPLOAD__MAX_FILE_SIZE.")
-        async with receive_form(request, boundary, declared or 0, state.settings, state.upload_pool) as form:
-            request_id = await services.orchestrator.ingest_upload(form.fields, form.files)
+        async with receive_form(request, boundary, state, share) as form:
+            attempt = await begin(request, form_fingerprint(form))
+            attempt.answers(201, lambda stored: status_location(stored.request_id))
+            request_id = await services.orchestrator.ingest_upload(form.fields, form.files, attempt)
+    if (kept := await kept_answer(request, attempt)) is not None:
+        return kept
     response.headers["Location"] = status_location(request_id)
     return await services.queries.get_request(request_id)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 from sqlalchemy import (
+    JSON,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -31,7 +32,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import INT4MULTIRANGE, JSONB, Range
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from models.values import CaptureMode, DropReason, IngestionStatus, SourceType, TimestampSource
+from models.values import CaptureMode, DropReason, IngestionStatus, SessionState, SourceType, TimestampSource
 
 Json = dict[str, Any]
 SEALED_PREFIX = "enc1:"  # how texts begin that rest encrypted (utils.secret_box)
@@ -70,6 +71,8 @@ def _now() -> Mapped[datetime]:
 def _slots() -> Mapped[SlotRanges]:
     return mapped_column(server_default=text("'{}'::int4multirange"))
 
+
+_KEY = Text(collation="C")  # object keys sort as the store lists them: byte by byte
 
 _PLAIN_URL = f"rtsp_url NOT LIKE '{SEALED_PREFIX}%'"  # rows from before encryption
 
@@ -192,7 +195,7 @@ class Frame(Base):
     sequence: Mapped[int] = mapped_column(Integer)
     state: Mapped[str] = mapped_column(server_default=text("'stored'"))
     filename: Mapped[str | None]
-    storage_path: Mapped[str] = mapped_column(unique=True)
+    storage_path: Mapped[str] = mapped_column(_KEY)
     capture_timestamp: Mapped[datetime]
     timestamp_source: Mapped[str]
     timestamp_uncertainty_ms: Mapped[float | None]
@@ -207,6 +210,8 @@ class Frame(Base):
     exif: Mapped[Json | None]
     meta: Mapped[Json] = mapped_column(server_default=text("'{}'::jsonb"))
     stored_at: Mapped[datetime] = _now()
+    held_at: Mapped[datetime | None]  # on hold: neither clients nor retention delete it
+    hold_reason: Mapped[str | None]
 
     request: Mapped[IngestionRequest] = relationship(lazy="raise")
 
@@ -223,8 +228,12 @@ class Frame(Base):
         Index(None, "request_id", "capture_timestamp", "id", postgresql_where=text("state = 'stored'")),
         Index(None, "source_type", "capture_timestamp", "id", postgresql_where=text("state = 'stored'")),
         Index(None, "camera_id", "sha256", "stored_at", "id"),
+        CheckConstraint("hold_reason IS NULL OR held_at IS NOT NULL", name="hold"),
+        # Of tombstones no key is looked up: without them the index stays as small as what is stored.
+        Index("uq_frames_storage_path", "storage_path", unique=True, postgresql_where=text("state <> 'deleted'")),
         Index("ix_frames_deleting", "stored_at", postgresql_where=text("state = 'deleting'")),
-        Index(None, "stored_at", "id"),
+        Index(None, "stored_at", "id", postgresql_where=text("state = 'stored'")),
+        Index(None, "camera_id", "stored_at", "id", postgresql_where=text("state = 'stored'")),
     )
 
 
@@ -233,11 +242,65 @@ class ObjectKey(Base):
 
     __tablename__ = "object_keys"
 
-    key: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(_KEY, primary_key=True)
     state: Mapped[str]
     at: Mapped[datetime] = _now()
 
-    __table_args__ = (CheckConstraint(_one_of("state", ("live", "condemned")), name="state"),)
+    __table_args__ = (
+        CheckConstraint(_one_of("state", ("live", "condemned")), name="state"),
+        Index("ix_object_keys_condemned", "at", postgresql_where=text("state = 'condemned'")),
+    )
+
+
+class IntegrityViolation(Base):
+    """A stored frame whose object is not there, or not of the row's size, as the sweeper found it."""
+
+    __tablename__ = "integrity_violations"
+
+    frame_id: Mapped[UUID] = mapped_column(ForeignKey("frames.id", ondelete="CASCADE"), primary_key=True)
+    kind: Mapped[str]
+    found_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    found_at: Mapped[datetime] = _now()
+
+    __table_args__ = (CheckConstraint(_one_of("kind", ("missing", "size")), name="kind"),)
+
+
+class SweeperState(Base):
+    """The one row that says how far the sweeper's pass over the bucket has come, whichever process runs it."""
+
+    __tablename__ = "sweeper_state"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    cursor: Mapped[str] = mapped_column(server_default=text("''"))  # the last key of what has been looked at
+    seen: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))  # objects of this pass
+    orphans: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))  # those of them without a row
+    stopped: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))  # this pass condemns nothing more
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]  # of the last pass that came to its end
+
+    __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
+
+
+class StorageUsage(Base):
+    """The one row with the bytes of all stored frames, but for the changes in `storage_changes`."""
+
+    __tablename__ = "storage_usage"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    bytes: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    frames: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+
+    __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
+
+
+class StorageChange(Base):
+    """A frame that came or went: written by a trigger on `frames`, summed up into `storage_usage` by retention."""
+
+    __tablename__ = "storage_changes"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    frames: Mapped[int] = mapped_column(Integer)
 
 
 class CaptureGap(Base):
@@ -298,11 +361,13 @@ class CameraConfiguration(Base):
     enabled: Mapped[bool] = mapped_column(Boolean, server_default=text("true"))
     keep_open: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
     reader: Mapped[str | None]
+    retention_days: Mapped[float | None]  # null: RETENTION__DAYS
     meta: Mapped[Json] = mapped_column(server_default=text("'{}'::jsonb"))
     created_at: Mapped[datetime] = _now()
     updated_at: Mapped[datetime] = _now()
 
     __table_args__ = (
+        CheckConstraint("retention_days IS NULL OR retention_days > 0", name="retention_days"),
         CheckConstraint("camera_id ~ '^[A-Za-z0-9._-]{1,100}$' AND camera_id !~ '^[.]+$'", name="camera_id"),
         CheckConstraint(_one_of("transport", ("tcp", "udp")), name="transport"),
         CheckConstraint("default_fps IS NULL OR (default_fps > 0 AND default_fps <= 30)", name="default_fps"),
@@ -313,7 +378,11 @@ class CameraConfiguration(Base):
 
 
 class IdempotencyKey(Base):
-    """A retry's memory: the key commits first with a lease, the answer with the frames."""
+    """A retry's memory: the key commits first with a lease, the answer with the frames.
+
+    `run` is who has it; `begun`: something was committed under `request_id` whose answer comes later. The answer is
+    plain JSON, not jsonb: it is given again as it was, in its order.
+    """
 
     __tablename__ = "idempotency_keys"
 
@@ -323,14 +392,57 @@ class IdempotencyKey(Base):
     request_id: Mapped[UUID]
     expires_at: Mapped[datetime | None]
     status: Mapped[int | None] = mapped_column(Integer)
-    answer: Mapped[Json | None]
+    answer: Mapped[Json | None] = mapped_column(JSON)
     created_at: Mapped[datetime] = _now()
+    run: Mapped[UUID]
+    begun: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    location: Mapped[str | None]
 
     __table_args__ = (Index(None, "created_at"),)
 
 
+class UploadSession(Base):
+    """A direct upload: the client PUTs the file to a staging key, `complete` checks and stores it (DESIGN, rule 11)."""
+
+    __tablename__ = "upload_sessions"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    request_id: Mapped[UUID] = mapped_column(unique=True)  # fixed from the start: however often it is completed
+    camera_id: Mapped[str]
+    filename: Mapped[str]
+    content_type: Mapped[str | None]
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str | None]
+    meta: Mapped[Json] = mapped_column(server_default=text("'{}'::jsonb"))
+    part_size: Mapped[int | None] = mapped_column(BigInteger)  # null: one PUT
+    upload_id: Mapped[str | None]  # the store's name of the multipart upload
+    state: Mapped[str] = mapped_column(server_default=text("'open'"))
+    error: Mapped[Json | None]  # of a failed one: code, message, retryable, rejected
+    epoch: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))  # completions begun
+    busy_until: Mapped[datetime | None]  # the lease of the completion that runs
+    arrived_at: Mapped[datetime | None]  # when it was first completed: the arrival, and in the frame's id
+    created_at: Mapped[datetime] = _now()
+    expires_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+    cleared_at: Mapped[datetime | None]  # when its staging object was removed
+
+    __table_args__ = (
+        CheckConstraint(_one_of("state", SessionState), name="state"),
+        CheckConstraint("size_bytes > 0 AND (part_size IS NULL OR part_size > 0)", name="sizes"),
+        CheckConstraint("sha256 IS NULL OR sha256 ~ '^[0-9a-f]{64}$'", name="sha256"),
+        CheckConstraint("(state = 'open') = (ended_at IS NULL)", name="ended"),
+        CheckConstraint("(state = 'failed') = (error IS NOT NULL)", name="error_of_failed"),
+        Index("ix_upload_sessions_open", "expires_at", "id", postgresql_where=text("state = 'open'")),
+        Index(
+            "ix_upload_sessions_uncleared", "ended_at", "id",
+            postgresql_where=text("state <> 'open' AND cleared_at IS NULL"),
+        ),
+        Index("ix_upload_sessions_cleared", "ended_at", "id", postgresql_where=text("cleared_at IS NOT NULL")),
+    )  # fmt: skip
+
+
 class OutboxPending(Base):
-    """Events as their transactions wrote them, before the relay gives them their order."""
+    """Events as their transactions wrote them (triggers, functions_0005), before the relay gives them their order."""
 
     __tablename__ = "outbox_pending"
 
@@ -346,7 +458,8 @@ class EventLog(Base):
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     log_id: Mapped[UUID]
-    seq: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    seq: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))  # the newest event's
+    oldest: Mapped[int] = mapped_column(BigInteger, server_default=text("1"))  # the first that retention has left
 
     __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
 
@@ -362,7 +475,7 @@ class Event(Base):
     event: Mapped[Json]
     created_at: Mapped[datetime] = _now()
 
-    __table_args__ = (Index(None, "created_at"), Index(None, "camera_id", "seq"), Index(None, "type", "seq"))
+    __table_args__ = (Index(None, "camera_id", "seq"),)
 
 
 class ApiKey(Base):

@@ -24,7 +24,16 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from models.values import CaptureMode, EventKind, IngestionStatus, Sampling, SourceType, TimestampSource, Transport
+from models.values import (
+    CaptureMode,
+    EventKind,
+    IngestionStatus,
+    LogEventType,
+    Sampling,
+    SourceType,
+    TimestampSource,
+    Transport,
+)
 
 MAX_META_BYTES = 16 * 1024
 CAMERA_ID_PATTERN = r"^[A-Za-z0-9._-]{1,100}$"
@@ -181,6 +190,82 @@ class UploadIngestionRequest(Input):
     meta: FrameMeta = Field(default_factory=lambda: FrameMeta())
 
 
+class UploadSessionCreate(Input):
+    """POST /api/v1/ingest/upload/sessions."""
+
+    camera_id: CameraId
+    filename: str = Field(
+        min_length=1, max_length=1024, description="Shown with the frame; its extension names the format.",
+        examples=["car-44.tif"],
+    )  # fmt: skip
+    size_bytes: int = Field(ge=1, description="Exactly; at most UPLOAD__DIRECT_MAX_FILE_SIZE.")
+    content_type: str | None = Field(
+        None, pattern=r"^[ -~]{1,255}$", examples=["image/tiff"],
+        description="The picture's; checked against its bytes. Not to be sent with the PUT.",
+    )  # fmt: skip
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="Hex, lower case: what arrives must have it.")
+    meta: FrameMeta = Field(default_factory=lambda: FrameMeta())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, value: Any) -> Any:
+        return without_nulls(value, cls)
+
+
+class CompletedPart(Input):
+    number: int = Field(ge=1, le=10_000)
+    etag: str = Field(pattern=r"^[!-~]{1,200}$", description="As the store answered it, with or without quotes.")
+
+
+class UploadComplete(Input):
+    """POST /api/v1/ingest/upload/sessions/{session_id}/complete."""
+
+    parts: list[CompletedPart] | None = Field(
+        None,
+        max_length=1000,
+        description="Optional; what the client has sent. A part that is not as given here is asked for again.",
+    )
+
+
+class UploadPart(Output):
+    number: int
+    offset: int = Field(description="Of its first byte in the file.")
+    size: int = Field(description="Bytes to send: exactly so many.")
+    arrived: bool
+    etag: str | None = Field(description="As the store has it, once it has arrived.")
+    url: str | None = Field(description="Where to PUT it, made for this answer; null when it has arrived.")
+
+
+class UploadError(Output):
+    code: str
+    message: str
+    retryable: bool
+
+
+class UploadSessionResponse(Output):
+    """A direct upload. URLs are made anew for every answer."""
+
+    session_id: UUID
+    status: Literal["open", "completing", "completed", "failed", "aborted", "expired"]
+    camera_id: str
+    filename: str
+    content_type: str | None
+    size_bytes: int
+    sha256: str | None
+    meta: dict[str, Any]
+    method: Literal["single", "multipart"]
+    upload_url: str | None = Field(description="single: where to PUT the file; null when it has arrived, or in the end.")
+    headers: dict[str, str] = Field(description="To send with the PUT; HTTP clients set Content-Length by themselves.")
+    part_size: int | None
+    parts: list[UploadPart] | None = Field(description="multipart: each part, PUT by itself, in any order.")
+    received_bytes: int = Field(description="In whole parts: a PUT that was cut off counts nothing.")
+    urls_expire_at: Timestamp | None
+    request_id: UUID | None = Field(description="Of a completed one: the request with the frame.")
+    error: UploadError | None = Field(description="Of a failed one: why the file was refused.")
+    created_at: Timestamp
+    expires_at: Timestamp = Field(description="Then what has arrived is removed.")
+
+
 class FrameInfo(Output):
     frame_id: UUID
     request_id: UUID
@@ -207,10 +292,18 @@ class FrameInfo(Output):
     exif: dict[str, Any] | None
     meta: dict[str, Any]
     stored_at: Timestamp
+    held_at: Timestamp | None = Field(None, description="On hold since: the frame is not deleted until it is released.")
+    hold_reason: str | None = None
 
 
 class NearestFrame(FrameInfo):
     distance_ms: float
+
+
+class HoldRequest(Input):
+    """POST /api/v1/frames/{frame_id}/hold."""
+
+    reason: str | None = Field(None, min_length=1, max_length=200, examples=["protest of car 44"])
 
 
 class Gap(Output):
@@ -330,6 +423,28 @@ class EventPage(Output):
     next_cursor: str | None
 
 
+class CloudEvent(Output):
+    """CloudEvents 1.0, JSON format, structured."""
+
+    specversion: Literal["1.0"]
+    id: str = Field(description="Also the cursor after this event.")
+    source: str
+    type: LogEventType
+    subject: UUID = Field(description="The frame's or the request's id.")
+    time: Timestamp
+    datacontenttype: Literal["application/json"]
+    cameraid: str
+    data: dict[str, Any] = Field(
+        description="frame.stored: FrameInfo without storage_url and url_expires_at. frame.deleted: which frame it was. "
+        "request.*: the request's state, error and ledger. camera.gap_*: request_id, gap_id, from, to, reason."
+    )
+
+
+class CloudEventPage(Output):
+    items: list[CloudEvent]
+    next_cursor: str = Field(description="Where to go on, always given; past what the filters left out, too.")
+
+
 def _bounded_object(limit: int) -> Any:
     def check(value: dict[str, Any]) -> dict[str, Any]:
         if len(json.dumps(value, ensure_ascii=False).encode()) > limit:
@@ -343,6 +458,7 @@ _Name = Annotated[str, Field(max_length=200)]
 _Text = Annotated[str, Field(max_length=4000)]
 _Object = Annotated[dict[str, Any], _bounded_object(MAX_META_BYTES)]
 Reader = Literal["opencv", "pyav"]
+RetentionDays = Annotated[float, Field(gt=0, le=36_500)]
 
 
 class CameraCreate(Input):
@@ -360,6 +476,9 @@ class CameraCreate(Input):
     enabled: bool = Field(True, description="false: captures and snapshots are 409 camera_disabled; running ones go on.")
     keep_open: bool = Field(False, description="Keep the stream open, captures or not.")
     reader: Reader | None = Field(None, description="null: RTSP__READER.")
+    retention_days: RetentionDays | None = Field(
+        None, description="Days after which its stored frames are deleted; null: RETENTION__DAYS."
+    )
     meta: _Object = Field(default_factory=dict, description="Free; at most 16 KiB.")
 
     @model_validator(mode="before")
@@ -390,6 +509,7 @@ class CameraPatch(Input):
     enabled: bool | None = None
     keep_open: bool | None = None
     reader: Reader | None = None
+    retention_days: RetentionDays | None = None
     meta: dict[str, Any] | None = None
 
 
@@ -437,6 +557,7 @@ class CameraConfiguration(Output):
     enabled: bool
     keep_open: bool
     reader: Reader | None
+    retention_days: float | None = Field(None, description="Days after which its frames go; null: RETENTION__DAYS.")
     meta: dict[str, Any]
     created_at: Timestamp
     updated_at: Timestamp

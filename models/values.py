@@ -237,6 +237,25 @@ class Rejected:
         }  # fmt: skip
 
 
+class SessionState(StrEnum):
+    """Of a direct upload, as kept; clients also see `completing` (open, and its completion runs)."""
+
+    OPEN = "open"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    ABORTED = "aborted"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, slots=True)
+class StagedPart:
+    """A part of a direct upload that has arrived."""
+
+    number: int  # from 1
+    size: int  # bytes
+    etag: str  # without quotes
+
+
 @dataclass(frozen=True, slots=True)
 class RequestFilter:
     """What a list of requests is narrowed to; times are inclusive from, exclusive to."""
@@ -287,6 +306,45 @@ class EventFilter:
     request_id: UUID
 
 
+class LogEventType(StrEnum):
+    """What the event log tells of (CloudEvents `type`)."""
+
+    FRAME_STORED = "frame.stored"
+    FRAME_DELETED = "frame.deleted"
+    REQUEST_STARTED = "request.started"
+    REQUEST_COMPLETED = "request.completed"
+    REQUEST_FAILED = "request.failed"
+    REQUEST_CANCELLED = "request.cancelled"
+    GAP_OPENED = "camera.gap_opened"
+    GAP_CLOSED = "camera.gap_closed"
+
+
+@dataclass(frozen=True, slots=True)
+class LogFilter:
+    """What a reader of the event log wants; None: all."""
+
+    types: tuple[LogEventType, ...] | None = None
+    camera_id: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class CameraFilter:
     """What a list of cameras is narrowed to: nothing yet; cursors are bound to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyName:
+    """A client's key within its scope: caller, method and path."""
+
+    scope: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeptAnswer:
+    """The answer that a key has, and the run that gave it."""
+
+    run: UUID
+    status: int
+    location: str | None
+    body: Any

@@ -18,16 +18,21 @@ import asyncpg
 from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from config import DbSettings, database_url
 from repositories.camera_configs import CameraConfigRepository
 from repositories.capture_events import CaptureEventRepository
 from repositories.frames import FrameRepository
+from repositories.idempotency import IdempotencyRepository
 from repositories.ingestion_requests import IngestionRequestRepository
 from repositories.leases import LeaseRepository
+from repositories.object_keys import ObjectKeyRepository
+from repositories.outbox import OutboxRepository
 from repositories.secrets import SecretsRepository
+from repositories.storage_usage import StorageUsageRepository
+from repositories.upload_sessions import UploadSessionRepository
 from utils.exceptions import DatabaseUnavailable
 from utils.logger import Throttle, get_logger
 from utils.metrics import DB_ERRORS, DB_POOL
@@ -106,16 +111,63 @@ class UnitOfWork:
         return CaptureEventRepository(self.session)
 
     @cached_property
+    def outbox(self) -> OutboxRepository:
+        return OutboxRepository(self.session)
+
+    @cached_property
+    def keys(self) -> IdempotencyRepository:
+        return IdempotencyRepository(self.session)
+
+    @cached_property
     def secrets(self) -> SecretsRepository:
         return SecretsRepository(self.session)
 
+    @cached_property
+    def object_keys(self) -> ObjectKeyRepository:
+        return ObjectKeyRepository(self.session)
+
+    @cached_property
+    def usage(self) -> StorageUsageRepository:
+        return StorageUsageRepository(self.session)
+
+    @cached_property
+    def upload_sessions(self) -> UploadSessionRepository:
+        return UploadSessionRepository(self.session)
+
+
+class Exclusive:
+    """What one session at a time may do, as long as its connection lives."""
+
+    def __init__(self, connection: AsyncConnection, backend: int) -> None:
+        self._connection = connection
+        self._backend = backend
+
+    async def check(self) -> None:
+        """Raises DatabaseUnavailable when the lock went with its connection: another process may have it."""
+        try:
+            # Once invalidated it would be made anew, by a session without the lock.
+            same = not self._connection.invalidated
+            same = same and await self._connection.scalar(text("SELECT pg_backend_pid()")) == self._backend
+        except Exception as error:
+            if not is_unavailable(error):
+                raise
+            same = False
+        if not same:
+            raise DatabaseUnavailable("The connection that held the lock was lost.")
+
 
 class Database:
-    """The engine of a process. `application_name` shows in pg_stat_activity."""
+    """The engine of a process. `application_name` shows in pg_stat_activity.
 
-    def __init__(self, settings: DbSettings, application_name: str = "trackshift-ingestion") -> None:
+    `lone`: one connection, kept for the process's life, for work that must not wait behind other work.
+    """
+
+    def __init__(
+        self, settings: DbSettings, application_name: str = "trackshift-ingestion", *, lone: bool = False
+    ) -> None:
         self._pool_timeout = settings.POOL_TIMEOUT
         self._throttle = Throttle(10, asyncio.get_event_loop().time)
+        self.on_commit: Callable[[], None] = lambda: None  # called after every transaction: there may be events
         server_settings = {
             "application_name": application_name,
             "timezone": "UTC",
@@ -129,11 +181,11 @@ class Database:
         self.engine: AsyncEngine = create_async_engine(
             database_url(settings),
             poolclass=AsyncAdaptedQueuePool,
-            pool_size=settings.POOL_SIZE,
-            max_overflow=settings.MAX_OVERFLOW,
+            pool_size=1 if lone else settings.POOL_SIZE,
+            max_overflow=0 if lone else settings.MAX_OVERFLOW,
             pool_timeout=settings.POOL_TIMEOUT,
             pool_use_lifo=True,
-            pool_recycle=1800,
+            pool_recycle=-1 if lone else 1800,
             connect_args={
                 "timeout": settings.CONNECT_TIMEOUT,
                 "command_timeout": settings.STATEMENT_TIMEOUT + 1,
@@ -147,7 +199,8 @@ class Database:
         self._single = async_sessionmaker(single, expire_on_commit=False)
         _ping_idle(self.engine)
         pool = self.engine.sync_engine.pool
-        DB_POOL.set_function(lambda: pool.checkedout() if isinstance(pool, AsyncAdaptedQueuePool) else 0)
+        if not lone:
+            DB_POOL.set_function(lambda: pool.checkedout() if isinstance(pool, AsyncAdaptedQueuePool) else 0)
 
     def unit_of_work(self) -> AbstractAsyncContextManager[UnitOfWork]:
         """One transaction. Raises DatabaseUnavailable; after a failed COMMIT its outcome is unknown (rule 4)."""
@@ -162,6 +215,7 @@ class Database:
         try:
             async with sessions() as session, session.begin():
                 yield UnitOfWork(session)
+            self.on_commit()
         except Exception as error:
             if not is_unavailable(error):
                 raise
@@ -187,6 +241,31 @@ class Database:
                     raise
                 await asyncio.sleep(pause * attempt)
         raise AssertionError("unreachable")
+
+    @asynccontextmanager
+    async def exclusive(self, key: int) -> AsyncIterator[Exclusive | None]:
+        """The advisory lock `key` for the block, on a connection of its own; None when another session has it.
+
+        Raises DatabaseUnavailable.
+        """
+        single, ours = self.engine.execution_options(isolation_level="AUTOCOMMIT"), False
+        try:
+            async with single.connect() as connection:
+                pair = text("SELECT pg_try_advisory_lock(:key) AS taken, pg_backend_pid() AS backend")
+                row = (await connection.execute(pair, {"key": key})).one()
+                ours = True
+                try:
+                    yield Exclusive(connection, row.backend) if row.taken else None
+                finally:
+                    try:
+                        if row.taken:
+                            await connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": key})
+                    except Exception:
+                        await connection.invalidate()  # closed: the server lets go of the lock
+        except Exception as error:
+            if ours or not is_unavailable(error):  # the block's own errors pass through as they are
+                raise
+            raise DatabaseUnavailable(retry_after=2) from error
 
     async def check(self) -> dict[str, Any]:
         """One cheap query on the live pool. Raises DatabaseUnavailable."""

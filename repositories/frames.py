@@ -1,16 +1,49 @@
-"""Frames: reads by time, and the two-step delete that leaves a tombstone."""
+"""Frames: reads by time, holds, and the two-step delete that leaves a tombstone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import delete, func, select, text, update
+from sqlalchemy import ColumnElement, delete, func, select, text, update
 
-from models.entities import Frame, ObjectKey
+from models.entities import Audit, Frame, ObjectKey
 from models.values import FrameFilter
 from repositories.base import Key, Repository
+from utils.exceptions import FrameOnHold
+
+
+class Old(NamedTuple):
+    """A stored frame that retention may delete; (stored_at, id) is its place in line."""
+
+    stored_at: datetime
+    id: UUID
+    request_id: UUID
+    size_bytes: int
+
+
+class Promise(NamedTuple):
+    """What a stored frame's row says of its object; (stored_at, id) is its place in line."""
+
+    stored_at: datetime
+    id: UUID
+    key: str
+    size_bytes: int
+    sha256: str
+
+
+class Removal(NamedTuple):
+    """A frame that is being deleted, and its object's key."""
+
+    id: UUID
+    key: str
+
+
+def _before(seconds: float) -> ColumnElement[datetime]:
+    """That many seconds ago, by the database's clock."""
+    return func.now() - func.make_interval(0, 0, 0, 0, 0, 0, seconds)
 
 
 class FrameRepository(Repository[Frame]):
@@ -60,47 +93,148 @@ class FrameRepository(Repository[Frame]):
         found = [row for query in (before, after) if (row := await self.session.scalar(query)) is not None]
         return min(found, key=lambda frame: abs(frame.capture_timestamp - at), default=None)
 
+    # -- deleting ----------------------------------------------------------------------------------------------
+
     async def begin_delete(self, frame_id: UUID) -> str | None:
         """Marks a stored frame as being deleted and lowers its request's total; returns the object's key.
 
         None when there is nothing left to delete. A frame that is already `deleting` gives its key again, so that
-        a delete that was cut off is finished by the next one.
+        a delete that was cut off is finished by the next one. Raises FrameOnHold.
         """
         request_id = await self.session.scalar(select(Frame.request_id).where(Frame.id == frame_id))
         if request_id is None:
             return None
+        if marked := await self.begin_deletes(request_id, [frame_id]):
+            return marked[0].key
+        left = (await self.session.execute(select(Frame.state, Frame.storage_path).where(Frame.id == frame_id))).one()
+        if left.state == "stored":
+            raise FrameOnHold
+        return str(left.storage_path) if left.state == "deleting" else None
+
+    async def begin_deletes(
+        self, request_id: UUID, frame_ids: Sequence[UUID], older_than_s: float | None = None
+    ) -> list[Removal]:
+        """Marks those frames of one request that are still stored and on no hold; lowers the request's total.
+
+        `older_than_s`: only those stored longer ago than that. State, hold and age are those of the moment at which the
+        row is written, not of the moment at which it was chosen: what was put on hold in between stays (rule 10).
+        """
         await self.session.execute(
             text("SELECT 1 FROM ingestion_requests WHERE id = :id FOR NO KEY UPDATE"), {"id": request_id}
         )
-        marked = await self.session.scalar(
-            update(Frame)
-            .where(Frame.id == frame_id, Frame.state == "stored")
-            .values(state="deleting")
-            .returning(Frame.storage_path)
+        marking = update(Frame).where(
+            Frame.id.in_(frame_ids), Frame.request_id == request_id, Frame.state == "stored", Frame.held_at.is_(None)
         )
-        if marked is not None:
+        if older_than_s is not None:
+            marking = marking.where(Frame.stored_at < _before(older_than_s))
+        rows = await self.session.execute(marking.values(state="deleting").returning(Frame.id, Frame.storage_path))
+        marked = [Removal(row.id, row.storage_path) for row in rows]
+        if marked:
             await self.session.execute(
-                text("UPDATE ingestion_requests SET deleted = deleted + 1, updated_at = now() WHERE id = :id"),
-                {"id": request_id},
+                text("UPDATE ingestion_requests SET deleted = deleted + :n, updated_at = now() WHERE id = :id"),
+                {"id": request_id, "n": len(marked)},
             )
-            return str(marked)
-        return await self.session.scalar(select(Frame.storage_path).where(Frame.id == frame_id, Frame.state == "deleting"))
+        return marked
 
-    async def finish_delete(self, frame_id: UUID, key: str) -> None:
-        """The object is gone: the row stays as the slot's tombstone, the key is free to forget (never reused)."""
+    async def finish_deletes(self, gone: Sequence[Removal]) -> None:
+        """The objects are gone: rows stay as their slots' tombstones, the keys are free to forget (never reused)."""
+        ids = sorted(item.id for item in gone)
+        # In one order: two processes may be finishing the same ones.
+        await self.session.execute(select(Frame.id).where(Frame.id.in_(ids)).order_by(Frame.id).with_for_update())
         await self.session.execute(
-            update(Frame).where(Frame.id == frame_id, Frame.state == "deleting").values(state="deleted")
+            update(Frame).where(Frame.id.in_(ids), Frame.state == "deleting").values(state="deleted")
         )
-        await self.session.execute(delete(ObjectKey).where(ObjectKey.key == key))
+        await self.session.execute(delete(ObjectKey).where(ObjectKey.key.in_([item.key for item in gone])))
 
-    async def deleting(self, *, limit: int, older_than_s: float) -> list[tuple[UUID, str]]:
-        """Deletes that were begun and not finished."""
+    async def deleting(self, *, limit: int, older_than_s: float) -> list[Removal]:
+        """Deletes that were begun and not finished; `older_than_s`: of frames stored longer ago than that."""
         query = (
             select(Frame.id, Frame.storage_path)
-            .where(
-                Frame.state == "deleting", Frame.stored_at < func.now() - func.make_interval(0, 0, 0, 0, 0, 0, older_than_s)
-            )
+            .where(Frame.state == "deleting", Frame.stored_at < _before(older_than_s))
             .order_by(Frame.stored_at)
             .limit(limit)
         )
-        return [(row.id, row.storage_path) for row in (await self.session.execute(query)).all()]
+        return [Removal(row.id, row.storage_path) for row in (await self.session.execute(query)).all()]
+
+    # -- retention ---------------------------------------------------------------------------------------------
+
+    async def next_camera(self, after: str) -> str | None:
+        """The camera with stored frames that comes after `after` (any string, "" at first); None: no more."""
+        query = select(Frame.camera_id).where(Frame.state == "stored", Frame.camera_id > after)
+        return await self.session.scalar(query.order_by(Frame.camera_id).limit(1))
+
+    async def oldest(
+        self, *, after: Key | None, limit: int, camera_id: str | None = None, older_than_s: float | None = None
+    ) -> list[Old]:
+        """Stored frames that are on no hold, those first that were stored first, from `after` on."""
+        query = select(Frame.stored_at, Frame.id, Frame.request_id, Frame.size_bytes).where(
+            Frame.state == "stored", Frame.held_at.is_(None)
+        )
+        if camera_id is not None:
+            query = query.where(Frame.camera_id == camera_id)
+        if older_than_s is not None:
+            query = query.where(Frame.stored_at < _before(older_than_s))
+        if after is not None:
+            query = query.where(text("(stored_at, id) > (:at, :id)").bindparams(at=after[0], id=after[1]))
+        rows = await self.session.execute(query.order_by(Frame.stored_at, Frame.id).limit(limit))
+        return [Old(*row) for row in rows]
+
+    # -- holds -------------------------------------------------------------------------------------------------
+
+    async def hold(self, frame_id: UUID, reason: str | None) -> Frame | None:
+        """Puts a stored frame on hold, with an audit row; the frame as it then is, None when it is not stored.
+
+        One that is on hold already stays so since when it was; a reason, when there is one, replaces the former.
+        """
+        fresh = await self.session.scalar(
+            update(Frame)
+            .where(Frame.id == frame_id, Frame.state == "stored", Frame.held_at.is_(None))
+            .values(held_at=func.now(), hold_reason=reason)
+            .returning(Frame.id)
+        )
+        if fresh is None and reason is not None:
+            fresh = await self.session.scalar(
+                update(Frame)
+                .where(
+                    Frame.id == frame_id, Frame.state == "stored", Frame.held_at.is_not(None),
+                    Frame.hold_reason.is_distinct_from(reason),
+                )
+                .values(hold_reason=reason)
+                .returning(Frame.id)
+            )  # fmt: skip
+        if fresh is not None:
+            self._audit("frame.hold", frame_id, {"reason": reason} if reason else None)
+        return await self.get_stored(frame_id)
+
+    async def release(self, frame_id: UUID) -> bool:
+        """Ends a frame's hold, with an audit row; False when there is no such stored frame."""
+        freed = await self.session.scalar(
+            update(Frame)
+            .where(Frame.id == frame_id, Frame.held_at.is_not(None))
+            .values(held_at=None, hold_reason=None)
+            .returning(Frame.id)
+        )
+        if freed is not None:
+            self._audit("frame.release", frame_id, None)
+        return await self.get_stored(frame_id) is not None
+
+    def _audit(self, action: str, frame_id: UUID, details: dict[str, str] | None) -> None:
+        self.session.add(Audit(action=action, target=str(frame_id), details=details))
+
+    # -- verification ------------------------------------------------------------------------------------------
+
+    async def by_age(
+        self, *, after: Key | None, limit: int, camera_id: str | None, since: datetime | None
+    ) -> list[Promise]:
+        """Stored frames in the order in which they were stored, from `after` on."""
+        query = select(Frame.stored_at, Frame.id, Frame.storage_path, Frame.size_bytes, Frame.sha256).where(
+            Frame.state == "stored"
+        )
+        if camera_id is not None:
+            query = query.where(Frame.camera_id == camera_id)
+        if since is not None:
+            query = query.where(Frame.stored_at >= since)
+        if after is not None:
+            query = query.where(text("(stored_at, id) > (:at, :id)").bindparams(at=after[0], id=after[1]))
+        rows = await self.session.execute(query.order_by(Frame.stored_at, Frame.id).limit(limit))
+        return [Promise(*row) for row in rows]

@@ -32,7 +32,7 @@ from models.values import (
 from repositories.base import Key, Repository
 from repositories.capture_events import CaptureEventRepository
 from repositories.leases import LeaseRepository
-from utils.exceptions import LeaseLost
+from utils.exceptions import KeysCondemned, LeaseLost
 from utils.ids import new_id
 
 _FINAL = [status.value for status in FINAL_STATUSES]
@@ -91,6 +91,13 @@ def _frame_json(frame: FrameRecord) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _refuse_condemned(frames: Sequence[FrameRecord], recorded: Sequence[Recorded]) -> None:
+    """Raises KeysCondemned: a request that is final as soon as it is there cannot wait for a frame's second PUT."""
+    condemned = {item.sequence for item in recorded if item.outcome == "condemned"}
+    if condemned:
+        raise KeysCondemned(frozenset(frame.storage_path for frame in frames if frame.sequence in condemned))
+
+
 class IngestionRequestRepository(Repository[IngestionRequest]):
     entity = IngestionRequest
 
@@ -102,33 +109,40 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
             name: getattr(row, name)
             for name in ("id", "camera_id", "source_type", "capture_mode", "status", "rtsp_url", "params", "meta")
         }
-        await self.session.execute(insert(IngestionRequest).values(**values).on_conflict_do_nothing())
-        await self.session.execute(
-            insert(CaptureLease).values(request_id=row.id, camera_id=row.camera_id).on_conflict_do_nothing()
-        )
+        if await self._insert(values):  # else it may be running, or final: a lease is not for it any more
+            await self.session.execute(
+                insert(CaptureLease).values(request_id=row.id, camera_id=row.camera_id).on_conflict_do_nothing()
+            )
         return (await self.session.scalars(self.select().where(IngestionRequest.id == row.id))).one()
 
-    async def add_group(self, rows: Sequence[IngestionRequest], owner: str, ttl: float) -> None:
-        """Captures that `owner` runs from the start, and their leases; running it twice changes nothing (rule 4)."""
+    async def add_group(self, rows: Sequence[IngestionRequest], owner: str, ttl: float) -> set[UUID]:
+        """Captures that `owner` runs from the start, and their leases; running it twice changes nothing (rule 4).
+
+        Returns those whose first epoch is `owner`'s: none of a group that another process inserted before.
+        """
         names = (
             "id", "camera_id", "source_type", "capture_mode", "status", "rtsp_url", "params", "meta", "group_id"
         )  # fmt: skip
         values = [{name: getattr(row, name) for name in names} for row in rows]
-        await self.session.execute(insert(IngestionRequest).values(values).on_conflict_do_nothing())
-        await LeaseRepository(self.session).add_held(owner, ttl, {row.id: row.camera_id for row in rows})
+        statement = insert(IngestionRequest).values(values).on_conflict_do_nothing().returning(IngestionRequest.id)
+        new = set((await self.session.scalars(statement)).all())
+        leases = LeaseRepository(self.session)
+        await leases.add_held(owner, ttl, {row.id: row.camera_id for row in rows if row.id in new})
+        return await leases.held(owner, [row.id for row in rows])
 
     async def add_upload(
         self, row: IngestionRequest, frames: Sequence[FrameRecord], rejected: Sequence[int]
     ) -> list[Recorded]:
-        """A finished upload with its frames, whole or not at all; idempotent by its id."""
+        """A finished upload with its frames, whole or not at all; nothing when there is one with its id.
+
+        Raises KeysCondemned.
+        """
         values = {name: getattr(row, name) for name in ("id", "camera_id", "source_type", "meta", "rejected")}
-        await self.session.execute(
-            insert(IngestionRequest)
-            .values(**values, status=IngestionStatus.IN_PROGRESS.value, started_at=func.now())
-            .on_conflict_do_nothing()
-        )
+        if not await self._insert({**values, "status": IngestionStatus.IN_PROGRESS.value, "started_at": func.now()}):
+            return []
         drops = {DropReason.REJECTED: rejected} if rejected else {}
         recorded = await self.record(row.id, frames, drops, expected=len(frames) + len(rejected))
+        _refuse_condemned(frames, recorded)
         await self.session.execute(
             update(IngestionRequest)
             .where(IngestionRequest.id == row.id, IngestionRequest.status.not_in(_FINAL))
@@ -136,21 +150,27 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
         )
         return recorded
 
-    async def add_snapshot(self, row: IngestionRequest, frame: FrameRecord) -> None:
-        """A finished capture of one frame, whole or not at all; idempotent by its id."""
+    async def add_snapshot(self, row: IngestionRequest, frame: FrameRecord) -> bool:
+        """A finished capture of one frame, whole or not at all; False when there is a request with its id.
+
+        Raises KeysCondemned.
+        """
         names = ("id", "camera_id", "source_type", "capture_mode", "rtsp_url", "params", "meta", "source", "grid_start")
         values = {name: getattr(row, name) for name in names}
-        await self.session.execute(
-            insert(IngestionRequest)
-            .values(**values, status=IngestionStatus.IN_PROGRESS.value, started_at=func.now())
-            .on_conflict_do_nothing()
-        )
-        await self.record(row.id, [frame], {}, expected=1)
+        if not await self._insert({**values, "status": IngestionStatus.IN_PROGRESS.value, "started_at": func.now()}):
+            return False
+        _refuse_condemned([frame], await self.record(row.id, [frame], {}, expected=1))
         await self.session.execute(
             update(IngestionRequest)
             .where(IngestionRequest.id == row.id, IngestionRequest.status.not_in(_FINAL))
             .values(status=IngestionStatus.COMPLETED.value, completed_at=func.now(), updated_at=func.now())
         )
+        return True
+
+    async def _insert(self, values: Mapping[str, Any]) -> bool:
+        """Whether the request was inserted; False when there is one with its id, by this call or by another one."""
+        statement = insert(IngestionRequest).values(**values).on_conflict_do_nothing().returning(IngestionRequest.id)
+        return await self.session.scalar(statement) is not None
 
     async def count_pending(self, at_most: int) -> int:
         """How many captures wait, counted no further than `at_most`."""
@@ -252,13 +272,9 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
         await self._fenced(claim, reconnects=count)
 
     async def open_gap(self, claim: Claim, since: datetime, reason: str) -> None:
-        """Begins a gap, unless one is open."""
+        """Begins a gap, unless one is open; not before the end of the one before: gaps do not overlap."""
         await self._fenced(claim)
-        await self.session.execute(
-            insert(CaptureGap)
-            .values(id=new_id(), request_id=claim.request_id, from_at=since, reason=reason)
-            .on_conflict_do_nothing(index_elements=["request_id"], index_where=text("to_at IS NULL"))
-        )
+        await self._open_gap(claim.request_id, since, reason)
 
     async def close_gap(self, claim: Claim, until: datetime) -> None:
         """Ends the open gap, if there is one."""
@@ -416,13 +432,13 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
             {"id": request_id, "rest": rest.value, "expected": expected},
         )
 
-    async def settle(
-        self, claim: Claim, rest: DropReason, expected: int, wanted: Iterable[int] | None = None
+    async def take_over(
+        self, claim: Claim, expected: int, since: datetime, wanted: Iterable[int] | None = None
     ) -> None:
-        """Books every slot below `expected` that is neither stored nor dropped under `rest` (a takeover).
+        """What a former owner left: every slot below `expected` without frame or reason is lease_lost; the gap is open.
 
-        `wanted` (event_driven): the slots of events as far as slots that came due since the last booking can be in one;
-        the others of those are idle.
+        `since`: its last frame's time. `wanted` (event_driven): the slots of events as far as slots that came due since
+        the last booking can be in one; the others of those are idle.
         """
         await self._fenced(claim)
         if wanted is not None:
@@ -433,7 +449,16 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
             await self.open_slots(claim.request_id, slots)
             idle = (slot for slot in range(row.expected, expected) if slot not in slots)
             await self.record(claim.request_id, [], {}, expected, idle)
-        await self._settle(claim.request_id, rest, expected)
+        await self._settle(claim.request_id, DropReason.LEASE_LOST, expected)
+        await self._open_gap(claim.request_id, since, DropReason.LEASE_LOST.value)
+
+    async def _open_gap(self, request_id: UUID, since: datetime, reason: str) -> None:
+        ended = select(func.max(CaptureGap.to_at)).where(CaptureGap.request_id == request_id).scalar_subquery()
+        await self.session.execute(
+            insert(CaptureGap)
+            .values(id=new_id(), request_id=request_id, from_at=func.greatest(since, ended), reason=reason)
+            .on_conflict_do_nothing(index_elements=["request_id"], index_where=text("to_at IS NULL"))
+        )
 
     async def _close_gap(self, request_id: UUID, until: datetime | None) -> None:
         await self.session.execute(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy import select, text
@@ -13,7 +14,19 @@ from models.values import Claim
 from repositories.base import Repository
 
 # A lease that ends further ahead than a lease can be was written by a clock that was wrong: lapsed as well.
-_LAPSED = "(l.expires_at IS NULL OR l.expires_at < now() OR l.expires_at > now() + make_interval(secs => :ttl))"
+# clock_timestamp(), for now() is when the transaction began: a lease that was renewed since would end too far ahead. The
+# half second is for a clock that is set back a little.
+_LAPSED = """(l.expires_at IS NULL OR l.expires_at < clock_timestamp()
+    OR l.expires_at > clock_timestamp() + make_interval(secs => :ttl) + interval '500 ms')"""
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """What became of claims: renewed, locked by somebody at this moment; of both, those asked to cancel."""
+
+    ours: frozenset[UUID]
+    busy: frozenset[UUID]
+    cancelled: frozenset[UUID]
 
 
 class LeaseRepository(Repository[CaptureLease]):
@@ -73,21 +86,55 @@ class LeaseRepository(Repository[CaptureLease]):
             {"owner": owner, "ttl": ttl, "ids": list(cameras), "cameras": list(cameras.values())},
         )
 
-    async def renew(self, owner: str, ttl: float, claims: Sequence[Claim]) -> tuple[set[UUID], set[UUID]]:
-        """Renews all claims in one statement: (still ours, of those: asked to cancel). Others are lost."""
+    async def held(self, owner: str, request_ids: Sequence[UUID]) -> set[UUID]:
+        """Which of these captures `owner` has had from the start (epoch 1)."""
+        query = select(CaptureLease.request_id).where(
+            CaptureLease.request_id.in_(request_ids), CaptureLease.owner == owner, CaptureLease.epoch == 1
+        )
+        return set((await self.session.scalars(query)).all())
+
+    async def take_cancelled(self, owner: str, ttl: float, limit: int) -> list[Claim]:
+        """Takes up to `limit` captures that nobody runs and whose end was asked for: they only need to be ended.
+
+        A pending one was ended by its cancel, so these have been somebody's before.
+        """
+        rows = await self.session.execute(
+            text(f"""
+            WITH taken AS (
+                SELECT l.request_id FROM capture_leases l JOIN ingestion_requests r ON r.id = l.request_id
+                WHERE l.epoch > 0 AND {_LAPSED} AND r.cancel_requested_at IS NOT NULL
+                ORDER BY l.request_id LIMIT :limit FOR UPDATE OF l SKIP LOCKED
+            )
+            UPDATE capture_leases l
+            SET owner = :owner, epoch = l.epoch + 1, expires_at = now() + make_interval(secs => :ttl)
+            FROM taken WHERE l.request_id = taken.request_id
+            RETURNING l.request_id, l.epoch
+            """),  # noqa: S608 - _LAPSED is a constant of this module
+            {"owner": owner, "ttl": ttl, "limit": limit},
+        )
+        return [Claim(row.request_id, row.epoch, resumed=True) for row in rows]
+
+    async def renew(self, owner: str, ttl: float, claims: Sequence[Claim]) -> Renewed:
+        """Renews all claims in one statement. Those that it does not find again under their epoch are lost.
+
+        A lease that a transaction holds at this moment is left out instead of waited for: one that stalls would keep
+        all others from being renewed. A lease that lapsed and that nobody took is ours again: its epoch says so.
+        """
         rows = await self.session.execute(
             text("""
-            WITH mine AS (
-                SELECT l.request_id FROM capture_leases l
-                JOIN unnest(CAST(:ids AS uuid[]), CAST(:epochs AS bigint[])) AS c(request_id, epoch)
-                  ON c.request_id = l.request_id AND c.epoch = l.epoch
-                WHERE l.owner = :owner ORDER BY l.request_id FOR UPDATE OF l
+            WITH asked AS (
+                SELECT request_id, epoch FROM unnest(CAST(:ids AS uuid[]), CAST(:epochs AS bigint[])) AS c(request_id, epoch)
+            ), mine AS (
+                SELECT l.request_id FROM capture_leases l JOIN asked USING (request_id, epoch)
+                WHERE l.owner = :owner ORDER BY l.request_id FOR UPDATE OF l SKIP LOCKED
             ), renewed AS (
                 UPDATE capture_leases l SET expires_at = now() + make_interval(secs => :ttl)
                 FROM mine WHERE l.request_id = mine.request_id RETURNING l.request_id
             )
-            SELECT r.id, r.cancel_requested_at IS NOT NULL AS cancel
-            FROM renewed JOIN ingestion_requests r ON r.id = renewed.request_id
+            SELECT l.request_id, renewed.request_id IS NOT NULL AS done, r.cancel_requested_at IS NOT NULL AS cancel
+            FROM capture_leases l JOIN asked USING (request_id, epoch) JOIN ingestion_requests r ON r.id = l.request_id
+            LEFT JOIN renewed ON renewed.request_id = l.request_id
+            WHERE l.owner = :owner
             """),
             {
                 "owner": owner, "ttl": ttl,
@@ -95,7 +142,11 @@ class LeaseRepository(Repository[CaptureLease]):
             },
         )  # fmt: skip
         found = rows.all()
-        return {row.id for row in found}, {row.id for row in found if row.cancel}
+        return Renewed(
+            ours=frozenset(row.request_id for row in found if row.done),
+            busy=frozenset(row.request_id for row in found if not row.done),
+            cancelled=frozenset(row.request_id for row in found if row.cancel),
+        )
 
     async def hand_back(self, claim: Claim) -> None:
         """Lets anybody claim the capture at once."""

@@ -15,8 +15,9 @@ from uuid import UUID
 from config import RtspSettings
 from models.entities import CameraConfiguration, Frame, IngestionRequest
 from models.schemas import BurstError, BurstRequest, BurstResponse, BurstResult, RTSPIngestionRequest
-from models.values import CaptureMode, CaptureParams, IngestionStatus
+from models.values import FINAL_STATUSES, CaptureMode, CaptureParams, IngestionStatus
 from repositories.database import Database
+from services.attempt import Attempt
 from services.orchestrator import Orchestrator
 from services.presenter import to_frame_info
 from services.rtsp_capture.hub import StreamHub
@@ -35,7 +36,6 @@ from utils.exceptions import (
     RequestNotFound,
     TimestampOutOfRange,
 )
-from utils.ids import new_id
 from utils.secret_box import SecretBox
 
 AHEAD = timedelta(seconds=10)  # how far ahead a burst's moment may lie: the answer is waited for
@@ -91,13 +91,18 @@ class BurstService:
         self._secrets = secrets
         self._orchestrator = orchestrator
 
-    async def take(self, body: BurstRequest) -> BurstResponse:
+    async def take(self, body: BurstRequest, attempt: Attempt | None = None) -> BurstResponse:
         """Takes the moment and waits until every camera's request is final.
 
         Raises InvalidRequest for a camera that is not registered, CameraDisabled, TimestampOutOfRange, Overloaded when
         RTSP__MAX_CONCURRENT_STREAMS leave no room for all of them, ShuttingDown; CameraFailed, with the results in
-        its details, when no camera gave a frame.
+        its details, when no camera gave a frame. The group's id is the attempt's: a burst that an earlier run of its
+        key has taken is waited for and answered.
         """
+        attempt = attempt or Attempt()
+        if attempt.resumed and (taken := await self._requests_of(attempt.request_id)):
+            await self._finished(asyncio.create_task(asyncio.sleep(0, taken)), datetime.now(UTC))
+            return await self._answer(attempt)
         self._check_moment(body.at)
         cameras = await self._cameras(body.camera_ids)
         keys = [] if self._past(body.at) else [key_of(camera, self._secrets) for camera in cameras]
@@ -105,14 +110,21 @@ class BurstService:
             if body.at is None:
                 await self._ready(streams)
             at = body.at or datetime.now(UTC)
-            group_id = new_id()
             captures = [(self._single(camera, body, at), camera) for camera in cameras]
-            submitting = asyncio.create_task(self._orchestrator.submit_burst(group_id, captures, body.tolerance_ms))
+            submitting = asyncio.create_task(self._orchestrator.submit_burst(attempt, captures, body.tolerance_ms))
             await self._finished(submitting, at)
-        answer = await self.get(group_id)
+        return await self._answer(attempt)
+
+    async def _answer(self, attempt: Attempt) -> BurstResponse:
+        answer = await self.get(attempt.request_id)
         if not answer.stored:
+            attempt.settled = all(result.status in FINAL_STATUSES for result in answer.results)
             raise self._nothing(answer)
         return answer
+
+    async def _requests_of(self, group_id: UUID) -> list[UUID]:
+        async with self._database.unit_of_work() as uow:
+            return [row.id for row in await uow.requests.of_group(group_id)]
 
     async def get(self, group_id: UUID) -> BurstResponse:
         """A burst as it stands. Raises RequestNotFound."""

@@ -166,8 +166,8 @@ class CameraRegistry:
             camera_id=row.camera_id, name=row.name, description=row.description, rtsp_url=self._secrets.masked(row.rtsp_url),
             transport=Transport(row.transport), location=row.location, camera_angle=row.camera_angle,
             calibration=row.calibration, default_fps=row.default_fps, enabled=row.enabled, keep_open=row.keep_open,
-            reader=row.reader, meta=row.meta, created_at=row.created_at, updated_at=row.updated_at,
-            stream=self._keeper.status(row.camera_id),
+            reader=row.reader, retention_days=row.retention_days, meta=row.meta, created_at=row.created_at,
+            updated_at=row.updated_at, stream=self._keeper.status(row.camera_id),
         )  # fmt: skip
 
     # -- trying ------------------------------------------------------------------------------------------------

@@ -26,11 +26,17 @@ class Degraded(Exception):
 
 
 class HealthService:
-    """Runs the checks of its parts; `required` ones make the whole unhealthy, others degraded."""
+    """Runs the checks of its parts; `required` ones make the whole unhealthy, others degraded.
 
-    def __init__(self, required: dict[str, Check], optional: dict[str, Check]) -> None:
+    `internal`: what the service itself found wrong: shown in `checks`, and no dependency.
+    """
+
+    def __init__(
+        self, required: dict[str, Check], optional: dict[str, Check], internal: dict[str, Check] | None = None
+    ) -> None:
         self._required = required
         self._optional = optional
+        self._internal = internal or {}
         self._turn = asyncio.Lock()
         self._last: tuple[float, HealthCheckResponse] | None = None
         self.stopping = False
@@ -50,6 +56,7 @@ class HealthService:
         results = dict(
             zip(parts, await asyncio.gather(*(self._one(name, part) for name, part in parts.items())), strict=True)
         )
+        results |= {name: await self._own(check) for name, check in self._internal.items()}
         broken = [name for name, result in results.items() if result.status == "unhealthy"]
         status = "healthy"
         if self.stopping or any(name in self._required for name in broken):
@@ -60,6 +67,12 @@ class HealthService:
             status=status, timestamp=datetime.now(UTC), version=VERSION,
             dependencies={name: results[name].status for name in parts}, checks=results,
         )  # fmt: skip
+
+    async def _own(self, check: Check) -> HealthCheck:
+        try:
+            return HealthCheck(status="healthy", latency_ms=None, detail=await check())
+        except IngestionException as error:
+            return HealthCheck(status="degraded", latency_ms=None, detail=error.message)
 
     async def _one(self, name: str, check: Check) -> HealthCheck:
         started = time.perf_counter()

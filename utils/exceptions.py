@@ -113,6 +113,11 @@ class CameraInUse(IngestionException):
     default_message = "Captures of this camera are waiting or running: cancel them first."
 
 
+class FrameOnHold(IngestionException):
+    code = "frame_on_hold"
+    default_message = "The frame is on hold: release it before it is deleted."
+
+
 class CameraDisabled(IngestionException):
     code = "camera_disabled"
     default_message = "This camera is disabled."
@@ -121,6 +126,24 @@ class CameraDisabled(IngestionException):
 class NotRunning(IngestionException):
     code = "not_running"
     default_message = "The request is not running."
+
+
+class CursorExpired(IngestionException):
+    """`details["oldest_cursor"]`: where what is kept begins."""
+
+    code = "cursor_expired"
+    default_message = "Events after this cursor are no longer kept, or it belongs to another log: go on from oldest_cursor."
+
+
+class RequestInProgress(IngestionException):
+    code = "request_in_progress"
+    retryable = True
+    default_message = "A request with this Idempotency-Key is still being served. Try again."
+
+
+class IdempotencyKeyReused(IngestionException):
+    code = "idempotency_key_reused"
+    default_message = "This Idempotency-Key was used for another body. A new request needs a new key."
 
 
 class RequestTimeout(IngestionException):
@@ -175,15 +198,55 @@ class TooManyPending(IngestionException):
     default_message = "RTSP__MAX_PENDING captures are waiting already."
 
 
-class FeatureNotImplemented(IngestionException):
-    code = "not_implemented"
-    default_message = "This part of the contract is not built yet."
+class SessionNotFound(IngestionException):
+    code = "session_not_found"
+    default_message = "There is no upload session with this id."
+
+
+class SessionClosed(IngestionException):
+    code = "session_closed"
+    default_message = "The upload session was aborted or has expired. Begin a new one."
+
+
+class SessionBusy(IngestionException):
+    code = "request_in_progress"
+    retryable = True
+    default_message = "This upload session is being completed by another request. Try again."
+
+
+class UploadIncomplete(IngestionException):
+    code = "upload_incomplete"
+    retryable = True
+    default_message = "The file has not arrived whole. Send what is missing, then complete again."
+
+
+class ChecksumMismatch(IngestionException):
+    code = "checksum_mismatch"
+    default_message = "The file that arrived does not have the SHA-256 that was given for it."
+
+
+class UploadRefused(IngestionException):
+    """A direct upload's file was refused; `code` is the refusal's. Kept with the session, raised again when asked."""
+
+    code = "invalid_image"
+
+    def __init__(self, code: str, message: str, *, retryable: bool, rejected: Sequence[Mapping[str, Any]]) -> None:
+        super().__init__(message, details={"rejected": list(rejected)})
+        self.code = code  # type: ignore[misc]  # the class's, narrowed for this one
+        self.retryable = retryable  # type: ignore[misc]
 
 
 class StorageUnavailable(IngestionException):
     code = "storage_unavailable"
     retryable = True
     default_message = "The object store cannot be used right now. Nothing was stored; try again."
+
+
+class StorageFull(StorageUnavailable):
+    """The object store has no room: a retry helps once somebody has made some."""
+
+    code = "disk_full"
+    default_message = "The object store has no space left. Nothing was stored."
 
 
 class ObjectMissing(IngestionException):
@@ -266,3 +329,11 @@ class CameraFailed(IngestionException):
 
 class LeaseLost(Exception):
     """Another owner has a newer epoch, or the request is final: this process stops working on it, writes no state."""
+
+
+class KeysCondemned(Exception):
+    """The sweeper took objects between their PUT and their rows: their bytes are PUT again, under new keys."""
+
+    def __init__(self, keys: frozenset[str]) -> None:
+        self.keys = keys
+        super().__init__(f"{len(keys)} object keys are condemned")

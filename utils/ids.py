@@ -28,3 +28,9 @@ def frame_id(request_id: UUID, sequence: int, slot_time: datetime) -> UUID:
     """
     digest = hashlib.sha256(request_id.bytes + sequence.to_bytes(8, "big", signed=False)).digest()
     return _with_version(max(0, int(slot_time.timestamp() * 1000)), digest, 8)
+
+
+def sub_id(parent: UUID, index: int) -> UUID:
+    """The id of one of several things made for `parent`, a UUIDv7: its milliseconds and a hash of (parent, index)."""
+    digest = hashlib.sha256(parent.bytes + index.to_bytes(8, "big", signed=False) + b"sub").digest()
+    return _with_version(int.from_bytes(parent.bytes[:6], "big"), digest, 8)

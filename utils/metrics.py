@@ -27,10 +27,31 @@ FRAMES = Counter("ingestion_frames", "Frames that reached an end.", ["source", "
 FRAMES_DROPPED = Counter("ingestion_frames_dropped", "Slots without a frame, by reason.", ["reason"], registry=REGISTRY)
 REJECTED = Counter("ingestion_upload_rejected", "Files refused, by code.", ["code"], registry=REGISTRY)
 UPLOADS_IN_FLIGHT = Gauge("ingestion_uploads_in_flight", "Uploads being received or stored.", registry=REGISTRY)
+UPLOAD_BYTES = Gauge(
+    "ingestion_upload_bytes_in_flight", "Bytes of uploads that are being received or stored.", registry=REGISTRY
+)
+UPLOADS_REFUSED = Counter(
+    "ingestion_uploads_refused", "Uploads refused before their body was read, by reason.", ["reason"], registry=REGISTRY
+)
+UPLOAD_SESSIONS = Gauge("ingestion_upload_sessions", "Direct uploads that are open, of all processes.", registry=REGISTRY)
+UPLOAD_SESSIONS_ENDED = Counter(
+    "ingestion_upload_sessions_ended", "Direct uploads that ended, by status.", ["status"], registry=REGISTRY
+)
+STAGING_REMOVED = Counter(
+    "ingestion_staging_removed", "Staging objects and multipart uploads removed by the sweeper.", registry=REGISTRY
+)
 CAPTURES = Gauge("ingestion_captures", "Captures of this process by state.", ["state"], registry=REGISTRY)
 CAPTURES_FINISHED = Counter("ingestion_captures_finished", "Captures ended, by final status.", ["status"], registry=REGISTRY)
 CAPTURES_RESUMED = Counter("ingestion_captures_resumed", "Captures taken over from a lapsed lease.", registry=REGISTRY)
 LEASES_LOST = Counter("ingestion_leases_lost", "Captures given up because another owner has them.", registry=REGISTRY)
+LEASES_FENCED = Counter(
+    "ingestion_leases_fenced", "Leases given up by this host's clock because no renewal succeeded in time.",
+    registry=REGISTRY,
+)  # fmt: skip
+LEASE_RENEWAL = Histogram(
+    "ingestion_lease_renewal_seconds", "Seconds of one renewal of all leases of this process.",
+    buckets=_LATENCY, registry=REGISTRY,
+)  # fmt: skip
 STREAMS = Gauge("ingestion_streams", "RTSP streams by state.", ["state"], registry=REGISTRY)
 PROBES = Counter("ingestion_probes", "Cameras tried, by outcome: reachable, or the code.", ["outcome"], registry=REGISTRY)
 STREAM_FAILURES = Counter(
@@ -88,15 +109,49 @@ STORAGE_SECONDS = Histogram(
 STORAGE_ERRORS = Counter("ingestion_storage_errors", "Failed object store calls.", ["operation"], registry=REGISTRY)
 DB_POOL = Gauge("ingestion_db_pool_connections", "Database connections checked out.", registry=REGISTRY)
 DB_ERRORS = Counter("ingestion_db_errors", "Failed transactions, by kind.", ["kind"], registry=REGISTRY)
+IDEMPOTENCY = Counter(
+    "ingestion_idempotency", "Requests with an Idempotency-Key, by what became of the key.", ["outcome"], registry=REGISTRY
+)
+IDEMPOTENCY_RUNNING = Gauge("ingestion_idempotency_running", "Keys whose request is being served.", registry=REGISTRY)
+IDEMPOTENCY_SWEPT = Counter("ingestion_idempotency_swept", "Keys removed after their time.", registry=REGISTRY)
 EMBEDDED_RESTARTS = Counter(
     "ingestion_embedded_restarts", "Embedded parts started again after dying.", ["part"], registry=REGISTRY
 )
 DEPENDENCY_UP = Gauge(
     "ingestion_dependency_up", "1 when the last health check of a part passed.", ["dependency"], registry=REGISTRY
 )
+EVENTS_RELAYED = Counter("ingestion_events_relayed", "Events that this process put into the log.", registry=REGISTRY)
+EVENTS_EXPIRED = Counter("ingestion_events_expired", "Events that this process removed for their age.", registry=REGISTRY)
+EVENT_RELAY_SECONDS = Histogram(
+    "ingestion_event_relay_seconds", "Seconds from the transaction of a batch's oldest event to its place in the log.",
+    buckets=_LATENCY, registry=REGISTRY,
+)  # fmt: skip
+EVENT_READERS = Gauge("ingestion_event_readers", "Readers of events that wait, by kind.", ["kind"], registry=REGISTRY)
 EVENT_LOOP_LAG = Gauge(
     "ingestion_event_loop_lag_seconds", "Longest delay of the event loop in the last 5 s.", registry=REGISTRY
 )
 DELETE_LEFTOVERS = Counter(
     "ingestion_delete_leftovers", "Objects that a delete could not remove at once.", registry=REGISTRY
 )
+SWEPT = Counter(
+    "ingestion_sweeper_objects", "Objects that the sweeper looked at, condemned, deleted, could not delete.", ["outcome"],
+    registry=REGISTRY,
+)  # fmt: skip
+SWEEPER_ALARM = Gauge(
+    "ingestion_sweeper_alarm", "1 while the sweeper deletes nothing for that reason.", ["reason"], registry=REGISTRY
+)
+SWEEPER_LAST_PASS = Gauge(
+    "ingestion_sweeper_last_pass_timestamp_seconds", "When the last whole pass over the bucket ended.", registry=REGISTRY
+)
+INTEGRITY_VIOLATIONS = Counter(
+    "ingestion_integrity_violations", "Frames newly found without the object of their row.", ["kind"], registry=REGISTRY
+)
+INTEGRITY_OPEN = Gauge(
+    "ingestion_integrity_violations_open", "Stored frames without the object of their row, now.", ["kind"],
+    registry=REGISTRY,
+)  # fmt: skip
+RETENTION_DELETED = Counter(
+    "ingestion_retention_deleted", "Frames deleted by retention: by age, or for room.", ["reason"], registry=REGISTRY
+)
+STORED_BYTES = Gauge("ingestion_stored_bytes", "Bytes of all stored frames.", registry=REGISTRY)
+STORED_FRAMES = Gauge("ingestion_stored_frames", "Stored frames.", registry=REGISTRY)

@@ -20,6 +20,7 @@ from models.entities import IngestionRequest
 from models.values import CaptureError, CaptureParams, Claim, DropReason, IngestionStatus, Sampling
 from repositories.database import Database, UnitOfWork
 from repositories.ingestion_requests import EventsAtEnd
+from services.rtsp_capture.capture_time import CaptureTime
 from services.rtsp_capture.decoder import Jpeg
 from services.rtsp_capture.frame_record import CaptureFacts
 from services.rtsp_capture.frame_store import FrameStore
@@ -42,7 +43,7 @@ from utils.secret_box import SecretBox
 log = get_logger(__name__)
 
 TICK = 0.25  # seconds between looks at the clock
-LEAVE = 1.0  # seconds that a capture which is to stop goes on storing; then the rest is spooled
+LEAVE = 0.5  # seconds that a capture which is to stop goes on storing; then the rest is spooled
 LATE = 1.0  # seconds by which a live stream's pictures may lag behind their time
 
 
@@ -78,7 +79,8 @@ class Capture:
         self._state = state
         self._row = row
         self._params = params
-        self._slots = CaptureSlots(params, deps.now)
+        self._time = CaptureTime()
+        self._slots = CaptureSlots(params, self._time)
         self._store = self._slots.store = FrameStore(
             CaptureFacts(row.id, row.camera_id, params.jpeg_quality, row.meta),
             deps.database, deps.storage, deps.spool, budget=deps.pictures, size=deps.settings.FRAME_BUFFER_SIZE,
@@ -87,10 +89,11 @@ class Capture:
             try_another=self._try_another, idle=self._idle,
         )  # fmt: skip
         self._stream: Stream | None = None
-        self._started = deps.now()
+        self._started = self._time.now()
         self._live_at = 0.0
         self._down: DropReason | None = None  # why no picture has come since the last one
         self._last_picture: float | None = None
+        self._last_slot = -1  # of those that an earlier owner stored
 
     # -- what the other modes do otherwise ---------------------------------------------------------------------
 
@@ -121,13 +124,17 @@ class Capture:
         return not self._orders.stopping
 
     def _first_slot(self) -> int:
-        """Where a resumed capture goes on: the slot after now."""
-        first = max(0, int((self._deps.now() - self._slots.grid.grid_start) * self._grid_fps) + 1)
+        """Where a resumed capture goes on: the slot after now, and after the last one that has a frame."""
+        now, cancelled = self._time.now(), self._row.cancel_requested_at
+        if cancelled is not None:  # while nobody ran it: what comes due after a cancel is not wanted
+            now = min(now, cancelled.timestamp())
+        first = int((now - self._slots.grid.grid_start) * self._grid_fps) + 1
+        first = max(0, first, self._last_slot + 1)  # this host's clock may be behind the former owner's
         return min(first, self._params.slots) if self._params.slots is not None else first
 
-    async def _book_before(self, first: int) -> None:
-        """Books what the owner before left open."""
-        await self._state.run(lambda uow: uow.requests.settle(self._held, DropReason.LEASE_LOST, first))
+    async def _take_over(self, first: int, since: datetime) -> None:
+        """Books what the owner before left open, and opens the gap that it left."""
+        await self._state.run(lambda uow: uow.requests.take_over(self._held, first, since))
 
     def _begun(self) -> None:
         """The stream is there and listened to."""
@@ -160,7 +167,7 @@ class Capture:
     async def _write_end(
         self, wanted: IngestionStatus, due: int, rest: DropReason, events: EventsAtEnd | None = None
     ) -> IngestionStatus:
-        error, gap_end, drops = self._last_error(), datetime.fromtimestamp(self._deps.now(), UTC), self._store.unbooked()
+        error, gap_end, drops = self._last_error(), datetime.fromtimestamp(self._time.now(), UTC), self._store.unbooked()
         return await self._state.run(
             lambda uow: uow.requests.finish(
                 self._held, wanted, expected=due, rest=rest, error=error, gap_end=gap_end, events=events, drops=drops
@@ -170,20 +177,21 @@ class Capture:
     # -- from the stream ---------------------------------------------------------------------------------------
 
     def on_live(self, _info: StreamInfo) -> None:
-        self._live_at = self._deps.now()
+        self._live_at = self._time.now()
         self._orders.wake.set()
 
     def on_failure(self, failure: CaptureFailure) -> None:
-        self._state.failed(failure, self._deps.now())
+        self._state.failed(failure, self._time.now())
         if self._last_picture is not None and self._down is None:
             self._down = DropReason.CAMERA_DOWN
             self._state.gap_begins(self._last_picture)
         self._orders.wake.set()
 
     def on_picture(self, picture: Picture) -> None:
-        at = picture.packet.timestamp
         if self._orders.stopping or not picture.usable:
             return
+        picture = self._time.picture(picture)
+        at = picture.timestamp
         if self._slots.sampler is None:
             if at < self._started or not self._begins_grid(picture):
                 return
@@ -201,15 +209,14 @@ class Capture:
     async def run(self) -> None:
         """Raises LeaseLost when another process has the capture."""
         row = self._row
-        last_slot = -1
         if row.grid_start is not None and row.last_frame_at is not None:
-            last_slot = round((row.last_frame_at - row.grid_start).total_seconds() * self._grid_fps)
-        self._store.go_on(row.stored, row.last_frame_at, last_slot)
+            self._last_slot = round((row.last_frame_at - row.grid_start).total_seconds() * self._grid_fps)
+        self._store.go_on(row.stored, row.last_frame_at, self._last_slot)
         self._state.begin(row.reconnects)
         try:
             if row.grid_start is not None:
                 await self._resume(row.grid_start)
-            if (key := self._key()) is None or not await self._ready():
+            if self._slots.done or (key := self._key()) is None or not await self._ready():
                 return await self._end()
             self._stream = self._slots.stream = await self._acquire(key)
             if self._stream is None:
@@ -231,7 +238,7 @@ class Capture:
         try:
             url = self._deps.secrets.open(row.rtsp_url or "")
         except SecretUnreadable as error:
-            self._state.failed(CaptureFailure("unauthorized_camera", error.message), self._deps.now())
+            self._state.failed(CaptureFailure("unauthorized_camera", error.message), self._time.now())
             log.error("capture_secret_unreadable", ingestion_id=str(row.id), camera_id=row.camera_id, reason=error.message)
             return None
         return StreamKey(row.camera_id, url, self._params.transport.value, self._params.reader)
@@ -258,11 +265,10 @@ class Capture:
         self._slots.sampler.next_slot = first = self._first_slot()
         if first > 0:
             if spooled := [slot for slot in self._store.spooled if slot < first]:
-                drops = {DropReason.SPOOLED: spooled}
-                await self._state.run(lambda uow: uow.requests.record(row.id, [], drops, 0))
-            await self._book_before(first)
+                 drops = {DropReason.SPOOLED: spooled}
+                 await self._state.run(lambda uow: uow.requests.record(row.id, [], drops, 0))
             since = row.last_frame_at or grid_start
-            await self._state.run(lambda uow: uow.requests.open_gap(self._held, since, DropReason.LEASE_LOST.value))
+            await self._take_over(first, since)
             self._down = DropReason.LEASE_LOST
             self._last_picture = since.timestamp()
             self._store.rows.booked(first)
@@ -274,7 +280,7 @@ class Capture:
 
     async def _capture(self) -> None:
         assert self._stream is not None
-        since = self._deps.now()
+        since = self._time.now()
         if self._row.started_at is not None:  # waiting for a free stream does not count, time before a crash does
             since = min(since, self._row.started_at.timestamp()) if self._held.resumed else since
         self._started = since
@@ -282,8 +288,11 @@ class Capture:
         self._begun()
         if self._stream.failure is not None and not self._stream.live:
             self.on_failure(self._stream.failure)
-        while not self._orders.stopping and not self._over():
-            await self._tick()
+        while not self._orders.stopping:
+            if not self._orders.fenced:
+                if self._over():
+                    break
+                await self._tick()
             await self._orders.sleep(TICK)
 
     def _begin_grid(self, at: float) -> None:
@@ -299,7 +308,7 @@ class Capture:
 
     def _over(self) -> bool:
         """Whether nothing more is to be captured; gives up the slots whose time has passed without a picture."""
-        now = self._deps.now()
+        now = self._time.now()
         if self._slots.full:
             return True
         failure = self._state.failure
@@ -367,6 +376,8 @@ class Capture:
             await uow.requests.record(self._row.id, [], drops, due)
 
     def _due_at_end(self) -> int:
+        if self._row.cancel_requested_at is not None and self._slots.sampler is not None:
+            return self._slots.grid.next_slot  # the cancel was there before this owner
         return self._slots.due()
 
     def _last_error(self) -> CaptureError:
@@ -378,7 +389,7 @@ class Capture:
             return error
         else:
             failure = CaptureFailure("read_timeout", "No picture came that could be decoded and stored.")
-        return CaptureError(failure.code, failure.message, failure.retryable, datetime.fromtimestamp(self._deps.now(), UTC))
+        return CaptureError(failure.code, failure.message, failure.retryable, datetime.fromtimestamp(self._time.now(), UTC))
 
     async def _write(self) -> None:
         """Brings the row up to what is known here; frames are committed once it has the grid."""

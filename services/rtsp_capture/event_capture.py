@@ -90,7 +90,7 @@ class EventCapture(Capture):
     def on_picture(self, picture: Picture) -> None:
         super().on_picture(picture)
         if self._watch is not None and self._slots.sampler is not None and picture.usable and not self._orders.stopping:
-            self._watch.offer(picture, self._slots.sampler)
+            self._watch.offer(self._time.picture(picture), self._slots.sampler)
 
     def _take(self, chosen: list[Chosen], missed: list[int]) -> None:
         super()._take(
@@ -119,7 +119,7 @@ class EventCapture(Capture):
     async def _write_motion(self) -> None:
         if self._watch is None:
             return
-        for note in self._watch.notes(self._deps.now()):
+        for note in self._watch.notes(self._time.now()):
             await self._state.run(partial(self._save, note))
             if note.over:
                 CAPTURE_EVENTS.labels(kind=note.kind.value).inc()
@@ -166,8 +166,8 @@ class EventCapture(Capture):
         since, until = grid.time_of(slots[0]) - margin, grid.time_of(slots[-1]) + margin
         chosen: list[Chosen] = []
         missed: list[int] = []
-        for picture in self._stream.ring.pictures():
-            if since <= picture.packet.timestamp <= until and picture.usable:
+        for picture in map(self._time.picture, self._stream.ring.pictures()):
+            if since <= picture.timestamp <= until and picture.usable:
                 found, empty = sampler.offer(picture)
                 chosen += found
                 missed += empty
@@ -176,7 +176,7 @@ class EventCapture(Capture):
 
     # -- taking over, ending -----------------------------------------------------------------------------------
 
-    async def _book_before(self, first: int) -> None:
+    async def _take_over(self, first: int, at: datetime) -> None:
         row, grid = self._row, self._slots.grid
         since = datetime.fromtimestamp(grid.time_of(row.expected) - self._reach, UTC)
         for event in await self._state.run(lambda uow: uow.events.recent(row.id, since, MAX_RECENT)):
@@ -184,7 +184,7 @@ class EventCapture(Capture):
                 self.inbox.take(event)
             self._want(event.from_at.timestamp(), event.seen_at.timestamp(), True)
         lost = self._wanted.below(first)
-        await self._state.run(lambda uow: uow.requests.settle(self._held, DropReason.LEASE_LOST, first, lost))
+        await self._state.run(lambda uow: uow.requests.take_over(self._held, first, at, lost))
 
     async def _end(self) -> None:
         if self._watch is not None:

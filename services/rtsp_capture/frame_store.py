@@ -133,7 +133,7 @@ class FrameStore:
                 self.drop([chosen.slot], DropReason.QUEUE_FULL)
                 return
             self._give_up(oldest)
-        timestamp = chosen.picture.packet.timestamp
+        timestamp = chosen.picture.timestamp
         if chosen.slot > self._last_slot:
             # Never backwards within one capture, whatever the clocks did (invariant 4). A slot of before, which an event
             # reaches back to, has its place by itself: a picture lies within half a slot of its slot's time.

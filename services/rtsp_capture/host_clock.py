@@ -28,7 +28,8 @@ class HostClock:
         self._wall = wall
         self._guard = threading.Lock()
         self._origin = wall() - monotonic()
-        self._stepped = 0.0  # what wall time is ahead of steady time
+        self._steps = 0.0  # what wall time is ahead of steady time: by having been set,
+        self._slewed = 0.0  # and by having been drawn along
         self._looked = monotonic()
 
     def steady(self) -> float:
@@ -39,7 +40,19 @@ class HostClock:
         """The wall time of a steady time, by the wall clock as it is set now."""
         with self._guard:
             self._look()
-            return steady + self._stepped
+            return steady + self._steps + self._slewed
+
+    @property
+    def steps(self) -> float:
+        """Seconds by which the wall clock was set since the start, all together, as far as `to_wall` knows."""
+        with self._guard:
+            return self._steps
+
+    def unset(self, steps: float) -> float:
+        """What the wall clock would show now had it not been set since `steps` was what it is."""
+        with self._guard:
+            self._look()
+            return self.steady() + steps + self._slewed
 
     def _look(self) -> None:
         before = self._monotonic()
@@ -47,14 +60,14 @@ class HostClock:
         after = self._monotonic()
         if after - before > _QUICK:
             return
-        moved = wall - (before + after) / 2 - self._origin - self._stepped
+        moved = wall - (before + after) / 2 - self._origin - self._steps - self._slewed
         if abs(moved) > STEP:
-            self._stepped += moved
+            self._steps += moved
             HOST_CLOCK_STEPS.inc()
             log.warning("host_clock_stepped", seconds=round(moved, 3))
         else:
             most = _SLEW * (before - self._looked)
-            self._stepped += min(most, max(-most, moved))
+            self._slewed += min(most, max(-most, moved))
         self._looked = before
 
 

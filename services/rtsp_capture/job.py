@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from models.entities import CaptureEvent
 from models.values import CaptureMode, CaptureParams, Claim
 from services.rtsp_capture.capture import Capture, CaptureDeps
@@ -21,10 +23,11 @@ _KINDS: dict[CaptureMode, type[Capture]] = {
 class CaptureJob:
     """Runs one claimed capture; `run` returns when it has ended, was handed back or was lost."""
 
-    def __init__(self, claim: Claim, deps: CaptureDeps) -> None:
+    def __init__(self, claim: Claim, deps: CaptureDeps, may_act: Callable[[], bool]) -> None:
+        """`may_act`: whether the claim's lease holds by this host's own clock."""
         self.claim = claim
         self._deps = deps
-        self._orders = Orders()
+        self._orders = Orders(may_act)
         self._events: EventCapture | None = None
 
     def cancel(self) -> None:
@@ -42,6 +45,10 @@ class CaptureJob:
         self._orders.lost = True
         self._orders.wake.set()
 
+    def wake(self) -> None:
+        """The lease came to be fenced, or is ours again."""
+        self._orders.wake.set()
+
     @property
     def events(self) -> EventCapture | None:
         """The capture, once it runs, when it is one that takes triggers."""
@@ -54,7 +61,7 @@ class CaptureJob:
 
     async def run(self) -> None:
         """Raises LeaseLost when another process has the capture, DatabaseUnavailable when it could not begin."""
-        state = RequestState(self.claim, self._deps.database, lambda: self._orders.given_up)
+        state = RequestState(self.claim, self._deps.database, self._orders)
         row = await state.run(lambda uow: uow.requests.start(self.claim))
         if row.params is None or row.rtsp_url is None:
             raise LeaseLost

@@ -72,7 +72,7 @@ class MotionWatch:
 
     def offer(self, picture: Picture, grid: SlotSampler) -> None:
         """The stream's next packet, in decoding order; `grid` is the capture's."""
-        at = picture.packet.timestamp
+        at = picture.timestamp
         if self._dense is not None and at > self._dense_until:
             self._dense = None
         if self._dense is not None:
@@ -101,21 +101,21 @@ class MotionWatch:
                 log.exception("motion_failed")
 
     async def _look(self, picture: Picture) -> None:
-        packet, before = picture.packet, self._looked
+        packet, at, before = picture.packet, picture.timestamp, self._looked
         if before is None or before[0] != packet.segment:
             self._model.forget()
-        look = await self._source.inspect(picture, WIDTH, lambda luma: self._model.look(luma, packet.timestamp))
+        look = await self._source.inspect(picture, WIDTH, lambda luma: self._model.look(luma, at))
         MOTION_LOOKS.inc()
-        self._looked = (packet.segment, packet.timestamp)
+        self._looked = (packet.segment, at)
         if not look.moving:
-            self._still(packet.timestamp)
+            self._still(at)
             return
-        began, area = packet.timestamp, look.area
+        began, area = at, look.area
         if not self._events.open and self._dense is None and before is not None and before[0] == packet.segment:
             began = await self._beginning(before[1], picture)
-        self._dense_until = max(self._dense_until, packet.timestamp + QUIET)
+        self._dense_until = max(self._dense_until, at + QUIET)
         self._moved(began, area)
-        self._moved(packet.timestamp, area)
+        self._moved(at, area)
 
     async def _beginning(self, after: float, moving: Picture) -> float:
         """When what moves now was there first, since the last look."""
@@ -126,8 +126,8 @@ class MotionWatch:
                 continue
             MOTION_LOOKS.inc()
             if look.moving:
-                return picture.packet.timestamp
-        return moving.packet.timestamp
+                return picture.timestamp
+        return moving.timestamp
 
     # -- events ------------------------------------------------------------------------------------------------
 
@@ -188,7 +188,7 @@ def _between(ring: Ring, after: float, until: Picture, step: float) -> Iterator[
     """Pictures of the ring taken after a moment and before a picture, `step` seconds apart."""
     due = after + step
     for picture in ring.pictures():
-        at = picture.packet.timestamp
-        if picture.usable and due <= at < until.packet.timestamp:
+        at = picture.timestamp + until.shift
+        if picture.usable and due <= at < until.timestamp:
             yield picture
             due = at + step

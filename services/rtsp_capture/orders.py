@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 
 class Orders:
-    """Set by the orchestrator, looked at by the capture. On the event loop."""
+    """Set by the runner, looked at by the capture. On the event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, may_act: Callable[[], bool]) -> None:
+        """`may_act`: whether the lease holds by this host's own clock."""
+        self._may_act = may_act
         self.cancelled = False  # the client asked for the end; frames captured before are stored
         self.handing_back = False  # the process stops: what is in hand is stored, another process goes on
         self.lost = False  # another owner has a newer epoch
@@ -17,6 +20,14 @@ class Orders:
     @property
     def stopping(self) -> bool:
         return self.cancelled or self.handing_back or self.lost
+
+    @property
+    def fenced(self) -> bool:
+        """Whether another may own the capture by now: until that is known it writes no state and decides no slot.
+
+        Its pictures are evidence, and go on being stored or kept.
+        """
+        return not self._may_act()
 
     @property
     def given_up(self) -> bool:

@@ -30,6 +30,7 @@ class Packet:
     source: TimestampSource = TimestampSource.RECEIPT  # whose clock `timestamp` is by
     camera_time: float | None = None  # by the camera's own clock, seconds since the epoch; None: not known
     clock_offset: float | None = None  # seconds that the camera's clock is ahead of ours (`capture_clock`)
+    steps: float = 0.0  # seconds by which this host's clock had been set (`host_clock`) when `timestamp` was made
 
 
 @dataclass(slots=True)
@@ -78,6 +79,12 @@ class Picture:
     packet: Packet
     gop: Gop
     index: int
+    shift: float = 0.0  # seconds by which the clock of whoever looks at it is ahead of the packet's (`capture_time`)
+
+    @property
+    def timestamp(self) -> float:
+        """Capture time, seconds since the epoch."""
+        return self.packet.timestamp + self.shift
 
     @property
     def leading(self) -> bool:

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from models.values import CaptureError, Claim, DropReason, SourceInfo
 from repositories.database import Database, UnitOfWork
+from services.rtsp_capture.orders import Orders
 from utils.exceptions import CaptureFailure, DatabaseUnavailable, LeaseLost
 
 T = TypeVar("T")
@@ -26,12 +27,12 @@ def _utc(seconds: float) -> datetime:
 
 
 class RequestState:
-    """Notes of one capture. `given_up` says that waiting for the database has no point any more."""
+    """Notes of one capture. `orders` say whether state may be written, and whether waiting for that has a point."""
 
-    def __init__(self, claim: Claim, database: Database, given_up: Callable[[], bool]) -> None:
+    def __init__(self, claim: Claim, database: Database, orders: Orders) -> None:
         self._claim = claim
         self._database = database
-        self._given_up = given_up
+        self._orders = orders
         self.source: SourceInfo | None = None
         self._saved_source: SourceInfo | None = None
         self.failure: CaptureFailure | None = None  # the latest
@@ -99,10 +100,13 @@ class RequestState:
 
     async def run(self, work: Callable[[UnitOfWork], Awaitable[T]]) -> T:
         """A state write, tried until its outcome is known. Raises LeaseLost when it is refused or given up."""
-        while True:
-            try:
-                return await self._database.until_known(work)
-            except DatabaseUnavailable:
-                if self._given_up():
-                    raise LeaseLost from None  # the lease lapses by itself
-                await asyncio.sleep(_PAUSE)
+        while not self._orders.lost:
+            if not self._orders.fenced:
+                try:
+                    return await self._database.until_known(work)
+                except DatabaseUnavailable:
+                    pass
+            if self._orders.given_up:
+                break  # the lease lapses by itself
+            await asyncio.sleep(_PAUSE)
+        raise LeaseLost

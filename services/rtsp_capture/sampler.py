@@ -70,8 +70,8 @@ class SlotSampler:
         if 0 < self._newest_pts - packet.pts < _MAX_REORDER:
             self._reorder = max(self._reorder, self._newest_pts - packet.pts + _EPSILON)
         else:
-            self._newest, self._newest_pts = packet.timestamp, packet.pts
-        slot = self.slot_of(packet.timestamp)
+            self._newest, self._newest_pts = picture.timestamp, packet.pts
+        slot = self.slot_of(picture.timestamp)
         if slot >= self.next_slot and picture.usable:
             if self._sampling is not Sampling.KEYFRAME:
                 self._consider(self._pictures, slot, picture)
@@ -94,7 +94,7 @@ class SlotSampler:
     def _consider(self, best: dict[int, Picture], slot: int, picture: Picture) -> None:
         due = self.time_of(slot)
         held = best.get(slot)
-        if held is None or abs(picture.packet.timestamp - due) < abs(held.packet.timestamp - due):
+        if held is None or abs(picture.timestamp - due) < abs(held.timestamp - due):
             best[slot] = picture
 
     def _settled(self) -> bool:
@@ -105,7 +105,7 @@ class SlotSampler:
         if best is None:
             return seen > -math.inf and self.slot_of(seen) > self.next_slot
         due = self.time_of(self.next_slot)
-        distance = abs(best.packet.timestamp - due)
+        distance = abs(best.timestamp - due)
         return distance <= _EPSILON or seen >= due + distance
 
     def _close(self, chosen: list[Chosen], missed: list[int]) -> None:

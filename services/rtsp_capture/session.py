@@ -17,7 +17,7 @@ from itertools import pairwise
 
 from services.rtsp_capture.capture_clock import CaptureClock, Stamp
 from services.rtsp_capture.damage import LossWatch
-from services.rtsp_capture.host_clock import HOST
+from services.rtsp_capture.host_clock import HOST, HostClock
 from services.rtsp_capture.packets import Packet
 from services.rtsp_capture.reader import PacketReader, RawPacket, StreamInfo
 from utils.exceptions import CaptureFailure
@@ -56,12 +56,12 @@ class ReaderSession:
         on_packets: Callable[[list[Packet]], None],
         *,
         max_offset: float = 1.0,
-        to_wall: Callable[[float], float] = HOST.to_wall,
+        host: HostClock = HOST,
     ) -> None:
-        """`max_offset`: RTSP__MAX_CLOCK_OFFSET; `to_wall` brings the reader's receipt times to wall time."""
+        """`max_offset`: RTSP__MAX_CLOCK_OFFSET; `host` brings the reader's receipt times to wall time."""
         self._camera_id = name
         self._max_offset = max_offset
-        self._to_wall = to_wall
+        self._host = host
         self._trusted = True
         self.reported = False  # whether the camera has sent its clock, believed or not
         self._reader = reader
@@ -133,7 +133,7 @@ class ReaderSession:
 
     def _clock(self, info: StreamInfo) -> CaptureClock:
         return CaptureClock(
-            1 / info.fps if info.fps else None, self._max_offset, self._to_wall, parsed=info.codec != "mjpeg"
+            1 / info.fps if info.fps else None, self._max_offset, self._host.to_wall, parsed=info.codec != "mjpeg"
         )
 
     def _stamp(self, raws: list[RawPacket], clock: CaptureClock, watch: LossWatch) -> None:
@@ -149,14 +149,22 @@ class ReaderSession:
             if self._lost and not raw.key:
                 PACKETS_DROPPED.labels(reason="after_loss").inc()
                 continue
-            stamp = clock.stamp(pts)
+            stamp, steps = self._stamp_of(clock, pts)
             packet = Packet(
-                raw.data, pts, raw.key, self._to_wall(raw.received), stamp.at, stamp.uncertainty, self._segment, timed,
+                raw.data, pts, raw.key, self._host.to_wall(raw.received), stamp.at, stamp.uncertainty, self._segment, timed,
                 source=stamp.source, camera_time=stamp.camera_time, clock_offset=stamp.offset,
-                corrupt=raw.corrupt, lost=seen.lost, recovery=seen.recovery, second_field=seen.second_field,
+                corrupt=raw.corrupt, lost=seen.lost, recovery=seen.recovery, second_field=seen.second_field, steps=steps,
             )  # fmt: skip
             self._lost = not self._hand_over(packet)
             self._judge(clock.trusted, stamp)
+
+    def _stamp_of(self, clock: CaptureClock, pts: float) -> tuple[Stamp, float]:
+        """When the picture was taken, and how far this host's clock had been set by then."""
+        while True:
+            steps = self._host.steps
+            stamp = clock.stamp(pts)
+            if steps == self._host.steps:
+                return stamp, steps
 
     def _judge(self, trusted: bool, stamp: Stamp | None) -> None:
         """A camera whose clock is off is counted while it is, and told of once in a while."""

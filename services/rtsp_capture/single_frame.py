@@ -38,11 +38,11 @@ class SingleFrameCapture(Capture):
         if self._slots.sampler is None:
             self._begin_grid(self._at)
         if self._out_of_ring(self._at):
-            self._state.failed(self._why_out_of_ring(), self._deps.now())
+            self._state.failed(self._why_out_of_ring(), self._time.now())
             self._slots.grid.next_slot = 1
             self._store.drop([0], DropReason.NO_PICTURE)
             return False
-        while not self._orders.stopping and (left := self._at - LEAD - self._deps.now()) > 0:
+        while not self._orders.stopping and (left := self._at - LEAD - self._time.now()) > 0:
             await self._orders.sleep(min(left, 5.0))
         return not self._orders.stopping
 
@@ -73,8 +73,9 @@ class SingleFrameCapture(Capture):
             return
         newest = self._stream.newest(self._deps.now(), self._params.max_staleness)
         if self._slots.sampler is None and self._stream.live and newest is not None:
-            self._begin_grid(newest.packet.timestamp)
-            self._last_picture = newest.packet.timestamp
+            newest = self._time.picture(newest)
+            self._begin_grid(newest.timestamp)
+            self._last_picture = newest.timestamp
             self._take([Chosen(0, newest)], [])
             self._slots.grid.next_slot = 1
 
@@ -88,7 +89,7 @@ class SingleFrameCapture(Capture):
 
     @property
     def _waits_for_frame(self) -> bool:
-        return not self._orders.stopping and self._deps.now() < self._started + self._deps.settings.CAPTURE_TIMEOUT
+        return not self._orders.stopping and self._time.now() < self._started + self._deps.settings.CAPTURE_TIMEOUT
 
     def _expire(self, now: float, live: bool) -> None:
         if self._at is None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from models.values import CaptureParams, DropReason
+from services.rtsp_capture.capture_time import CaptureTime
 from services.rtsp_capture.frame_store import FrameStore
 from services.rtsp_capture.packets import Picture
 from services.rtsp_capture.sampler import Chosen, SlotSampler
@@ -14,9 +13,9 @@ from services.rtsp_capture.stream import Stream
 class CaptureSlots:
     """The grid, max_frames, and why a slot has no picture. On the event loop."""
 
-    def __init__(self, params: CaptureParams, now: Callable[[], float]) -> None:
+    def __init__(self, params: CaptureParams, time: CaptureTime) -> None:
         self._max_frames = params.max_frames
-        self._now = now
+        self._time = time
         self._surplus_until = float("-inf")
         self.store: FrameStore
         self.stream: Stream | None = None
@@ -37,7 +36,7 @@ class CaptureSlots:
         """How many slots have come due."""
         if self.sampler is None:
             return 0
-        return self.sampler.next_slot if self.room == 0 else self.sampler.due(self._now())
+        return self.sampler.next_slot if self.room == 0 else self.sampler.due(self._time.now())
 
     @property
     def room(self) -> int | None:
@@ -54,7 +53,7 @@ class CaptureSlots:
     def offer(self, picture: Picture) -> tuple[list[Chosen], list[int]]:
         """What the picture decides: slots with their pictures, slots without."""
         if self.room == 0:  # max_frames are stored or on their way: no further slot comes due unless one fails
-            self._surplus_until = picture.packet.timestamp
+            self._surplus_until = picture.timestamp
             return [], []
         return self.grid.offer(picture)
 
@@ -77,4 +76,4 @@ class CaptureSlots:
         first = stream.first_of_segment if stream is not None else None
         if stream is None or not stream.live or first is None:
             return DropReason.CAMERA_DOWN
-        return DropReason.CAMERA_DOWN if at < first.timestamp else DropReason.NO_PICTURE
+        return DropReason.CAMERA_DOWN if at < self._time.of(first) else DropReason.NO_PICTURE

@@ -12,23 +12,29 @@ import io
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from config import StorageSettings
-from services.storage_service.bucket import BATCH, Bucket, ListedObject, ObjectHead
+from services.storage_service.bucket import BATCH, Bucket, Digest, ListedObject, ObjectHead
 from services.storage_service.client import STORE_FAILURES, closed, make_client, translated
 from services.storage_service.keys import EXTENSIONS, new_attempt, object_key
 from services.storage_service.presign import Presigned, Presigner, endpoint_url, safe_filename
+from services.storage_service.staging import Staging
 from utils.exceptions import IngestionException, StorageUnavailable
 from utils.logger import Throttle
 from utils.metrics import STORAGE_ERRORS, STORAGE_SECONDS
 from utils.pool import WorkerPool
 
-__all__ = ["EXTENSIONS", "ListedObject", "ObjectHead", "Presigned", "StorageService", "new_attempt", "object_key"]
+__all__ = [
+    "EXTENSIONS", "Digest", "ListedObject", "ObjectHead", "Presigned", "Staging", "StorageService", "new_attempt",
+    "object_key",
+]  # fmt: skip
 
 CHUNK = 262_144  # bytes handed over at once by read_range
 CHECK_SECONDS = 2.0
+STAGING_THREADS = 4  # apart from the others': reading a large upload shall not keep a capture's PUT waiting
 T = TypeVar("T")
 
 
@@ -61,10 +67,18 @@ class StorageService:
         )
         half = CHECK_SECONDS / 2
         self._check_client = make_client(url, region, *keys, timeouts=(half, half), attempts=1, connections=2)
-        self._clients = (client, signing, self._check_client)
         self._bucket = Bucket(self.bucket, region, client, signing)
         self._presigner = Presigner(public, self.bucket, region, *keys, settings.PRESIGN_EXPIRY)
+        # Staging has a client of its own too: its threads shall find a connection each.
+        staging = make_client(
+            url, region, *keys, timeouts=timeouts, attempts=settings.MAX_ATTEMPTS, connections=STAGING_THREADS
+        )
+        self._staging_pool = WorkerPool("staging", STAGING_THREADS)
+        self.staging = Staging(self.bucket, staging, self._presigner, partial(self._call, pool=self._staging_pool))
+        self._clients = (client, signing, staging, self._check_client)
         self._throttle = Throttle(10, time.monotonic)
+        self._suspect = False  # the newest call that ended found no store
+        self._looking: asyncio.Task[None] | None = None
         self._closed = False
 
     async def ensure_bucket(self) -> None:
@@ -80,6 +94,14 @@ class StorageService:
     async def put_file(self, key: str, path: Path, size: int, content_type: str, sha256_hex: str) -> None:
         """`put` of a file's `size` bytes, streamed. A file that cannot be read is StorageUnavailable as well."""
         await self._call("put", self._bucket.put_file, key, path, size, content_type, sha256_hex)
+
+    async def put_if_absent(self, key: str, data: bytes, content_type: str) -> None:
+        """Writes a small object unless there is one under that key; read it back to see whose it is."""
+        await self._call("put", self._bucket.put_if_absent, key, data, content_type)
+
+    async def digest(self, key: str) -> Digest:
+        """Size and SHA-256 of the object's bytes, all of them read. Raises ObjectMissing."""
+        return await self._call("digest", self._bucket.digest, key)
 
     async def get(self, key: str) -> bytes:
         """The whole object. Raises ObjectMissing."""
@@ -127,6 +149,19 @@ class StorageService:
             if token is None:
                 return
 
+    async def list_page(self, prefix: str, start_after: str) -> tuple[list[ListedObject], bool]:
+        """At most 1000 objects that come after `start_after`, in key order, and whether more follow."""
+        page, token = await self._call("list", self._bucket.list_page, prefix, start_after, None)
+        return page, token is not None
+
+    async def list_folders(self, prefix: str) -> list[str]:
+        """The names directly below the prefix that have keys below them (`a` for `{prefix}a/...`), in any order."""
+        names, token = await self._call("list", self._bucket.folders_page, prefix, None)
+        while token is not None:
+            more, token = await self._call("list", self._bucket.folders_page, prefix, token)
+            names += more
+        return names
+
     async def presign_get(self, key: str, content_type: str | None = None, filename: str | None = None) -> Presigned:
         """A URL for clients, on PUBLIC_ENDPOINT; with the content type and file name that the answer shall carry."""
         headers: dict[str, str] = {}
@@ -149,14 +184,26 @@ class StorageService:
             async with asyncio.timeout(CHECK_SECONDS):
                 await self._call("check", self._check_client.head_bucket, pool=self._check_pool, Bucket=self.bucket)
         except TimeoutError:
+            self._suspect = True
             raise StorageUnavailable(details={"operation": "check", "error_code": "timeout"}) from None
+
+    async def check_when_suspect(self) -> None:
+        """Nothing while calls succeed. After one that found no store: `check`, one at a time for all who ask meanwhile,
+        until one finds it again. So nobody is refused while the store is up. Raises StorageUnavailable."""
+        if not self._suspect:
+            return
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self.check(), name="storage-check")
+            self._looking.add_done_callback(lambda task: task.cancelled() or task.exception())  # asked for or not
+        await asyncio.shield(self._looking)
 
     async def close(self) -> None:
         """Ends the calls that run, refuses later ones with StorageUnavailable. Repeating it is fine."""
         if self._closed:
             return
         self._closed = True
-        await asyncio.gather(self._pool.close(), self._check_pool.close())
+        self.staging.close()
+        await asyncio.gather(self._pool.close(), self._staging_pool.close(), self._check_pool.close())
         for client in self._clients:
             client.close()
 
@@ -182,12 +229,17 @@ class StorageService:
         """Runs in a thread: the call, its metrics, and its errors as ours."""
         started = time.perf_counter()
         try:
-            return function(*args, **kwargs)
+            answer = function(*args, **kwargs)
+            if operation != "presign":  # which asks no store
+                self._suspect = False
+            return answer
         except IngestionException:
             STORAGE_ERRORS.labels(operation=operation).inc()
             raise
         except STORE_FAILURES as error:
             STORAGE_ERRORS.labels(operation=operation).inc()
-            raise translated(error, operation, self._throttle) from None
+            ours = translated(error, operation, self._throttle)
+            self._suspect = isinstance(ours, StorageUnavailable)
+            raise ours from None
         finally:
             STORAGE_SECONDS.labels(operation=operation).observe(time.perf_counter() - started)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Sequence
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 BATCH = 1000  # keys in one DeleteObjects or ListObjectsV2 (S3's limit)
 _EXISTS_ALREADY = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists", "OperationAborted"})
+_THERE_ALREADY = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
+_NO_CONDITIONS = frozenset({"NotImplemented", "501", "InvalidArgument", "InvalidRequest", "400"})
+_DIGEST_CHUNK = 1_048_576  # bytes
 _log = get_logger(__name__)
 
 
@@ -36,6 +40,13 @@ class ListedObject(NamedTuple):
     size: int  # bytes
     last_modified: datetime
     store_time: datetime
+
+
+class Digest(NamedTuple):
+    """What an object's bytes are, read from its first to its last."""
+
+    size: int
+    sha256: str  # hex
 
 
 class Bucket:
@@ -97,6 +108,30 @@ class Bucket:
         finally:
             body.close()
 
+    def put_if_absent(self, key: str, data: bytes, content_type: str) -> None:
+        """Writes an object unless there is one. Where the server knows no If-None-Match, who writes last wins."""
+        arguments: Any = {"Bucket": self._name, "Key": key, "Body": data, "ContentType": content_type}
+        try:
+            self._signing_client.put_object(IfNoneMatch="*", **arguments)
+        except ClientError as error:
+            if error_code(error) in _THERE_ALREADY:
+                return
+            if error_code(error) not in _NO_CONDITIONS:
+                raise
+            if self.head(key) is None:
+                self._signing_client.put_object(**arguments)
+
+    def digest(self, key: str) -> Digest:
+        answer = self._client.get_object(Bucket=self._name, Key=key)
+        body, size, summed = answer["Body"], 0, hashlib.sha256()
+        try:
+            for chunk in body.iter_chunks(_DIGEST_CHUNK):
+                size += len(chunk)
+                summed.update(chunk)
+        finally:
+            body.close()
+        return Digest(size, summed.hexdigest())
+
     def open_range(self, key: str, start: int, stop: int) -> Any:
         answer = self._client.get_object(Bucket=self._name, Key=key, Range=f"bytes={start}-{stop - 1}")
         if answer["ContentLength"] != stop - start:
@@ -135,3 +170,9 @@ class Bucket:
             ListedObject(item["Key"], item["Size"], item["LastModified"], store_time) for item in answer.get("Contents", [])
         ]
         return items, answer.get("NextContinuationToken") if answer.get("IsTruncated") else None
+
+    def folders_page(self, prefix: str, token: str | None) -> tuple[list[str], str | None]:
+        after: Any = {"ContinuationToken": token} if token else {}
+        answer = self._client.list_objects_v2(Bucket=self._name, Prefix=prefix, Delimiter="/", MaxKeys=BATCH, **after)
+        names = [item["Prefix"].removeprefix(prefix).rstrip("/") for item in answer.get("CommonPrefixes", [])]
+        return names, answer.get("NextContinuationToken") if answer.get("IsTruncated") else None

@@ -9,7 +9,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from urllib3.exceptions import HTTPError
 
-from utils.exceptions import IngestionException, ObjectMissing, RangeNotSatisfiable, StorageUnavailable
+from utils.exceptions import IngestionException, ObjectMissing, RangeNotSatisfiable, StorageFull, StorageUnavailable
 from utils.logger import Throttle, get_logger
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 # Whatever a call to a store can fail with: botocore's own, what urllib3 lets through while a body is read, sockets, files.
 STORE_FAILURES = (BotoCoreError, ClientError, HTTPError, OSError)
 MISSING_CODES = frozenset({"NoSuchKey", "404", "NotFound"})
+_FULL = 507  # MinIO's answer; SeaweedFS has no room for a volume and says 500
+_FULL_CODES = frozenset({"XMinioStorageFull", "InsufficientStorage", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded"})
 _MESSAGE = "The object store cannot be used right now. Try again."
 _log = get_logger(__name__)
 
@@ -69,16 +71,19 @@ def error_code(error: Exception) -> str:
 def translated(error: Exception, operation: str, throttle: Throttle) -> IngestionException:
     """This service's error for `error`, logged. Texts of botocore hold endpoints and key ids: only codes go on."""
     code = error_code(error)
-    if operation in ("get", "read_range") and code in MISSING_CODES:
+    if operation in ("get", "read_range", "digest") and code in MISSING_CODES:
         _log.error("storage.object_missing", operation=operation)
         return ObjectMissing(details={"operation": operation})
     if code == "InvalidRange":
         return RangeNotSatisfiable()
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(error, ClientError) else None
     withheld = throttle.allow(f"{operation}:{code}")
     if withheld is not None:
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(error, ClientError) else None
         _log.warning("storage.failed", operation=operation, error_code=code, http_status=status, withheld=withheld)
-    return StorageUnavailable(_MESSAGE, details={"operation": operation, "error_code": code})
+    details = {"operation": operation, "error_code": code}
+    if status == _FULL or code in _FULL_CODES:
+        return StorageFull(details=details)
+    return StorageUnavailable(_MESSAGE, details=details)
 
 
 def closed() -> StorageUnavailable:

@@ -1,4 +1,4 @@
-"""Presigned GET URLs (AWS Signature Version 4, query string), made by hand: 0.03 ms each instead of botocore's 0.4.
+"""Presigned URLs (AWS Signature Version 4, query string), made by hand: 0.03 ms each instead of botocore's 0.4.
 
 A list answers up to 200 of them: botocore's signer, in a thread, kept the GIL and with it the event loop for 50-125 ms
 then; with this one the longest pause was 27 ms (tests/integration/test_service_load.py). A unit test compares every
@@ -68,21 +68,39 @@ class Presigner:
 
     def get(self, key: str, now: datetime, response_headers: Mapping[str, str] | None = None) -> Presigned:
         """A URL for GET of `key`, valid from `now`; `response_headers`: e.g. `response-content-disposition`."""
+        return self._signed("GET", key, now, self._expiry, response_headers or {}, {})
+
+    def put(
+        self, key: str, now: datetime, size: int, at_most: float, query: Mapping[str, str] | None = None
+    ) -> Presigned:
+        """A URL for PUT of exactly `size` bytes to `key`, valid for `at_most` seconds or less: the length is signed.
+
+        `query`: `partNumber` and `uploadId` of a part.
+        """
+        expiry = max(1, min(self._expiry, int(at_most)))
+        return self._signed("PUT", key, now, expiry, query or {}, {"content-length": str(size)})
+
+    def _signed(
+        self, method: str, key: str, now: datetime, expiry: int, parameters: Mapping[str, str], headers: Mapping[str, str]
+    ) -> Presigned:
         now = now.astimezone(UTC).replace(microsecond=0)
         stamp = now.strftime("%Y%m%dT%H%M%SZ")
         scope = f"{stamp[:8]}/{self._region}/s3/aws4_request"
+        sent = {**headers, "host": self._host}
+        names = ";".join(sorted(sent))
         query = {
             "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
             "X-Amz-Credential": f"{self._access_key}/{scope}",
             "X-Amz-Date": stamp,
-            "X-Amz-Expires": str(self._expiry),
-            "X-Amz-SignedHeaders": "host",
-            **(response_headers or {}),
+            "X-Amz-Expires": str(expiry),
+            "X-Amz-SignedHeaders": names,
+            **parameters,
         }
         path = quote(self._prefix + key, safe="/~")
         canonical_query = "&".join(f"{name}={quote(value, safe='-_.~')}" for name, value in sorted(query.items()))
-        canonical = f"GET\n{path}\n{canonical_query}\nhost:{self._host}\n\nhost\nUNSIGNED-PAYLOAD"
+        lines = "".join(f"{name}:{value}\n" for name, value in sorted(sent.items()))
+        canonical = f"{method}\n{path}\n{canonical_query}\n{lines}\n{names}\nUNSIGNED-PAYLOAD"
         to_sign = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
         signature = hmac.digest(self._key_of(stamp[:8]), to_sign.encode(), "sha256").hex()
         url = f"{self._base}{path}?{canonical_query}&X-Amz-Signature={signature}"
-        return Presigned(url, now + timedelta(seconds=self._expiry))
+        return Presigned(url, now + timedelta(seconds=expiry))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -18,15 +19,17 @@ from models.values import FrameRecord, ReceivedFile, Rejected, SourceType
 from services.storage_service import StorageService, new_attempt, object_key
 from services.upload_handler.capture_time import capture_time
 from services.upload_handler.validation import CheckedImage, check_image
-from utils.exceptions import DiskFull, IngestionException, ShuttingDown
+from utils.exceptions import DiskFull, IngestionException, Overloaded, ShuttingDown
 from utils.ids import frame_id
 from utils.logger import get_logger
 from utils.pool import WorkerPool
 
-__all__ = ["UploadHandler", "UploadResult"]
+__all__ = ["SERVER_SIDE", "UploadHandler", "UploadResult"]
 
 # Codes of the service's own failures: one of them decides the answer when nothing was stored (CONTRACT: "first 5xx").
-_SERVER_SIDE = frozenset({"storage_unavailable", "disk_full", "shutting_down", "overloaded", "internal_error"})
+SERVER_SIDE = frozenset({"storage_unavailable", "disk_full", "shutting_down", "overloaded", "internal_error"})
+LARGE = 8_388_608  # bytes
+LARGE_AT_ONCE = 4  # such files put at once: more of them starve each other, and each write to a socket has a limit
 _log = get_logger(__name__)
 
 
@@ -48,6 +51,7 @@ class UploadHandler:
         self._zone = ZoneInfo(settings.UPLOAD.EXIF_TIMEZONE)
         self._pool = WorkerPool("images", settings.UPLOAD.DECODE_THREADS)
         self._at_once = settings.UPLOAD.DECODE_THREADS + 2  # files of one upload: some decode while others are stored
+        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
         self._closed = False
         # Our own limits come first; Pillow's must not be the smaller one when the operator allows larger pictures.
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, settings.UPLOAD.MAX_PIXELS)
@@ -80,9 +84,15 @@ class UploadHandler:
             else:
                 errors.append(outcome)
                 result.rejected.append(Rejected(file.index, file.filename, outcome.code, outcome.message, outcome.retryable))
-        own = (error for error in errors if error.code in _SERVER_SIDE)
+        own = (error for error in errors if error.code in SERVER_SIDE)
         result.first_error = next(own, errors[0] if errors else None)
         return result
+
+    async def put_again(self, record: FrameRecord, file: ReceivedFile) -> FrameRecord:
+        """Stores a file's bytes under a new key: the sweeper took the one of `record`. Raises StorageUnavailable."""
+        key = object_key(record.camera_id, record.frame_id, record.timestamp, new_attempt(), record.format)
+        await self._storage.put_file(key, file.path, file.size, record.content_type, file.sha256)
+        return replace(record, storage_path=key)
 
     async def close(self) -> None:
         """Waits for the pictures being checked. Repeating it is fine."""
@@ -99,6 +109,8 @@ class UploadHandler:
             return error
         except OSError as error:
             _log.error("upload.temporary_file", index=file.index, errno=error.errno)
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                return Overloaded()
             return DiskFull() if error.errno in (errno.ENOSPC, errno.EDQUOT) else IngestionException()
 
     async def _check(self, file: ReceivedFile) -> CheckedImage:
@@ -117,7 +129,8 @@ class UploadHandler:
         taken = capture_time(form.meta.timestamp_ref, image.exif, self._zone, arrived_at)
         identity = frame_id(request_id, file.index, taken.at)
         key = object_key(form.camera_id, identity, taken.at, new_attempt(), image.format)
-        await self._storage.put_file(key, file.path, file.size, image.content_type, file.sha256)
+        async with self._large if file.size > LARGE else nullcontext():
+            await self._storage.put_file(key, file.path, file.size, image.content_type, file.sha256)
         return FrameRecord(
             frame_id=identity, request_id=request_id, camera_id=form.camera_id, source_type=SourceType.UPLOAD,
             sequence=file.index, storage_path=key, timestamp=taken.at, timestamp_source=taken.source,

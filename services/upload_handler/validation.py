@@ -61,7 +61,8 @@ class CheckedImage(NamedTuple):
     exif: dict[str, Any] | None
 
 
-def _format_by_name(filename: str | None, allowed: list[str]) -> str:
+def format_by_name(filename: str | None, allowed: list[str]) -> str:
+    """The format that a file's name promises. Raises UnsupportedImageFormat."""
     _, dot, extension = (filename or "").rpartition(".")
     extension = extension.lower()
     if not dot or extension not in allowed or extension not in _EXTENSIONS:
@@ -113,7 +114,7 @@ def check_image(file: ReceivedFile, allowed_extensions: list[str], max_pixels: i
         raise PayloadTooLarge("The file is larger than UPLOAD__MAX_FILE_SIZE.")
     if file.size == 0:
         raise InvalidImage("The file is empty.")
-    named = _format_by_name(file.filename, allowed_extensions)
+    named = format_by_name(file.filename, allowed_extensions)
     # Read, not mapped: an I/O error on a mapped page would end the process.
     with file.path.open("rb") as stream:
         head = stream.read(16)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import asyncpg
-import libfaketime  # type: ignore[import-untyped]
+import libfaketime
 
 from tests.faults.proxies import S3Fault
 from tests.faults.storm import Storm, storm

@@ -23,8 +23,13 @@ FINAL = ("completed", "failed", "cancelled")
 
 
 async def own_database(backends: Backends) -> Backends:
-    """The same servers, an empty database: no other test's captures are claimed."""
-    return replace(backends, db=await make_database(backends.db, f"service_{secrets.token_hex(5)}"))
+    """The same servers, an empty database and a bucket of its own: no other test's captures are claimed.
+
+    (A bucket that is another database's makes the service degraded.)
+    """
+    name = secrets.token_hex(5)
+    storage = backends.storage.model_copy(update={"BUCKET_NAME": f"service-{name}"})
+    return replace(backends, db=await make_database(backends.db, f"service_{name}"), storage=storage)
 
 
 def service_on(backends: Backends, folder: Path, **environment: str) -> Service:

@@ -76,7 +76,7 @@ class TcpProxy:
                     pass
                 return
             with contextlib.suppress(OSError):
-                back_reader, back_writer = await asyncio.open_connection(*self._backend)
+                back_reader, back_writer = await self._connect()
                 writers.append(back_writer)
                 pumps = [
                     asyncio.ensure_future(self._pump(reader, back_writer, 0.0)),
@@ -92,6 +92,12 @@ class TcpProxy:
             self._links.discard(task)
             for each in writers:
                 each.transport.abort()
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        host, port = self._backend
+        if host.startswith("/"):  # the folder of PostgreSQL's socket
+            return await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
+        return await asyncio.open_connection(host, port)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay: float | None) -> None:
         passed = 0

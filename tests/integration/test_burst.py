@@ -274,5 +274,5 @@ async def test_another_process_takes_none_of_it(
             answer = await client.post(BURST, json={"camera_ids": cameras, "at": at})
             assert answer.status_code == 201, answer.text
             assert answer.json()["complete"], answer.json()
-        assert other.services.orchestrator._running == {}
+        assert other.services.orchestrator.runner._running == {}
         await forget(client, *cameras)

@@ -361,7 +361,7 @@ async def test_a_trigger_that_another_process_took(
         request_id = await submit(owner, camera.url_of("car"), fps=5.0, pre_roll=1, post_roll=1)
         await begun(owner, request_id, 1.1)
         async with open_kit(mine, storage, tmp_path / "b") as other:
-            assert not other.services.orchestrator._running
+            assert not other.services.orchestrator.runner._running
             await trigger(other, request_id)
             accepted = time.monotonic()
             await owner.until(request_id, lambda r: r.progress.stored > 0)

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from config import DbSettings, database_url
 from models.entities import Base
-from repositories.migrations import functions_0001, functions_0003, functions_0007
+from repositories.migrations import functions_0001, functions_0003, functions_0005, functions_0007, functions_0008
 from repositories.migrations.run import LOCK_KEY, downgrade, upgrade
 from tests.conftest import ROOT, Backends, clean_environment, make_database
 
@@ -39,6 +39,8 @@ SELECT 'index ' || indexdef FROM pg_indexes WHERE schemaname = 'public'
 UNION ALL
 SELECT 'function ' || pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = 'public'::regnamespace
 UNION ALL
+SELECT 'trigger ' || pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal
+UNION ALL
 SELECT 'other ' || relkind::text || ' ' || relname FROM pg_class
  WHERE relnamespace = 'public'::regnamespace AND relkind NOT IN ('r', 'i')
 UNION ALL
@@ -47,7 +49,8 @@ SELECT 'type ' || typname FROM pg_type WHERE typnamespace = 'public'::regnamespa
 
 
 HEAD = ScriptDirectory(str(ROOT / "repositories" / "migrations")).get_current_head()
-FUNCTIONS = (functions_0003, functions_0007)  # in their order: a later one replaces functions of an earlier one
+# In their order: a later one replaces functions of an earlier one.
+FUNCTIONS = (functions_0003, functions_0005, functions_0007, functions_0008)
 
 
 async def fresh(backends: Backends) -> DbSettings:

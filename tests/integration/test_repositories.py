@@ -40,7 +40,9 @@ from models.values import (
     Transport,
 )
 from repositories.database import Database, UnitOfWork
+from repositories.frames import Removal
 from repositories.ingestion_requests import Recorded, multirange
+from repositories.leases import Renewed
 from repositories.migrations.run import upgrade
 from services.queries import Queries
 from services.storage_service import StorageService
@@ -378,7 +380,7 @@ async def test_the_ledger_does_what_the_model_says(db: Database, seed: int) -> N
             assert {item.sequence: item.outcome for item in answers} == model.record(slots, drops, due)
         elif kind == "settle" and model.status not in FINAL_STATUSES:
             async with db.unit_of_work() as uow:
-                await uow.requests.settle(claim, DropReason.LEASE_LOST, due)
+                await uow.requests.take_over(claim, due, AT)
             model.settle(DropReason.LEASE_LOST, due)
         elif kind == "cancel":
             async with db.unit_of_work() as uow:
@@ -416,7 +418,7 @@ async def test_the_ledger_holds_under_concurrent_owners(db: Database, seed: int)
                     claims[request_id] = await take(db, request_id, f"owner-{number}")
                 elif mine.random() < 0.1:
                     async with db.unit_of_work() as uow:
-                        await uow.requests.settle(claims[request_id], DropReason.LEASE_LOST, mine.randrange(30))
+                        await uow.requests.take_over(claims[request_id], mine.randrange(30), AT)
                 elif step > 20 and mine.random() < 0.1:
                     await finish(db, claims[request_id], expected=30)
             except LeaseLost:
@@ -488,7 +490,7 @@ STATE_WRITES: list[Callable[[UnitOfWork, Claim], Awaitable[Any]]] = [
     lambda uow, claim: uow.requests.set_reconnects(claim, 3),
     lambda uow, claim: uow.requests.open_gap(claim, AT, "camera_down"),
     lambda uow, claim: uow.requests.close_gap(claim, AT),
-    lambda uow, claim: uow.requests.settle(claim, DropReason.LEASE_LOST, 5),
+    lambda uow, claim: uow.requests.take_over(claim, 5, AT),
 ]
 
 
@@ -573,6 +575,46 @@ async def test_a_lease_lapses_by_the_databases_clock(db: Database) -> None:
     assert await claim(db, "c") == []
 
 
+async def test_a_lease_renewed_after_a_claim_began_is_not_taken(db: Database) -> None:
+    await clear_leases(db)
+    request_id = await add_capture(db)
+    (mine,) = await claim(db, "me")
+    async with db.unit_of_work() as other:
+        await other.session.execute(text("SELECT now(), pg_sleep(0.6)"))  # its transaction's now() stands still
+        async with db.one_statement() as uow:
+            assert (await uow.leases.renew("me", TTL, [mine])).ours == {request_id}
+        assert await other.leases.claim("other", TTL, 10, {}, 100) == []
+        assert await other.leases.take_cancelled("other", TTL, 10) == []
+
+
+async def test_a_locked_lease_keeps_no_other_from_being_renewed(db: Database) -> None:
+    await clear_leases(db)
+    ids = [await add_capture(db, unique()) for _ in range(3)]
+    claims = [await take(db, request_id, "me") for request_id in ids]
+    async with db.unit_of_work() as holder:
+        assert await holder.leases.fence(claims[1])  # and stalls
+        began = time.monotonic()
+        async with db.one_statement() as uow:
+            renewed = await uow.leases.renew("me", TTL, claims)
+        assert time.monotonic() - began < 1
+    assert renewed == Renewed(frozenset({ids[0], ids[2]}), frozenset({ids[1]}), frozenset())
+
+
+async def test_a_cancel_that_nobody_runs_is_taken_by_anybody(db: Database) -> None:
+    await clear_leases(db)
+    running, ownerless, pending = [await add_capture(db, unique()) for _ in range(3)]
+    await take(db, running, "somebody")
+    gone = await take(db, ownerless, "gone")
+    async with db.unit_of_work() as uow:
+        for request_id in (running, ownerless, pending):
+            await uow.requests.request_cancel(request_id)
+        await uow.leases.hand_back(gone)
+    async with db.unit_of_work() as uow:
+        (taken,) = await uow.leases.take_cancelled("me", TTL, 10)
+    assert (taken.request_id, taken.epoch, taken.resumed) == (ownerless, gone.epoch + 1, True)
+    assert await finish(db, taken) is IngestionStatus.CANCELLED
+
+
 async def test_an_old_epoch_writes_evidence_and_no_state(db: Database) -> None:
     request_id = await add_capture(db)
     old = await take(db, request_id, "old")
@@ -590,13 +632,13 @@ async def test_an_old_epoch_writes_evidence_and_no_state(db: Database) -> None:
     assert after.updated_at == before.updated_at
     assert [item.outcome for item in await record(db, request_id, [frame(request_id, 0)], expected=1)] == ["stored"]
     async with db.unit_of_work() as uow:
-        assert await uow.leases.renew("old", TTL, [old]) == (set(), set())
+        assert await uow.leases.renew("old", TTL, [old]) == Renewed(frozenset(), frozenset(), frozenset())
         await uow.leases.hand_back(old)  # of no effect on the new owner's
     async with db.unit_of_work() as uow:
         lease = await uow.leases.get(request_id)
         assert lease is not None
         assert (lease.owner, lease.epoch) == ("new", new.epoch)
-        assert await uow.leases.renew("new", TTL, [new]) == ({request_id}, set())
+        assert await uow.leases.renew("new", TTL, [new]) == Renewed(frozenset({request_id}), frozenset(), frozenset())
         for write in STATE_WRITES:
             await write(uow, new)
     assert await finish(db, new, expected=1) is IngestionStatus.COMPLETED
@@ -622,11 +664,10 @@ async def test_renewing_tells_what_is_lost_and_what_is_to_be_cancelled(db: Datab
         await uow.requests.request_cancel(ids[2])
     await finish(db, claims[3])
     async with db.unit_of_work() as uow:
-        ours, cancelled = await uow.leases.renew("me", TTL, claims)
-    assert ours == {ids[0], ids[2]}
-    assert cancelled == {ids[2]}
+        renewed = await uow.leases.renew("me", TTL, claims)
+    assert renewed == Renewed(frozenset({ids[0], ids[2]}), frozenset(), frozenset({ids[2]}))
     async with db.unit_of_work() as uow:
-        assert await uow.leases.renew("me", TTL, []) == (set(), set())
+        assert await uow.leases.renew("me", TTL, []) == Renewed(frozenset(), frozenset(), frozenset())
 
 
 async def test_what_is_handed_back_is_claimable_at_once(db: Database) -> None:
@@ -660,6 +701,27 @@ async def test_one_gap_is_open_at_a_time(db: Database) -> None:
         assert {key: [gap.id for gap in found] for key, found in (await uow.requests.gaps_of([request_id])).items()} == {
             request_id: [gap.id for gap in gaps]
         }
+
+
+async def test_gaps_do_not_overlap(db: Database) -> None:
+    """The former owner closed a gap after its last frame, and died before the next was committed."""
+    request_id = await add_capture(db)
+    old = await take(db, request_id)
+    async with db.unit_of_work() as uow:
+        await uow.requests.open_gap(old, AT, "camera_down")
+        await uow.requests.close_gap(old, AT + timedelta(seconds=5))
+    new = await take(db, request_id, "new")
+    async with db.unit_of_work() as uow:
+        await uow.requests.take_over(new, 9, AT)
+    await record(db, request_id, [frame(request_id, 9)], expected=10)
+    async with db.unit_of_work() as uow:
+        await uow.requests.close_gap(new, AT + timedelta(seconds=9))
+        gaps = await uow.requests.gaps(request_id)
+    assert [(gap.from_at, gap.to_at, gap.reason) for gap in gaps] == [
+        (AT, AT + timedelta(seconds=5), "camera_down"),
+        (AT + timedelta(seconds=5), AT + timedelta(seconds=9), "lease_lost"),
+    ]
+    assert (await row_of(db, request_id)).dropped() == {"lease_lost": 9}
 
 
 # -- cancel ------------------------------------------------------------------------------------------------------
@@ -767,6 +829,31 @@ async def test_an_upload_is_stored_whole_and_once(db: Database) -> None:
     assert found.dropped() == {"rejected": 1}
 
 
+async def test_an_upload_that_is_there_is_not_added_to(db: Database) -> None:
+    """A second run of its key, in which more went well, changes nothing: the first run's answer is the one that counts."""
+    row = upload_row("up")
+    row.rejected = [{"index": 1, "filename": "x", "code": "storage_unavailable", "detail": "d", "retryable": True}]
+    for slots, rejected in (([0], [1]), ([0, 1], [])):
+        frames = [frame(row.id, slot, camera_id="up", source_type=SourceType.UPLOAD) for slot in slots]
+        async with db.unit_of_work() as uow:
+            await uow.requests.add_upload(row, frames, rejected)
+    found = await assert_ledger(db, row.id)
+    assert (found.stored, found.dropped()) == (1, {"rejected": 1})
+
+
+async def test_a_capture_that_has_ended_gets_no_lease_again(db: Database) -> None:
+    """Nor one that runs a second one: a retry's second run finds the request and leaves it alone."""
+    row = capture_row("again")
+    async with db.unit_of_work() as uow:
+        await uow.requests.add_capture(row)
+    async with db.unit_of_work() as uow:
+        assert await uow.requests.request_cancel(row.id) is IngestionStatus.PENDING
+    async with db.unit_of_work() as uow:
+        assert (await uow.requests.add_capture(row)).status == "cancelled"
+        leases = text("SELECT count(*) FROM capture_leases WHERE request_id = :id")
+        assert await uow.session.scalar(leases, {"id": row.id}) == 0
+
+
 async def test_duplicate_of_names_the_cameras_first(db: Database) -> None:
     """Two uploads of the same bytes at one moment: exactly one is no duplicate."""
     for _ in range(6):
@@ -816,7 +903,7 @@ async def test_a_delete_leaves_the_slots_tombstone(db: Database) -> None:
         assert await uow.frames.deleting(limit=100, older_than_s=600) == []
     for _ in range(2):
         async with db.unit_of_work() as uow:
-            await uow.frames.finish_delete(target.frame_id, target.storage_path)
+            await uow.frames.finish_deletes([Removal(target.frame_id, target.storage_path)])
         assert await begin() is None
     async with db.unit_of_work() as uow:
         assert await uow.frames.begin_delete(new_id()) is None
@@ -975,6 +1062,8 @@ async def big(backends: Backends) -> AsyncIterator[Database]:
     await upgrade(own)
     made = Database(own, "trackshift-plans")
     async with made.unit_of_work() as uow:
+        for table in ("ingestion_requests", "frames"):  # events of none of them are wanted
+            await uow.session.execute(text(f"ALTER TABLE {table} DISABLE TRIGGER USER"))
         await uow.session.execute(
             text("""
             INSERT INTO ingestion_requests (id, camera_id, source_type, capture_mode, status, created_at, completed_at)

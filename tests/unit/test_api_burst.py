@@ -67,11 +67,6 @@ async def test_nothing_stored_is_the_cameras_problem_with_all_results(api: Api) 
         assert (told["results"], told["group_id"]) == (results, str(KNOWN))
 
 
-async def test_a_key_is_refused_as_long_as_it_means_nothing(api: Api) -> None:
-    problem(await api("POST", BURST, json=GOOD, headers={"Idempotency-Key": "k"}), 501, "not_implemented")
-    assert api.bursts.taken == []
-
-
 async def test_the_burst_of_a_client_that_is_gone_is_given_up(api: Api) -> None:
     api.bursts.seconds = 30
     asked = asyncio.ensure_future(api("POST", BURST, json=GOOD))

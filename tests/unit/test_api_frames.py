@@ -8,6 +8,7 @@ from structlog.testing import capture_logs
 
 from tests.unit.test_api_support import CONTENT, KNOWN, SHA256, Api, problem
 from tests.unit.test_api_support import api as api
+from utils.exceptions import FrameOnHold
 from utils.ids import new_id
 
 PATH = f"/api/v1/frames/{KNOWN}/content"
@@ -129,3 +130,26 @@ async def test_delete_is_always_204(api: Api) -> None:
         answer = await api("DELETE", f"/api/v1/frames/{frame_id}")
         assert (answer.status_code, answer.content) == (204, b"")
     problem(await api("DELETE", "/api/v1/frames/nearest"), 422, "invalid_request")
+
+
+async def test_a_hold_takes_a_reason_or_none(api: Api) -> None:
+    path = f"/api/v1/frames/{KNOWN}/hold"
+    assert (await api("POST", path)).status_code == 200
+    for reason in (None, "protest", "x" * 200):
+        answer = await api("POST", path, json={"reason": reason} if reason else {})
+        assert answer.status_code == 200
+        assert answer.json()["held_at"].endswith("Z")
+        assert answer.json()["hold_reason"] == reason
+    assert api.queries.holds == [None, None, "protest", "x" * 200]
+    for wrong in ("", "x" * 201, 5):
+        problem(await api("POST", path, json={"reason": wrong}), 422, "invalid_request")
+    problem(await api("POST", path, json={"until": "2027-01-01T00:00:00Z"}), 422, "invalid_request")
+    problem(await api("POST", f"/api/v1/frames/{new_id()}/hold"), 404, "frame_not_found")
+    assert (await api("DELETE", path)).status_code == 204
+    problem(await api("DELETE", f"/api/v1/frames/{new_id()}/hold"), 404, "frame_not_found")
+
+
+async def test_a_frame_on_hold_is_not_deleted(api: Api) -> None:
+    api.queries.error = FrameOnHold()
+    refused = problem(await api("DELETE", f"/api/v1/frames/{KNOWN}"), 409, "frame_on_hold")
+    assert not refused["retryable"]

@@ -18,6 +18,7 @@ from models.schemas import (
     CameraCreate,
     CameraPage,
     CameraPatch,
+    CloudEventPage,
     EventPage,
     FrameInfo,
     FramePage,
@@ -30,6 +31,9 @@ from models.schemas import (
     SnapshotRequest,
     TriggerAccepted,
     TriggerRequest,
+    UploadComplete,
+    UploadSessionCreate,
+    UploadSessionResponse,
 )
 from tests.unit.test_api_support import Api, problem
 from tests.unit.test_api_support import api as api
@@ -95,7 +99,9 @@ async def test_bodies_have_schemas_and_examples(api: Api) -> None:
         (CameraPatch, examples.CAMERA_PATCH), (CameraConfiguration, examples.CAMERA), (CameraPage, examples.CAMERA_PAGE),
         (ProbeResponse, examples.PROBE), (SnapshotRequest, examples.SNAPSHOT), (TriggerRequest, examples.TRIGGER),
         (TriggerAccepted, examples.TRIGGERED), (EventPage, examples.EVENT_PAGE),
-        (BurstRequest, examples.BURST_NEW), (BurstResponse, examples.BURST),
+        (UploadSessionCreate, examples.SESSION_NEW), (UploadSessionResponse, examples.SESSION),
+        (UploadSessionResponse, examples.SESSION_PARTS), (UploadComplete, examples.SESSION_COMPLETE),
+        (CloudEventPage, examples.CLOUD_EVENT_PAGE), (BurstRequest, examples.BURST_NEW), (BurstResponse, examples.BURST),
     ],
 )  # fmt: skip
 def test_response_examples_fit_their_models(model: type[BaseModel], example: dict[str, Any]) -> None:

@@ -25,12 +25,14 @@ from types import SimpleNamespace
 from main import create_app
 from api.server import bind, serve
 from config import Settings
-from tests.unit.test_api_support import FakeHealth, FakeOrchestrator, FakeQueries
+from tests.unit.test_api_support import FakeDirect, FakeHealth, FakeOrchestrator, FakeQueries
 from utils.logger import configure_logging
 
 @asynccontextmanager
 async def fakes(settings):
-    yield SimpleNamespace(settings=settings, orchestrator=FakeOrchestrator(), queries=FakeQueries(), health=FakeHealth())
+    yield SimpleNamespace(
+        settings=settings, orchestrator=FakeOrchestrator(), queries=FakeQueries(), health=FakeHealth(), direct=FakeDirect()
+    )
     print("closed", flush=True)
 
 settings = Settings(_env_file=None, DATA_DIR=sys.argv[1], API={{"PORT": 0, "SHUTDOWN_TIMEOUT": 4}}, LOG={{"LEVEL": "INFO"}})

@@ -228,20 +228,3 @@ async def test_malformed_ids_are_422(api: Api, value: str) -> None:
 @pytest.mark.parametrize("value", ["1", "yes", "True", ""])
 async def test_flags_are_true_or_false(api: Api, value: str) -> None:
     problem(await api("GET", f"/api/v1/frames/{KNOWN}/content?proxy={value}"), 422, "invalid_request")
-
-
-@pytest.mark.parametrize(
-    ("key", "status", "code"),
-    [
-        ("abc", 501, "not_implemented"), ('"abcdef"', 501, "not_implemented"), ("k" * 255, 501, "not_implemented"),
-        ("k" * 256, 400, "malformed_request"), ("a b", 400, "malformed_request"), ('"a', 400, "malformed_request"),
-        ('""', 400, "malformed_request"), ('"a", "b"', 400, "malformed_request"), ("a,b", 400, "malformed_request"),
-    ],
-)  # fmt: skip
-async def test_idempotency_keys_are_refused_until_built(api: Api, key: str, status: int, code: str) -> None:
-    for path in ("rtsp", "upload", f"requests/{KNOWN}/cancel", f"requests/{KNOWN}/trigger"):
-        answer = await api("POST", f"/api/v1/ingest/{path}", headers={"Idempotency-Key": key})
-        problem(answer, status, code)
-    problem(await api("POST", "/api/v1/cameras/x/snapshot", headers={"Idempotency-Key": key}), status, code)
-    assert not api.cameras.snapshots
-    assert not api.orchestrator.submitted

@@ -39,8 +39,24 @@ from models.schemas import (
     TriggerRequest,
     UploadIngestionRequest,
 )
-from models.values import FrameFilter, IngestionStatus, ReceivedFile, RequestFilter, SourceType, TimestampSource
-from utils.exceptions import CameraNotFound, FrameNotFound, RequestNotFound
+from models.values import (
+    FrameFilter,
+    IngestionStatus,
+    KeptAnswer,
+    KeyName,
+    ReceivedFile,
+    RequestFilter,
+    SourceType,
+    TimestampSource,
+)
+from services.attempt import Attempt, without_urls
+from utils.exceptions import (
+    CameraNotFound,
+    FrameNotFound,
+    IdempotencyKeyReused,
+    RequestInProgress,
+    RequestNotFound,
+)
 from utils.ids import new_id
 
 NOW = datetime(2026, 5, 4, 13, 30, tzinfo=UTC)
@@ -83,15 +99,17 @@ class FakeOrchestrator:
         self.becomes_final = False
         self.was_final = False
         self.folders: list[Path] = []
+        self.attempts: list[Attempt] = []
 
     def check_accepting(self) -> None:
         if self.accepting_error:
             raise self.accepting_error
 
-    async def submit_capture(self, body: RTSPIngestionRequest) -> IngestionResponse:
+    async def submit_capture(self, body: RTSPIngestionRequest, attempt: Attempt) -> IngestionResponse:
         if self.error:
             raise self.error
         self.submitted.append(body)
+        self.attempts.append(attempt)
         return response_of(KNOWN)
 
     async def cancel(self, request_id: UUID) -> bool:
@@ -99,7 +117,7 @@ class FakeOrchestrator:
             raise RequestNotFound
         return self.was_final
 
-    async def trigger(self, request_id: UUID, body: TriggerRequest) -> UUID:
+    async def trigger(self, request_id: UUID, body: TriggerRequest, _attempt: Attempt) -> UUID:
         if self.error:
             raise self.error
         if request_id != KNOWN:
@@ -113,7 +131,10 @@ class FakeOrchestrator:
             await asyncio.sleep(seconds)
         return self.becomes_final
 
-    async def ingest_upload(self, form: UploadIngestionRequest, files: Sequence[ReceivedFile]) -> UUID:
+    async def ingest_upload(
+        self, form: UploadIngestionRequest, files: Sequence[ReceivedFile], attempt: Attempt
+    ) -> UUID:
+        self.attempts.append(attempt)
         self.folders += [file.path.parent for file in files]
         self.uploads.append((form, list(files), [file.path.read_bytes() for file in files]))
         if self.error:
@@ -142,6 +163,7 @@ class FakeQueries:
         self.content = FakeContent()
         self.filters: list[tuple[Any, int, str | None]] = []
         self.status = IngestionStatus.PENDING
+        self.holds: list[str | None] = []
         self.error: Exception | None = None
 
     async def get_request(self, request_id: UUID) -> IngestionResponse:
@@ -174,7 +196,15 @@ class FakeQueries:
         return NearestFrame(**frame_of(KNOWN).model_dump(), distance_ms=1.0)
 
     async def delete_frame(self, _frame_id: UUID) -> None:
-        return None
+        if self.error:
+            raise self.error
+
+    async def hold_frame(self, frame_id: UUID, reason: str | None) -> FrameInfo:
+        self.holds.append(reason)
+        return (await self.get_frame(frame_id)).model_copy(update={"held_at": NOW, "hold_reason": reason})
+
+    async def release_frame(self, frame_id: UUID) -> None:
+        await self.get_frame(frame_id)
 
     async def open_frame(self, frame_id: UUID) -> FakeContent:
         if frame_id != KNOWN:
@@ -241,7 +271,7 @@ class FakeCameras:
         self.probed.append(camera_id)
         return ProbeResponse.model_validate(examples.PROBE)
 
-    async def take(self, camera_id: str, body: SnapshotRequest) -> FrameInfo:
+    async def take(self, camera_id: str, body: SnapshotRequest, _attempt: Attempt) -> FrameInfo:
         self._known(camera_id)
         self.snapshots.append(body)
         return frame_of(KNOWN)
@@ -254,7 +284,7 @@ class FakeBursts:
         self.seconds = 0.0
         self.cancelled = False
 
-    async def take(self, body: BurstRequest) -> BurstResponse:
+    async def take(self, body: BurstRequest, _attempt: Attempt) -> BurstResponse:
         if self.error:
             raise self.error
         self.taken.append(body)
@@ -269,6 +299,46 @@ class FakeBursts:
         if group_id != KNOWN:
             raise RequestNotFound
         return BurstResponse.model_validate(examples.BURST)
+
+
+class FakeDirect:
+    async def check_store(self) -> None:
+        return None
+
+
+class FakeKeys:
+    """Keys in memory, by the rules of services.idempotency; nothing lapses."""
+
+    def __init__(self) -> None:
+        self.known: dict[KeyName, tuple[str, KeptAnswer | None]] = {}
+        self.released: list[Attempt] = []
+
+    async def begin(self, name: KeyName, fingerprint: str) -> Attempt | KeptAnswer:
+        if name not in self.known:
+            self.known[name] = (fingerprint, None)
+            return Attempt(name=name)
+        before, answer = self.known[name]
+        if before != fingerprint:
+            raise IdempotencyKeyReused
+        if answer is None:
+            raise RequestInProgress(retry_after=1)
+        return answer
+
+    async def finish(self, attempt: Attempt, status: int, location: str | None, body: Any) -> None:
+        assert attempt.name is not None
+        answer = KeptAnswer(attempt.run, status, location, without_urls(body))
+        self.known[attempt.name] = (self.known[attempt.name][0], answer)
+
+    async def release(self, attempt: Attempt) -> None:
+        assert attempt.name is not None
+        del self.known[attempt.name]
+        self.released.append(attempt)
+
+    async def given(self, _attempt: Attempt) -> KeptAnswer | None:
+        return None
+
+    async def fresh(self, answer: KeptAnswer) -> KeptAnswer:
+        return answer
 
 
 class FakeHealth:
@@ -288,10 +358,10 @@ class Api:
         self.app: FastAPI = create_app(self.settings)
         self.state = self.app.state.trackshift
         self.orchestrator, self.queries, self.health = FakeOrchestrator(), FakeQueries(), FakeHealth()
-        self.cameras, self.bursts = FakeCameras(), FakeBursts()
+        self.cameras, self.bursts, self.keys = FakeCameras(), FakeBursts(), FakeKeys()
         self.state.services = SimpleNamespace(
             settings=self.settings, orchestrator=self.orchestrator, queries=self.queries, health=self.health,
-            cameras=self.cameras, snapshots=self.cameras, bursts=self.bursts,
+            cameras=self.cameras, snapshots=self.cameras, bursts=self.bursts, idempotency=self.keys, direct=FakeDirect(),
         )  # fmt: skip
         self.client = httpx.AsyncClient(
             transport=httpx.ASGITransport(self.app, raise_app_exceptions=True), base_url="http://test"
@@ -302,8 +372,7 @@ class Api:
 
     @property
     def temp_folders(self) -> list[Path]:
-        parent = self.settings.temp_dir
-        return list(parent.iterdir()) if parent.exists() else []
+        return list(self.settings.temp_dir.glob("ingest-*/upload-*"))
 
 
 @pytest.fixture

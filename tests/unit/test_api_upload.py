@@ -64,10 +64,10 @@ async def test_the_temporary_folder_is_private_and_always_removed(api: Api) -> N
     modes: list[int] = []
     ingest = api.orchestrator.ingest_upload
 
-    async def looking(form: Any, files: Any) -> Any:
+    async def looking(form: Any, files: Any, attempt: Any) -> Any:
         modes.append(files[0].path.parent.stat().st_mode & 0o777)
         assert files[0].path.name == "0"
-        return await ingest(form, files)
+        return await ingest(form, files, attempt)
 
     api.orchestrator.ingest_upload = looking  # type: ignore[method-assign]
     rejected = [{"index": 0, "filename": "a.jpg", "code": "invalid_image", "detail": "no", "retryable": False}]
@@ -249,7 +249,7 @@ async def test_a_full_disk_is_507(api: Api, monkeypatch: pytest.MonkeyPatch) -> 
         patch.setattr("api.spool.UploadFolder._one", full)
         problem(await raw(api, CAMERA, FILE, END), 507, "disk_full")
     assert api.temp_folders == []
-    assert api.state.uploads == 0
+    assert (api.state.uploads.uploads, api.state.uploads.bytes) == (0, 0)
 
 
 async def test_a_client_that_leaves_leaves_nothing(api: Api) -> None:
@@ -270,7 +270,7 @@ async def test_a_client_that_leaves_leaves_nothing(api: Api) -> None:
     await api.app(scope, receive, send)
     assert sent == []
     assert api.temp_folders == []
-    assert api.state.uploads == 0
+    assert (api.state.uploads.uploads, api.state.uploads.bytes) == (0, 0)
 
 
 async def test_a_cancelled_upload_leaves_nothing(api: Api) -> None:

@@ -103,6 +103,23 @@ def test_a_presigned_url_says_what_botocore_says(endpoint: str, key: str, header
     assert ours.expires_at == datetime(2026, 5, 4, 14, 30, 1, tzinfo=UTC)
 
 
+@pytest.mark.parametrize("part", [None, ("7", "MmNjNTVm/+=.x1~")])
+@pytest.mark.parametrize(("at_most", "expiry"), [(10_000.0, 3600), (60.9, 60), (-5.0, 1)])
+def test_a_presigned_put_says_what_botocore_says(part: tuple[str, str] | None, at_most: float, expiry: int) -> None:
+    client = make_client("http://s3:9000", "eu-south-1", "AKID", "se/cr+et", timeouts=(1, 1), attempts=1, connections=1)
+    params: dict[str, Any] = {"Bucket": "b", "Key": "staging/x/object", "ContentLength": 1234}
+    query = {"partNumber": part[0], "uploadId": part[1]} if part else None
+    if part:
+        params |= {"PartNumber": int(part[0]), "UploadId": part[1]}
+    with mock.patch("botocore.auth.get_current_datetime", return_value=NOW.replace(tzinfo=None)):
+        theirs = client.generate_presigned_url("upload_part" if part else "put_object", Params=params, ExpiresIn=expiry)
+    ours = Presigner("http://s3:9000", "b", "eu-south-1", "AKID", "se/cr+et", 3600).put(
+        "staging/x/object", NOW, 1234, at_most, query
+    )
+    assert parse_qs(urlsplit(ours.url).query) == parse_qs(urlsplit(theirs).query)
+    assert urlsplit(ours.url).path == urlsplit(theirs).path
+
+
 def test_the_signing_key_follows_the_day() -> None:
     signer = Presigner("http://x:1", "b", "us-east-1", "a", "s", 60)
     today, tomorrow = signer.get("k", NOW).url, signer.get("k", NOW + timedelta(days=1)).url

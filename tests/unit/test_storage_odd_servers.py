@@ -16,7 +16,7 @@ import pytest
 
 from config import StorageSettings
 from services.storage_service import StorageService
-from utils.exceptions import StorageUnavailable
+from utils.exceptions import StorageFull, StorageUnavailable
 
 
 @contextmanager
@@ -97,6 +97,39 @@ async def test_a_large_put_may_take_longer_than_the_connect_timeout() -> None:
         async with service(endpoint, READ_TIMEOUT=4) as storage:
             await storage.put("a", data, "image/jpeg", digest(data))
     assert sums == [digest(data)]
+
+
+@pytest.mark.parametrize(("status", "code"), [(507, "XMinioStorageFull"), (507, "Other"), (400, "XMinioStorageFull")])
+async def test_a_full_store_says_so(status: int, code: str) -> None:
+    def answer(*_: Any) -> tuple[int, dict[str, str], bytes]:
+        return status, {}, f"<Error><Code>{code}</Code><Message>no space</Message></Error>".encode()
+
+    with serving(answer) as endpoint:
+        async with service(endpoint) as storage:
+            with pytest.raises(StorageFull) as caught:
+                await storage.put("a", b"x", "image/jpeg", digest(b"x"))
+    assert (caught.value.code, caught.value.retryable) == ("disk_full", True)
+
+
+async def test_a_marker_is_written_where_conditions_are_not_known() -> None:
+    """501 for If-None-Match: the object is looked for, then written without."""
+    kept: dict[str, bytes] = {}
+
+    def answer(request: BaseHTTPRequestHandler, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        if request.command == "PUT" and request.headers.get("If-None-Match"):
+            return 501, {}, b"<Error><Code>NotImplemented</Code></Error>"
+        if request.command == "PUT":
+            kept[request.path] = body
+        elif request.command == "HEAD" and request.path not in kept and request.path.count("/") > 1:
+            return 404, {}, b""
+        return 200, {"ETag": '"x"', "Last-Modified": "Mon, 04 May 2026 13:30:00 GMT"}, b""
+
+    with serving(answer) as endpoint:
+        async with service(endpoint) as storage:
+            for data in (b"first", b"second"):
+                await storage.put_if_absent("m", data, "application/json")
+    assert [value for value in kept.values() if b"first" in value or b"second" in value] == list(kept.values())
+    assert b"first" in next(iter(kept.values()))
 
 
 async def test_attempts_are_counted_in_all() -> None:

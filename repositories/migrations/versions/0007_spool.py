@@ -8,7 +8,7 @@ from repositories.migrations import functions_0003
 from repositories.migrations import functions_0007 as functions
 
 revision = "0007"
-down_revision = "0004"
+down_revision = "0006"
 branch_labels = None
 depends_on = None
 

@@ -1,0 +1,25 @@
+"""The SQL functions of revision 0008. Frozen with the revision."""
+
+from __future__ import annotations
+
+# What is stored, kept up to date by appending: one counter row would make all transactions wait for each other.
+NOTE_USAGE = """
+CREATE OR REPLACE FUNCTION note_usage() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        IF NEW.state = 'stored' THEN
+            INSERT INTO storage_changes (bytes, frames) VALUES (NEW.size_bytes, 1);
+        END IF;
+    ELSIF OLD.state = 'stored' AND NEW.state <> 'stored' THEN
+        INSERT INTO storage_changes (bytes, frames) VALUES (-OLD.size_bytes, -1);
+    END IF;
+    RETURN NULL;
+END $$
+"""
+
+TRIGGER = """
+CREATE TRIGGER frames_note_usage AFTER INSERT OR UPDATE OF state ON frames FOR EACH ROW EXECUTE FUNCTION note_usage()
+"""
+CREATE_OR_REPLACE = (NOTE_USAGE, TRIGGER)
+DROP = ("DROP TRIGGER frames_note_usage ON frames", "DROP FUNCTION note_usage()")

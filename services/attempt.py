@@ -1,0 +1,97 @@
+"""One run of a POST: its ids, and how its answer is kept in the transaction of what it tells of (DESIGN, rule 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from models.values import KeptAnswer, KeyName
+from repositories.database import UnitOfWork
+from utils.exceptions import RequestInProgress
+from utils.ids import new_id
+
+RETRY_AFTER = 1.0  # seconds, for a key whose request is being served
+URLS = ("storage_url", "url_expires_at")
+
+
+class Attempt:
+    """One run of a POST: the id under which everything is done and, with a key, where its answer is kept.
+
+    Without a key the id is a fresh one, and `keep` and `begin` do nothing.
+    """
+
+    def __init__(self, request_id: UUID | None = None, name: KeyName | None = None, run: UUID | None = None) -> None:
+        self.request_id = request_id or new_id()
+        self.name = name
+        self.run = run or new_id()
+        self.resumed = False  # an earlier run of this key may have left something under request_id
+        self.settled = False  # what was begun has ended, and nothing of it is left to be told
+        self.kept: KeptAnswer | None = None  # committed, or about to be, with what it tells of
+        self.others: KeptAnswer | None = None  # the answer of another run of this key, which was first
+        self.given = False  # what is kept is what is sent
+        self._describe: Callable[[Any], tuple[int, str]] | None = None
+
+    def answers(self, status: int, location: Callable[[Any], str]) -> None:
+        """How the endpoint will answer what is done: HTTP status, and Location by the body."""
+        self._describe = lambda body: (status, location(body))
+
+    @property
+    def keyed(self) -> bool:
+        return self.name is not None
+
+    async def keep(self, uow: UnitOfWork, body: BaseModel) -> None:
+        """Keeps the answer in the transaction of what it tells of; the last statement before its COMMIT.
+
+        When another run was first, its answer is the one that counts (`others`). Raises RequestInProgress when the key
+        has gone to another request meanwhile: nothing of this transaction may be committed.
+        """
+        if self.name is None:
+            return
+        if self._describe is None:  # the endpoint gives another answer, at its end
+            await self.begin(uow)
+            return
+        status, location = self._describe(body)
+        answer = KeptAnswer(self.run, status, location, without_urls(body.model_dump(mode="json", by_alias=True)))
+        if await uow.keys.keep(self.name, self.request_id, answer):
+            self.kept = answer
+            return
+        found = await uow.keys.kept(self.name, self.request_id)
+        if found is None:
+            raise RequestInProgress(retry_after=RETRY_AFTER)
+        if found.run == self.run:  # this very transaction, whose COMMIT was not known to have succeeded
+            self.kept = found
+        else:
+            self.kept, self.others = None, found
+
+    async def begin(self, uow: UnitOfWork) -> None:
+        """Marks the key in the first of several transactions; the last statement before its COMMIT.
+
+        Raises RequestInProgress as `keep` does.
+        """
+        if self.name is not None and not await uow.keys.begin(self.name, self.request_id):
+            raise RequestInProgress(retry_after=RETRY_AFTER)
+
+
+def without_urls(body: Any) -> Any:
+    """The body with its presigned URLs null: they are made when asked for, never stored. Changes it in place."""
+    if isinstance(body, dict) and "upload_url" in body:  # an upload session's: its Location has fresh ones
+        body.update(upload_url=None, urls_expire_at=None)
+        for part in body["parts"] or []:
+            part["url"] = None
+    return each_frame(body, lambda frame: frame.update(dict.fromkeys(URLS)))
+
+
+def each_frame(body: Any, change: Callable[[dict[str, Any]], object]) -> Any:
+    if isinstance(body, dict):
+        if "storage_path" in body and body.keys() >= set(URLS):
+            change(body)
+        else:
+            for value in body.values():
+                each_frame(value, change)
+    elif isinstance(body, list):
+        for value in body:
+            each_frame(value, change)
+    return body

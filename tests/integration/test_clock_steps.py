@@ -1,0 +1,87 @@
+"""A service whose wall clock is set by two hours, ahead and back, in the middle of a capture (libfaketime)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import libfaketime
+import pytest
+
+from tests.conftest import Backends, Service, unique
+from tests.integration.service_support import all_frames, assert_objects, capture, own_database
+from tests.integration.takeover_kit import Looker, Pair, assert_whole, log_lines
+from utils.demo.camera import Camera
+
+pytestmark = pytest.mark.alone
+
+LIBRARY = Path(libfaketime.__file__).parent / "vendor/libfaketime/src/libfaketime.so.1"
+FPS = 5.0
+DURATION = 12.0
+
+
+@pytest.fixture(scope="module")
+def camera() -> Iterator[Camera]:
+    with Camera(size=(320, 180), fps=15, bitrate=300_000) as camera:
+        yield camera
+
+
+def set_clock(file: Path, seconds: int) -> None:
+    """What the service's wall clock is ahead by, from now on."""
+    fresh = file.with_suffix(".new")
+    fresh.write_text(f"{seconds:+d}\n")
+    os.replace(fresh, file)
+
+
+async def test_a_wall_clock_that_is_set_costs_no_lease_and_no_slot(
+    backends: Backends, tmp_path: Path, camera: Camera
+) -> None:
+    own, clock = await own_database(backends), tmp_path / "clock"
+    set_clock(clock, 0)
+    fake = {
+        "LD_PRELOAD": str(LIBRARY), "FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }  # fmt: skip
+    folders = [tmp_path / "stepped", tmp_path / "steady"]
+    stepped, steady = (
+        Service(own.environment(folder, **more), folder.with_suffix(".log"))
+        for folder, more in zip(folders, (fake, {}), strict=True)
+    )
+    pair = Pair([stepped, steady], own.db)
+    try:
+        await asyncio.to_thread(stepped.start)
+        await asyncio.to_thread(steady.start)  # somebody who would take over
+        assert steady.process is not None
+        async with httpx.AsyncClient(base_url=stepped.url, timeout=20) as client:
+            steady.process.send_signal(signal.SIGSTOP)  # so that the other claims
+            request_id = await capture(
+                client, unique(), camera.url, capture_mode="continuous", capture_duration=DURATION, fps=FPS, sampling="exact"
+            )
+            assert await pair.owner(request_id) is stepped
+            steady.process.send_signal(signal.SIGCONT)
+            async with Looker([stepped, steady], request_id) as looker:
+                await looker.until_stored(15)
+                for ahead in (7200, -7200, 0):  # the object store refuses to be written to until the clock is right
+                    set_clock(clock, ahead)
+                    until = time.monotonic() + 1.5
+                    while time.monotonic() < until:
+                        assert await pair.epoch(request_id) == 1
+                        await asyncio.sleep(0.1)
+                found = await looker.final()
+            taken = await all_frames(client, request_id)
+            await assert_objects(client, taken)
+    finally:
+        for service in pair.services:
+            if service.process is not None and service.process.poll() is None:
+                service.process.send_signal(signal.SIGCONT)
+                await asyncio.to_thread(service.stop)
+    assert found["status"] == "completed"
+    assert (found["progress"]["dropped"], found["progress"]["gaps"]) == ({}, [])
+    assert assert_whole(found, taken, round(DURATION * FPS), FPS) == []
+    assert not log_lines(stepped, "lease_fenced")
+    assert not log_lines(steady, "capture_resumed")
