@@ -147,8 +147,9 @@ async def test_a_capture_tells_of_each_frame_once(one: httpx.AsyncClient) -> Non
                 query["after"] = page["next_cursor"]
     frames = await all_frames(one, request_id)
     assert len(frames) >= 8
-    shown = [{name: frame[name] for name in frame.keys() - {"storage_url", "url_expires_at"}} for frame in frames]
     stored = [event["data"] for event in told if event["type"] == "frame.stored"]
+    assert {"frame_id", "timestamp", "storage_path", "sha256", "meta"} <= stored[0].keys()
+    shown = [{name: frame[name] for name in stored[0]} for frame in frames]
     assert sorted(stored, key=lambda frame: frame["sequence"]) == sorted(shown, key=lambda frame: frame["sequence"])
     assert (told[0]["type"], told[-1]["type"]) == ("request.started", "request.completed")
     ledger = told[-1]["data"]["progress"]

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +68,11 @@ async def counted(place: Place) -> tuple[int, int]:
 async def test_age_counts_from_when_a_frame_was_stored(place: Place) -> None:
     """Never from its capture time: an upload may carry any."""
     dated_back = await place.frame(at=AT - timedelta(days=4000))
+    dated_ahead = await place.frame(at=datetime.now(UTC) + timedelta(days=1))
+    await place.aged(dated_ahead, 31)
     old, young = await old_frames(place, 1, days=31), await old_frames(place, 1, days=29)
-    assert await place.retention(DAYS=30).look() == 1
-    assert await place.state(old[0]) == "deleted"
+    assert await place.retention(DAYS=30).look() == 2
+    assert [await place.state(item) for item in (old[0], dated_ahead)] == ["deleted", "deleted"]
     assert await place.keys() == {dated_back.storage_path, young[0].storage_path}
     (row,) = await place.sql("SELECT stored, deleted FROM ingestion_requests WHERE id = :id", id=old[0].request_id)
     assert tuple(row) == (1, 1)  # the ledger keeps it, the total does not

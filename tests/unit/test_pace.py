@@ -1,0 +1,23 @@
+"""Pace: a batch passes at once, the next one when it is paid for."""
+
+from __future__ import annotations
+
+from utils.pace import Pace
+
+
+async def test_the_rate_holds_in_the_long_run() -> None:
+    now, slept = 100.0, 0.0
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now, slept
+        now, slept = now + seconds, slept + seconds
+
+    pace = Pace(50, lambda: now, sleep)
+    await pace.turn(200)
+    assert slept == 0
+    await pace.turn(10)
+    assert abs(slept - 4) < 1e-6
+    now += 60  # what was not used is not saved up
+    await pace.turn(50)
+    await pace.turn(1)
+    assert abs(slept - 5) < 1e-6
