@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -112,15 +113,17 @@ class Kit:
         assert found.progress.in_flight == 0
         return found
 
-    async def replayed(self, request_id: UUID, seconds: float = 20.0) -> IngestionResponse:
-        """Once all that the spool has of a request that has ended is stored: nothing else was dropped."""
+    async def replayed(
+        self, request_id: UUID, seconds: float = 30.0, *, but: AbstractSet[str] = frozenset()
+    ) -> IngestionResponse:
+        """Once all that the spool has of a request that has ended is stored; nothing else was dropped, `but` for these."""
         deadline = time.monotonic() + seconds
         while True:
             found = await self.get(request_id)
-            if not found.progress.dropped:
+            if not set(found.progress.dropped) - but:
                 return found
             assert found.status in FINAL_STATUSES
-            assert set(found.progress.dropped) == {"spooled"}
+            assert set(found.progress.dropped) - but == {"spooled"}
             assert time.monotonic() < deadline, f"not within {seconds} s: {found}"
             await asyncio.sleep(0.1)
 

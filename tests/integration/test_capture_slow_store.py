@@ -76,7 +76,7 @@ async def test_pictures_that_wait_for_a_store_that_stands_still_are_bounded_in_b
         found = [await kit.final(request) for request in requests]
         for request, one in zip(requests, found, strict=True):
             assert one.status is IngestionStatus.COMPLETED
-            assert one.progress.dropped == {}
+            await kit.replayed(request)
             assert [frame.info.sequence for frame in await kit.frames(request)] == list(range(8 * FPS))
         spooled = SPOOL_WRITTEN._value.get() - before
         print(f"\nmost bytes waiting: {most} of {limit}, spooled {spooled:.0f} of {2 * 8 * FPS}")
@@ -99,12 +99,12 @@ async def test_with_a_slow_store_some_pictures_always_arrive_and_the_others_late
         )
         found = await kit.completed(request)
         assert found.progress.expected == 5 * FPS
-        assert set(found.progress.dropped) == {"spooled"}
+        assert set(found.progress.dropped) - {"queue_full"} == {"spooled"}  # those not decoded in time, 8 being held
         # 4 at once, 0.8 s each or somewhat more: about 5 a second.
         print(f"\nstored {found.progress.stored} of {found.progress.expected}, each PUT 0.8 s late")
         assert found.progress.stored >= 12
         slow.delay = 0
-        await kit.replayed(request)
+        await kit.replayed(request, but={"queue_full"})
         frames = await kit.frames(request)
         assert max(abs(frame.error) for frame in frames) < 0.06
 

@@ -35,7 +35,6 @@ FPS = 5.0
 SECONDS = 10
 SETTINGS = {
     "SPOOL__AFTER": "0.3", "SPOOL__RETRY_MAX_DELAY": "1", "RTSP__STORE_RETRY": "30", "RTSP__LEASE_TTL": "2",
-    "API__SHUTDOWN_TIMEOUT": "10",
 }  # fmt: skip
 
 
@@ -138,7 +137,7 @@ async def test_sigterm_while_the_store_is_away_loses_nothing(
     assert start == before["grid_start"]
     due = int((at - datetime.fromisoformat(start).timestamp()) * FPS)
     print(f"\nstopped in {took:.1f} s with {len(spooled)} frames in the spool, {due} slots due then")
-    assert took < 15
+    assert took < 20  # API__SHUTDOWN_TIMEOUT; a PUT that hangs keeps its thread for the time-outs of the store
     assert spooled <= stored
     assert set(range(due - 1)) <= stored  # the very last may not have been decoded
     assert set(found["progress"]["dropped"]) <= {"lease_lost", "camera_down"}
