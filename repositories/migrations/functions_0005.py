@@ -1,7 +1,7 @@
 """The SQL functions and triggers of revision 0005: events, in the transaction of what they tell of.
 
 Triggers, not code of the writers: whoever changes a row tells of it, and of nothing else. They are row triggers with WHEN
-(measured against statement triggers with transition tables: every hot writer changes one row a statement), so the UPDATE
+(chosen over statement triggers with transition tables: every hot writer changes one row a statement), so the UPDATE
 that keeps a ledger, which comes with every frame, calls none of them. Frozen with the revision; a later change makes a
 new module and replaces the functions.
 """
