@@ -52,10 +52,11 @@ async def _uploads(world: World, connection: Any, outcome: Outcome, uploads: Upl
     for upload in uploads.acknowledged:
         assert upload.answer is not None
         outcome.acknowledged += len(upload.answer["frames"])
-        wanted = sorted(digests(upload))
-        told = sorted(frame["sha256"] for frame in upload.answer["frames"])
-        if told != wanted:
-            outcome.lost += len(wanted)
+        # Some files of a batch may be refused while the store is away: told so, in `rejected`, they are not lost.
+        sent, told = digests(upload), [frame["sha256"] for frame in upload.answer["frames"]]
+        refused = [sent[item["index"]] for item in upload.answer["rejected"] if item["retryable"]]
+        if sorted(told + refused) != sorted(sent):
+            outcome.lost += len(sent)
             outcome.notes.append(f"{upload.key}: the answer names other pictures than were sent")
         for frame in upload.answer["frames"]:
             row = by_id.get(UUID(frame["frame_id"]))
