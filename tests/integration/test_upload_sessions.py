@@ -55,8 +55,11 @@ PART = 5_242_880
 class Direct:
     """A service whose own way to the store is a proxy, and its client."""
 
-    def __init__(self, service: Service, client: httpx.AsyncClient, proxy: TcpProxy, db: DbSettings) -> None:
-        self.service, self.client, self.proxy, self.db = service, client, proxy, db
+    def __init__(
+        self, service: Service, client: httpx.AsyncClient, proxy: TcpProxy, db: DbSettings, storage: StorageService
+    ) -> None:
+        """`storage`: the service's bucket, past the proxy."""
+        self.service, self.client, self.proxy, self.db, self.storage = service, client, proxy, db, storage
 
     async def open(self, data: bytes, name: str = "car.jpg", status: int = 201, **body: Any) -> dict[str, Any]:
         body = {"camera_id": unique("direct"), "filename": name, "size_bytes": len(data), **body}
@@ -110,8 +113,10 @@ async def direct_service(backends: Backends, folder: Path, **environment: str) -
             "UPLOAD__DISK_RESERVE": "0", **environment,
         }  # fmt: skip
         service = service_on(behind, folder, **settings)
+        storage = StorageService(own.storage)
         async with running(service) as client:
-            yield Direct(service, client, proxy, own.db)
+            yield Direct(service, client, proxy, own.db, storage)
+        await storage.close()
 
 
 @pytest_asyncio.fixture(scope="module")
@@ -158,7 +163,7 @@ async def gone(storage: StorageService, session: dict[str, Any]) -> None:
     await until(check, "the staging object's removal")
 
 
-async def test_one_put_cut_anywhere_is_sent_again(direct: Direct, storage: StorageService) -> None:
+async def test_one_put_cut_anywhere_is_sent_again(direct: Direct) -> None:
     data = jpeg((800, 600))
     meta = {"session": "FP1", "timestamp_ref": "2026-05-04T13:30:00.000000Z"}
     session = await direct.open(data, "../x/car 44.JPG", meta=meta, content_type="image/JPEG; q=1", sha256=sha256(data))
@@ -179,12 +184,12 @@ async def test_one_put_cut_anywhere_is_sent_again(direct: Direct, storage: Stora
     answer = await direct.stored_once(session, data)
     frame = answer["frames"][0]
     assert (frame["timestamp"], frame["timestamp_source"], frame["meta"]) == (meta["timestamp_ref"], "client", meta)
-    await gone(storage, session)
+    await gone(direct.storage, session)
     assert (await direct.client.delete(f"{PATH}/{session['session_id']}")).status_code == 204
     assert (await direct.state(session))["status"] == "completed"
 
 
-async def test_parts_cut_anywhere_are_sent_again(direct: Direct, storage: StorageService) -> None:
+async def test_parts_cut_anywhere_are_sent_again(direct: Direct) -> None:
     data = picture(2 * PART + 100_000)  # larger than a form takes
     session = await direct.open(data, "car.bmp")
     parts = session["parts"]
@@ -212,7 +217,7 @@ async def test_parts_cut_anywhere_are_sent_again(direct: Direct, storage: Storag
     assert (found["code"], found["missing_parts"]) == ("upload_incomplete", [2])
     assert (await direct.complete(session, parts=given)).status_code == 201
     await direct.stored_once(session, data)
-    await gone(storage, session)
+    await gone(direct.storage, session)
 
 
 async def test_many_completions_at_once_store_once(direct: Direct) -> None:
@@ -226,7 +231,7 @@ async def test_many_completions_at_once_store_once(direct: Direct) -> None:
 
 
 @pytest.mark.parametrize("case", ["text", "truncated", "another format", "empty picture", "declared type"])
-async def test_a_refusal_is_the_forms(direct: Direct, storage: StorageService, case: str) -> None:
+async def test_a_refusal_is_the_forms(direct: Direct, case: str) -> None:
     good = jpeg()
     data, name, kind = {
         "text": (b"not a picture at all\n" * 40, "a.jpg", "image/jpeg"),
@@ -248,7 +253,7 @@ async def test_a_refusal_is_the_forms(direct: Direct, storage: StorageService, c
         assert {key: answer.json()[key] for key in same} == {key: form.json()[key] for key in same}
     state = await direct.state(session)
     assert (state["status"], state["error"]["code"]) == ("failed", form.json()["code"])
-    await gone(storage, session)
+    await gone(direct.storage, session)
 
 
 async def test_what_can_be_refused_before_a_byte_is_sent_is(direct: Direct) -> None:
@@ -277,7 +282,7 @@ async def test_another_files_bytes_are_refused_by_their_sha256(direct: Direct) -
     assert (await direct.client.get("/api/v1/frames", params={"camera_id": session["camera_id"]})).json()["items"] == []
 
 
-async def test_an_aborted_session_is_over(direct: Direct, storage: StorageService) -> None:
+async def test_an_aborted_session_is_over(direct: Direct) -> None:
     data = picture(PART + 1000)
     for session in (await direct.open(data, "a.bmp"), await direct.open(jpeg())):
         url = session["upload_url"] or session["parts"][1]["url"]
@@ -285,7 +290,7 @@ async def test_an_aborted_session_is_over(direct: Direct, storage: StorageServic
         assert (await asyncio.to_thread(put, url, bytes(size))).status_code == 200
         for _ in range(2):
             assert (await direct.client.delete(f"{PATH}/{session['session_id']}")).status_code == 204
-        await gone(storage, session)
+        await gone(direct.storage, session)
         answer = await direct.complete(session)
         assert (answer.status_code, answer.json()["code"]) == (410, "session_closed")
         assert (await direct.state(session))["status"] == "aborted"
@@ -352,7 +357,7 @@ async def test_killed_in_mid_completion_it_stores_once(direct: Direct) -> None:
 
 
 async def test_open_sessions_are_bounded_expired_ones_swept(
-    backends: Backends, tmp_path: Path, storage: StorageService
+    backends: Backends, tmp_path: Path
 ) -> None:
     async with direct_service(backends, tmp_path, UPLOAD__MAX_SESSIONS="2", UPLOAD__SESSION_TTL="3") as direct:
         data = picture(PART + 1000)
@@ -371,13 +376,13 @@ async def test_open_sessions_are_bounded_expired_ones_swept(
 
         await until(expired, "its end")
         for session in sessions:
-            await gone(storage, session)
+            await gone(direct.storage, session)
             answer = await direct.complete(session)
             assert (answer.status_code, answer.json()["code"]) == (410, "session_closed")
         await direct.open(jpeg())
 
 
-async def test_the_sweeper_knows_whose_staging_object_it_is(storage: StorageService, direct: Direct) -> None:
+async def test_the_sweeper_knows_whose_staging_object_it_is(direct: Direct) -> None:
     database = Database(direct.db)
     try:
         data = jpeg()
@@ -388,16 +393,16 @@ async def test_the_sweeper_knows_whose_staging_object_it_is(storage: StorageServ
         await asyncio.to_thread(put, ended["upload_url"], data)  # the URL outlives the completion
         stranger, odd = staging_key(UUID(int=secrets.randbits(128))), f"staging/{unique()}"
         for key in (stranger, odd):
-            await storage.put(key, data, "image/jpeg", sha256(data))
+            await direct.storage.put(key, data, "image/jpeg", sha256(data))
         keys = [staging_key(UUID(session["session_id"])) for session in (open_one, ended)]
 
         async def there() -> list[bool]:
-            return [await storage.head(key) is not None for key in (*keys, stranger, odd)]
+            return [await direct.storage.head(key) is not None for key in (*keys, stranger, odd)]
 
         assert await there() == [True, True, True, True]
-        await StagingSweeper(database, storage, 1).sweep()
+        await StagingSweeper(database, direct.storage, 1).sweep()
         assert await there() == [True, False, True, True]
-        await StagingSweeper(database, storage, 1, orphan_age=timedelta(seconds=-5)).sweep()
+        await StagingSweeper(database, direct.storage, 1, orphan_age=timedelta(seconds=-5)).sweep()
         assert await there() == [True, False, False, True]
         await direct.stored_once(open_one, data)
     finally:
