@@ -9,11 +9,11 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import asyncpg
-import libfaketime
 
 from tests.faults.proxies import S3Fault
 from tests.faults.storm import Storm, storm
 from tests.faults.world import Outcome, World
+from tests.stepped_clock import step
 
 Scenario = Callable[[World, int], Coroutine[Any, Any, Outcome]]
 SCENARIOS: dict[str, Scenario] = {}
@@ -88,20 +88,18 @@ async def owner_stopped(world: World, rounds: int) -> Outcome:
 
 @scenario("clock +2 h, -2 h")
 async def clock_stepped(world: World, rounds: int) -> Outcome:
-    """The service's clock jumps two hours ahead and back under it (libfaketime, wall clock only)."""
-    _, preload = libfaketime.get_reload_information()
-    clock = world.folder / "faketime"
-    clock.write_text("+0")
+    """The service's clock jumps two hours ahead and back under it."""
+    clock = world.folder / "clock"
+    step(clock, 0)
 
     async def act(made: Storm) -> None:
-        for offset in ("+2h", "-2h", "+0"):
-            clock.write_text(offset)
+        for ahead in (7200, -7200, 0):
+            step(clock, ahead)
             await asyncio.sleep(4)
 
     return await storm(
-        world, "clock +2 h, -2 h", rounds, act,
-        **preload, FAKETIME_TIMESTAMP_FILE=str(clock),
-    )  # fmt: skip
+        world, "clock +2 h, -2 h", rounds, act, program="tests/stepped_clock.py", STEPPED_CLOCK=str(clock)
+    )
 
 
 # -- PostgreSQL --------------------------------------------------------------------------------------------------

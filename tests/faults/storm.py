@@ -76,6 +76,7 @@ async def storm(
     clients: int = 3,
     captures: int = 2,
     may_drop: str = "",
+    program: str = "main.py",
     **settings: str,
 ) -> Outcome:
     """`rounds` times: break, mend, recover. Raises AssertionError when it does not recover.
@@ -83,6 +84,7 @@ async def storm(
     `may_drop`: reasons, by comma, for which pictures may be given up under this fault; they are counted all the same.
     """
     made = Storm(world, fault, clients=clients, captures=captures, settings=settings)
+    made.service.program = program
     await made.begin()
     try:
         for _ in range(rounds):

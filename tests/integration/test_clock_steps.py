@@ -1,26 +1,24 @@
-"""A service whose wall clock is set by two hours, ahead and back, in the middle of a capture (libfaketime)."""
+"""A service whose wall clock is set by two hours, ahead and back, in the middle of a capture (tests/stepped_clock.py)."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
-import libfaketime
 import pytest
 
 from tests.conftest import Backends, Service, unique
 from tests.integration.service_support import all_frames, assert_objects, capture, own_database
 from tests.integration.takeover_kit import Looker, Pair, assert_whole, log_lines
+from tests.stepped_clock import step
 from utils.demo.camera import Camera
 
 pytestmark = pytest.mark.alone
 
-LIBRARY = Path(libfaketime.__file__).parent / "vendor/libfaketime/src/libfaketime.so.1"
 FPS = 5.0
 DURATION = 12.0
 
@@ -31,27 +29,18 @@ def camera() -> Iterator[Camera]:
         yield camera
 
 
-def set_clock(file: Path, seconds: int) -> None:
-    """What the service's wall clock is ahead by, from now on."""
-    fresh = file.with_suffix(".new")
-    fresh.write_text(f"{seconds:+d}\n")
-    os.replace(fresh, file)
-
-
 async def test_a_wall_clock_that_is_set_costs_no_lease_and_no_slot(
     backends: Backends, tmp_path: Path, camera: Camera
 ) -> None:
     own, clock = await own_database(backends), tmp_path / "clock"
-    set_clock(clock, 0)
-    fake = {
-        "LD_PRELOAD": str(LIBRARY), "FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_NO_CACHE": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-    }  # fmt: skip
+    step(clock, 0)
+    fake = {"STEPPED_CLOCK": str(clock)}
     folders = [tmp_path / "stepped", tmp_path / "steady"]
     stepped, steady = (
         Service(own.environment(folder, **more), folder.with_suffix(".log"))
         for folder, more in zip(folders, (fake, {}), strict=True)
     )
+    stepped.program = "tests/stepped_clock.py"
     pair = Pair([stepped, steady], own.db)
     try:
         await asyncio.to_thread(stepped.start)
@@ -67,7 +56,7 @@ async def test_a_wall_clock_that_is_set_costs_no_lease_and_no_slot(
             async with Looker([stepped, steady], request_id) as looker:
                 await looker.until_stored(15)
                 for ahead in (7200, -7200, 0):  # the object store refuses to be written to until the clock is right
-                    set_clock(clock, ahead)
+                    step(clock, ahead)
                     until = time.monotonic() + 1.5
                     while time.monotonic() < until:
                         assert await pair.epoch(request_id) == 1

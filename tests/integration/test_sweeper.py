@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
-import libfaketime
 import pytest
 import pytest_asyncio
 from sqlalchemy import text
@@ -29,6 +29,7 @@ from services.condemned import commit_live
 from services.storage_service import bucket as bucket_module
 from tests.conftest import ROOT, Backends
 from tests.integration.sweep_kit import AT, X_SHA256, Place, open_place
+from tests.stepped_clock import step
 from utils.exceptions import DatabaseUnavailable, IngestionException, KeysCondemned
 from utils.metrics import INTEGRITY_VIOLATIONS, SWEEPER_ALARM
 
@@ -160,10 +161,11 @@ async def waiting_for_a_lock(place: Place) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_ages_are_by_the_stores_clock(place: Place) -> None:
+async def test_ages_are_by_the_stores_clock(place: Place, tmp_path: Path) -> None:
     """A process whose clock is ten minutes ahead: to it everything would look older than five minutes."""
     record = await place.record()
     code = (
+        "import tests.stepped_clock\n"
         "import asyncio, sys, time\n"
         "from config import Settings\n"
         "from repositories.database import Database\n"
@@ -178,10 +180,12 @@ async def test_ages_are_by_the_stores_clock(place: Place) -> None:
         "    await st.close(); await db.close()\n"
         "asyncio.run(main())\n"
     )
-    for ahead in ("+600s", "-600s"):
+    for ahead in (600, -600):
+        step(tmp_path / "clock", ahead)
         await place.sql("UPDATE sweeper_state SET started_at = NULL, finished_at = NULL")
-        stepped = {"FAKETIME": ahead, **libfaketime.get_reload_information()[1]}
-        environment = place.backends.environment(ROOT / "data", SWEEPER__GRACE="300", **stepped)
+        environment = place.backends.environment(
+            ROOT / "data", SWEEPER__GRACE="300", STEPPED_CLOCK=str(tmp_path / "clock")
+        )
         ran = await asyncio.to_thread(
             subprocess.run, [sys.executable, "-c", code], cwd=ROOT, env=environment,
             capture_output=True, text=True, timeout=60, check=False,
