@@ -138,6 +138,7 @@ def _cut(fault: str, when: str, pattern: bytes, share: float) -> None:
         sql = made.world.sql
         sql.pattern, sql.share, sql.cut = pattern, share, when
         broken = sql.broken
+        sql.cut_all()  # the text of a statement goes over a connection once
         for _ in range(100):
             await asyncio.sleep(0.05)
             if sql.broken - broken >= 5:

@@ -244,7 +244,7 @@ async def slow_clients(world: World, rounds: int) -> Outcome:
         assert answers <= {b"HTTP/1.1 408", b""}, answers
 
     return await storm(
-        world, "slow clients, 1 byte a second", rounds, act, captures=0, API__BODY_TIMEOUT="5", UPLOAD__MIN_RATE_AFTER="5",
+        world, "slow clients, 1 byte a second", rounds, act, captures=0, API__BODY_TIMEOUT="5",
     )  # fmt: skip
 
 
