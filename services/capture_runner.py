@@ -164,6 +164,7 @@ class CaptureRunner:
 
     async def _claim_loop(self) -> None:
         """Claims captures; a failing database is waited out."""
+        took = 0.0
         while True:
             self._wake.clear()
             began = self.now()
@@ -174,8 +175,10 @@ class CaptureRunner:
                 pass  # logged where it happened
             except Exception:
                 log.exception("claim_failed")
-            # Thousands of waiting captures make a look dear: it may take a tenth of the time.
-            pause = max(CLAIM_EVERY, min(CLAIM_AT_MOST, 9 * (self.now() - began)))
+            # Thousands of waiting captures make a look dear: it may take a tenth of the time. One slow look, such as the
+            # first, which connects, is no sign of that.
+            before, took = took, self.now() - began
+            pause = max(CLAIM_EVERY, min(CLAIM_AT_MOST, 9 * min(before, took)))
             try:
                 async with asyncio.timeout(pause):
                     await self._wake.wait()
