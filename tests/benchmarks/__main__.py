@@ -49,7 +49,7 @@ def main() -> None:
             for sampling in ("auto", "exact"):
                 staleness(folder, 600 if options.long else 120, sampling)
         if "safety" in options.what:
-            safety(folder, options.before, 3, 15)
+            safety(folder, options.before, 2, 10)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
