@@ -22,7 +22,7 @@ Check = Callable[[], Awaitable[str | None]]
 
 
 class Degraded(Exception):
-    """Raised by a check whose part works, but not as it should; the text says why."""
+    """Raised by an internal check: it works, but not as it should; the text says why."""
 
 
 class HealthService:
@@ -71,21 +71,19 @@ class HealthService:
     async def _own(self, check: Check) -> HealthCheck:
         try:
             return HealthCheck(status="healthy", latency_ms=None, detail=await check())
-        except IngestionException as error:
-            return HealthCheck(status="degraded", latency_ms=None, detail=error.message)
+        except (Degraded, IngestionException) as error:
+            return HealthCheck(status="degraded", latency_ms=None, detail=str(error))
 
     async def _one(self, name: str, check: Check) -> HealthCheck:
         started = time.perf_counter()
         detail: str | None = None
-        ok = limping = False
+        ok = False
         try:
             async with asyncio.timeout(CHECK_TIMEOUT):
                 detail = await check()
             ok = True
         except TimeoutError:
             detail = f"no answer within {CHECK_TIMEOUT} s"
-        except Degraded as error:
-            detail, ok, limping = str(error), True, True
         except IngestionException as error:
             detail = error.message
         except Exception:
@@ -93,5 +91,5 @@ class HealthService:
             detail = "the check itself failed"
         took = time.perf_counter() - started
         DEPENDENCY_UP.labels(dependency=name).set(ok)
-        status = "unhealthy" if not ok else "degraded" if limping or took > SLOW else "healthy"
+        status = "unhealthy" if not ok else "degraded" if took > SLOW else "healthy"
         return HealthCheck(status=status, latency_ms=round(took * 1000, 2), detail=detail)

@@ -69,7 +69,7 @@ async def test_a_second_start_finds_everything(tmp_path: Path, camera: Camera) -
         async with httpx.AsyncClient(base_url=service.url, timeout=30) as client:
             health = (await client.get("/health")).json()
             assert health["status"] == "healthy"
-            assert health["dependencies"] == {"database": "healthy", "storage": "healthy", "spool": "healthy"}
+            assert health["dependencies"] == {"database": "healthy", "storage": "healthy"}
             name = unique()
             sent = jpeg()
             uploaded = (await upload(client, name, sent)).json()
