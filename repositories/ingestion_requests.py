@@ -11,11 +11,12 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import Table, bindparam, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.sql.dml import ReturningInsert
 
 from models.entities import CaptureGap, CaptureLease, IngestionRequest
 from models.values import (
@@ -36,6 +37,20 @@ from utils.exceptions import KeysCondemned, LeaseLost
 from utils.ids import new_id
 
 _FINAL = [status.value for status in FINAL_STATUSES]
+# Made once: building a statement costs more than running it. What a caller gives are its parameters.
+_REQUESTS = cast(Table, IngestionRequest.__table__)
+_INSERT = insert(_REQUESTS).on_conflict_do_nothing().returning(_REQUESTS.c.id)
+_INSERT_STARTED = (
+    insert(_REQUESTS)
+    .values(status=IngestionStatus.IN_PROGRESS.value, started_at=func.now())
+    .on_conflict_do_nothing()
+    .returning(_REQUESTS.c.id)
+)
+_COMPLETE = (
+    update(_REQUESTS)
+    .where(_REQUESTS.c.id == bindparam("request_id"), _REQUESTS.c.status == IngestionStatus.IN_PROGRESS.value)
+    .values(status=IngestionStatus.COMPLETED.value, completed_at=func.now(), updated_at=func.now())
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +124,7 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
             name: getattr(row, name)
             for name in ("id", "camera_id", "source_type", "capture_mode", "status", "rtsp_url", "params", "meta")
         }
-        if await self._insert(values):  # else it may be running, or final: a lease is not for it any more
+        if await self._insert(values, _INSERT):  # else it may be running, or final: a lease is not for it any more
             await self.session.execute(
                 insert(CaptureLease).values(request_id=row.id, camera_id=row.camera_id).on_conflict_do_nothing()
             )
@@ -138,16 +153,12 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
         Raises KeysCondemned.
         """
         values = {name: getattr(row, name) for name in ("id", "camera_id", "source_type", "meta", "rejected")}
-        if not await self._insert({**values, "status": IngestionStatus.IN_PROGRESS.value, "started_at": func.now()}):
+        if not await self._insert(values, _INSERT_STARTED):
             return []
         drops = {DropReason.REJECTED: rejected} if rejected else {}
         recorded = await self.record(row.id, frames, drops, expected=len(frames) + len(rejected))
         _refuse_condemned(frames, recorded)
-        await self.session.execute(
-            update(IngestionRequest)
-            .where(IngestionRequest.id == row.id, IngestionRequest.status.not_in(_FINAL))
-            .values(status=IngestionStatus.COMPLETED.value, completed_at=func.now(), updated_at=func.now())
-        )
+        await self.session.execute(_COMPLETE, {"request_id": row.id})
         return recorded
 
     async def add_snapshot(self, row: IngestionRequest, frame: FrameRecord) -> bool:
@@ -157,20 +168,15 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
         """
         names = ("id", "camera_id", "source_type", "capture_mode", "rtsp_url", "params", "meta", "source", "grid_start")
         values = {name: getattr(row, name) for name in names}
-        if not await self._insert({**values, "status": IngestionStatus.IN_PROGRESS.value, "started_at": func.now()}):
+        if not await self._insert(values, _INSERT_STARTED):
             return False
         _refuse_condemned([frame], await self.record(row.id, [frame], {}, expected=1))
-        await self.session.execute(
-            update(IngestionRequest)
-            .where(IngestionRequest.id == row.id, IngestionRequest.status.not_in(_FINAL))
-            .values(status=IngestionStatus.COMPLETED.value, completed_at=func.now(), updated_at=func.now())
-        )
+        await self.session.execute(_COMPLETE, {"request_id": row.id})
         return True
 
-    async def _insert(self, values: Mapping[str, Any]) -> bool:
+    async def _insert(self, values: Mapping[str, Any], statement: ReturningInsert[Any]) -> bool:
         """Whether the request was inserted; False when there is one with its id, by this call or by another one."""
-        statement = insert(IngestionRequest).values(**values).on_conflict_do_nothing().returning(IngestionRequest.id)
-        return await self.session.scalar(statement) is not None
+        return await self.session.scalar(statement, values) is not None
 
     async def count_pending(self, at_most: int) -> int:
         """How many captures wait, counted no further than `at_most`."""

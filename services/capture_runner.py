@@ -191,22 +191,24 @@ class CaptureRunner:
         kept = {stream.key.camera_id: 0 for stream, users in self._deps.hub.streams() if users}
         running = kept | Counter(each.camera_id for each in self._running.values())
         asked = self.now()
-        async with self._database.unit_of_work() as uow:
+        async with self._database.one_statement() as uow:  # a second one only to begin what it took
             new_cameras = max(0, self._settings.MAX_CONCURRENT_STREAMS - len(running))
             claims = await uow.leases.claim(self.owner, self._settings.LEASE_TTL, room, running, new_cameras)
             camera_ids = await uow.leases.camera_ids(claims)
         for claim in claims:
-            self.begin(claim, camera_ids[claim.request_id], asked)
+            if (camera_id := camera_ids.get(claim.request_id)) is not None:  # else its end was faster
+                self.begin(claim, camera_id, asked)
 
     async def _end_cancelled(self) -> None:
         """The reconciler: a cancel whose owner is gone needs neither room nor a stream, so every process ends it."""
         asked = self.now()
-        async with self._database.unit_of_work() as uow:
+        async with self._database.one_statement() as uow:
             claims = await uow.leases.take_cancelled(self.owner, self._settings.LEASE_TTL, CANCELLED_AT_ONCE)
             camera_ids = await uow.leases.camera_ids(claims)
         for claim in claims:
-            log.info("cancelled_ownerless", ingestion_id=str(claim.request_id), epoch=claim.epoch)
-            self.begin(claim, camera_ids[claim.request_id], asked)
+            if (camera_id := camera_ids.get(claim.request_id)) is not None:
+                log.info("cancelled_ownerless", ingestion_id=str(claim.request_id), epoch=claim.epoch)
+                self.begin(claim, camera_id, asked)
 
     # -- renewing ----------------------------------------------------------------------------------------------
 
