@@ -55,7 +55,7 @@ async def read_request(uow: UnitOfWork, request_id: UUID) -> tuple[IngestionRequ
     upload = row.source_type == SourceType.UPLOAD.value
     limit = row.expected if upload else CAPTURE_FRAMES
     frames = await uow.frames.of_request(request_id, newest_first=not upload, limit=limit)
-    return row, await uow.requests.gaps(request_id), frames
+    return row, [] if upload else await uow.requests.gaps(request_id), frames
 
 
 class Queries:
