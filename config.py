@@ -94,7 +94,7 @@ class ApiSettings(Group):
         86_400, ge=1, le=604_800, description="Seconds for which an Idempotency-Key and its answer are kept."
     )
     IDEMPOTENCY_LEASE: float = Field(
-        10, ge=1, le=300, description="Seconds after which a key whose process died may run again; renewed while it runs."
+        6, ge=1, le=300, description="Seconds after which a key whose process died may run again; renewed while it runs."
     )
 
 
