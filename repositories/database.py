@@ -207,7 +207,7 @@ class Database:
         return self._work(self._sessions)
 
     def one_statement(self) -> AbstractAsyncContextManager[UnitOfWork]:
-        """As `unit_of_work`, for one statement, which is a transaction by itself: one round trip instead of three."""
+        """As `unit_of_work`, but each statement is a transaction by itself: one round trip instead of three."""
         return self._work(self._single)
 
     @asynccontextmanager

@@ -265,8 +265,8 @@ class Capture:
         self._slots.sampler.next_slot = first = self._first_slot()
         if first > 0:
             if spooled := [slot for slot in self._store.spooled if slot < first]:
-                 drops = {DropReason.SPOOLED: spooled}
-                 await self._state.run(lambda uow: uow.requests.record(row.id, [], drops, 0))
+                drops = {DropReason.SPOOLED: spooled}
+                await self._state.run(lambda uow: uow.requests.record(row.id, [], drops, 0))
             since = row.last_frame_at or grid_start
             await self._take_over(first, since)
             self._down = DropReason.LEASE_LOST

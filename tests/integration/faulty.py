@@ -54,37 +54,9 @@ class FaultyProxy(TcpProxy):
                 while await asyncio.wait_for(reader.read(65536), 2):
                     pass
             writer.close()
-        elif self._backend[0].startswith("/"):
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._serve_socket(reader, writer)
         else:
             with contextlib.suppress(asyncio.CancelledError):
                 await super()._serve(reader, writer)
-
-    async def _serve_socket(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._links.add(task)
-        writers = [writer]
-        try:
-            with contextlib.suppress(OSError):
-                path = f"{self._backend[0]}/.s.PGSQL.{self._backend[1]}"
-                back_reader, back_writer = await asyncio.open_unix_connection(path)
-                writers.append(back_writer)
-                pumps = [
-                    asyncio.ensure_future(self._pump(reader, back_writer, 0.0)),
-                    asyncio.ensure_future(self._pump(back_reader, writer, None)),
-                ]
-                try:
-                    await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    for pump in pumps:
-                        pump.cancel()
-                    await asyncio.gather(*pumps, return_exceptions=True)
-        finally:
-            self._links.discard(task)
-            for each in writers:
-                each.transport.abort()
 
 
 def store_proxy(storage: StorageSettings) -> FaultyProxy:
