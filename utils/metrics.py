@@ -83,7 +83,7 @@ CAPTURE_EVENTS = Counter(
 )
 MOTION_LOOKS = Counter("ingestion_motion_looks", "Pictures compared with the background for motion.", registry=REGISTRY)
 MOTION_SKIPPED = Counter(
-    "ingestion_motion_skipped", "Pictures not looked at for motion because a newer one came first.", registry=REGISTRY
+    "ingestion_motion_skipped", "Pictures not looked at for motion because too many waited.", registry=REGISTRY
 )
 SPOOL_FRAMES = Gauge("ingestion_spool_frames", "Frames in the spool.", registry=REGISTRY)
 SPOOL_BYTES = Gauge("ingestion_spool_bytes", "Bytes on disk that the spool's frames take.", registry=REGISTRY)

@@ -2,8 +2,8 @@
 
 While nothing moves only keyframes are decoded, about one a second. When something does, pictures follow at MOTION_FPS or
 near it, on the capture's own grid, so that a picture which is stored is decoded once; and those since the last look are
-looked at too, for the event began somewhere there. A look that is still under way when the next picture is due makes
-that one wait, and the newest takes its place: analysis lags by one look, whatever the pool has to do.
+looked at too, for the event began somewhere there. Pictures that come due during a look wait for it, the newest MAX_WAITING
+of them: a busy pool makes analysis late by some seconds, which the ring outlasts, and does not make it blind.
 Everything here runs on the event loop but the decoding and the arithmetic (the decode pool).
 """
 
@@ -30,6 +30,7 @@ log = get_logger(__name__)
 QUIET = 2.0  # seconds without motion after which an event is over
 IDLE_EVERY = 0.75  # seconds that must lie between two keyframes that are looked at while nothing moves
 LOOK_BACK = 40  # pictures since the last look that are searched for an event's beginning
+MAX_WAITING = 10  # pictures that wait to be looked at
 UNSEEN = 3.0  # seconds beyond QUIET without a look after which an event is over: the stream broke
 EXTEND_EVERY = 1.0  # seconds between notes on an event that goes on
 MAX_NOTES = 1000  # events that wait to be written; then none begins
@@ -65,7 +66,8 @@ class MotionWatch:
         self._dense: SlotSampler | None = None
         self._dense_until = -math.inf
         self._looked: tuple[int, float] | None = None  # (segment, when) of the picture looked at last
-        self._next: Picture | None = None  # waits for the look under way
+        self._waiting: deque[Picture] = deque(maxlen=MAX_WAITING)
+        self._asked = -math.inf  # when the picture was taken that was put there last
         self._task: asyncio.Task[None] | None = None
 
     # -- pictures ----------------------------------------------------------------------------------------------
@@ -80,21 +82,21 @@ class MotionWatch:
                 self._want(item.picture)
         elif at <= self._dense_until:
             self._dense = _dense_sampler(grid, self._fps, at)
-        elif picture.packet.key and (self._looked is None or not 0 <= at - self._looked[1] < IDLE_EVERY):
+        elif picture.packet.key and not 0 <= at - self._asked < IDLE_EVERY:
             self._want(picture)
 
     def _want(self, picture: Picture) -> None:
-        if self._next is not None:
+        if len(self._waiting) == MAX_WAITING:
             MOTION_SKIPPED.inc()
-        self._next = picture
+        self._waiting.append(picture)
+        self._asked = picture.timestamp
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._look_on(), name="motion")
 
     async def _look_on(self) -> None:
-        while (picture := self._next) is not None:
-            self._next = None
+        while self._waiting:
             try:
-                await self._look(picture)
+                await self._look(self._waiting.popleft())
             except CaptureFailure:
                 pass  # a damaged picture tells nothing
             except Exception:  # nothing may end the watching
@@ -111,9 +113,10 @@ class MotionWatch:
             self._still(at)
             return
         began, area = at, look.area
-        if not self._events.open and self._dense is None and before is not None and before[0] == packet.segment:
+        first = not self._events.open and self._dense is None
+        self._dense_until = max(self._dense_until, at + QUIET)  # at once: the search below takes its time
+        if first and before is not None and before[0] == packet.segment:
             began = await self._beginning(before[1], picture)
-        self._dense_until = max(self._dense_until, at + QUIET)
         self._moved(began, area)
         self._moved(at, area)
 
@@ -169,7 +172,7 @@ class MotionWatch:
 
     async def close(self) -> None:
         """Looks no more; an event that lasts is over."""
-        self._next = None
+        self._waiting.clear()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

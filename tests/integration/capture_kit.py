@@ -95,18 +95,23 @@ class Kit:
     async def until(
         self, request_id: UUID, condition: Callable[[IngestionResponse], bool], seconds: float = 10.0
     ) -> IngestionResponse:
-        """Polls until the condition holds; the ledger must hold at every look and `stored` never fall."""
+        """Polls until the condition holds; the ledger must hold at every look and `stored` never fall.
+
+        The loop is the one that the captures run on: looks of many side by side would be what makes them late.
+        """
         deadline = time.monotonic() + seconds
         stored = 0
         while True:
+            began = time.monotonic()
             found = await self.get(request_id)
+            took = time.monotonic() - began
             assert found.progress.stored >= stored
             stored = found.progress.stored
             if condition(found):
                 return found
             assert time.monotonic() < deadline, f"not within {seconds} s: {found}"
             assert found.status not in FINAL_STATUSES, f"ended before: {found}"
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(max(0.05, min(10 * took, 0.5)))
 
     async def final(self, request_id: UUID, seconds: float = 20.0) -> IngestionResponse:
         found = await self.until(request_id, lambda r: r.status in FINAL_STATUSES, seconds)

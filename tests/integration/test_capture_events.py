@@ -330,7 +330,7 @@ async def what_is_no_running_event_driven_capture_takes_no_trigger(kit: Kit, cam
         await trigger(kit, new_id())
     with pytest.raises(RequestNotFound):
         await all_events(kit, new_id())
-    continuous = await kit.submit(camera.url_of("car"), capture_mode="continuous", capture_duration=2.0, fps=5.0)
+    continuous = await kit.submit(camera.url_of("car"), capture_mode="continuous", capture_duration=4.0, fps=5.0)
     await kit.until(continuous, lambda r: r.status is IngestionStatus.IN_PROGRESS)
     with pytest.raises(NotRunning):
         await trigger(kit, continuous)
