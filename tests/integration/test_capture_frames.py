@@ -219,6 +219,14 @@ async def test_lag_does_not_grow(results: dict[str, Result]) -> None:
     assert late < 1.0
 
 
+async def test_frames_that_come_close_together_are_committed_together(results: dict[str, Result]) -> None:
+    commits = {frame.info.stored_at for frame in results["h264 b all"].frames}
+    print(f"\n{len(commits)} commits of {len(results['h264 b all'].frames)} frames")
+    assert len(commits) <= 20
+    slow = results["keyframe"].frames  # one a second: none waits for the next
+    assert len({frame.info.stored_at for frame in slow}) == len(slow)
+
+
 async def test_the_source_is_told(results: dict[str, Result]) -> None:
     for name, codec in (("h264 b exact", "h264"), ("hevc exact", "hevc")):
         source = results[name].request.source
