@@ -220,11 +220,14 @@ async def test_lag_does_not_grow(results: dict[str, Result]) -> None:
 
 
 async def test_frames_that_come_close_together_are_committed_together(results: dict[str, Result]) -> None:
-    commits = {frame.info.stored_at for frame in results["h264 b all"].frames}
-    print(f"\n{len(commits)} commits of {len(results['h264 b all'].frames)} frames")
-    assert len(commits) <= 20
-    slow = results["keyframe"].frames  # one a second: none waits for the next
-    assert len({frame.info.stored_at for frame in slow}) == len(slow)
+    def commits(name: str) -> int:
+        """Rows of one statement are written within some milliseconds."""
+        times = sorted(frame.info.stored_at.timestamp() for frame in results[name].frames)
+        return 1 + sum(b - a > 0.02 for a, b in pairwise(times))
+
+    print(f"\n{commits('h264 b all')} commits of {len(results['h264 b all'].frames)} frames")
+    assert commits("h264 b all") <= 20
+    assert commits("keyframe") == len(results["keyframe"].frames)  # one a second: none waits for the next
 
 
 async def test_the_source_is_told(results: dict[str, Result]) -> None:
