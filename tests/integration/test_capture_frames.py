@@ -226,7 +226,7 @@ async def test_frames_that_come_close_together_are_committed_together(results: d
         return 1 + sum(b - a > 0.02 for a, b in pairwise(times))
 
     print(f"\n{commits('h264 b all')} commits of {len(results['h264 b all'].frames)} frames")
-    assert commits("h264 b all") <= 20
+    assert commits("h264 b all") <= 25
     assert commits("keyframe") == len(results["keyframe"].frames)  # one a second: none waits for the next
 
 
