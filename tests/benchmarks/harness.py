@@ -44,14 +44,30 @@ class Running:
             self.http.post(f"/api/v1/ingest/requests/{each}/cancel").raise_for_status()
 
     def until_live(self, request_ids: Sequence[str], seconds: float = 60) -> float:
-        """Waits until every capture has its first picture; seconds that the last one took, from now."""
-        began, waiting = time.monotonic(), list(request_ids)
-        while waiting:
-            waiting = [each for each in waiting if self.status(each)["grid_start"] is None]
+        """Waits until every capture has its first picture; seconds that the last one took, from now.
+
+        Looks are few and small: they are answered by the loop that the captures start on.
+        """
+        began, wanted = time.monotonic(), set(request_ids)
+        while waiting := wanted - {each["request_id"] for each in self.requests() if each["grid_start"]}:
             if time.monotonic() - began > seconds:
                 raise TimeoutError(f"{len(waiting)} captures have no picture after {seconds} s")
-            time.sleep(0.05)
+            time.sleep(0.25)
         return time.monotonic() - began
+
+    def until_ended(self, request_ids: Sequence[str]) -> None:
+        wanted = set(request_ids)
+        while any(each["request_id"] in wanted and each["status"] == "in_progress" for each in self.requests()):
+            time.sleep(0.5)
+
+    def requests(self) -> list[dict[str, Any]]:
+        """The newest requests, at most 100."""
+        found: list[dict[str, Any]] = self._get("/api/v1/ingest/requests", limit=100)["items"]
+        return found
+
+    def _get(self, path: str, **query: int) -> dict[str, Any]:
+        found: dict[str, Any] = self.http.get(path, params=query).raise_for_status().json()
+        return found
 
     def frames(self, request_id: str, most: int = 100_000) -> list[dict[str, Any]]:
         """Stored frames by capture time."""

@@ -27,8 +27,7 @@ def many(folder: Path, cameras: int, seconds: float, reader: str) -> None:
         used, source = Cpu(running.process), Cpu(psutil.Process(camera.pid))
         time.sleep(max(0.0, seconds - live - 2))
         cpu, served = used.per_second(), source.per_second()
-        while any(running.status(each)["status"] == "in_progress" for each in ids):
-            time.sleep(0.2)
+        running.until_ended(ids)
         progress = [running.status(each)["progress"] for each in ids]
         delays = [at(frame["stored_at"]) - at(frame["timestamp"]) for each in ids for frame in running.frames(each)]
         late = running.rss / 1e6
