@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import delete, func, select, text, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from models.entities import CameraConfiguration, CaptureLease
 from repositories.base import AnyKey, Repository
+from repositories.sql import sql
 
 
 class CameraConfigRepository(Repository[CameraConfiguration]):
@@ -44,7 +45,7 @@ class CameraConfigRepository(Repository[CameraConfiguration]):
     async def hold_all(self, camera_ids: Sequence[str]) -> bool:
         """Whether all of the cameras are there; none can be deleted until the transaction ends."""
         found = await self.session.scalars(
-            text(
+            sql(
                 "SELECT camera_id FROM camera_configurations WHERE camera_id = ANY(CAST(:ids AS text[])) "
                 "ORDER BY camera_id FOR KEY SHARE"
             ),
@@ -55,7 +56,7 @@ class CameraConfigRepository(Repository[CameraConfiguration]):
     async def hold(self, camera_id: str) -> bool:
         """Whether the camera is there; it cannot be deleted until the transaction ends."""
         found = await self.session.scalar(
-            text("SELECT 1 FROM camera_configurations WHERE camera_id = :id FOR KEY SHARE"), {"id": camera_id}
+            sql("SELECT 1 FROM camera_configurations WHERE camera_id = :id FOR KEY SHARE"), {"id": camera_id}
         )
         return found is not None
 

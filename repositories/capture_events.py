@@ -12,13 +12,14 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, or_, select, text, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from models.entities import CaptureEvent
 from models.values import Claim, EventKind, EventNote
 from repositories.base import Key, Repository
 from repositories.leases import LeaseRepository
+from repositories.sql import sql
 from utils.exceptions import LeaseLost
 
 
@@ -67,16 +68,14 @@ class CaptureEventRepository(Repository[CaptureEvent]):
         if not since:
             return []
         query = select(CaptureEvent).from_statement(
-            text("""
+            sql("""
             SELECT e.* FROM capture_events e
             JOIN unnest(CAST(:ids AS uuid[]), CAST(:moments AS timestamptz[])) AS w(request_id, since)
               ON w.request_id = e.request_id AND e.created_at >= w.since
             WHERE e.kind = 'trigger' ORDER BY e.created_at, e.id LIMIT :limit
             """)
         )
-        found = await self.session.scalars(
-            query, {"ids": list(since), "moments": list(since.values()), "limit": limit}
-        )
+        found = await self.session.scalars(query, {"ids": list(since), "moments": list(since.values()), "limit": limit})
         return list(found.all())
 
     async def recent(self, request_id: UUID, since: datetime, limit: int) -> list[CaptureEvent]:
@@ -117,7 +116,7 @@ class CaptureEventRepository(Repository[CaptureEvent]):
     async def count_frames(self, request_id: UUID, windows: Sequence[range]) -> list[int]:
         """How many stored frames lie in each window of slots."""
         rows = await self.session.execute(
-            text(
+            sql(
                 "SELECT (SELECT count(*) FROM frames f WHERE f.request_id = :id AND f.state = 'stored'"
                 " AND f.sequence >= w.first AND f.sequence < w.stop) AS n"
                 " FROM unnest(CAST(:first AS int[]), CAST(:stop AS int[])) WITH ORDINALITY AS w(first, stop, number)"

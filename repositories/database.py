@@ -162,12 +162,10 @@ class Database:
     `lone`: one connection, kept for the process's life, for work that must not wait behind other work.
     """
 
-    def __init__(
-        self, settings: DbSettings, application_name: str = "trackshift-ingestion", *, lone: bool = False
-    ) -> None:
+    def __init__(self, settings: DbSettings, application_name: str = "trackshift-ingestion", *, lone: bool = False) -> None:
         self._pool_timeout = settings.POOL_TIMEOUT
         self._throttle = Throttle(10, asyncio.get_event_loop().time)
-        self.on_commit: Callable[[], None] = lambda: None  # called after every transaction: there may be events
+        self.on_commit: Callable[[], None] = lambda: None  # called after transactions that may have made events
         server_settings = {
             "application_name": application_name,
             "timezone": "UTC",
@@ -202,20 +200,24 @@ class Database:
         if not lone:
             DB_POOL.set_function(lambda: pool.checkedout() if isinstance(pool, AsyncAdaptedQueuePool) else 0)
 
-    def unit_of_work(self) -> AbstractAsyncContextManager[UnitOfWork]:
-        """One transaction. Raises DatabaseUnavailable; after a failed COMMIT its outcome is unknown (rule 4)."""
-        return self._work(self._sessions)
+    def unit_of_work(self, *, events: bool = True) -> AbstractAsyncContextManager[UnitOfWork]:
+        """One transaction; without `events` it reads, or writes what no event tells of, and `on_commit` is not called.
 
-    def one_statement(self) -> AbstractAsyncContextManager[UnitOfWork]:
+        Raises DatabaseUnavailable; after a failed COMMIT its outcome is unknown (rule 4).
+        """
+        return self._work(self._sessions, events)
+
+    def one_statement(self, *, events: bool = True) -> AbstractAsyncContextManager[UnitOfWork]:
         """As `unit_of_work`, but each statement is a transaction by itself: one round trip instead of three."""
-        return self._work(self._single)
+        return self._work(self._single, events)
 
     @asynccontextmanager
-    async def _work(self, sessions: async_sessionmaker[AsyncSession]) -> AsyncIterator[UnitOfWork]:
+    async def _work(self, sessions: async_sessionmaker[AsyncSession], events: bool) -> AsyncIterator[UnitOfWork]:
         try:
             async with sessions() as session, session.begin():
                 yield UnitOfWork(session)
-            self.on_commit()
+            if events:
+                self.on_commit()
         except Exception as error:
             if not is_unavailable(error):
                 raise

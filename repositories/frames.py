@@ -7,11 +7,12 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, delete, func, select, text, update
+from sqlalchemy import ColumnElement, delete, func, select, update
 
 from models.entities import Audit, Frame, ObjectKey
 from models.values import FrameFilter
 from repositories.base import Key, Repository
+from repositories.sql import sql
 from utils.exceptions import FrameOnHold
 
 
@@ -120,7 +121,7 @@ class FrameRepository(Repository[Frame]):
         row is written, not of the moment at which it was chosen: what was put on hold in between stays (rule 10).
         """
         await self.session.execute(
-            text("SELECT 1 FROM ingestion_requests WHERE id = :id FOR NO KEY UPDATE"), {"id": request_id}
+            sql("SELECT 1 FROM ingestion_requests WHERE id = :id FOR NO KEY UPDATE"), {"id": request_id}
         )
         marking = update(Frame).where(
             Frame.id.in_(frame_ids), Frame.request_id == request_id, Frame.state == "stored", Frame.held_at.is_(None)
@@ -131,7 +132,7 @@ class FrameRepository(Repository[Frame]):
         marked = [Removal(row.id, row.storage_path) for row in rows]
         if marked:
             await self.session.execute(
-                text("UPDATE ingestion_requests SET deleted = deleted + :n, updated_at = now() WHERE id = :id"),
+                sql("UPDATE ingestion_requests SET deleted = deleted + :n, updated_at = now() WHERE id = :id"),
                 {"id": request_id, "n": len(marked)},
             )
         return marked
@@ -141,9 +142,7 @@ class FrameRepository(Repository[Frame]):
         ids = sorted(item.id for item in gone)
         # In one order: two processes may be finishing the same ones.
         await self.session.execute(select(Frame.id).where(Frame.id.in_(ids)).order_by(Frame.id).with_for_update())
-        await self.session.execute(
-            update(Frame).where(Frame.id.in_(ids), Frame.state == "deleting").values(state="deleted")
-        )
+        await self.session.execute(update(Frame).where(Frame.id.in_(ids), Frame.state == "deleting").values(state="deleted"))
         await self.session.execute(delete(ObjectKey).where(ObjectKey.key.in_([item.key for item in gone])))
 
     async def deleting(self, *, limit: int, older_than_s: float) -> list[Removal]:
@@ -175,7 +174,7 @@ class FrameRepository(Repository[Frame]):
         if older_than_s is not None:
             query = query.where(Frame.stored_at < _before(older_than_s))
         if after is not None:
-            query = query.where(text("(stored_at, id) > (:at, :id)").bindparams(at=after[0], id=after[1]))
+            query = query.where(sql("(stored_at, id) > (:at, :id)").bindparams(at=after[0], id=after[1]))
         rows = await self.session.execute(query.order_by(Frame.stored_at, Frame.id).limit(limit))
         return [Old(*row) for row in rows]
 
@@ -223,9 +222,7 @@ class FrameRepository(Repository[Frame]):
 
     # -- verification ------------------------------------------------------------------------------------------
 
-    async def by_age(
-        self, *, after: Key | None, limit: int, camera_id: str | None, since: datetime | None
-    ) -> list[Promise]:
+    async def by_age(self, *, after: Key | None, limit: int, camera_id: str | None, since: datetime | None) -> list[Promise]:
         """Stored frames in the order in which they were stored, from `after` on."""
         query = select(Frame.stored_at, Frame.id, Frame.storage_path, Frame.size_bytes, Frame.sha256).where(
             Frame.state == "stored"
@@ -235,6 +232,6 @@ class FrameRepository(Repository[Frame]):
         if since is not None:
             query = query.where(Frame.stored_at >= since)
         if after is not None:
-            query = query.where(text("(stored_at, id) > (:at, :id)").bindparams(at=after[0], id=after[1]))
+            query = query.where(sql("(stored_at, id) > (:at, :id)").bindparams(at=after[0], id=after[1]))
         rows = await self.session.execute(query.order_by(Frame.stored_at, Frame.id).limit(limit))
         return [Promise(*row) for row in rows]

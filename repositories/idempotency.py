@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, text
+from sqlalchemy import Row
 
 from models.entities import IdempotencyKey
 from models.values import KeptAnswer, KeyName
 from repositories.base import Repository
+from repositories.sql import sql
 
 # A lease that ends further ahead than a lease can be was written by a clock that was wrong: lapsed as well.
 _LAPSED = """(expires_at IS NULL OR expires_at < clock_timestamp()
@@ -45,7 +46,7 @@ class IdempotencyRepository(Repository[IdempotencyKey]):
     async def insert(self, name: KeyName, run: UUID, request_id: UUID, fingerprint: str, lease: float) -> bool:
         """A key that is not there yet, leased for `lease` seconds; False when there is one, committed or about to be."""
         found = await self.session.scalar(
-            text("""
+            sql("""
             INSERT INTO idempotency_keys (scope, key, fingerprint, request_id, run, expires_at)
             VALUES (:scope, :key, :fingerprint, :request_id, :run, clock_timestamp() + make_interval(secs => :lease))
             ON CONFLICT DO NOTHING RETURNING 1
@@ -58,7 +59,7 @@ class IdempotencyRepository(Repository[IdempotencyKey]):
         """The key, its row locked until the transaction's end. `lease` and `ttl` in seconds."""
         found = (
             await self.session.execute(
-                text(f"""
+                sql(f"""
                 SELECT request_id, run, fingerprint, status, location, CAST(answer AS text) AS answer, {_LAPSED} AS lapsed,
                        created_at < clock_timestamp() - make_interval(secs => :ttl) AS expired
                 FROM idempotency_keys WHERE {_ROW} FOR UPDATE
@@ -76,7 +77,7 @@ class IdempotencyRepository(Repository[IdempotencyKey]):
     async def take_over(self, name: KeyName, run: UUID, lease: float) -> None:
         """A lapsed key goes to another run, under the same ids. The caller holds the row locked."""
         await self.session.execute(
-            text(f"""
+            sql(f"""
             UPDATE idempotency_keys SET run = :run, expires_at = clock_timestamp() + make_interval(secs => :lease)
             WHERE {_ROW}
             """),  # noqa: S608
@@ -85,7 +86,7 @@ class IdempotencyRepository(Repository[IdempotencyKey]):
 
     async def forget(self, name: KeyName) -> None:
         """Removes a key whose time is over. The caller holds the row locked."""
-        await self.session.execute(text(f"DELETE FROM idempotency_keys WHERE {_ROW}"), _named(name))  # noqa: S608
+        await self.session.execute(sql(f"DELETE FROM idempotency_keys WHERE {_ROW}"), _named(name))  # noqa: S608
 
     async def begin(self, name: KeyName, request_id: UUID) -> bool:
         """What this transaction commits, it commits under `request_id`; the answer comes later.
@@ -93,7 +94,7 @@ class IdempotencyRepository(Repository[IdempotencyKey]):
         False when the key is no longer there with these ids: nothing may be committed then.
         """
         found = await self.session.scalar(
-            text(f"UPDATE idempotency_keys SET begun = true WHERE {_ROW} AND request_id = :id RETURNING 1"),  # noqa: S608
+            sql(f"UPDATE idempotency_keys SET begun = true WHERE {_ROW} AND request_id = :id RETURNING 1"),  # noqa: S608
             {**_named(name), "id": request_id},
         )
         return found is not None
@@ -105,7 +106,7 @@ class IdempotencyRepository(Repository[IdempotencyKey]):
         """
         over = "(status IS NULL OR run = :run)" if replace else "status IS NULL"
         found = await self.session.scalar(
-            text(f"""
+            sql(f"""
             UPDATE idempotency_keys
             SET run = :run, status = :status, location = :location, answer = CAST(:answer AS json), expires_at = NULL
             WHERE {_ROW} AND request_id = :id AND {over} RETURNING 1
@@ -121,7 +122,7 @@ class IdempotencyRepository(Repository[IdempotencyKey]):
         """The answer of `request_id`, if the key has one."""
         found: Row[Any] | None = (
             await self.session.execute(
-                text(f"""
+                sql(f"""
                 SELECT run, status, location, CAST(answer AS text) AS answer FROM idempotency_keys
                 WHERE {_ROW} AND request_id = :id AND status IS NOT NULL
                 """),  # noqa: S608
@@ -137,7 +138,7 @@ class IdempotencyRepository(Repository[IdempotencyKey]):
         run goes on with it. So does one whose answer was committed after all.
         """
         freed = await self.session.scalar(
-            text(f"""
+            sql(f"""
             DELETE FROM idempotency_keys
             WHERE {_ROW} AND run = :run AND status IS NULL AND (:settled OR NOT begun) RETURNING 1
             """),  # noqa: S608
@@ -145,7 +146,7 @@ class IdempotencyRepository(Repository[IdempotencyKey]):
         )
         if freed is None:
             await self.session.execute(
-                text(f"UPDATE idempotency_keys SET expires_at = NULL WHERE {_ROW} AND run = :run AND status IS NULL"),  # noqa: S608
+                sql(f"UPDATE idempotency_keys SET expires_at = NULL WHERE {_ROW} AND run = :run AND status IS NULL"),  # noqa: S608
                 {**_named(name), "run": run},
             )
         return freed is not None
@@ -153,7 +154,7 @@ class IdempotencyRepository(Repository[IdempotencyKey]):
     async def renew(self, runs: Sequence[tuple[KeyName, UUID]], lease: float) -> None:
         """Renews the leases of these runs, those that are still theirs and have no answer, in one statement."""
         await self.session.execute(
-            text("""
+            sql("""
             UPDATE idempotency_keys k SET expires_at = clock_timestamp() + make_interval(secs => :lease)
             FROM unnest(CAST(:scopes AS text[]), CAST(:keys AS text[]), CAST(:runs AS uuid[])) AS r(scope, key, run)
             WHERE k.scope = r.scope AND k.key = r.key AND k.run = r.run AND k.status IS NULL
@@ -167,7 +168,7 @@ class IdempotencyRepository(Repository[IdempotencyKey]):
     async def sweep(self, ttl: float, lease: float, limit: int) -> int:
         """Removes up to `limit` keys whose time is over, oldest first; not those that run, nor those being used now."""
         rows = await self.session.execute(
-            text(f"""
+            sql(f"""
             DELETE FROM idempotency_keys k USING (
                 SELECT scope, key FROM idempotency_keys
                 WHERE created_at < clock_timestamp() - make_interval(secs => :ttl) AND (status IS NOT NULL OR {_LAPSED})

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, cast
 from uuid import UUID
 
-from sqlalchemy import Table, bindparam, func, select, text, update
+from sqlalchemy import Table, bindparam, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql.dml import ReturningInsert
 
@@ -33,6 +33,7 @@ from models.values import (
 from repositories.base import Key, Repository
 from repositories.capture_events import CaptureEventRepository
 from repositories.leases import LeaseRepository
+from repositories.sql import sql
 from utils.exceptions import KeysCondemned, LeaseLost
 from utils.ids import new_id
 
@@ -202,7 +203,7 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
         if (unwanted := multirange(idle)) != "{}":
             booked["idle"] = unwanted
         rows = await self.session.execute(
-            text(
+            sql(
                 "SELECT sequence, outcome, storage_path FROM record_slots("
                 "CAST(:id AS uuid), CAST(:frames AS jsonb), CAST(:drops AS jsonb), CAST(:expected AS int))"
             ),
@@ -218,7 +219,7 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
     async def open_slots(self, request_id: UUID, slots: Iterable[int]) -> None:
         """Slots that were idle belong to an event after all: they are due."""
         await self.session.execute(
-            text("SELECT open_slots(CAST(:id AS uuid), CAST(CAST(:slots AS text) AS int4multirange))"),
+            sql("SELECT open_slots(CAST(:id AS uuid), CAST(CAST(:slots AS text) AS int4multirange))"),
             {"id": request_id, "slots": multirange(slots)},
         )
 
@@ -238,7 +239,7 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
     async def abandon(self, request_id: UUID, slots: Iterable[int]) -> None:
         """Slots whose frames the spool gave up: spool_full, where they are `spooled` or not accounted for yet."""
         await self.session.execute(
-            text("SELECT abandon_slots(CAST(:id AS uuid), CAST(CAST(:slots AS text) AS int4multirange))"),
+            sql("SELECT abandon_slots(CAST(:id AS uuid), CAST(CAST(:slots AS text) AS int4multirange))"),
             {"id": request_id, "slots": multirange(slots)},
         )
 
@@ -335,7 +336,7 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
     async def request_cancel(self, request_id: UUID) -> IngestionStatus | None:
         """Asks for the end: a pending request ends here and now. Returns the status before, None for no request."""
         # The lease before the row, as every state write does: the other way round the two would deadlock.
-        lease = text("SELECT 1 FROM capture_leases WHERE request_id = :id FOR UPDATE")
+        lease = sql("SELECT 1 FROM capture_leases WHERE request_id = :id FOR UPDATE")
         await self.session.execute(lease, {"id": request_id})
         row = await self._locked(request_id)
         if row is None or row.status in FINAL_STATUSES:
@@ -434,13 +435,11 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
 
     async def _settle(self, request_id: UUID, rest: DropReason, expected: int) -> None:
         await self.session.execute(
-            text("SELECT settle_slots(CAST(:id AS uuid), CAST(:rest AS text), CAST(:expected AS int))"),
+            sql("SELECT settle_slots(CAST(:id AS uuid), CAST(:rest AS text), CAST(:expected AS int))"),
             {"id": request_id, "rest": rest.value, "expected": expected},
         )
 
-    async def take_over(
-        self, claim: Claim, expected: int, since: datetime, wanted: Iterable[int] | None = None
-    ) -> None:
+    async def take_over(self, claim: Claim, expected: int, since: datetime, wanted: Iterable[int] | None = None) -> None:
         """What a former owner left: every slot below `expected` without frame or reason is lease_lost; the gap is open.
 
         `since`: its last frame's time. `wanted` (event_driven): the slots of events as far as slots that came due since
@@ -463,7 +462,7 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
         await self.session.execute(
             insert(CaptureGap)
             .values(id=new_id(), request_id=request_id, from_at=func.greatest(since, ended), reason=reason)
-            .on_conflict_do_nothing(index_elements=["request_id"], index_where=text("to_at IS NULL"))
+            .on_conflict_do_nothing(index_elements=["request_id"], index_where=sql("to_at IS NULL"))
         )
 
     async def _close_gap(self, request_id: UUID, until: datetime | None) -> None:
@@ -484,4 +483,4 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
                 status=status.value, error=error.to_json() if error else None, completed_at=func.now(), updated_at=func.now()
             )
         )
-        await self.session.execute(text("DELETE FROM capture_leases WHERE request_id = :id"), {"id": request_id})
+        await self.session.execute(sql("DELETE FROM capture_leases WHERE request_id = :id"), {"id": request_id})

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import select, text
+from sqlalchemy import select
 
 from models.entities import CaptureLease
 from models.values import Claim
 from repositories.base import Repository
+from repositories.sql import sql
 
 # A lease that ends further ahead than a lease can be was written by a clock that was wrong: lapsed as well.
 # clock_timestamp(), for now() is when the transaction began: a lease that was renewed since would end too far ahead. The
@@ -39,7 +40,7 @@ class LeaseRepository(Repository[CaptureLease]):
         stream of, at most `new_cameras` are taken. Locks in id order, skips what another process takes meanwhile.
         """
         rows = await self.session.execute(
-            text(f"""
+            sql(f"""
             WITH running AS (SELECT key AS camera_id, value::int AS n FROM jsonb_each_text(CAST(:running AS jsonb))),
             free AS (
                 SELECT l.request_id, l.camera_id, r.n,
@@ -77,7 +78,7 @@ class LeaseRepository(Repository[CaptureLease]):
         Running it twice changes nothing (rule 4).
         """
         await self.session.execute(
-            text("""
+            sql("""
             INSERT INTO capture_leases (request_id, camera_id, owner, epoch, expires_at)
             SELECT request_id, camera_id, :owner, 1, now() + make_interval(secs => :ttl)
             FROM unnest(CAST(:ids AS uuid[]), CAST(:cameras AS text[])) AS new(request_id, camera_id)
@@ -99,7 +100,7 @@ class LeaseRepository(Repository[CaptureLease]):
         A pending one was ended by its cancel, so these have been somebody's before.
         """
         rows = await self.session.execute(
-            text(f"""
+            sql(f"""
             WITH taken AS (
                 SELECT l.request_id FROM capture_leases l JOIN ingestion_requests r ON r.id = l.request_id
                 WHERE l.epoch > 0 AND {_LAPSED} AND r.cancel_requested_at IS NOT NULL
@@ -121,7 +122,7 @@ class LeaseRepository(Repository[CaptureLease]):
         all others from being renewed. A lease that lapsed and that nobody took is ours again: its epoch says so.
         """
         rows = await self.session.execute(
-            text("""
+            sql("""
             WITH asked AS (
                 SELECT request_id, epoch FROM unnest(CAST(:ids AS uuid[]), CAST(:epochs AS bigint[])) AS c(request_id, epoch)
             ), mine AS (
@@ -151,14 +152,14 @@ class LeaseRepository(Repository[CaptureLease]):
     async def hand_back(self, claim: Claim) -> None:
         """Lets anybody claim the capture at once."""
         await self.session.execute(
-            text("UPDATE capture_leases SET owner = NULL, expires_at = NULL WHERE request_id = :id AND epoch = :epoch"),
+            sql("UPDATE capture_leases SET owner = NULL, expires_at = NULL WHERE request_id = :id AND epoch = :epoch"),
             {"id": claim.request_id, "epoch": claim.epoch},
         )
 
     async def fence(self, claim: Claim) -> bool:
         """Locks the lease if `claim` is the newest epoch; False when another owner has taken over."""
         found = await self.session.scalar(
-            text("SELECT 1 FROM capture_leases WHERE request_id = :id AND epoch = :epoch FOR UPDATE"),
+            sql("SELECT 1 FROM capture_leases WHERE request_id = :id AND epoch = :epoch FOR UPDATE"),
             {"id": claim.request_id, "epoch": claim.epoch},
         )
         return found is not None

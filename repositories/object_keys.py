@@ -8,10 +8,11 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import select, text
+from sqlalchemy import select
 
 from models.entities import EventLog, ObjectKey
 from repositories.base import Repository
+from repositories.sql import sql
 
 
 class KeyedRow(NamedTuple):
@@ -49,7 +50,7 @@ class ObjectKeyRepository(Repository[ObjectKey]):
         """
         wanted = sorted(keys)
         await self.session.execute(
-            text(
+            sql(
                 "INSERT INTO object_keys (key, state) SELECT k, 'condemned' FROM unnest(CAST(:keys AS text[])) AS k "
                 "ON CONFLICT DO NOTHING"
             ),
@@ -61,7 +62,7 @@ class ObjectKeyRepository(Repository[ObjectKey]):
     async def forget(self, older_than_s: float, limit: int) -> int:
         """Forgets at most `limit` keys that were condemned longer ago than that; returns how many."""
         gone = await self.session.execute(
-            text(
+            sql(
                 "WITH old AS (SELECT key FROM object_keys WHERE state = 'condemned' "
                 "AND at < now() - make_interval(secs => :age) ORDER BY at LIMIT :n FOR UPDATE SKIP LOCKED), "
                 "gone AS (DELETE FROM object_keys USING old WHERE object_keys.key = old.key RETURNING 1) "
@@ -76,7 +77,7 @@ class ObjectKeyRepository(Repository[ObjectKey]):
     async def rows_between(self, after: str, upto: str, limit: int) -> list[KeyedRow]:
         """Frames that are not deleted with after < key <= upto, by key, byte by byte."""
         rows = await self.session.execute(
-            text(
+            sql(
                 "SELECT f.id, f.storage_path, f.size_bytes, f.state, v.kind FROM frames f "
                 "LEFT JOIN integrity_violations v ON v.frame_id = f.id "
                 "WHERE f.storage_path > :after AND f.storage_path <= :upto AND f.state <> 'deleted' "
@@ -96,7 +97,7 @@ class ObjectKeyRepository(Repository[ObjectKey]):
         # Behind all keys of a folder come those that begin with its name and a `0`, the character after `/`.
         above = f"CAST(:prefix AS text) || {name} || '0'"
         rows = await self.session.execute(
-            text(
+            sql(
                 f"WITH RECURSIVE walk(p) AS (({step.format(above=':prefix')}) "  # noqa: S608 - no input in it
                 f"UNION ALL SELECT ({step.format(above=above)}) FROM walk WHERE p IS NOT NULL) "
                 f"SELECT {name} FROM walk WHERE p IS NOT NULL"
@@ -108,7 +109,7 @@ class ObjectKeyRepository(Repository[ObjectKey]):
     async def flag(self, frame_id: UUID, key: str, kind: str, found_bytes: int | None) -> bool:
         """Notes that a stored frame's object is not as its row says; False: known before, or the frame is gone."""
         fresh = await self.session.scalar(
-            text(
+            sql(
                 "INSERT INTO integrity_violations (frame_id, kind, found_bytes) "
                 "SELECT id, :kind, CAST(:found AS bigint) FROM frames "
                 "WHERE id = :id AND state = 'stored' AND storage_path = :key "
@@ -122,19 +123,19 @@ class ObjectKeyRepository(Repository[ObjectKey]):
     async def clear(self, frame_ids: Sequence[UUID]) -> None:
         """These frames' objects are as they should be."""
         await self.session.execute(
-            text("DELETE FROM integrity_violations WHERE frame_id = ANY(CAST(:ids AS uuid[]))"), {"ids": list(frame_ids)}
+            sql("DELETE FROM integrity_violations WHERE frame_id = ANY(CAST(:ids AS uuid[]))"), {"ids": list(frame_ids)}
         )
 
     async def clear_gone(self) -> None:
         """Frames that have been deleted have no object to miss."""
         await self.session.execute(
-            text("DELETE FROM integrity_violations v USING frames f WHERE f.id = v.frame_id AND f.state <> 'stored'")
+            sql("DELETE FROM integrity_violations v USING frames f WHERE f.id = v.frame_id AND f.state <> 'stored'")
         )
 
     async def violations(self, at_most: int) -> dict[str, int]:
         """How many stored frames are flagged, by kind; counted no further than `at_most`."""
         rows = await self.session.execute(
-            text(
+            sql(
                 "SELECT flagged.kind, count(*) AS n FROM (SELECT v.kind FROM integrity_violations v "
                 "JOIN frames f ON f.id = v.frame_id WHERE f.state = 'stored' LIMIT :n) AS flagged GROUP BY flagged.kind"
             ),
@@ -148,7 +149,7 @@ class ObjectKeyRepository(Repository[ObjectKey]):
         """Where the sweeper is; the next pass is due `interval_s` after the end of the last one."""
         row = (
             await self.session.execute(
-                text(
+                sql(
                     "SELECT cursor, seen, orphans, stopped, finished_at, "
                     "started_at IS NOT NULL AND (finished_at IS NULL OR finished_at < started_at) AS running, "
                     "finished_at IS NULL OR finished_at < now() - make_interval(secs => :interval) AS due "
@@ -163,7 +164,7 @@ class ObjectKeyRepository(Repository[ObjectKey]):
 
     async def begin_pass(self) -> None:
         await self.session.execute(
-            text(
+            sql(
                 "UPDATE sweeper_state SET cursor = '', seen = 0, orphans = 0, stopped = false, "
                 "started_at = clock_timestamp()"
             )
@@ -172,16 +173,16 @@ class ObjectKeyRepository(Repository[ObjectKey]):
     async def save_pass(self, state: PassState) -> None:
         """How far the pass has come: where another process, or the next start, goes on."""
         await self.session.execute(
-            text("UPDATE sweeper_state SET cursor = :cursor, seen = :seen, orphans = :orphans, stopped = :stopped"),
+            sql("UPDATE sweeper_state SET cursor = :cursor, seen = :seen, orphans = :orphans, stopped = :stopped"),
             {"cursor": state.cursor, "seen": state.seen, "orphans": state.orphans, "stopped": state.stopped},
         )
 
     async def end_pass(self) -> None:
-        await self.session.execute(text("UPDATE sweeper_state SET finished_at = clock_timestamp()"))
+        await self.session.execute(sql("UPDATE sweeper_state SET finished_at = clock_timestamp()"))
 
     async def log_id(self) -> UUID:
         """This database's own id (event_log), which its bucket's marker names."""
         return (await self.session.scalars(select(EventLog.log_id))).one()
 
     async def any_frame(self) -> bool:
-        return await self.session.scalar(text("SELECT 1 FROM frames LIMIT 1")) is not None
+        return await self.session.scalar(sql("SELECT 1 FROM frames LIMIT 1")) is not None

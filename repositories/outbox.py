@@ -9,14 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import text
-
 from models.entities import Event
 from repositories.base import Repository
 from repositories.migrations.functions_0005 import LOCK_KEY
+from repositories.sql import sql
 
-_RELAY = text("SELECT moved, busy, waited, log, head FROM relay_events(CAST(:at_most AS int))")
-_EXPIRE = text("SELECT expire_events(CAST(:retention AS float8), CAST(:at_most AS int))")
+_RELAY = sql("SELECT moved, busy, waited, log, head FROM relay_events(CAST(:at_most AS int))")
+_EXPIRE = sql("SELECT expire_events(CAST(:retention AS float8), CAST(:at_most AS int))")
 # `looked` bounds what a filter may pass over in one read; its index gives the order, so nothing is sorted. All in one
 # statement: what is read, where the log begins and where it ends are of one moment.
 _READ = """
@@ -77,7 +76,7 @@ class OutboxRepository(Repository[Event]):
             values["camera_id"] = camera_id
         if types is not None:
             values["types"] = list(types)
-        statement = text(_READ.format(of_camera=of_camera, of_types=of_types))
+        statement = sql(_READ.format(of_camera=of_camera, of_types=of_types))
         rows = (await self.session.execute(statement, values)).all()
         found = [(int(row.seq), str(row.event)) for row in rows if row.seq is not None]
         state = rows[0]
@@ -91,9 +90,9 @@ class OutboxRepository(Repository[Event]):
 
     async def new_log(self) -> UUID:
         """Gives the log another identity: every cursor given so far is void."""
-        await self.session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK_KEY})
+        await self.session.execute(sql("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK_KEY})
         made = await self.session.scalar(
-            text("UPDATE event_log SET log_id = gen_random_uuid() WHERE id = 1 RETURNING log_id")
+            sql("UPDATE event_log SET log_id = gen_random_uuid() WHERE id = 1 RETURNING log_id")
         )
         assert isinstance(made, UUID)
         return made

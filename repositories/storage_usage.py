@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sqlalchemy import text
-
 from models.entities import StorageUsage
 from repositories.base import Repository
+from repositories.sql import sql
 
 _AT_ONCE = 20_000  # changes summed up in one statement
 
@@ -23,7 +22,7 @@ class StorageUsageRepository(Repository[StorageUsage]):
     async def fold(self) -> int:
         """Sums up the oldest changes; returns how many. One at a time."""
         done = await self.session.scalar(
-            text(
+            sql(
                 "WITH oldest AS (SELECT id FROM storage_changes ORDER BY id LIMIT :n FOR UPDATE SKIP LOCKED), "
                 "gone AS (DELETE FROM storage_changes c USING oldest WHERE c.id = oldest.id RETURNING c.bytes, c.frames), "
                 "total AS (SELECT coalesce(sum(bytes), 0) AS b, coalesce(sum(frames), 0) AS f, count(*) AS n FROM gone), "
@@ -38,7 +37,7 @@ class StorageUsageRepository(Repository[StorageUsage]):
         """What is stored now, in one snapshot."""
         row = (
             await self.session.execute(
-                text(
+                sql(
                     "SELECT u.bytes + coalesce(c.b, 0), u.frames + coalesce(c.f, 0) FROM storage_usage u, "
                     "(SELECT sum(bytes) AS b, sum(frames) AS f FROM storage_changes) AS c"
                 )

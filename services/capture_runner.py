@@ -191,7 +191,7 @@ class CaptureRunner:
         kept = {stream.key.camera_id: 0 for stream, users in self._deps.hub.streams() if users}
         running = kept | Counter(each.camera_id for each in self._running.values())
         asked = self.now()
-        async with self._database.one_statement() as uow:  # a second one only to begin what it took
+        async with self._database.one_statement(events=False) as uow:  # a second one only to begin what it took
             new_cameras = max(0, self._settings.MAX_CONCURRENT_STREAMS - len(running))
             claims = await uow.leases.claim(self.owner, self._settings.LEASE_TTL, room, running, new_cameras)
             camera_ids = await uow.leases.camera_ids(claims)
@@ -202,7 +202,7 @@ class CaptureRunner:
     async def _end_cancelled(self) -> None:
         """The reconciler: a cancel whose owner is gone needs neither room nor a stream, so every process ends it."""
         asked = self.now()
-        async with self._database.one_statement() as uow:
+        async with self._database.one_statement(events=False) as uow:
             claims = await uow.leases.take_cancelled(self.owner, self._settings.LEASE_TTL, CANCELLED_AT_ONCE)
             camera_ids = await uow.leases.camera_ids(claims)
         for claim in claims:
@@ -237,7 +237,7 @@ class CaptureRunner:
         claims = [running.job.claim for running in self._running.values()]
         asked = self.now()
         async with asyncio.timeout(self._settings.LEASE_TTL / 3):
-            async with database.one_statement() as uow:
+            async with database.one_statement(events=False) as uow:
                 renewed = await uow.leases.renew(self.owner, self._settings.LEASE_TTL, claims)
         for claim in claims:
             job = self.job(claim.request_id)
@@ -277,5 +277,5 @@ class CaptureRunner:
                     job.trigger(row)
 
     async def _triggers(self, since: dict[UUID, datetime]) -> Iterable[CaptureEvent]:
-        async with self._database.unit_of_work() as uow:
+        async with self._database.one_statement(events=False) as uow:
             return await uow.events.triggers(since, TRIGGERS_AT_ONCE)

@@ -68,14 +68,14 @@ class Queries:
 
     async def get_request(self, request_id: UUID) -> IngestionResponse:
         """The request, its ledger in one snapshot, its frames: an upload's all, a capture's newest 100."""
-        async with self._database.unit_of_work() as uow:
+        async with self._database.unit_of_work(events=False) as uow:
             row, gaps, frames = await read_request(uow, request_id)
         return to_response(row, gaps, await self._infos(frames), self._secrets)
 
     async def list_requests(self, wanted: RequestFilter, limit: int, cursor: str | None) -> RequestPage:
         """Requests, newest first."""
         after = decode_cursor(cursor, wanted) if cursor else None
-        async with self._database.unit_of_work() as uow:
+        async with self._database.unit_of_work(events=False) as uow:
             rows = await uow.requests.find(wanted, after=after, limit=limit + 1)
             gaps = await uow.requests.gaps_of([row.id for row in rows[:limit]])
         more = rows[limit - 1] if len(rows) > limit else None
@@ -88,7 +88,7 @@ class Queries:
         """A request's events, by the time at which they began; other requests than event_driven ones have none."""
         wanted = EventFilter(request_id)
         after = decode_cursor(cursor, wanted) if cursor else None
-        async with self._database.unit_of_work() as uow:
+        async with self._database.unit_of_work(events=False) as uow:
             request = await uow.requests.get(request_id)
             if request is None:
                 raise RequestNotFound
@@ -111,7 +111,7 @@ class Queries:
     async def list_frames(self, wanted: FrameFilter, limit: int, cursor: str | None) -> FramePage:
         """Stored frames by capture time."""
         after = decode_cursor(cursor, wanted) if cursor else None
-        async with self._database.unit_of_work() as uow:
+        async with self._database.unit_of_work(events=False) as uow:
             rows = await uow.frames.find(wanted, after=after, limit=limit + 1)
         more = rows[limit - 1] if len(rows) > limit else None
         return FramePage(
@@ -121,7 +121,7 @@ class Queries:
 
     async def nearest_frame(self, camera_id: str, at: datetime) -> NearestFrame:
         """The camera's frame closest in time. Raises FrameNotFound when it has none."""
-        async with self._database.unit_of_work() as uow:
+        async with self._database.unit_of_work(events=False) as uow:
             row = await uow.frames.nearest(camera_id, at)
         if row is None:
             raise FrameNotFound("This camera has no stored frame.")
@@ -158,7 +158,7 @@ class Queries:
             raise FrameNotFound
 
     async def _frame(self, frame_id: UUID) -> Frame:
-        async with self._database.unit_of_work() as uow:
+        async with self._database.unit_of_work(events=False) as uow:
             row = await uow.frames.get_stored(frame_id)
         if row is None:
             raise FrameNotFound
