@@ -26,17 +26,14 @@ class Degraded(Exception):
 
 
 class HealthService:
-    """Runs the checks of its parts; `required` ones make the whole unhealthy, others degraded.
+    """Runs the checks of the parts it depends on, each of which makes the whole unhealthy.
 
-    `internal`: what the service itself found wrong: shown in `checks`, and no dependency.
+    `internal`: what the service itself found wrong: shown in `checks`, no dependency, and makes the whole degraded.
     """
 
-    def __init__(
-        self, required: dict[str, Check], optional: dict[str, Check], internal: dict[str, Check] | None = None
-    ) -> None:
+    def __init__(self, required: dict[str, Check], internal: dict[str, Check]) -> None:
         self._required = required
-        self._optional = optional
-        self._internal = internal or {}
+        self._internal = internal
         self._turn = asyncio.Lock()
         self._last: tuple[float, HealthCheckResponse] | None = None
         self.stopping = False
@@ -52,16 +49,16 @@ class HealthService:
             return answer
 
     async def _look(self) -> HealthCheckResponse:
-        parts = {**self._required, **self._optional}
+        parts = self._required
         results = dict(
             zip(parts, await asyncio.gather(*(self._one(name, part) for name, part in parts.items())), strict=True)
         )
         results |= {name: await self._own(check) for name, check in self._internal.items()}
-        broken = [name for name, result in results.items() if result.status == "unhealthy"]
+        found = {result.status for result in results.values()}
         status = "healthy"
-        if self.stopping or any(name in self._required for name in broken):
+        if self.stopping or "unhealthy" in found:
             status = "unhealthy"
-        elif broken or any(result.status == "degraded" for result in results.values()):
+        elif "degraded" in found:
             status = "degraded"
         return HealthCheckResponse(
             status=status, timestamp=datetime.now(UTC), version=VERSION,

@@ -130,7 +130,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         sweeper = Sweeper(settings.SWEEPER, database, storage, marker)
         retention = Retention(settings.RETENTION, database, storage, marker)
         required = {"database": _database_check(database), "storage": _storage_check(storage)}
-        health = HealthService(required, {}, {"spool": partial(_check_spool, spool), "sweeper": sweeper.check})
+        health = HealthService(required, {"spool": partial(_check_spool, spool), "sweeper": sweeper.check})
         sealing = asyncio.create_task(put_in_order(database, secrets, everything=not settings.DB.HOST), name="secrets")
         stack.push_async_callback(_cancelled, sealing)
         head = LogHead()
