@@ -55,16 +55,20 @@ class FrameRows:
         database: Database,
         *,
         after: float,
+        most: int,
         due: Callable[[], int],
         idle: Callable[[int, int], list[int]],
         settled: Callable[[InHand, str, str | None], None],
         overdue: Callable[[InHand], None],
     ) -> None:
-        """`after`: seconds that a frame may wait here; then `overdue` is called with it, and it is no more here."""
+        """`after`: seconds that a frame may wait here; then `overdue` is called with it, and it is no more here.
+
+        `most`: frames that may wait for others to be committed with."""
         self._request_id = request_id
         self._camera_id = camera_id
         self._database = database
         self._after = after
+        self._most = most
         self._due = due
         self._idle = idle
         self._settled = settled
@@ -106,6 +110,8 @@ class FrameRows:
         self.ready[item.record.sequence] = item
         _ROWS.inc()
         self._changed.set()
+        if len(self.ready) >= self._most:
+            self._hurried.set()
 
     def take(self, slot: int) -> InHand | None:
         """The frame, which is not to be committed from here any more. A commit under way may have it: then it is."""

@@ -91,8 +91,8 @@ class FrameStore:
         self.decode_failures = 0
         self.stored = 0
         self.rows = FrameRows(
-            facts.request_id, facts.camera_id, database, after=self.spool.after, due=due, idle=idle,
-            settled=self._settled, overdue=self._to_spool,
+            facts.request_id, facts.camera_id, database, after=self.spool.after, most=max(1, size // 4), due=due,
+            idle=idle, settled=self._settled, overdue=self._to_spool,
         )  # fmt: skip
 
     def go_on(self, stored: int, last_frame_at: datetime | None, last_slot: int = -1) -> None:
