@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any, cast
 from uuid import UUID
 
 import pytest_asyncio
@@ -137,6 +138,39 @@ async def test_a_replay_stores_under_a_new_key_and_moves_the_slots(
         assert await storage.head(former[slot]) is None
         assert hashlib.sha256(await storage.get(key)).hexdigest() == sha256
     assert sorted(told) == sorted((slot, what) for slot in range(4) for what in ("spooled", "stored"))
+
+
+class Sweeping:
+    """A store right behind whose first PUTs the sweeper goes: their keys are condemned, their objects gone."""
+
+    def __init__(self, storage: StorageService, db: Database, times: int) -> None:
+        self.storage, self.db, self.left, self.taken = storage, db, times, set[str]()
+
+    async def put(self, key: str, *rest: Any) -> None:
+        await self.storage.put(key, *rest)
+        if self.left:
+            self.left -= 1
+            async with self.db.unit_of_work() as uow:
+                assert await uow.object_keys.condemn([key]) == [key]
+            await self.storage.delete(key)
+            self.taken.add(key)
+
+
+async def test_a_key_that_the_sweeper_takes_during_the_replay_is_replaced(
+    db: Database, storage: StorageService, tmp_path: Path
+) -> None:
+    claim, spool = await add_capture(db), await opened(tmp_path)
+    for slot in range(2):
+        await put(spool, claim.request_id, slot)
+    await finish(db, claim, 2)
+    sweeping = Sweeping(storage, db, times=3)
+    await empty(spool, db, storage, first=Replay(spool, db, cast("StorageService", sweeping), lambda: False))
+    assert len(sweeping.taken) == 3
+    row, frames = await row_of(db, claim.request_id), await rows_of(db, claim.request_id)
+    assert (row.stored, row.dropped()) == (2, {})
+    for key, sha256, _ in frames.values():
+        assert key not in sweeping.taken
+        assert hashlib.sha256(await storage.get(key)).hexdigest() == sha256
 
 
 async def test_a_replay_that_died_before_it_removed_its_record_is_a_no_op(
