@@ -65,6 +65,7 @@ class PictureDecoder:
         self._context: Any = None
         self._last: Packet | None = None  # the packet fed last; None: it has to begin at a keyframe
         self._whole_from: Packet | None = None  # the keyframe it began with
+        self._goes_on = False  # the picture wanted last was no keyframe: after one, what follows it will be wanted, too
         self._pending: dict[int, _Fed] = {}  # packets whose frame has not come out, by label
         self._label = 0
         # The first packet that was damaged: what was fed after it may show that, even a keyframe.
@@ -130,10 +131,11 @@ class PictureDecoder:
             # A drain gives out what is held back; the decoder has to begin anew then.
             self._take(lambda: self._context.decode(None), None, picture)
             self._last = None
-        if alone and wanted in self._kept:
+        if alone and wanted in self._kept and not (self._goes_on and self._last is not None):
             # Keyframes only: the next one needs nothing of this. A new context costs 1 ms, an idle one 6 MB.
             self._context = None
             self._restart()
+        self._goes_on = not picture.packet.key
         return self._kept.get(wanted)
 
     def _run(self, picture: Picture, plan: list[_Fed]) -> None:

@@ -119,6 +119,17 @@ def test_a_keyframe_costs_one_packet(name: str, fed: list[Packet]) -> None:
     assert decoder._context is None  # idle until the next one
 
 
+@pytest.mark.parametrize("name", [name for name in IN_ORDER if name != "h264 refresh"])
+def test_a_keyframe_among_others_is_decoded_once(name: str, fed: list[Packet]) -> None:
+    """Two slots a group, one of them at its keyframe, which is the dearest of its pictures."""
+    found = pictures(name)
+    decoder = PictureDecoder(film(name).info)
+    for at in (0, 12, 25, 37, 50, 62):
+        decoder.frame(found[at])
+    groups = [found[0:1] + found[0:13], found[25:38], found[50:63]]  # the first was taken for a lone keyframe
+    assert fed == [picture.packet for group in groups for picture in group]
+
+
 def test_a_picture_wanted_twice_is_decoded_once(fed: list[Packet]) -> None:
     now = 100.0
     found = pictures("h264")
