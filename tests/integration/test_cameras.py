@@ -502,7 +502,11 @@ async def test_a_kept_stream_and_its_states(
     # What another process writes is followed too.
     await sql(own, "UPDATE camera_configurations SET enabled = false WHERE camera_id = $1", camera_id)
     await in_state(client, camera_id, None)
-    assert proxy.open == 0
+
+    async def closed() -> bool:
+        return proxy.open == 0
+
+    await until(closed, 2)
     await client.patch(f"{CAMERAS}/{camera_id}", json={"enabled": True})
     await in_state(client, camera_id, "live", 5)
     await client.patch(f"{CAMERAS}/{camera_id}", json={"keep_open": False})
@@ -518,9 +522,6 @@ async def test_a_kept_stream_and_its_states(
 
     await until(moved)
     assert (await client.delete(f"{CAMERAS}/{camera_id}")).status_code == 204  # a kept stream is no capture
-
-    async def closed() -> bool:
-        return proxy.open == 0
 
     await until(closed)
 
