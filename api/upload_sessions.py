@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from api import examples
 from api.dependencies import ServicesDep, StateDep
+from api.idempotency import AttemptDep
 from api.ingest import status_location
 from api.multipart import clean_filename
 from api.openapi import IDEMPOTENCY, KEYED, answer, problems
@@ -48,7 +49,9 @@ def session_location(session_id: UUID) -> str:
     },
     openapi_extra={"parameters": [IDEMPOTENCY], **_json(examples.SESSION_NEW)},
 )  # fmt: skip
-async def open_upload_session(body: UploadSessionCreate, response: Response, services: ServicesDep) -> Any:
+async def open_upload_session(
+    body: UploadSessionCreate, response: Response, services: ServicesDep, attempt: AttemptDep
+) -> Any:
     """For files larger than a form's, and for links that break: what has arrived stays, the rest is sent again.
 
     The file goes straight to the object store, by URLs that need no credentials. A PUT counts once it was answered 200;
@@ -57,7 +60,8 @@ async def open_upload_session(body: UploadSessionCreate, response: Response, ser
     if not name:
         raise InvalidRequest.of("filename", "must have a base name", code="filename")
     kind = (body.content_type or "").partition(";")[0].strip().lower() or None
-    session = await services.direct.create(body.model_copy(update={"filename": name, "content_type": kind}))
+    wanted = body.model_copy(update={"filename": name, "content_type": kind})
+    session = await services.direct.create(wanted, attempt.request_id)
     response.headers["Location"] = session_location(session.session_id)
     return session
 

@@ -171,7 +171,7 @@ class EventLog:
         return page
 
     async def _slice(self, after: int, wanted: LogFilter, at_most: int) -> LogSlice:
-        async with self._database.one_statement(events=False) as uow:
+        async with self._database.one_statement() as uow:
             return await uow.outbox.read(
                 after, types=wanted.types, camera_id=wanted.camera_id, at_most=at_most, look=LOOK
             )

@@ -9,9 +9,11 @@ MASK = "***"
 # too much than stop too early.
 _URL = re.compile(r"(?i)\b([a-z][a-z0-9+.-]{1,20})://(\S*)@")
 _QUERY_SECRET = re.compile(
-    r"(?i)([?&;](?:password|passwd|pwd|pass|token|secret|auth|key|api_key|access_token|signature"
-    r"|x-amz-signature|x-amz-credential|x-amz-security-token)=)[^&#\s\"'<>]*"
+    r"(?i)([?&;](?:password|passwd|pwd|psw|pass|pw|loginpas|loginpass|token|secret|auth|key|api_key|access_token"
+    r"|signature|x-amz-signature|x-amz-credential|x-amz-security-token)=)[^&#\s\"'<>]*"
 )
+# Recorders that take the login from the path: /user=admin_password=secret_channel=1_stream=0.sdp.
+_PATH_SECRET = re.compile(r"(?i)([/_](?:password|passwd|pwd|psw|pass|pw)=)(?:(?!_[a-z]+=)[^/?&#\s\"'<>])*")
 _HEADER_SECRET = re.compile(
     r"(?i)\b((?:proxy-)?authorization[\"']?\s*[:=]\s*[\"']?)(?:basic|bearer)\s+[^\s\"']+"
     r"|\b((?:proxy-)?authorization[\"']?\s*[:=]\s*[\"']?)digest\s[^\r\n]+"  # its value has quotes of its own
@@ -23,7 +25,7 @@ def mask_text(text: str) -> str:
     if "://" in text:
         text = _URL.sub(rf"\1://{MASK}@", text)
     if "=" in text:
-        text = _QUERY_SECRET.sub(rf"\1{MASK}", text)
+        text = _masked_values(text)
     if "uthorization" in text or "UTHORIZATION" in text:
         text = _HEADER_SECRET.sub(lambda found: f"{found[1] or found[2]}{MASK}", text)
     return text
@@ -50,4 +52,8 @@ def mask_url(url: str) -> str:
         userinfo, _, host = authority.rpartition("@")
         user, colon, _ = userinfo.partition(":")
         authority = f"{user}:{MASK}@{host}" if colon else f"{user}@{host}"
-    return _QUERY_SECRET.sub(rf"\1{MASK}", f"{scheme}://{authority}{slash}{path}")
+    return _masked_values(f"{scheme}://{authority}{slash}{path}")
+
+
+def _masked_values(text: str) -> str:
+    return _PATH_SECRET.sub(rf"\1{MASK}", _QUERY_SECRET.sub(rf"\1{MASK}", text))

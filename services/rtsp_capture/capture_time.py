@@ -30,6 +30,11 @@ class CaptureTime:
             return packet.timestamp
         return packet.timestamp - (packet.steps - self._steps)
 
+    def of_wall(self, at: float) -> float:
+        """A time by the wall clock as it is set now (what a client says), on this clock."""
+        self._host.to_wall(self._host.steady())  # looks
+        return at - (self._host.steps - self._steps)
+
     def picture(self, picture: Picture) -> Picture:
         """The picture with its time on this clock."""
         shift = self.of(picture.packet) - picture.packet.timestamp

@@ -8,6 +8,7 @@ idle. Slots that came due before their event was known are taken from the stream
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -32,6 +33,7 @@ OVERLAP = timedelta(seconds=10)  # of two looks for triggers: by so much a datab
 MAX_ROLL = 30.0  # seconds (CONTRACT)
 REACH = 60.0  # seconds beyond the ring and the rolls within which a committed event is known here
 MAX_RECENT = 10_000  # events read at a takeover
+HAND_OVER = 1.0  # seconds for pictures of before when the capture is handed back
 BACKLOG = 20  # pictures of before that wait for their decoding at once: more might wait for RTSP__MAX_LAG
 _REORDER = 1.0  # seconds of pictures around a slot that decide what fills it
 
@@ -76,7 +78,9 @@ class EventCapture(Capture):
         """A trigger's row was committed."""
         if self.inbox.take(row):
             CAPTURE_EVENTS.labels(kind=EventKind.TRIGGER.value).inc()
-            self._unclaimed.append((row.from_at.timestamp(), row.seen_at.timestamp(), True))
+            self._unclaimed.append(
+                (self._time.of_wall(row.from_at.timestamp()), self._time.of_wall(row.seen_at.timestamp()), True)
+            )
             self._orders.wake.set()
 
     # -- pictures ----------------------------------------------------------------------------------------------
@@ -198,12 +202,18 @@ class EventCapture(Capture):
         await super()._end()
 
     async def _take_rest(self) -> None:
-        """Takes in triggers that came in meanwhile, and hands over all that events want of the past."""
+        """Takes in triggers that came in meanwhile, and hands over all that events want of the past.
+
+        A capture that is handed back has a second for it: what is left is in events, and the next owner says it is lost.
+        """
+        until = time.monotonic() + HAND_OVER
         rows = await self._state.run(lambda uow: uow.events.triggers({self._row.id: self.inbox.since}, MAX_RECENT))
         for row in rows:
             self.on_trigger(row)
         self._claim()
         while self._backlog and self._stream is not None and not self._orders.lost:
+            if self._orders.given_up and time.monotonic() > until:
+                break
             self._take_backlog()
             await self._orders.sleep(0.05)
 

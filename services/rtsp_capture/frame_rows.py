@@ -81,6 +81,7 @@ class FrameRows:
         self._open = False
         self.recorded_due = 0
         self._committed_at = 0.0
+        self._frames_at = 0.0  # of the last commit that had any
         self._batch = _BATCH
         self._delay = 0.0
         self._hanging = False
@@ -194,7 +195,7 @@ class FrameRows:
 
     async def _gathered(self) -> None:
         """At 25 frames a second a commit for each costs the loop 2 ms, and with ten in it hardly more."""
-        left = self._committed_at + _GATHER - time.monotonic()
+        left = self._frames_at + _GATHER - time.monotonic()
         if left > 0 and not self._hurried.is_set():
             try:
                 async with asyncio.timeout(left):
@@ -242,11 +243,14 @@ class FrameRows:
         self.booked(batch.due)
         self._opened -= batch.opened
         self._committed_at = time.monotonic()
+        if batch.items:
+            self._frames_at = self._committed_at
         for reason, slots in batch.drops.items():
             self._drops[reason] -= slots
             if not self._drops[reason]:
                 del self._drops[reason]
         if len(batch.items) < len(self.ready):
+            self._hurried.set()
             self._changed.set()
 
     async def _wait_for_database(self) -> None:

@@ -31,10 +31,11 @@ from services.rtsp_capture.sampler import Chosen
 from services.spool import Spool
 from services.storage_service import StorageService, new_attempt, object_key
 from utils.exceptions import CaptureFailure
-from utils.logger import get_logger
+from utils.logger import Throttle, get_logger
 from utils.metrics import CAPTURE_TO_STORED, FRAMES, QUEUE_DEPTH
 
 log = get_logger(__name__)
+_throttle = Throttle(10, time.monotonic)
 _DECODE = QUEUE_DEPTH.labels(queue="decode")
 
 
@@ -229,8 +230,12 @@ class FrameStore:
         try:
             jpeg = await source.decode(chosen.picture, self._facts.quality)
         except CaptureFailure as failure:
-            log.info("decode_failed", ingestion_id=str(self._facts.request_id), slot=slot, reason=failure.message)
             self.decode_failures += 1
+            if (withheld := _throttle.allow(str(self._facts.request_id))) is not None:
+                log.info(
+                    "decode_failed", ingestion_id=str(self._facts.request_id), slot=slot, reason=failure.message,
+                    withheld=withheld,
+                )  # fmt: skip
             if not self._try_another(slot):
                 self.drop([slot], DropReason.DECODE_FAILED)
             return

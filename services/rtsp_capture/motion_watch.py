@@ -32,6 +32,7 @@ IDLE_EVERY = 0.75  # seconds that must lie between two keyframes that are looked
 LOOK_BACK = 40  # pictures since the last look that are searched for an event's beginning
 MAX_WAITING = 10  # pictures that wait to be looked at
 UNSEEN = 3.0  # seconds beyond QUIET without a look after which an event is over: the stream broke
+LATE = 30.0  # the same while pictures wait to be looked at: the pool is busy
 EXTEND_EVERY = 1.0  # seconds between notes on an event that goes on
 MAX_NOTES = 1000  # events that wait to be written; then none begins
 
@@ -161,7 +162,8 @@ class MotionWatch:
 
     def notes(self, now: float) -> list[EventNote]:
         """What is to be written: events that are over, and the one that lasts when there is news of it."""
-        self._still(now - UNSEEN)
+        busy = self._task is not None and not self._task.done()
+        self._still(now - (LATE if busy else UNSEEN))
         found = list(self._over)
         self._over.clear()
         event = self._event

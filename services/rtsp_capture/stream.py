@@ -136,11 +136,17 @@ class Stream:
         return SourceInfo(self.info.codec, width, height, self.info.fps)
 
     def newest(self, now: float, max_staleness: float) -> Picture | None:
-        """What it gives at once: its newest picture, or its last keyframe while that is `max_staleness` seconds young."""
+        """What it gives at once: its newest picture, or its last keyframe while that is `max_staleness` seconds young.
+
+        None when nothing came for RTSP__READ_TIMEOUT, or nobody knows when what came was taken.
+        """
+        if self.standing.silent > self._settings.READ_TIMEOUT:
+            return None
         key = self.ring.last_key()
-        if key is not None and now - key.packet.timestamp <= max_staleness:
+        if key is not None and key.packet.timed and now - key.packet.timestamp <= max_staleness:
             return key
-        return self.ring.newest()
+        newest = self.ring.newest()
+        return newest if newest is not None and newest.packet.timed else None
 
     # -- decoding ----------------------------------------------------------------------------------------------
 
@@ -233,7 +239,7 @@ class Stream:
         except Exception as error:  # nothing may end the stream's task while captures wait for it
             log.exception("stream_check_failed", camera_id=self.key.camera_id)
             return CaptureFailure("stream_ended", f"The camera could not be asked ({type(error).__name__})."), 0
-        if described is None:
+        if described is None or self._closing.is_set():  # told to close right when the check had ended
             return None, 0
         self._segment += 1
         settings = self._settings

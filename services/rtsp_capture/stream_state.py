@@ -29,8 +29,9 @@ class StreamStanding:
     """The state of one stream. Made and used on the event loop, whose timer tells a stall.
 
     Each change is one line, `stream_state`. Of a camera that fails over and over, one failure in FAILURES_EVERY
-    seconds is written, with the count of those withheld since; a retry's `connecting` is written only after the first
-    failure in a row, and that it is live again, after a failure that was withheld, once it stays so for as long.
+    seconds is written, and one stall, with the count of those withheld since; a retry's `connecting` is written only
+    after the first failure in a row, and that it is live again, after a failure that was withheld, once it stays so
+    for as long.
     """
 
     def __init__(self, camera_id: str, throttle: Throttle = _throttle) -> None:
@@ -42,6 +43,7 @@ class StreamStanding:
         self._throttle = throttle
         self._failures = 0  # in a row
         self._withheld = 0  # failures that no line told of yet
+        self._stall_told = True
         self._told = True  # whether the latest failure was written
         self._loop = asyncio.get_running_loop()
         self._changed = self._heard = self._loop.time()
@@ -55,6 +57,11 @@ class StreamStanding:
     def open(self) -> bool:
         """Whether there is a connection, stalled or not."""
         return self.state in (StreamState.LIVE, StreamState.STALLED)
+
+    @property
+    def silent(self) -> float:
+        """Seconds since packets came, or since it was opened."""
+        return self._loop.time() - self._heard
 
     def connecting(self) -> None:
         self._enter(StreamState.CONNECTING, write=self._told and self._failures <= 1)
@@ -71,7 +78,7 @@ class StreamStanding:
         """Packets came."""
         self._heard = self._loop.time()
         if self.state is StreamState.STALLED:
-            self._enter(StreamState.LIVE)
+            self._enter(StreamState.LIVE, write=self._stall_told)
             self._watch()
 
     def failed(self, failure: CaptureFailure, failures: int) -> None:
@@ -108,7 +115,10 @@ class StreamStanding:
             self._watch()
         else:
             self._timer = None
-            self._enter(StreamState.STALLED)
+            withheld = self._throttle.allow(f"{self._camera_id} stalled")
+            self._stall_told = withheld is not None
+            self._withheld += withheld or 0
+            self._enter(StreamState.STALLED, write=self._stall_told)
 
     def _enter(self, state: StreamState, *, write: bool = True) -> None:
         if state is self.state:

@@ -91,7 +91,8 @@ class Replay:
             try:
                 await spool.expire()
                 await self._tell_abandoned()
-                while (entry := spool.index.take(time.monotonic())) is not None:
+                until = time.monotonic() + _IDLE  # while the store is away what failed is put back: there is always one
+                while time.monotonic() < until and (entry := spool.index.take(time.monotonic())) is not None:
                     await self._room()
                     if self._delay:
                         await asyncio.sleep(self._delay * random.uniform(0.5, 1.0))  # noqa: S311

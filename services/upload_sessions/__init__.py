@@ -92,8 +92,11 @@ class UploadSessions:
 
     # -- sessions ----------------------------------------------------------------------------------------------
 
-    async def create(self, body: UploadSessionCreate) -> UploadSessionResponse:
-        """A new session. Raises PayloadTooLarge, UnsupportedImageFormat, TooManyPending, StorageUnavailable."""
+    async def create(self, body: UploadSessionCreate, session_id: UUID) -> UploadSessionResponse:
+        """A new session, or the one that an earlier run of this call has left.
+
+        Raises PayloadTooLarge, UnsupportedImageFormat, TooManyPending, StorageUnavailable.
+        """
         self._check_running()
         settings = self._settings
         if body.size_bytes > settings.DIRECT_MAX_FILE_SIZE:
@@ -101,7 +104,7 @@ class UploadSessions:
         format_by_name(body.filename, list(settings.ALLOWED_EXTENSIONS))
         await self.check_store()
         row = UploadSession(
-            id=new_id(), request_id=new_id(), camera_id=body.camera_id, filename=body.filename,
+            id=session_id, request_id=new_id(), camera_id=body.camera_id, filename=body.filename,
             content_type=body.content_type, size_bytes=body.size_bytes, sha256=body.sha256, meta=body.meta.to_json(),
             part_size=part_size_of(body.size_bytes, settings.PART_SIZE),
         )  # fmt: skip
@@ -113,7 +116,7 @@ class UploadSessions:
             return begun
 
         row = await self._database.until_known(add)
-        if row.part_size is not None:
+        if row.part_size is not None and row.upload_id is None:
             await self._begin_parts(row)
         log.info("upload_session_opened", session_id=str(row.id), camera_id=row.camera_id, size_bytes=row.size_bytes)
         return await self._response(row.created_at, row, Arrived.nothing())

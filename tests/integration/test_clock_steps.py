@@ -74,3 +74,37 @@ async def test_a_wall_clock_that_is_set_costs_no_lease_and_no_slot(
     assert assert_whole(found, taken, round(DURATION * FPS), FPS) == []
     assert not log_lines(stepped, "lease_fenced")
     assert not log_lines(steady, "capture_resumed")
+
+
+async def test_a_trigger_means_the_clock_as_it_is_set_now(backends: Backends, tmp_path: Path, camera: Camera) -> None:
+    """An endless capture goes on by the clock that it began with; what a client says is by today's."""
+    own, clock = await own_database(backends), tmp_path / "clock"
+    step(clock, 0)
+    service = Service(own.environment(tmp_path / "data", STEPPED_CLOCK=str(clock)), tmp_path / "log")
+    service.program = "tests/stepped_clock.py"
+    await asyncio.to_thread(service.start)
+    try:
+        async with httpx.AsyncClient(base_url=service.url, timeout=20) as client:
+            request_id = await capture(
+                client, unique(), camera.url, capture_mode="event_driven", motion={"enabled": False}, fps=FPS, pre_roll=2,
+                post_roll=1,
+            )  # fmt: skip
+            await asyncio.sleep(6)
+            stored = 0
+            for ahead in (60, 0):  # set forwards, and back again
+                step(clock, ahead)
+                await asyncio.sleep(2.5)
+                (await client.post(f"/api/v1/ingest/requests/{request_id}/trigger", json={})).raise_for_status()
+                deadline = time.monotonic() + 6
+                while True:
+                    progress = (await client.get(f"/api/v1/ingest/status/{request_id}")).json()["progress"]
+                    if progress["stored"] >= stored + 3 * FPS - 1:
+                        break
+                    assert time.monotonic() < deadline, (ahead, progress)
+                    await asyncio.sleep(0.2)
+                assert progress["dropped"] == {}
+                stored = progress["stored"]
+                await asyncio.sleep(1)
+            await client.post(f"/api/v1/ingest/requests/{request_id}/cancel")
+    finally:
+        await asyncio.to_thread(service.stop)

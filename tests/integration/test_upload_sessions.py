@@ -24,8 +24,10 @@ import numpy as np
 import pytest
 import pytest_asyncio
 from PIL import Image
+from sqlalchemy import select as sql_select
 
 from config import DbSettings
+from models.entities import UploadSession
 from models.schemas import UploadSessionCreate
 from models.values import ReceivedFile
 from repositories.database import Database
@@ -47,6 +49,7 @@ from tests.integration.service_support import (
 )
 from tests.integration.tcp_proxy import TcpProxy
 from utils.exceptions import IngestionException
+from utils.ids import new_id
 
 PATH = "/api/v1/ingest/upload/sessions"
 PART = 5_242_880
@@ -433,7 +436,7 @@ async def test_what_is_swapped_after_the_check_is_not_stored(
     handler = UploadHandler(settings, storage)
     sessions = UploadSessions(settings, database, storage, handler)
     body = UploadSessionCreate(camera_id=unique(), filename="a.jpg", size_bytes=len(data))
-    opened = await sessions.create(body)
+    opened = await sessions.create(body, new_id())
     assert opened.upload_url is not None
     await asyncio.to_thread(put, opened.upload_url, data)
     check: Callable[..., Any] = handler._check
@@ -455,3 +458,22 @@ async def test_what_is_swapped_after_the_check_is_not_stored(
 
 async def test_a_form_upload_still_works_beside(direct: Direct) -> None:
     assert (await upload(direct.client, unique(), jpeg())).status_code == 201
+
+
+@pytest.mark.parametrize("size", [100_000, 40_000_000])
+async def test_a_session_that_an_earlier_run_has_left_is_the_one_that_is_answered(
+    backends: Backends, database: Database, storage: StorageService, tmp_path: Path, size: int
+) -> None:
+    """A process that dies between opening it and answering: its key runs again, under the same id."""
+    settings = backends.settings(tmp_path)
+    sessions = UploadSessions(settings, database, storage, UploadHandler(settings, storage))
+    body, session_id = UploadSessionCreate(camera_id=unique(), filename="a.jpg", size_bytes=size), new_id()
+    first, again = [await sessions.create(body, session_id) for _ in range(2)]
+    assert first.session_id == again.session_id == session_id
+    assert first.expires_at == again.expires_at
+    assert (first.parts is None) == (size == 100_000)
+    assert [part.number for part in first.parts or []] == [part.number for part in again.parts or []]
+    async with database.unit_of_work() as uow:
+        rows = (await uow.session.scalars(sql_select(UploadSession).where(UploadSession.camera_id == body.camera_id))).all()
+    assert [row.id for row in rows] == [session_id]
+    await sessions.abort(session_id)

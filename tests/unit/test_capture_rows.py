@@ -60,6 +60,22 @@ async def committed(most: int) -> list[list[int]]:
     return database.batches
 
 
+async def test_a_commit_without_frames_makes_no_frame_wait() -> None:
+    """The grid's first: slots came due, and the row says so before the first frame is there."""
+    database, settled = Commits(), asyncio.Event()
+    rows = FrameRows(
+        new_id(), "cam", cast("Database", database), after=30, most=100, due=lambda: 1, idle=lambda first, stop: [],
+        settled=lambda *_: settled.set(), overdue=lambda item: None,
+    )  # fmt: skip
+    rows.begin()
+    await asyncio.sleep(0.05)
+    assert database.batches == [[]]
+    rows.add(in_hand(0))
+    async with asyncio.timeout(0.1):
+        await settled.wait()
+    await rows.close()
+
+
 async def test_the_first_goes_at_once_and_those_close_after_it_together() -> None:
     batches = await committed(100)
     assert batches[0] == [0]

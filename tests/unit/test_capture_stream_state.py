@@ -119,6 +119,31 @@ async def test_a_dead_camera_is_told_once_in_ten_seconds_with_the_count(
     standing.closed()
 
 
+async def test_a_camera_that_stalls_again_and_again_is_told_once_in_ten_seconds(
+    lines: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture every few seconds; or a connection that gives nothing, made anew each time."""
+    clock = Clock()
+    standing = StreamStanding(unique(), Throttle(10, clock))
+    monkeypatch.setattr(stream_state, "STALLED_AFTER", 0.01)
+    standing.live()
+
+    async def stalled() -> None:
+        while standing.state is not StreamState.STALLED:
+            await asyncio.sleep(0.005)
+
+    for _ in range(10):  # one in 3 s
+        await stalled()
+        assert standing.silent >= 0.01
+        standing.heard()
+        clock.now += 3
+    standing.closing()
+    standing.closed()
+    stalls = [line for line in lines if line["state"] == "stalled"]
+    assert [line.get("withheld") for line in stalls] == [None, 3, 3]
+    assert told(lines).count(("stalled", "live")) == 3
+
+
 async def test_failures_are_counted_a_camera(lines: list[dict[str, object]]) -> None:
     throttle = Throttle(10, Clock())
     one, two, other = "cam-a", "cam-a", "cam-b"

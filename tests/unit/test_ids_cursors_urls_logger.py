@@ -176,6 +176,10 @@ URLS = [
     f"rtsp://host/path?user=admin&password={SECRET}",
     f"rtsp://host/path?token={SECRET}&x=1",
     f"rtsp://host/path;pwd={SECRET}",
+    f"rtsp://host/path?usr=admin&psw={SECRET}",
+    f"rtsp://host/path?loginuse=admin&loginpas={SECRET}",
+    f"rtsp://host/user=admin_password={SECRET}_channel=1_stream=0.sdp",
+    f"rtsp://host/user=admin&password={SECRET}&channel=1",
     f"postgresql+asyncpg://user:{SECRET}@host:5432/db",
     f"https://host/k?X-Amz-Credential=a&X-Amz-Signature={SECRET}",
 ]
@@ -201,6 +205,7 @@ def test_no_form_of_url_shows_its_secret(url: str) -> None:
 def test_what_is_no_secret_stays() -> None:
     assert mask_url("rtsp://user:pw@10.0.0.1:554/a/b?c=d") == "rtsp://user:***@10.0.0.1:554/a/b?c=d"
     assert mask_url("rtsp://user@host/x") == "rtsp://user@host/x"
+    assert mask_url("rtsp://h/user=a_password=b_c_channel=1.sdp?x") == "rtsp://h/user=a_password=***_channel=1.sdp?x"
     for plain in ("rtsp://host:554/stream1?channel=1&subtype=0", "rtsp://host/stream@2", "rtsp://[::1]/x", "no url"):
         assert mask_url(plain) == plain
     for plain in ("mail me@x.org", "rtsp://host/stream1 failed", "at 12:30 a=b", "10 of 12 stored"):
