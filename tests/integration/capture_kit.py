@@ -80,6 +80,7 @@ class Kit:
     def __init__(self, services: Services, storage: StorageService) -> None:
         self.services = services
         self.storage = storage
+        self._waiting = 0  # how many wait for something
 
     async def submit(self, url: str, camera_id: str | None = None, **fields: object) -> UUID:
         body = RTSPIngestionRequest.model_validate({"rtsp_url": url, "camera_id": camera_id or unique(), **fields})
@@ -97,21 +98,24 @@ class Kit:
     ) -> IngestionResponse:
         """Polls until the condition holds; the ledger must hold at every look and `stored` never fall.
 
-        The loop is the one that the captures run on: looks of many side by side would be what makes them late.
+        Ten looks a second (twenty when one waits alone), whoever waits: the loop is the one that the captures run on, and looks of many side by side
+        would make them late.
         """
         deadline = time.monotonic() + seconds
         stored = 0
-        while True:
-            began = time.monotonic()
-            found = await self.get(request_id)
-            took = time.monotonic() - began
-            assert found.progress.stored >= stored
-            stored = found.progress.stored
-            if condition(found):
-                return found
-            assert time.monotonic() < deadline, f"not within {seconds} s: {found}"
-            assert found.status not in FINAL_STATUSES, f"ended before: {found}"
-            await asyncio.sleep(max(0.05, min(10 * took, 0.5)))
+        self._waiting += 1
+        try:
+            while True:
+                found = await self.get(request_id)
+                assert found.progress.stored >= stored
+                stored = found.progress.stored
+                if condition(found):
+                    return found
+                assert time.monotonic() < deadline, f"not within {seconds} s: {found}"
+                assert found.status not in FINAL_STATUSES, f"ended before: {found}"
+                await asyncio.sleep(0.05 if self._waiting == 1 else min(0.1 * self._waiting, 1.5))
+        finally:
+            self._waiting -= 1
 
     async def final(self, request_id: UUID, seconds: float = 20.0) -> IngestionResponse:
         found = await self.until(request_id, lambda r: r.status in FINAL_STATUSES, seconds)
