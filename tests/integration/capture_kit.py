@@ -98,8 +98,8 @@ class Kit:
     ) -> IngestionResponse:
         """Polls until the condition holds; the ledger must hold at every look and `stored` never fall.
 
-        Ten looks a second (twenty when one waits alone), whoever waits: the loop is the one that the captures run on, and looks of many side by side
-        would make them late.
+        Ten looks a second (twenty when one waits alone), whoever waits: the loop is the one that the captures run on, and
+        looks of many side by side would make them late.
         """
         deadline = time.monotonic() + seconds
         stored = 0
