@@ -42,8 +42,8 @@ class StreamStanding:
         self._camera_id = camera_id
         self._throttle = throttle
         self._failures = 0  # in a row
-        self._withheld = 0  # failures that no line told of yet
-        self._stall_told = True
+        self._withheld = 0  # failures and stalls that no line told of yet
+        self._stall_told = True  # whether the latest stall was written
         self._told = True  # whether the latest failure was written
         self._loop = asyncio.get_running_loop()
         self._changed = self._heard = self._loop.time()

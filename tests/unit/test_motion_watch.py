@@ -9,7 +9,7 @@ import numpy as np
 
 from models.values import EventNote, MotionParams, Sampling
 from services.rtsp_capture.motion import WIDTH, Look, Luma
-from services.rtsp_capture.motion_watch import MAX_WAITING, MotionWatch
+from services.rtsp_capture.motion_watch import LATE, MAX_WAITING, QUIET, MotionWatch
 from services.rtsp_capture.packets import Packet, Picture, Ring
 from services.rtsp_capture.sampler import SlotSampler
 
@@ -86,6 +86,17 @@ async def test_an_event_is_as_long_when_the_pool_is_slow() -> None:
     (event,) = await watched.events()
     assert CAME <= event.start <= CAME + 1 / MOTION_FPS
     assert LEFT - 1.5 / MOTION_FPS <= event.seen < LEFT
+
+
+async def test_an_event_lasts_while_pictures_wait_to_be_looked_at() -> None:
+    """Only for so long: what is looked at 30 s late may be gone from the ring."""
+    watched = Watched()
+    await watched.until(5.5)
+    watched.street.most = len(watched.street.looked)
+    await watched.until(15.0)
+    assert not [note for note in watched.watch.notes(15.0) if note.over]
+    assert [note for note in watched.watch.notes(5.5 + QUIET + LATE) if note.over]
+    await watched.watch.close()
 
 
 async def test_what_waits_is_bounded_and_the_newest() -> None:
