@@ -66,6 +66,9 @@ PACKETS_DROPPED = Counter("ingestion_packets_dropped", "Packets not kept, by rea
 CAMERA_CLOCKS_OFF = Gauge(
     "ingestion_camera_clocks_off", "Connections whose camera's clock is off by more than is allowed.", registry=REGISTRY
 )
+READERS_LEFT = Gauge(
+    "ingestion_readers_left", "Reader threads in a read that does not end, for which nobody waits.", registry=REGISTRY
+)
 HOST_CLOCK_STEPS = Counter("ingestion_host_clock_steps", "Times that this host's wall clock was set.", registry=REGISTRY)
 RING_BYTES = Gauge("ingestion_ring_bytes", "Encoded video kept in memory.", registry=REGISTRY)
 RING_GOPS_EVICTED = Counter(

@@ -27,7 +27,7 @@ from utils.exceptions import CaptureFailure
 __all__ = ["Jpeg", "PictureDecoder"]
 
 KEPT = 2  # decoded frames kept for whoever wants the same picture: 3.3 MB each at 1080p
-KEPT_SECONDS = 1.0
+KEPT_SECONDS = 0.5
 _AHEAD = 4  # frames that came out before they were asked for
 _PENDING = 64  # packets whose frame may still come out
 _TIME_BASE = Fraction(1, 90_000)
@@ -84,7 +84,7 @@ class PictureDecoder:
             raise CaptureFailure("decode_failed", "Data of the picture, or of one that it refers to, was lost.")
         if not picture.decodable:
             raise CaptureFailure("decode_failed", "The picture refers to some from before the connection.")
-        self._forget()
+        self.forget()
         kept = self._kept.get(id(picture.packet)) or self._decode(picture)
         if kept is None and self._stained is not None and not picture.damaged:  # by what does not concern it: begin anew
             kept = self._decode(picture)
@@ -102,13 +102,15 @@ class PictureDecoder:
         """
         if self._info.codec == "mjpeg" or picture.damaged or not picture.decodable or id(picture.packet) in self._kept:
             return
-        self._forget()
+        self.forget()
         self._run(picture, self._plan(picture))
         self._trim(picture)
 
-    def _forget(self) -> None:
+    def forget(self) -> bool:
+        """Lets frames go that were decoded KEPT_SECONDS ago; whether there are others left. Not while it decodes."""
         oldest = self._monotonic() - KEPT_SECONDS
         self._kept = {key: kept for key, kept in self._kept.items() if kept.at > oldest}
+        return bool(self._kept)
 
     def _trim(self, picture: Picture) -> None:
         """Of the frames up to the picture the latest stay, of those after it the next ones."""

@@ -22,12 +22,13 @@ from services.rtsp_capture.packets import Packet
 from services.rtsp_capture.reader import PacketReader, RawPacket, StreamInfo
 from utils.exceptions import CaptureFailure
 from utils.logger import Throttle, get_logger
-from utils.metrics import CAMERA_CLOCKS_OFF, PACKETS, PACKETS_DROPPED, QUEUE_DEPTH
+from utils.metrics import CAMERA_CLOCKS_OFF, PACKETS, PACKETS_DROPPED, QUEUE_DEPTH, READERS_LEFT
 
 log = get_logger(__name__)
 _throttle = Throttle(600, time.monotonic)
 
 MAX_WAITING = 2000  # packets between thread and loop
+MAX_LEFT = 16  # threads of the process whose read does not end, and for which nobody waits any more
 _DEPTH = QUEUE_DEPTH.labels(queue="packets")
 
 
@@ -76,6 +77,7 @@ class ReaderSession:
         self._count = 0
         self._label: float | None = None  # the last packet's stream time
         self._lost = False  # packets were dropped, and no keyframe has come since
+        self._left = False
         self.ended: asyncio.Future[SessionEnd] = self._loop.create_future()
         self._thread = threading.Thread(target=self._run, name=f"rtsp-{name}"[:60], daemon=False)
 
@@ -85,6 +87,19 @@ class ReaderSession:
     def stop(self) -> None:
         """Tells the thread to end; it does within the read timeout (or the open timeout). `ended` says when."""
         self._quit.set()
+
+    def leave(self, failure: CaptureFailure) -> bool:
+        """Ends the connection for whoever waits for it, though its thread is in a read that nothing ends: it goes when
+        the read does, and what it gives then is for nobody. False when MAX_LEFT threads of the process are left so.
+        """
+        if len(_left) >= MAX_LEFT:
+            return False
+        _left.add(self)
+        READERS_LEFT.set(len(_left))
+        self._left = True
+        self._quit.set()
+        self._finish(SessionEnd(failure, self._count))
+        return True
 
     # -- in the thread -----------------------------------------------------------------------------------------
 
@@ -101,6 +116,7 @@ class ReaderSession:
             self._reader.close()
             self._judge(True, None)
         self._post(lambda: self._finish(SessionEnd(failure, self._count)))
+        self._post(self._gone)
 
     def _read(self) -> None:
         info = self._reader.open()
@@ -208,13 +224,21 @@ class ReaderSession:
             _DEPTH.dec(len(packets))
             self._waiting.clear()
             self._waking = False
-        self._on_packets(packets)
+        if not self._left:
+            self._on_packets(packets)
 
     def _finish(self, end: SessionEnd) -> None:
         if not self.ended.done():
             self.ended.set_result(end)
 
+    def _gone(self) -> None:
+        _left.discard(self)
+        READERS_LEFT.set(len(_left))
+
     async def join(self) -> None:
-        """Waits for the thread's end without blocking the loop."""
-        while self._thread.is_alive():
+        """Waits for the thread's end without blocking the loop; not for one that was left."""
+        while self._thread.is_alive() and not self._left:
             await asyncio.sleep(0.02)
+
+
+_left: set[ReaderSession] = set()  # on the loop

@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 from tests.benchmarks.cpu import every_frame, one_a_second
+from tests.benchmarks.harness import machine, stolen
 from tests.benchmarks.many import many
 from tests.benchmarks.memory import memory
 from tests.benchmarks.safety import BEFORE, safety
@@ -26,13 +27,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("what", nargs="*", choices=[*ALL, []], default=list(ALL))
     parser.add_argument("--cameras", type=int, default=5, help="of `cpu`: ffmpeg needs a fifth of a core for each")
-    parser.add_argument("--seconds", type=float, default=30, help="of `cpu` and `every`")
+    parser.add_argument("--seconds", type=float, default=20, help="of `cpu` and `every`, a round")
     parser.add_argument("--long", action="store_true", help="`staleness` for ten minutes")
     parser.add_argument("--before", default=BEFORE, help="of `safety`: the commit to compare with")
     options = parser.parse_args()
     if shutil.which("ffmpeg") is None:
         sys.exit("The benchmarks print ffmpeg's figures beside ours, and no ffmpeg is on the PATH: apt-get install ffmpeg")
     folder = Path(tempfile.mkdtemp(prefix="bench-"))
+    print(machine(), flush=True)
+    began = stolen()
     try:
         if "cpu" in options.what:
             one_a_second(folder, options.cameras, options.seconds)
@@ -52,6 +55,7 @@ def main() -> None:
             safety(folder, options.before, 2, 10)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        print(f"CPU time that the host gave to others meanwhile: {stolen() - began:.1f} s")
 
 
 if __name__ == "__main__":

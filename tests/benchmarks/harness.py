@@ -6,8 +6,10 @@ CPU is user and system time in milliseconds a second of wall time.
 
 from __future__ import annotations
 
+import platform
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -145,6 +147,16 @@ def ffmpegs(commands: Sequence[Sequence[str]]) -> Iterator[list[psutil.Process]]
         for each in running:
             each.kill()
             each.wait()
+
+
+def machine() -> str:
+    """What the figures are of."""
+    return f"{psutil.cpu_count()} CPUs, Python {platform.python_version()} ({sys.base_prefix})"
+
+
+def stolen() -> float:
+    """Seconds of CPU time since boot that the host of this virtual machine gave to others."""
+    return float(getattr(psutil.cpu_times(), "steal", 0.0))
 
 
 def at(text: str) -> float:
