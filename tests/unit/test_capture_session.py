@@ -14,6 +14,7 @@ from services.rtsp_capture.reader import RawPacket, StreamInfo
 from services.rtsp_capture.session import ReaderSession, SessionEnd
 from services.rtsp_capture.stream_times import StreamTimes
 from utils.exceptions import CaptureFailure
+from utils.metrics import READERS_LEFT
 
 INFO = StreamInfo("h264", b"", 320, 180, 25.0)
 T0 = 1_800_000_000.0
@@ -158,3 +159,47 @@ async def test_stopping_before_it_began() -> None:
     end = await asyncio.wait_for(session.ended, 5)
     assert (end.failure, end.packets) == (None, 0)
     await session.join()
+
+
+class Stuck(Script):
+    """One whose read ends, with a packet, only when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__([raw(n, key=n == 0) for n in range(10)])
+        self.later = iter([raw(11)])
+
+    def read(self) -> RawPacket:
+        item = next(self.items, None)
+        if item is None:
+            self.go_on.wait(10)
+            item = next(self.later)
+        assert isinstance(item, RawPacket)
+        return item
+
+
+async def test_a_read_that_does_not_end_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits goes on at once; what it gives after all is for nobody; so many, and no more."""
+    monkeypatch.setattr(module, "MAX_LEFT", 1)
+    readers, packets = [Stuck(), Stuck()], [list[Packet](), list[Packet]()]
+    pairs = zip(readers, packets, strict=True)
+    sessions = [ReaderSession("cam", reader, 1, lambda _: None, got.extend) for reader, got in pairs]
+    for session in sessions:
+        session.start()
+    async with asyncio.timeout(10):
+        while not all(len(got) == 10 for got in packets):
+            await asyncio.sleep(0.01)
+        assert sessions[0].leave(STOP)
+        assert (await sessions[0].ended).failure is STOP
+        await sessions[0].join()
+        assert (READERS_LEFT._value.get(), sessions[0]._thread.is_alive()) == (1, True)
+        assert not sessions[1].leave(STOP)
+        assert not sessions[1].ended.done()
+        readers[0].go_on.set()
+        while READERS_LEFT._value.get():
+            await asyncio.sleep(0.01)
+        assert len(packets[0]) == 10
+        assert len(set(readers[0].threads)) == 1  # closed, and by the thread that opened
+        assert sessions[1].leave(STOP)
+        readers[1].go_on.set()
+        while READERS_LEFT._value.get():
+            await asyncio.sleep(0.01)
