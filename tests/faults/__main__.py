@@ -39,10 +39,10 @@ def main() -> int:
             began = time.monotonic()
             try:
                 outcome = asyncio.run(SCENARIOS[name](made, wanted.rounds or ROUNDS.get(name, 3)))
-            except AssertionError as error:
+            except Exception as error:  # the others are tried all the same, and the table printed
                 made.heal()
-                failed.append(f"{name}: {str(error)[:2000]}")
-                print(f"{name}: FAILED {failed[-1]}", flush=True)
+                failed.append(f"{name}: {type(error).__name__}: {str(error)[:2000]}")
+                print(f"FAILED {failed[-1]}", flush=True)
                 continue
             outcomes.append(outcome)
             print(f"{name}: {time.monotonic() - began:.0f} s; {'; '.join(row(outcome)[1:])}", flush=True)

@@ -239,7 +239,7 @@ LOSSES: dict[str, tuple[str, int, str, Faults]] = {
     "tcp-few": ("slices", 300, "tcp", FEW),
     "open-gop-tcp-few": ("open-gop", 300, "tcp", FEW),
     "hevc-tcp-few": ("hevc", 300, "tcp", FEW),
-    "units-hidden": ("b", 1400, "tcp", Faults(drop_every=17, hidden=True)),
+    "units-hidden": ("b", 1400, "tcp", Faults(drop_every=7, hidden=True)),  # of B-pictures few others miss one
     "open-gop-units": ("open-gop", 1400, "tcp", Faults(drop_every=17)),
     "hevc-units-hidden": ("hevc", 1400, "tcp", Faults(drop_every=17, hidden=True)),
     "hevc-b-units": ("hevc-b", 1400, "tcp", Faults(drop_every=17)),
