@@ -146,6 +146,7 @@ class EventCapture(Capture):
 
     def _want(self, start: float, end: float, over: bool) -> list[int]:
         grid = self._slots.grid
+        start, end = (datetime.fromtimestamp(at, UTC).timestamp() for at in (start, end))  # as its row has them
         window = event_slots(
             start - self._params.pre_roll, end + self._params.post_roll, grid_start=grid.grid_start, fps=grid.fps,
             slots=self._params.slots, at_least_one=over,

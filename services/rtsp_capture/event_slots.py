@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-_EPSILON = 1e-6  # of a slot: rounding of floating point, not time
+_EPSILON = 1e-5  # seconds: rounding of floating point and of the database's microseconds, not time
 
 
 def event_slots(
@@ -16,8 +16,8 @@ def event_slots(
     When none is, the one nearest to the middle, unless the event lasts (`at_least_one` False) and may still reach one.
     Only slots of the grid (0 .. slots - 1): an event outside it has none.
     """
-    first = math.ceil((start - grid_start) * fps - _EPSILON)
-    last = math.floor((end - grid_start) * fps + _EPSILON)
+    first = math.ceil((start - grid_start - _EPSILON) * fps)
+    last = math.floor((end - grid_start + _EPSILON) * fps)
     if last < first and at_least_one:
         first = last = math.floor(((start + end) / 2 - grid_start) * fps + 0.5)
     first = max(0, first)

@@ -186,7 +186,8 @@ class FrameStore:
         while not done():
             if told() or time.monotonic() >= deadline:
                 return False
-            self.rows.nudge()
+            if not self._tasks:  # else others follow, with which these go together
+                self.rows.nudge()
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, 0.1)
         return True

@@ -268,7 +268,7 @@ async def test_kill_9_of_an_embedded_part(embedded: Service, camera: Camera, fol
             await until(healthy_again, "healthy again", 30)
             back = time.monotonic() - began
             before = len(traffic.acknowledged)
-            await until(lambda: asyncio.sleep(0, len(traffic.acknowledged) >= before + 5), "uploads work again", 10)
+            await until(lambda: asyncio.sleep(0, len(traffic.acknowledged) >= before + 5), "uploads work again", 30)
             async with asyncio.timeout(40):
                 await following
         finally:
