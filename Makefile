@@ -29,7 +29,7 @@ $(STAMP): requirements-dev.txt
 	@touch $@
 
 demo: $(STAMP) ## Service, demo camera, three captures through HTTP; stays up (ARGS=--once: stops afterwards)
-	@$(PY) -m utils.demo.run $(ARGS)
+	@$(PY) -m demo.run $(ARGS)
 
 run: $(STAMP) ## Only the service, http://127.0.0.1:8000
 	@exec $(PY) main.py

@@ -58,7 +58,7 @@ def _network(cidr: str) -> str:
 
 def _fernet_key(key: SecretStr) -> SecretStr:
     if not re.fullmatch(r"[A-Za-z0-9_-]{43}=", key.get_secret_value(), re.ASCII):
-        raise ValueError("not a Fernet key (32 bytes in URL-safe base64): make one with `python -m services.secrets new`")
+        raise ValueError("not a Fernet key (32 bytes, base64): make one by `python -m services.commands secrets new`")
     return key
 
 
@@ -431,7 +431,7 @@ class Settings(BaseSettings):
             ]
         if not self.SECRETS.KEYS:
             reasons.append(
-                "SECRETS__KEYS is empty: camera URLs rest encrypted, make a key with `python -m services.secrets new`"
+                "SECRETS__KEYS is empty: camera URLs rest encrypted, make one: `python -m services.commands secrets new`"
             )
         if "*" in self.API.CORS_ORIGINS and self.API.CORS_CREDENTIALS:
             reasons.append('API__CORS_ORIGINS is ["*"] together with API__CORS_CREDENTIALS: name the origins')

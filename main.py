@@ -10,13 +10,16 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 from starlette.middleware import Middleware
 
-from api import burst, cameras, event_log, events, frames, health, ingest, upload, upload_sessions
-from api.errors import install_error_handlers
+from api.endpoints import burst, cameras, frames, health, upload, upload_sessions
+from api.endpoints import capture_events as events
+from api.endpoints import events as event_log
+from api.endpoints import requests as ingest
+from api.http.errors import install_error_handlers
+from api.http.openapi import install_docs
+from api.http.state import AppState
+from api.http.validation import safe_message
 from api.lifespan import OpenServices, make_lifespan
 from api.middleware import Cors, Guard, Head, RequestContext
-from api.openapi import install_docs
-from api.state import AppState
-from api.validation import safe_message
 from config import VERSION, ConfigurationError, Settings, get_settings
 
 _DESCRIPTION = """Captures images from trackside cameras (RTSP) and takes uploads, proves where and when each came

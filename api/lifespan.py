@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
-from api.state import AppState
+from api.http.state import AppState
 from config import Settings
 from utils.logger import get_logger
 from utils.metrics import EVENT_LOOP_LAG

@@ -13,8 +13,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import internal_error, problem_response
-from api.state import ALWAYS_SERVED, AppState
+from api.http.errors import internal_error, problem_response
+from api.http.state import ALWAYS_SERVED, AppState
 from utils.exceptions import MalformedRequest
 from utils.ids import new_id
 from utils.logger import get_logger

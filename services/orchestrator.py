@@ -35,14 +35,14 @@ from models.values import (
     Transport,
 )
 from repositories.database import Database, UnitOfWork
-from services.attempt import Attempt
-from services.capture_runner import CaptureRunner
-from services.condemned import commit_live
-from services.presenter import NO_URL, to_frame_info, to_response
-from services.queries import read_request
-from services.rtsp_capture.address import AddressPolicy, parse_rtsp_url
-from services.rtsp_capture.capture import CaptureDeps
-from services.upload_handler import UploadHandler
+from services.execution.runner import CaptureRunner
+from services.idempotency.operation import Attempt
+from services.reads.queries import read_request
+from services.reads.serializers import NO_URL, to_frame_info, to_response
+from services.rtsp_capture.captures.capture import CaptureDeps
+from services.rtsp_capture.connection.address import AddressPolicy, parse_rtsp_url
+from services.storage_service.commit_with_reupload import commit_live
+from services.upload_handler.handler import UploadHandler
 from utils.exceptions import (
     CameraDisabled,
     CameraNotFound,

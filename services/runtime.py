@@ -15,35 +15,36 @@ from urllib.parse import urlsplit
 from config import Environment, Settings
 from repositories.database import Database, is_unavailable
 from repositories.migrations.run import upgrade
-from services.bucket_marker import BucketMarker
-from services.burst import BurstService
-from services.cameras import CameraRegistry
-from services.embedded_parts import StartError, start_embedded
-from services.event_log import EventLog
-from services.health import Degraded, HealthService
-from services.idempotency import IdempotencyService
+from services.cameras.burst import BurstService
+from services.cameras.registry import CameraRegistry
+from services.cameras.snapshots import Snapshots
+from services.events.event_log import EventLog
+from services.events.relay import LogHead, Relay
+from services.execution.embedded_parts import StartError, start_embedded
+from services.execution.health import Degraded, HealthService
+from services.housekeeping.bucket_marker import BucketMarker
+from services.housekeeping.retention import Retention
+from services.housekeeping.secrets import open_box, put_in_order
+from services.housekeeping.sweeper import Sweeper
+from services.idempotency.service import IdempotencyService
 from services.orchestrator import Orchestrator
-from services.outbox import LogHead, Relay
-from services.queries import Queries
-from services.retention import Retention
-from services.rtsp_capture.address import AddressPolicy
-from services.rtsp_capture.capture import CaptureDeps
-from services.rtsp_capture.hub import StreamHub
-from services.rtsp_capture.keeper import StreamKeeper
-from services.rtsp_capture.picture_budget import PictureBudget
-from services.rtsp_capture.preflight import preflight
-from services.rtsp_capture.probe import Prober
-from services.rtsp_capture.pyav_reader import PyAvReader
-from services.rtsp_capture.reader import OpenCvReader, ReaderFactory
-from services.rtsp_capture.stream import StreamDeps
-from services.secrets import open_box, put_in_order
-from services.snapshots import Snapshots
-from services.spool import Spool
+from services.reads.queries import Queries
+from services.rtsp_capture.captures.capture import CaptureDeps
+from services.rtsp_capture.connection.address import AddressPolicy
+from services.rtsp_capture.connection.opencv_reader import OpenCvReader
+from services.rtsp_capture.connection.preflight import preflight
+from services.rtsp_capture.connection.pyav_reader import PyAvReader
+from services.rtsp_capture.connection.reader import ReaderFactory
+from services.rtsp_capture.frames.picture_budget import PictureBudget
+from services.rtsp_capture.streams.hub import StreamHub
+from services.rtsp_capture.streams.keep_open import StreamKeeper
+from services.rtsp_capture.streams.probe import Prober
+from services.rtsp_capture.streams.stream import StreamDeps
 from services.spool.replay import Replay
-from services.storage_service import StorageService
-from services.sweeper import Sweeper
-from services.upload_handler import UploadHandler
-from services.upload_sessions import UploadSessions
+from services.spool.spool import Spool
+from services.storage_service.service import StorageService
+from services.upload_handler.handler import UploadHandler
+from services.upload_sessions.sessions import UploadSessions
 from services.upload_sessions.sweeper import StagingSweeper
 from utils.embedded.errors import DataDirLocked
 from utils.embedded.lock import DataDirLock

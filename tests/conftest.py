@@ -29,7 +29,7 @@ from pydantic import SecretStr
 from config import DbSettings, Settings, StorageSettings
 from repositories.database import Database
 from repositories.migrations.run import upgrade
-from services.storage_service import StorageService
+from services.storage_service.service import StorageService
 from utils.embedded.supervisor import EmbeddedParts
 from utils.secret_box import new_key
 

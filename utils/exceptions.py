@@ -1,7 +1,7 @@
 """The one hierarchy of errors.
 
 Each has a stable `code` (the contract's), a message fit for the client, whether a retry can help, and details
-without secrets. `api/errors.py` maps codes to HTTP statuses; nothing here knows HTTP.
+without secrets. `api/http/errors.py` maps codes to HTTP statuses; nothing here knows HTTP.
 """
 
 from __future__ import annotations

@@ -19,10 +19,11 @@ from uuid import UUID
 
 from models.values import FrameRecord
 from repositories.database import Database, sqlstate
-from services.spool import Spool
 from services.spool.index import Entry
 from services.spool.record import DamagedRecord, SpoolRecord
-from services.storage_service import StorageService, new_attempt, object_key
+from services.spool.spool import Spool
+from services.storage_service.keys import new_attempt, object_key
+from services.storage_service.service import StorageService
 from utils.exceptions import DatabaseUnavailable, IngestionException
 from utils.ids import frame_id
 from utils.logger import Throttle, get_logger

@@ -15,9 +15,9 @@ from PIL import BmpImagePlugin, Image, ImageFile, PngImagePlugin, TiffImagePlugi
 
 from models.values import ReceivedFile
 from services.upload_handler.exif import read_exif
-from services.upload_handler.jpeg import check_jpeg
-from services.upload_handler.png import check_png
-from services.upload_handler.tiff import check_tiff
+from services.upload_handler.jpeg_check import check_jpeg
+from services.upload_handler.png_check import check_png
+from services.upload_handler.tiff_check import check_tiff
 from utils.exceptions import (
     ImageTooLarge,
     ImageTypeMismatch,

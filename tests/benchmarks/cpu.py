@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 from statistics import median
 
+from demo.camera import Camera
 from tests.benchmarks.film import FPS, bench_film
 from tests.benchmarks.harness import Cpu, Running, ffmpegs, goal, line, service
-from utils.demo.camera import Camera
 
 _SETTLE = 5.0  # seconds before the measuring
 _PEER_SETTLE = 12.0  # ffmpeg looks at a stream for 5 s, and then works off what came meanwhile

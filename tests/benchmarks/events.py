@@ -11,9 +11,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from demo.camera import Camera
+from demo.motion_film import make_motion_film
 from tests.benchmarks.harness import Cpu, Running, goal, line, service
-from utils.demo.camera import Camera
-from utils.demo.motion_film import make_motion_film
 
 _SETTLE = 6.0  # seconds before the measuring
 _MIN_AREA = 0.02  # the film's number along the bottom edge changes, too

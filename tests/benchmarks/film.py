@@ -17,7 +17,7 @@ import av
 import cv2
 import numpy as np
 
-from utils.demo.scene import Scene
+from demo.scene import Scene
 
 FPS = 25
 _NOISE = 1.6  # standard deviation of the sensor noise, of 255

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import psutil
 
+from demo.camera import Camera
 from tests.benchmarks.film import FPS, bench_film
 from tests.benchmarks.harness import Cpu, at, goal, line, service, share
-from utils.demo.camera import Camera
 
 
 def many(folder: Path, cameras: int, seconds: float, reader: str) -> None:

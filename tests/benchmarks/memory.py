@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 from statistics import median
 
+from demo.camera import Camera
 from tests.benchmarks.film import FPS, bench_film
 from tests.benchmarks.harness import Running, goal, line, service
-from utils.demo.camera import Camera
 
 
 def memory(folder: Path, few: int, many: int) -> None:

@@ -25,8 +25,8 @@ from config import DbSettings
 from models.values import LogFilter
 from repositories.database import Database
 from repositories.migrations.run import upgrade
-from services.event_log import EventLog, Start
-from services.outbox import LogHead, Relay
+from services.events.event_log import EventLog, Start
+from services.events.relay import LogHead, Relay
 from tests.benchmarks.harness import Cpu, line, share
 from tests.integration.test_repositories import add_capture, frame
 from utils.embedded.supervisor import EmbeddedParts

@@ -6,9 +6,9 @@ import subprocess
 import time
 from pathlib import Path
 
+from demo.camera import Camera
 from tests.benchmarks.film import FPS, bench_film
 from tests.benchmarks.harness import Running, goal, line, service, share
-from utils.demo.camera import Camera
 
 
 def _snap(running: Running, camera_id: str, staleness: float = 0) -> float:

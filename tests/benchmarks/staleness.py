@@ -9,11 +9,11 @@ import cv2
 import httpx
 import numpy as np
 
+from demo.camera import Camera
+from demo.frame_number import read_frame_number
+from demo.sources import capture_time
 from tests.benchmarks.film import FPS, bench_film
 from tests.benchmarks.harness import at, goal, line, service, share
-from utils.demo.camera import Camera
-from utils.demo.frame_number import read_frame_number
-from utils.demo.sources import capture_time
 
 
 def staleness(folder: Path, seconds: float, sampling: str) -> None:

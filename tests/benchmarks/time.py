@@ -26,10 +26,10 @@ import cv2
 import httpx
 import numpy as np
 
+from demo.camera import Camera
+from demo.film import make_film, read_frame_number
+from demo.sources import capture_time
 from tests.conftest import Service, clean_environment
-from utils.demo.camera import Camera
-from utils.demo.film import make_film, read_frame_number
-from utils.demo.sources import capture_time
 
 FPS = 25
 FILM_SECONDS = 20
@@ -41,7 +41,7 @@ SAMPLED = 10.0  # frames a second that are stored
 # Programs of their own, so that neither shares an interpreter with anything.
 NAIVE = """
 import sys, time, cv2
-from utils.demo.film import read_frame_number
+from demo.film import read_frame_number
 capture = cv2.VideoCapture(sys.argv[1], cv2.CAP_FFMPEG)
 print("open", flush=True)
 while True:

@@ -22,9 +22,9 @@ import asyncpg
 import httpx
 import psutil
 
+from demo.camera import Camera
 from tests.conftest import SECRETS_KEY, Service, clean_environment
 from tests.faults.proxies import PostgresProxy, S3Proxy
-from utils.demo.camera import Camera
 from utils.embedded.supervisor import EmbeddedParts
 
 LEASE_TTL = 3.0

@@ -16,13 +16,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from demo.film import make_film, make_sound, read_frame_number
+from demo.sources import capture_time
 from models.schemas import FrameInfo, IngestionResponse, RTSPIngestionRequest
 from models.values import FINAL_STATUSES, FrameFilter, IngestionStatus
 from services.runtime import Services, open_services
-from services.storage_service import StorageService
+from services.storage_service.service import StorageService
 from tests.conftest import Backends, make_database, unique
-from utils.demo.film import make_film, make_sound, read_frame_number
-from utils.demo.sources import capture_time
 
 FPS = 25
 SECONDS = 4.0

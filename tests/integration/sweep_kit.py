@@ -17,10 +17,11 @@ from models.entities import IngestionRequest
 from models.values import FrameRecord, SourceType, TimestampSource
 from repositories.database import Database
 from repositories.migrations.run import upgrade
-from services.bucket_marker import BucketMarker
-from services.retention import Retention
-from services.storage_service import StorageService, new_attempt, object_key
-from services.sweeper import Sweeper
+from services.housekeeping.bucket_marker import BucketMarker
+from services.housekeeping.retention import Retention
+from services.housekeeping.sweeper import Sweeper
+from services.storage_service.keys import new_attempt, object_key
+from services.storage_service.service import StorageService
 from tests.conftest import Backends, make_database
 from utils.ids import frame_id, new_id
 

@@ -17,15 +17,15 @@ import pytest
 import pytest_asyncio
 from PIL import Image
 
+from demo.camera import Camera
+from demo.faults import FaultProxy
+from demo.film import read_frame_number
+from demo.sources import capture_time
 from repositories.migrations.run import upgrade
-from services.storage_service import StorageService
+from services.storage_service.service import StorageService
 from tests.conftest import Backends, Service, free_port, make_database, running, unique
 from tests.integration.capture_kit import FAST, FPS, FRAME, PICTURES, make_films, open_kit
-from tests.unit.test_api_support import problem
-from utils.demo.camera import Camera
-from utils.demo.faults import FaultProxy
-from utils.demo.film import read_frame_number
-from utils.demo.sources import capture_time
+from tests.unit.api.support import problem
 
 pytestmark = pytest.mark.alone
 

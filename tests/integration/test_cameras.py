@@ -22,12 +22,12 @@ import pytest
 import pytest_asyncio
 from PIL import Image
 
+from demo.camera import Camera
+from demo.faults import FaultProxy
+from demo.film import make_film, read_frame_number
+from demo.sources import capture_time
 from repositories.migrations.run import upgrade
 from tests.conftest import ROOT, SECRETS_KEY, Backends, Service, clean_environment, make_database, running, unique
-from utils.demo.camera import Camera
-from utils.demo.faults import FaultProxy
-from utils.demo.film import make_film, read_frame_number
-from utils.demo.sources import capture_time
 from utils.secret_box import SecretBox, key_id, new_key
 
 CAMERAS = "/api/v1/cameras"
@@ -580,7 +580,7 @@ async def test_the_past_of_a_camera_that_was_not_open(client: httpx.AsyncClient,
 
 def _rotate(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "services.secrets", "rotate"],
+        [sys.executable, "-m", "services.commands", "secrets", "rotate"],
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
 

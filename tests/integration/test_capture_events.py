@@ -20,16 +20,16 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from demo.camera import Camera
+from demo.motion_film import make_motion_film
+from demo.sources import capture_time
 from models.schemas import CaptureEventInfo, IngestionResponse, TriggerRequest
 from models.values import IngestionStatus
-from services.storage_service import StorageService
+from services.storage_service.service import StorageService
 from tests.conftest import Backends, unique
 from tests.integration.capture_kit import FPS, Kit, Stored, open_kit, own_database
 from tests.integration.service_support import all_frames, assert_objects, capture, final, service_on, status
 from tests.integration.service_support import until as until_true
-from utils.demo.camera import Camera
-from utils.demo.motion_film import make_motion_film
-from utils.demo.sources import capture_time
 from utils.exceptions import InvalidRequest, NotRunning, RequestNotFound
 from utils.ids import new_id
 

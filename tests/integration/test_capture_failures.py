@@ -13,13 +13,13 @@ from urllib.parse import quote
 import pytest
 import pytest_asyncio
 
+from demo.camera import Camera
+from demo.faults import FaultProxy
 from models.schemas import IngestionResponse
 from models.values import IngestionStatus
-from services.storage_service import StorageService
+from services.storage_service.service import StorageService
 from tests.conftest import Backends, free_port
 from tests.integration.capture_kit import Kit, make_films, open_kit
-from utils.demo.camera import Camera
-from utils.demo.faults import FaultProxy
 from utils.exceptions import FATAL_BEFORE_FIRST_PICTURE, AddressNotAllowed
 
 pytestmark = pytest.mark.alone

@@ -23,16 +23,16 @@ import pytest
 import pytest_asyncio
 from numpy.typing import NDArray
 
+from demo.camera import Camera
+from demo.faults import FaultProxy
 from models.values import IngestionStatus
-from services.rtsp_capture.hub import StreamHub
-from services.rtsp_capture.stream import Stream
-from services.storage_service import StorageService
+from services.rtsp_capture.streams.hub import StreamHub
+from services.rtsp_capture.streams.stream import Stream
+from services.storage_service.service import StorageService
 from tests.conftest import Backends, unique
 from tests.integration.capture_kit import FPS, Kit, Stored, make_films, open_kit, until
 from tests.integration.tcp_proxy import TcpProxy
 from tests.integration.test_capture_failures import black_hole
-from utils.demo.camera import Camera
-from utils.demo.faults import FaultProxy
 
 pytestmark = pytest.mark.alone
 

@@ -23,15 +23,15 @@ import pytest
 import pytest_asyncio
 from numpy.typing import NDArray
 
+from demo.camera import Camera
+from demo.film import make_film, make_sound, read_frame_number
+from demo.rtp import parse_jpeg
+from demo.show import Faults, Show
 from models.schemas import FrameInfo, IngestionResponse
 from models.values import FrameFilter, IngestionStatus
-from services.storage_service import StorageService
+from services.storage_service.service import StorageService
 from tests.conftest import Backends, unique
 from tests.integration.capture_kit import FPS, FRAME, PICTURES, SECONDS, SIZE, Kit, Stored, open_kit
-from utils.demo.camera import Camera
-from utils.demo.film import make_film, make_sound, read_frame_number
-from utils.demo.rtp import parse_jpeg
-from utils.demo.show import Faults, Show
 
 pytestmark = pytest.mark.alone
 

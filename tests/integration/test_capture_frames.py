@@ -23,14 +23,14 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
+from demo.camera import Camera
+from demo.film import read_frame_number
+from demo.scene import Scene
 from models.schemas import IngestionResponse
 from models.values import IngestionStatus
-from services.storage_service import StorageService
+from services.storage_service.service import StorageService
 from tests.conftest import Backends, unique
 from tests.integration.capture_kit import FPS, FRAME, PICTURES, SIZE, Kit, Stored, make_films, open_kit
-from utils.demo.camera import Camera
-from utils.demo.film import read_frame_number
-from utils.demo.scene import Scene
 
 pytestmark = pytest.mark.alone
 
@@ -265,7 +265,7 @@ async def test_bytes_are_those_of_the_row(results: dict[str, Result], kit: Kit) 
 
 async def test_high_definition_is_bt709(kit: Kit, tmp_path: Path) -> None:
     """720 lines and no matrix named in the stream: players, and so this service, take BT.709."""
-    from utils.demo.film import make_film
+    from demo.film import make_film
 
     film = make_film(tmp_path, width=1280, height=720, seconds=1.0, bitrate=4_000_000)
     with Camera(film) as camera:

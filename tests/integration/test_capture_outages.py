@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from demo.camera import Camera
+from demo.faults import FaultProxy
 from models.schemas import IngestionResponse
 from models.values import IngestionStatus
-from services.storage_service import StorageService
+from services.storage_service.service import StorageService
 from tests.conftest import Backends, free_port, unique
 from tests.integration.capture_kit import Kit, make_films, open_kit, own_database
-from utils.demo.camera import Camera
-from utils.demo.faults import FaultProxy
 
 pytestmark = pytest.mark.alone
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from demo.camera import Camera
+from demo.faults import FaultProxy
 from models.schemas import CameraCreate, ProbeRequest
-from services.storage_service import StorageService
+from services.storage_service.service import StorageService
 from tests.conftest import Backends, unique
 from tests.integration.capture_kit import Kit, Stored, make_films, open_kit, until
-from utils.demo.camera import Camera
-from utils.demo.faults import FaultProxy
 from utils.metrics import CAMERA_CLOCKS_OFF, READERS_LEFT
 
 pytestmark = pytest.mark.alone

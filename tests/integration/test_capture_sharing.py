@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from demo.camera import Camera
+from demo.faults import FaultProxy
 from models.values import IngestionStatus, RequestFilter
-from services.rtsp_capture.decoder import Jpeg, PictureDecoder
-from services.rtsp_capture.packets import Packet, Picture
-from services.storage_service import StorageService
+from services.rtsp_capture.media.decoder import Jpeg, PictureDecoder
+from services.rtsp_capture.media.gop_buffer import Packet, Picture
+from services.storage_service.service import StorageService
 from tests.conftest import Backends, unique
 from tests.integration.capture_kit import FRAME, PICTURES, Kit, make_films, open_kit, own_database, until
-from utils.demo.camera import Camera
-from utils.demo.faults import FaultProxy
 
 pytestmark = pytest.mark.alone
 

@@ -12,14 +12,14 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from demo.camera import Camera
 from models.values import IngestionStatus
-from services.rtsp_capture.decoder import PictureDecoder
-from services.rtsp_capture.picture_budget import PictureBudget
-from services.storage_service import StorageService
+from services.rtsp_capture.frames.picture_budget import PictureBudget
+from services.rtsp_capture.media.decoder import PictureDecoder
+from services.storage_service.service import StorageService
 from tests.conftest import Backends
 from tests.integration.capture_kit import FPS, Kit, make_films, open_kit, own_database
 from tests.integration.tcp_proxy import TcpProxy
-from utils.demo.camera import Camera
 from utils.metrics import PICTURE_BYTES, QUEUE_DEPTH, SPOOL_WRITTEN
 
 pytestmark = pytest.mark.alone

@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 
+from demo.camera import Camera
 from models.entities import IngestionRequest
 from models.schemas import IngestionResponse
 from models.values import FINAL_STATUSES, IngestionStatus
 from repositories.database import Database
-from services.spool import Spool
-from services.storage_service import StorageService
+from services.spool.spool import Spool
+from services.storage_service.service import StorageService
 from tests.conftest import Backends, unique
 from tests.integration.capture_kit import Kit, make_films, open_kit, own_database, until
 from tests.integration.faulty import Fault, behind, database_proxy, store_proxy
-from utils.demo.camera import Camera
 from utils.exceptions import DatabaseUnavailable
 
 pytestmark = pytest.mark.alone

@@ -11,11 +11,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from demo.camera import Camera
 from tests.conftest import Backends, Service, unique
 from tests.integration.service_support import all_frames, assert_objects, capture, own_database
 from tests.integration.takeover_kit import Looker, Pair, assert_whole, log_lines
 from tests.stepped_clock import step
-from utils.demo.camera import Camera
 
 pytestmark = pytest.mark.alone
 

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest_asyncio
 
+from demo.camera import Camera
 from models.schemas import CameraCreate, SnapshotRequest, UploadIngestionRequest
 from models.values import CaptureMode, ReceivedFile
 from services.runtime import Services
-from services.storage_service import StorageService
+from services.storage_service.service import StorageService
 from tests.conftest import Backends, unique
 from tests.integration.capture_kit import SIZE, Kit, open_kit
 from tests.integration.service_support import jpeg
 from tests.integration.sweep_kit import Place, open_place
-from utils.demo.camera import Camera
 
 
 @pytest_asyncio.fixture

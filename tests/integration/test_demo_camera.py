@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.demo.camera import Camera
-from utils.demo.faults import FaultProxy
-from utils.demo.film import Codec, make_film, make_sound, make_still, read_frame_number
-from utils.demo.sources import capture_time
+from demo.camera import Camera
+from demo.faults import FaultProxy
+from demo.film import Codec, make_film, make_sound, make_still, read_frame_number
+from demo.sources import capture_time
 
 pytestmark = pytest.mark.alone
 

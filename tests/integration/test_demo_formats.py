@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from utils.demo.camera import Camera
-from utils.demo.film import make_film, make_sound, read_frame_number
-from utils.demo.rtp import parse_jpeg
-from utils.demo.show import Faults, Show
+from demo.camera import Camera
+from demo.film import make_film, make_sound, read_frame_number
+from demo.rtp import parse_jpeg
+from demo.show import Faults, Show
 
 pytestmark = pytest.mark.alone
 
@@ -323,7 +323,7 @@ def test_a_udp_client_that_hangs_up_frees_the_ports(shows: dict[str, Show]) -> N
 
 def test_colours_are_named_and_true(tmp_path: Path) -> None:
     """A pure colour painted comes out as itself by the matrix that the stream names, and not by the other one."""
-    from utils.demo.scene import Scene
+    from demo.scene import Scene
 
     for size, name, other in (((320, 184), 6, "ITU709"), ((1280, 720), 1, "ITU601")):
         path = film(tmp_path, width=size[0], height=size[1], seconds=0.2, bitrate=8_000_000)

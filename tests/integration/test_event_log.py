@@ -17,9 +17,9 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from demo.camera import Camera
 from tests.conftest import ROOT, Backends, Service, free_port, running, unique
 from tests.integration.service_support import all_frames, capture, jpeg, own_database, service_on, until, upload
-from utils.demo.camera import Camera
 
 pytestmark = pytest.mark.alone
 EVENTS = "/api/v1/events"
@@ -265,8 +265,8 @@ async def test_the_documented_consumer_misses_nothing(backends: Backends, tmp_pa
         assert taker.seen == stored
         assert "missed" not in taker.out.read_text()
         new = await asyncio.to_thread(
-            subprocess.run, [sys.executable, "-m", "services.new_log"], cwd=ROOT, env=service.environment,
-            capture_output=True, text=True, timeout=60,
+            subprocess.run, [sys.executable, "-m", "services.commands", "reset-event-log"], cwd=ROOT,
+            env=service.environment, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
         assert new.returncode == 0, new.stderr
         await store(1)

@@ -19,11 +19,11 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from demo.camera import Camera
 from tests.conftest import Backends, Service, running, unique
 from tests.integration.pg_proxy import Action, CommitProxy, Gate, after, before, late, then
 from tests.integration.service_support import final, jpeg, own_database, service_on, sha256, until
-from tests.unit.test_api_support import problem
-from utils.demo.camera import Camera
+from tests.unit.api.support import problem
 
 pytestmark = pytest.mark.alone
 

@@ -14,9 +14,9 @@ from config import ApiSettings
 from models.schemas import TriggerAccepted
 from models.values import KeptAnswer, KeyName
 from repositories.database import Database
-from services.attempt import Attempt
-from services.idempotency import SWEEP_BATCH, IdempotencyService
-from services.storage_service import StorageService
+from services.idempotency.operation import Attempt
+from services.idempotency.service import SWEEP_BATCH, IdempotencyService
+from services.storage_service.service import StorageService
 from tests.conftest import unique
 from utils.exceptions import IdempotencyKeyReused, RequestInProgress
 from utils.ids import new_id, sub_id

@@ -17,8 +17,8 @@ from config import DbSettings
 from models.values import Claim
 from repositories.database import Database
 from repositories.migrations.run import upgrade
-from services.queries import Queries
-from services.storage_service import StorageService
+from services.reads.queries import Queries
+from services.storage_service.service import StorageService
 from tests.conftest import SECRETS_KEY, Backends, make_database
 from utils.exceptions import DatabaseUnavailable
 from utils.secret_box import SecretBox

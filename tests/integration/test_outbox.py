@@ -26,11 +26,11 @@ from repositories.database import Database, UnitOfWork
 from repositories.frames import Removal
 from repositories.migrations.functions_0005 import LOCK_KEY
 from repositories.migrations.run import upgrade
-from services import event_log
-from services.event_log import EventLog, LogPage, Position, Start
-from services.outbox import LogHead, Relay
-from services.presenter import to_frame_info, to_summary
-from services.storage_service import Presigned
+from services.events import event_log
+from services.events.event_log import EventLog, LogPage, Position, Start
+from services.events.relay import LogHead, Relay
+from services.reads.serializers import to_frame_info, to_summary
+from services.storage_service.presign import Presigned
 from tests.conftest import SECRETS_KEY, Backends, make_database
 from tests.integration.service_support import until
 from tests.integration.test_repositories import AT, add_capture, capture_row, frame, take, upload_row

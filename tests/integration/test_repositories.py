@@ -44,8 +44,8 @@ from repositories.frames import Removal
 from repositories.ingestion_requests import Recorded, multirange
 from repositories.leases import Renewed
 from repositories.migrations.run import upgrade
-from services.queries import Queries
-from services.storage_service import StorageService
+from services.reads.queries import Queries
+from services.storage_service.service import StorageService
 from tests.conftest import SECRETS_KEY, Backends, make_database, unique
 from utils.exceptions import DatabaseUnavailable, FrameNotFound, InvalidRequest, LeaseLost
 from utils.ids import frame_id, new_id

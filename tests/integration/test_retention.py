@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 
 from models.values import FrameRecord
-from services import retention as module
+from services.housekeeping import retention as module
 from tests.conftest import Backends, running
 from tests.integration.service_support import service_on, until
 from tests.integration.sweep_kit import AT, Place, open_place

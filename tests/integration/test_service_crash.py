@@ -16,6 +16,7 @@ import httpx
 import psutil
 import pytest
 
+from demo.camera import Camera
 from tests.conftest import Backends, Service, unique
 from tests.integration.service_support import (
     FINAL,
@@ -34,7 +35,6 @@ from tests.integration.service_support import (
     until,
     upload,
 )
-from utils.demo.camera import Camera
 
 pytestmark = pytest.mark.alone
 

@@ -20,6 +20,8 @@ import pytest_asyncio
 from PIL import Image
 
 from config import DbSettings
+from demo.camera import Camera
+from demo.faults import FaultProxy
 from tests.conftest import SECRETS_KEY, Backends, Service, running, unique
 from tests.integration.service_support import (
     all_frames,
@@ -32,8 +34,6 @@ from tests.integration.service_support import (
     sha256,
     upload,
 )
-from utils.demo.camera import Camera
-from utils.demo.faults import FaultProxy
 from utils.secret_box import SecretBox
 
 MAX_FILE = 200_000

@@ -20,10 +20,10 @@ from typing import Any
 import httpx
 import pytest
 
+from demo.camera import Camera
+from demo.faults import FaultProxy
 from tests.conftest import ROOT, Backends, running, unique
 from tests.integration.service_support import capture, final, jpeg, own_database, service_on, status, upload
-from utils.demo.camera import Camera
-from utils.demo.faults import FaultProxy
 
 pytestmark = pytest.mark.alone
 

@@ -18,6 +18,7 @@ import psutil
 import pytest
 from pydantic import SecretStr
 
+from demo.camera import Camera
 from services import runtime
 from tests.conftest import ROOT, Backends, Service, clean_environment, free_port, unique
 from tests.integration.service_support import (
@@ -32,7 +33,6 @@ from tests.integration.service_support import (
     service_on,
     upload,
 )
-from utils.demo.camera import Camera
 from utils.embedded.lock import DataDirLock
 
 SECRET = "S3cr3t-of-the-database"

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from demo.camera import Camera
 from services.spool.folder import SpoolFolder
 from tests.conftest import Backends, Service, unique
 from tests.integration.faulty import FaultyProxy, behind, store_proxy
@@ -27,7 +28,6 @@ from tests.integration.service_support import (
     status,
     until,
 )
-from utils.demo.camera import Camera
 
 pytestmark = pytest.mark.alone
 

@@ -22,9 +22,9 @@ from models.entities import IngestionRequest
 from models.values import CaptureError, CaptureMode, CaptureParams, Claim, DropReason, IngestionStatus, Sampling, Transport
 from repositories.database import Database
 from repositories.migrations.run import upgrade
-from services.spool import Spool
 from services.spool.replay import Replay
-from services.storage_service import StorageService
+from services.spool.spool import Spool
+from services.storage_service.service import StorageService
 from tests.conftest import Backends, make_database
 from tests.spool_frames import FPS, GRID, frame_of, picture
 from utils.ids import new_id

@@ -28,8 +28,8 @@ from PIL import Image
 from config import Settings, StorageSettings
 from models.schemas import UploadIngestionRequest
 from models.values import ReceivedFile
-from services.storage_service import StorageService
-from services.upload_handler import UploadHandler
+from services.storage_service.service import StorageService
+from services.upload_handler.handler import UploadHandler
 from utils.exceptions import ObjectMissing, RangeNotSatisfiable, StorageUnavailable
 from utils.ids import new_id
 

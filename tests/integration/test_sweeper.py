@@ -21,12 +21,12 @@ from sqlalchemy import text
 from structlog.testing import capture_logs
 
 from models.values import FrameRecord
-from services import bucket_walk
-from services import sweeper as sweeping
-from services.bucket_marker import MARKER_KEY, Ownership
-from services.bucket_walk import compare, windows
-from services.condemned import commit_live
+from services.housekeeping import bucket_walk
+from services.housekeeping import sweeper as sweeping
+from services.housekeeping.bucket_marker import MARKER_KEY, Ownership
+from services.housekeeping.bucket_walk import compare, windows
 from services.storage_service import bucket as bucket_module
+from services.storage_service.commit_with_reupload import commit_live
 from tests.conftest import ROOT, Backends
 from tests.integration.sweep_kit import AT, X_SHA256, Place, open_place
 from tests.stepped_clock import step
@@ -169,9 +169,9 @@ async def test_ages_are_by_the_stores_clock(place: Place, tmp_path: Path) -> Non
         "import asyncio, sys, time\n"
         "from config import Settings\n"
         "from repositories.database import Database\n"
-        "from services.bucket_marker import BucketMarker\n"
+        "from services.housekeeping.bucket_marker import BucketMarker\n"
         "from services.storage_service import StorageService\n"
-        "from services.sweeper import Sweeper\n"
+        "from services.housekeeping.sweeper import Sweeper\n"
         "async def main():\n"
         "    s = Settings(_env_file=None)\n"
         "    db, st = Database(s.DB), StorageService(s.STORAGE)\n"

@@ -23,13 +23,13 @@ import pytest
 import pytest_asyncio
 
 from config import DbSettings
+from demo.camera import Camera
+from demo.frame_number import NUMBER_BITS, read_frame_number
+from demo.sources import capture_time
 from tests.conftest import Backends, unique
 from tests.integration.service_support import all_frames, assert_objects, capture, own_database, until
 from tests.integration.takeover_kit import Looker, Pair, assert_whole, log_lines, pair_on, seconds
 from tests.integration.tcp_proxy import TcpProxy
-from utils.demo.camera import Camera
-from utils.demo.frame_number import NUMBER_BITS, read_frame_number
-from utils.demo.sources import capture_time
 from utils.embedded.supervisor import EmbeddedParts
 
 pytestmark = pytest.mark.alone

@@ -31,10 +31,10 @@ from models.entities import UploadSession
 from models.schemas import UploadSessionCreate
 from models.values import ReceivedFile
 from repositories.database import Database
-from services.storage_service import StorageService
+from services.storage_service.service import StorageService
 from services.storage_service.staging import staging_key
-from services.upload_handler import UploadHandler
-from services.upload_sessions import UploadSessions
+from services.upload_handler.handler import UploadHandler
+from services.upload_sessions.sessions import UploadSessions
 from services.upload_sessions.sweeper import StagingSweeper
 from tests.conftest import Backends, Service, running, unique
 from tests.integration.service_support import (

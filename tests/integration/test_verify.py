@@ -1,4 +1,4 @@
-"""`python -m services.verify` as an operator runs it: exit codes, JSON, and that bytes are read, not believed."""
+"""`python -m services.commands verify` as an operator runs it: exit codes, JSON, and that bytes are read, not believed."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
+from typer.testing import CliRunner
 
 from config import StorageSettings
 from repositories.database import Database
-from services import verify
-from services.storage_service import StorageService
-from services.verify import Verifier, Wanted
+from services.commands.app import app
+from services.housekeeping import verifier
+from services.housekeeping.verifier import Verifier, Wanted
+from services.storage_service.service import StorageService
 from tests.conftest import ROOT, Backends, free_port, running
 from tests.integration.service_support import embedded_service, jpeg, upload
 from tests.integration.sweep_kit import X_SHA256, Place, open_place
@@ -40,7 +42,7 @@ async def place(own_place: Place) -> Place:
 async def run(environment: dict[str, str], *arguments: str) -> tuple[int, dict[str, Any], str]:
     """Exit code, the one JSON object on standard output, standard error."""
     done = await asyncio.to_thread(
-        subprocess.run, [sys.executable, "-m", "services.verify", *arguments], cwd=ROOT, env=environment,
+        subprocess.run, [sys.executable, "-m", "services.commands", "verify", *arguments], cwd=ROOT, env=environment,
         capture_output=True, text=True, timeout=90, check=False,
     )  # fmt: skip
     answer = json.loads(done.stdout) if done.stdout.startswith("{") else {"text": done.stdout}
@@ -115,9 +117,9 @@ async def test_a_frame_that_is_deleted_meanwhile_is_no_violation(place: Place) -
 
 
 async def test_what_cannot_be_checked_is_neither_well_nor_lost(
-    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verify, "PAUSE", 0.01)
+    monkeypatch.setattr(verifier, "PAUSE", 0.01)
     frame = await place.frame()
     nowhere = StorageSettings(
         **{**dict(place.backends.storage), "ENDPOINT": f"127.0.0.1:{free_port()}", "CONNECT_TIMEOUT": 0.2}
@@ -127,9 +129,7 @@ async def test_what_cannot_be_checked_is_neither_well_nor_lost(
     await away.close()
     assert (report.exit_code, report.missing) == (2, 0)
     assert report.error
-    with pytest.raises(SystemExit) as wrong:
-        verify.main(["--sample", "0"])
-    assert wrong.value.code == 2
+    assert CliRunner().invoke(app, ["verify", "--sample", "0"]).exit_code == 2
     broken = Database(place.backends.db.model_copy(update={"HOST": "127.0.0.1", "PORT": free_port()}))
     report = await Verifier(broken, place.storage, Wanted()).run(0)
     await broken.close()

@@ -14,7 +14,7 @@ _PLAIN = sa.text("rtsp_url NOT LIKE 'enc1:%'")
 
 
 def upgrade() -> None:
-    # The service encrypts what these find, at every start (services.secrets): a migration has no keys.
+    # The service encrypts what these find, at every start (services.housekeeping.secrets): a migration has no keys.
     op.create_index("ix_ingestion_requests_plain_url", "ingestion_requests", ["id"], postgresql_where=_PLAIN)
     op.create_index("ix_camera_configurations_plain_url", "camera_configurations", ["camera_id"], postgresql_where=_PLAIN)
     op.create_check_constraint(

@@ -1,0 +1,201 @@
+"""/api/v1/frames: rows, and the pictures' bytes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
+
+from fastapi import Depends, Query
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response, StreamingResponse
+
+from api.http import examples
+from api.http.dependencies import ServicesDep
+from api.http.errors import problem_response
+from api.http.openapi import answer, problems
+from api.http.params import Cursor, Flag, FrameId, Limit, StrictUuid
+from api.http.ranges import Span, Unsatisfiable, none_match, requested_span
+from api.http.routing import make_router
+from models.schemas import CameraId, FrameInfo, FramePage, HoldRequest, NearestFrame, Timestamp
+from models.values import FrameFilter, SourceType
+from utils.exceptions import RangeNotSatisfiable
+
+router = make_router("/api/v1/frames", tags=["frames"])
+
+
+async def _filter(
+    camera_id: Annotated[CameraId | None, Query()] = None,
+    request_id: Annotated[StrictUuid | None, Query()] = None,
+    from_: Annotated[Timestamp | None, Query(alias="from", description="Inclusive.")] = None,
+    to: Annotated[Timestamp | None, Query(description="Exclusive.")] = None,
+    source_type: Annotated[SourceType | None, Query()] = None,
+    order: Annotated[Literal["asc", "desc"], Query(description="By `timestamp`.")] = "asc",
+) -> FrameFilter:
+    return FrameFilter(
+        camera_id=camera_id, request_id=request_id, from_=from_, to=to, source_type=source_type,
+        descending=order == "desc",
+    )  # fmt: skip
+
+
+@router.get(
+    "",
+    operation_id="list_frames",
+    summary="Frames by capture time",
+    response_model=FramePage,
+    responses={200: answer("A page.", examples.FRAME_PAGE), **problems()},
+)
+async def list_frames(
+    services: ServicesDep,
+    matching: Annotated[FrameFilter, Depends(_filter)],
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Any:
+    return await services.queries.list_frames(matching, limit, cursor)
+
+
+# Before /{frame_id}, which would take "nearest" for an id.
+@router.get(
+    "/nearest",
+    operation_id="nearest_frame",
+    summary="The camera's frame closest to a moment",
+    response_model=NearestFrame,
+    responses={200: answer("The frame.", examples.NEAREST), **problems("frame_not_found")},
+)
+async def nearest_frame(
+    services: ServicesDep, camera_id: Annotated[CameraId, Query()], at: Annotated[Timestamp, Query()]
+) -> Any:
+    return await services.queries.nearest_frame(camera_id, at)
+
+
+@router.get(
+    "/{frame_id}",
+    operation_id="get_frame",
+    summary="One frame",
+    response_model=FrameInfo,
+    responses={200: answer("The frame.", examples.FRAME), **problems("frame_not_found")},
+)
+async def get_frame(frame_id: FrameId, services: ServicesDep) -> Any:
+    return await services.queries.get_frame(frame_id)
+
+
+@router.delete(
+    "/{frame_id}",
+    status_code=204,
+    operation_id="delete_frame",
+    summary="Delete a frame",
+    responses=problems("storage_unavailable", "frame_on_hold"),
+)
+async def delete_frame(frame_id: FrameId, services: ServicesDep) -> Response:
+    """Row and object; 204 also when repeated or unknown."""
+    await services.queries.delete_frame(frame_id)
+    return Response(status_code=204)
+
+
+@router.post(
+    "/{frame_id}/hold",
+    operation_id="hold_frame",
+    summary="Put a frame on hold",
+    response_model=FrameInfo,
+    responses={
+        200: answer("On hold.", examples.HELD),
+        **problems("frame_not_found", "payload_too_large", "unsupported_media_type", "request_timeout"),
+    },
+    openapi_extra={"requestBody": {"content": {"application/json": {"example": examples.HOLD}}}},
+)
+async def hold_frame(frame_id: FrameId, services: ServicesDep, body: HoldRequest | None = None) -> Any:
+    """Until it is released nobody deletes it: neither retention nor a client (409). Repeating it is fine."""
+    return await services.queries.hold_frame(frame_id, body.reason if body else None)
+
+
+@router.delete(
+    "/{frame_id}/hold",
+    status_code=204,
+    operation_id="release_frame",
+    summary="End a frame's hold",
+    responses=problems("frame_not_found"),
+)
+async def release_frame(frame_id: FrameId, services: ServicesDep) -> Response:
+    """204 also for a frame that is on none."""
+    await services.queries.release_frame(frame_id)
+    return Response(status_code=204)
+
+
+def _disposition(filename: str) -> str:
+    """inline, with the name for both old and new clients (RFC 6266)."""
+    plain = "".join(c if 0x20 <= ord(c) < 0x7F and c not in '"\\%' else "_" for c in filename)
+    return f"inline; filename=\"{plain}\"; filename*=UTF-8''{quote(filename, safe='', errors='replace')}"
+
+
+async def _body(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The same chunks, but the first is there before the answer begins: a failed store is then still a problem."""
+    first = await anext(source, b"")
+
+    async def chunks() -> AsyncIterator[bytes]:
+        try:
+            yield first
+            async for chunk in source:
+                yield chunk
+        finally:  # also when the client leaves
+            if isinstance(source, AsyncGenerator):
+                await source.aclose()
+
+    return chunks()
+
+
+@router.get(
+    "/{frame_id}/content",
+    operation_id="get_frame_content",
+    summary="The picture's bytes",
+    response_class=Response,
+    status_code=307,
+    response_description="To the presigned URL.",
+    responses={
+        200: {
+            "description": "With proxy=true: the bytes, as they were stored.",
+            "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}},
+            "headers": {"ETag": {"description": "The SHA-256, quoted.", "schema": {"type": "string"}}},
+        },
+        206: {"description": "One range.", "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}},
+        304: {"description": "If-None-Match names the ETag."},
+        307: {"headers": {"Location": {"description": "Presigned URL.", "schema": {"type": "string"}}}},
+        **problems("frame_not_found", "range_not_satisfiable", "storage_unavailable"),
+    },
+)
+async def get_frame_content(
+    frame_id: FrameId,
+    request: Request,
+    services: ServicesDep,
+    proxy: Annotated[Flag, Query(description="true: the bytes from here, instead of the redirect.")] = False,
+) -> Response:
+    content = await services.queries.open_frame(frame_id)
+    head = bool(request.scope.get("trackshift.head"))
+    if not (proxy or head):
+        return RedirectResponse(content.presigned_url, 307, headers={"Cache-Control": "no-store"})
+    etag, size = f'"{content.sha256}"', content.size_bytes
+    # The bytes never change, but the frame may be deleted: clients keep them and ask.
+    headers = {"ETag": etag, "Accept-Ranges": "bytes", "Cache-Control": "private, no-cache"}
+    if none_match(_joined(request, "if-none-match"), etag):
+        return Response(status_code=304, headers=headers)
+    span: Span | None = None
+    if not head:  # RFC 9110: Range is for GET only
+        try:
+            span = requested_span(_joined(request, "range"), request.headers.get("if-range"), etag, size)
+        except Unsatisfiable:
+            return problem_response(request.scope, RangeNotSatisfiable(), {"Content-Range": f"bytes */{size}"})
+    headers["Content-Disposition"] = _disposition(content.filename or str(frame_id))
+    start, stop = (span.start, span.stop) if span else (0, size)
+    headers["Content-Length"] = str(stop - start)
+    if span:
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+    status = 206 if span else 200
+    if head:
+        return Response(status_code=status, headers=headers, media_type=content.content_type)
+    body = await _body(content.read(start, stop))
+    return StreamingResponse(body, status, headers, media_type=content.content_type)
+
+
+def _joined(request: Request, name: str) -> str | None:
+    """A list header that came on several lines is one list."""
+    values = request.headers.getlist(name)
+    return ", ".join(values) if values else None

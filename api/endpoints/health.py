@@ -1,0 +1,88 @@
+"""Health, readiness and metrics: served also when overloaded or stopping."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse, Response
+
+from api.http import examples
+from api.http.dependencies import StateDep
+from api.http.openapi import answer, problems
+from api.http.routing import make_router
+from api.http.state import AppState
+from config import VERSION
+from models.schemas import HealthCheckResponse, LiveResponse
+from utils.metrics import REGISTRY
+
+router = make_router(tags=["operations"])
+
+
+async def _check(state: AppState) -> HealthCheckResponse:
+    if state.services is None:
+        return HealthCheckResponse(
+            status="unhealthy", timestamp=datetime.now(UTC), version=VERSION, dependencies={}, checks={}
+        )
+    health = await state.services.health.check()
+    if state.stopping.is_set():
+        return health.model_copy(update={"status": "unhealthy"})
+    return health
+
+
+def _answer(health: HealthCheckResponse) -> Response:
+    status = 503 if health.status == "unhealthy" else 200
+    headers = {"Cache-Control": "no-store"} | ({"Retry-After": "1"} if status == 503 else {})
+    return JSONResponse(health.model_dump(mode="json"), status_code=status, headers=headers)
+
+
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: answer("Healthy, or degraded.", examples.HEALTH),
+    503: answer("Unhealthy, or stopping.", {**examples.HEALTH, "status": "unhealthy"}) | {"model": HealthCheckResponse},
+    **problems("invalid_request", "internal_error", common=False),
+}
+
+
+@router.get(
+    "/health", operation_id="health", summary="Health of all parts", response_model=HealthCheckResponse, responses=_RESPONSES
+)
+async def health(state: StateDep) -> Response:
+    return _answer(await _check(state))
+
+
+@router.get(
+    "/health/ready",
+    operation_id="health_ready",
+    summary="Whether to send requests here",
+    response_model=HealthCheckResponse,
+    responses=_RESPONSES,
+)
+async def health_ready(state: StateDep) -> Response:
+    return _answer(await _check(state))
+
+
+@router.get(
+    "/health/live",
+    operation_id="health_live",
+    summary="Whether the process answers",
+    response_model=LiveResponse,
+    responses={200: answer("It does.", {"status": "alive"}), **problems("invalid_request", common=False)},
+)
+async def health_live() -> Any:
+    return LiveResponse(status="alive")
+
+
+@router.get(
+    "/metrics",
+    operation_id="metrics",
+    summary="Prometheus metrics",
+    response_class=Response,
+    responses={
+        200: {"description": "Text exposition.", "content": {"text/plain": {"schema": {"type": "string"}}}},
+        **problems("invalid_request", common=False),
+    },
+)
+async def metrics() -> Response:
+    return Response(await run_in_threadpool(generate_latest, REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})

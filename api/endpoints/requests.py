@@ -1,0 +1,132 @@
+"""/api/v1/ingest: captures, their state, cancelling."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import Depends, Query
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api.http import examples
+from api.http.dependencies import ServicesDep, StateDep
+from api.http.idempotency import AttemptDep
+from api.http.openapi import IDEMPOTENCY, KEYED, PREFER, answer, problems
+from api.http.params import Cursor, Limit, RequestId, StrictUuid
+from api.http.prefer import wait_final
+from api.http.routing import make_router
+from models.schemas import CameraId, IngestionResponse, RequestPage, RTSPIngestionRequest, Timestamp
+from models.values import CaptureMode, IngestionStatus, RequestFilter, SourceType
+
+router = make_router("/api/v1/ingest", tags=["ingest"])
+
+
+def status_location(request_id: UUID) -> str:
+    """Where a request's state is found."""
+    return f"/api/v1/ingest/status/{request_id}"
+
+
+@router.post(
+    "/rtsp",
+    status_code=202,
+    operation_id="submit_capture",
+    summary="Capture from a camera",
+    response_model=IngestionResponse,
+    response_description="Accepted.",
+    responses={
+        200: answer("With `Prefer: wait`: the final state, failed included.", examples.FINAL, location=True)
+        | {"model": IngestionResponse},
+        202: answer("Accepted; Location has the state.", examples.ACCEPTED, location=True),
+        **problems(
+            "not_applicable", "timestamp_out_of_range", "address_not_allowed", "camera_disabled", "too_many_pending",
+            "payload_too_large", "unsupported_media_type", "request_timeout", *KEYED,
+        ),
+    },
+    openapi_extra={"parameters": [PREFER, IDEMPOTENCY]},
+)  # fmt: skip
+async def submit_capture(
+    body: RTSPIngestionRequest, request: Request, response: Response, services: ServicesDep, state: StateDep,
+    attempt: AttemptDep,
+) -> Any:
+    """Answers at once, before the camera is reached. With `Prefer: wait=N` it waits for the final state."""
+    services.orchestrator.check_accepting()
+    attempt.answers(202, lambda accepted: status_location(accepted.request_id))
+    accepted = await services.orchestrator.submit_capture(body, attempt)
+    response.headers["Location"] = status_location(accepted.request_id)
+    if await wait_final(request, response, state, services, accepted.request_id):
+        response.status_code = 200
+    elif "Preference-Applied" not in response.headers:
+        return accepted
+    return await services.queries.get_request(accepted.request_id)
+
+
+@router.get(
+    "/status/{request_id}",
+    operation_id="get_request",
+    summary="State of a request",
+    response_model=IngestionResponse,
+    responses={200: answer("The state.", examples.FINAL), **problems("request_not_found")},
+    openapi_extra={"parameters": [PREFER]},
+)
+async def get_request(
+    request_id: RequestId, request: Request, response: Response, services: ServicesDep, state: StateDep
+) -> Any:
+    """With `Prefer: wait=N`: as soon as the state is final, or after N seconds."""
+    response.headers["Vary"] = "Prefer"
+    current = await services.queries.get_request(request_id)  # an unknown one is 404 without a wait
+    if await wait_final(request, response, state, services, request_id) or "Preference-Applied" in response.headers:
+        current = await services.queries.get_request(request_id)
+    return current
+
+
+async def _filter(
+    camera_id: Annotated[CameraId | None, Query()] = None,
+    status: Annotated[IngestionStatus | None, Query()] = None,
+    source_type: Annotated[SourceType | None, Query()] = None,
+    capture_mode: Annotated[CaptureMode | None, Query()] = None,
+    group_id: Annotated[StrictUuid | None, Query(description="A burst's requests.")] = None,
+    created_from: Annotated[Timestamp | None, Query(description="Inclusive.")] = None,
+    created_to: Annotated[Timestamp | None, Query(description="Exclusive.")] = None,
+) -> RequestFilter:
+    return RequestFilter(
+        camera_id=camera_id, status=status, source_type=source_type, capture_mode=capture_mode,
+        created_from=created_from, created_to=created_to, group_id=group_id,
+    )  # fmt: skip
+
+
+@router.get(
+    "/requests",
+    operation_id="list_requests",
+    summary="Requests, newest first",
+    response_model=RequestPage,
+    responses={200: answer("A page.", examples.REQUEST_PAGE), **problems()},
+)
+async def list_requests(
+    services: ServicesDep,
+    matching: Annotated[RequestFilter, Depends(_filter)],
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Any:
+    return await services.queries.list_requests(matching, limit, cursor)
+
+
+@router.post(
+    "/requests/{request_id}/cancel",
+    status_code=202,
+    operation_id="cancel_request",
+    summary="Cancel a request",
+    response_model=IngestionResponse,
+    responses={
+        200: answer("It was final already; unchanged.", examples.FINAL) | {"model": IngestionResponse},
+        202: answer("Cancelling; frames captured before are stored.", examples.ACCEPTED, location=True),
+        **problems("request_not_found", *KEYED),
+    },
+    openapi_extra={"parameters": [IDEMPOTENCY]},
+)
+async def cancel_request(request_id: RequestId, response: Response, services: ServicesDep) -> Any:
+    was_final = await services.orchestrator.cancel(request_id)
+    response.headers["Location"] = status_location(request_id)
+    if was_final:
+        response.status_code = 200
+    return await services.queries.get_request(request_id)

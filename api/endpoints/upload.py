@@ -1,0 +1,88 @@
+"""POST /api/v1/ingest/upload: refused early when it can be, else received whole and handed to the orchestrator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api.endpoints.requests import status_location
+from api.http import examples
+from api.http.body import check_encoding, content_length
+from api.http.dependencies import ServicesDep, StateDep
+from api.http.idempotency import begin, form_fingerprint, kept_answer
+from api.http.multipart import boundary_of
+from api.http.openapi import IDEMPOTENCY, KEYED, answer, problems
+from api.http.receive import body_limit, receive_form
+from api.http.routing import make_router
+from models.schemas import CAMERA_ID_PATTERN, IngestionResponse
+from utils.exceptions import PayloadTooLarge
+
+router = make_router("/api/v1/ingest", tags=["ingest"])
+
+_FORM: dict[str, Any] = {
+    "type": "object",
+    "required": ["camera_id", "files"],
+    "additionalProperties": False,
+    "properties": {
+        "camera_id": {"type": "string", "pattern": CAMERA_ID_PATTERN, "maxLength": 100},
+        "files": {
+            "type": "array",
+            "minItems": 1,
+            "items": {"type": "string", "format": "binary"},
+            "description": "jpg, jpeg, png, bmp, tif, tiff; at most UPLOAD__MAX_BATCH_SIZE of UPLOAD__MAX_FILE_SIZE bytes.",
+        },
+        "meta": {"type": "string", "description": "JSON as in POST /ingest/rtsp; may be empty."},
+        "source_type": {"type": "string", "enum": ["upload"], "default": "upload"},
+    },
+}
+_EXAMPLE = {"camera_id": "pit-lane-1", "files": ["car-44.jpg"], "meta": '{"session": "FP1"}'}
+
+
+@router.post(
+    "/upload",
+    status_code=201,
+    operation_id="upload_images",
+    summary="Upload images",
+    response_model=IngestionResponse,
+    responses={
+        201: answer("At least one file was stored; `rejected` has the others.", examples.UPLOADED, location=True),
+        **problems(
+            "request_timeout", "payload_too_large", "too_many_files", "image_too_large", "unsupported_media_type",
+            "unsupported_image_format", "invalid_image", "image_type_mismatch", "forbidden", "storage_unavailable",
+            "disk_full", *KEYED,
+        ),
+    },
+    openapi_extra={
+        "parameters": [IDEMPOTENCY],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {
+                    "schema": _FORM, "example": _EXAMPLE, "encoding": {"meta": {"contentType": "application/json"}},
+                }
+            },
+        },
+    },
+)  # fmt: skip
+async def upload_images(request: Request, response: Response, services: ServicesDep, state: StateDep) -> Any:
+    """Each file is stored or refused by itself, its bytes unchanged. If none is stored, the answer is the first
+    file's problem with all of `rejected`."""
+    services.orchestrator.check_accepting()
+    await services.direct.check_store()
+    # Nothing of the body has been read: a client that waits for 100 Continue gets the refusal instead.
+    declared = content_length(request)
+    with state.uploads.admit(declared) as share:
+        boundary = boundary_of(request.headers.get("content-type", ""))
+        check_encoding(request)
+        if declared is not None and declared > body_limit(state.settings):
+            raise PayloadTooLarge("The body is larger than UPLOAD__MAX_BATCH_SIZE files of UPLOAD__MAX_FILE_SIZE.")
+        async with receive_form(request, boundary, state, share) as form:
+            attempt = await begin(request, form_fingerprint(form))
+            attempt.answers(201, lambda stored: status_location(stored.request_id))
+            request_id = await services.orchestrator.ingest_upload(form.fields, form.files, attempt)
+    if (kept := await kept_answer(request, attempt)) is not None:
+        return kept
+    response.headers["Location"] = status_location(request_id)
+    return await services.queries.get_request(request_id)

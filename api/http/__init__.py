@@ -1,0 +1,1 @@
+"""What HTTP needs: bodies, strict input, errors, idempotency keys, OpenAPI."""

@@ -1,0 +1,201 @@
+"""`Idempotency-Key` on the wire: which routes take it, its form, what a body's fingerprint is over, answering again.
+
+Routes take part by being there: StrictRoute sends every POST under /api/v1/ingest and the snapshot through `serve`.
+The key is taken once the whole body is here. A JSON route needs nothing more; one that reads its body itself calls
+`begin` with the body's fingerprint. What is refused before (by the headers, or because the body does not parse) has
+changed nothing and uses no key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import re
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+from urllib.parse import parse_qsl
+
+from fastapi import Depends
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from api.http.dependencies import get_services
+from api.http.errors import PROBLEM_TYPE, on_http_exception, on_ingestion_exception, on_validation_error
+from api.http.receive import ReceivedForm
+from models.values import KeptAnswer, KeyName
+from services.idempotency.operation import Attempt
+from utils.exceptions import IngestionException, MalformedRequest
+
+REPLAYED = "Idempotent-Replayed"
+ANONYMOUS = "anonymous"
+# Not answers to this request but to this moment: they free the key (CONTRACT, "Safe retries").
+_NOT_KEPT = (401, 403, 408, 409, 429)
+_IN_THREAD = 65_536  # bytes of JSON; less is hashed faster than a thread is reached
+# A structured-field string ("k") or the bare key; visible ASCII. A bare comma would be two keys in one header.
+_QUOTED_KEY = re.compile(r'^"((?:[\x21\x23-\x5b\x5d-\x7e]|\\["\\]){1,255})"$')
+_BARE_KEY = re.compile(r"^[\x21\x23-\x2b\x2d-\x7e]{1,255}$")
+_SCOPE = "trackshift.keyed"
+
+
+class _Replay(Exception):
+    """The key has an answer: the endpoint is not run."""
+
+    def __init__(self, answer: KeptAnswer) -> None:
+        self.answer = answer
+
+
+class _Keyed:
+    """What a request knows of its key."""
+
+    def __init__(self, name: KeyName | None) -> None:
+        self.name = name
+        self.attempt: Attempt | None = None if name is not None else Attempt()
+
+
+def takes_key(methods: set[str], path: str) -> bool:
+    """Whether a route takes the header; on others it is ignored."""
+    return "POST" in methods and (path.startswith("/api/v1/ingest/") or path.endswith("/snapshot"))
+
+
+def parse_key(headers: list[str]) -> str | None:
+    """The key, `"k"` and `k` being the same one; None without the header. Raises MalformedRequest."""
+    if not headers:
+        return None
+    value = headers[0].strip()
+    if len(headers) == 1 and (quoted := _QUOTED_KEY.match(value)):
+        return re.sub(r"\\(.)", r"\1", quoted[1])
+    if len(headers) == 1 and _BARE_KEY.match(value):
+        return value
+    raise MalformedRequest("Idempotency-Key: one key of 1-255 visible ASCII characters.")
+
+
+def caller(request: Request) -> str:
+    """Whose keys these are: whom the authentication found, else everybody who is not known."""
+    return str(request.scope.get("trackshift.caller", ANONYMOUS))
+
+
+def scope_of(request: Request) -> str:
+    """Caller, method and path, as one hash: a path may be of any length and hold any character."""
+    parts = [caller(request), request.method, request.url.path]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _hash(*parts: Any) -> str:
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def json_fingerprint(value: Any, query: bytes) -> str:
+    """Over the parsed JSON and the query: spaces and the order of names do not count, headers do not either."""
+    return _hash(value, sorted(parse_qsl(query.decode("ascii"), keep_blank_values=True)))
+
+
+def form_fingerprint(form: ReceivedForm) -> str:
+    """Over an upload's fields and, in their order, its files' names, declared types, sizes and hashes.
+
+    Not over the multipart text: its boundary is another one at every try. A file that was too large has not been
+    received whole, so it counts by name and type.
+    """
+    files = [
+        [file.filename, file.declared_type, None if file.too_large else [file.size, file.sha256]] for file in form.files
+    ]
+    return _hash(form.fields.model_dump(mode="json"), files)
+
+
+async def begin(request: Request, fingerprint: str) -> Attempt:
+    """Takes the request's key: for a route that reads its body itself, once that is here whole.
+
+    Raises IdempotencyKeyReused, RequestInProgress, DatabaseUnavailable; and what makes `serve` give the answer that
+    the key has.
+    """
+    keyed: _Keyed = request.scope[_SCOPE]
+    if keyed.attempt is None:
+        assert keyed.name is not None
+        found = await (await get_services(request)).idempotency.begin(keyed.name, fingerprint)
+        if isinstance(found, KeptAnswer):
+            raise _Replay(found)
+        keyed.attempt = found
+    return keyed.attempt
+
+
+async def get_attempt(request: Request) -> Attempt:
+    keyed: _Keyed = request.scope[_SCOPE]
+    assert keyed.attempt is not None, "a route that reads its body itself calls begin()"
+    return keyed.attempt
+
+
+async def kept_answer(request: Request, attempt: Attempt) -> Response | None:
+    """The answer that was kept in the transaction of what it tells of, to be sent; None without a key."""
+    answer = await (await get_services(request)).idempotency.given(attempt) if attempt.keyed else None
+    return _response(answer) if answer is not None else None
+
+
+AttemptDep = Annotated[Attempt, Depends(get_attempt)]
+
+
+def check_key(request: Request) -> None:
+    """The request's key, if it has one, before its body is read. Raises MalformedRequest."""
+    key = parse_key(request.headers.getlist("idempotency-key"))
+    request.scope[_SCOPE] = _Keyed(KeyName(scope_of(request), key) if key is not None else None)
+
+
+async def serve(
+    request: Request, handler: Callable[[Request], Awaitable[Response]], body: tuple[bytes, Any] | None
+) -> Response:
+    """Runs the endpoint as its key has it. `body`: raw and parsed; None when the endpoint reads it itself."""
+    keyed: _Keyed = request.scope[_SCOPE]
+    if keyed.name is None:
+        return await handler(request)
+    try:
+        if body is not None:
+            query = request.scope.get("query_string", b"")
+            work = (body[1], query)
+            large = len(body[0]) > _IN_THREAD
+            await begin(request, await asyncio.to_thread(json_fingerprint, *work) if large else json_fingerprint(*work))
+        response = await handler(request)
+    except _Replay as found:
+        return _again(found.answer)
+    except IngestionException as error:
+        response = await on_ingestion_exception(request, error)
+    except RequestValidationError as error:
+        response = await on_validation_error(request, error)
+    except HTTPException as error:
+        response = await on_http_exception(request, error)
+    except BaseException:
+        if keyed.attempt is not None:
+            await asyncio.shield((await get_services(request)).idempotency.release(keyed.attempt))
+        raise
+    return await _end(request, keyed.attempt, response)
+
+
+async def _end(request: Request, attempt: Attempt | None, response: Response) -> Response:
+    """Keeps the answer or frees the key, before the client has it."""
+    if attempt is None:  # refused before the body was here whole
+        assert response.status_code >= 400, "a route that reads its body itself calls begin()"
+        return response
+    keys = (await get_services(request)).idempotency
+    if response.status_code >= 500 or response.status_code in _NOT_KEPT:
+        await asyncio.shield(keys.release(attempt))
+        return response
+    if attempt.others is not None:  # another run of this key was first
+        await asyncio.shield(keys.release(attempt))
+        return _again(await keys.fresh(attempt.others))
+    body = json.loads(bytes(response.body)) if response.body and not attempt.given else None
+    await asyncio.shield(keys.finish(attempt, response.status_code, response.headers.get("location"), body))
+    return response
+
+
+def _again(answer: KeptAnswer) -> Response:
+    response = _response(answer)
+    response.headers[REPLAYED] = "true"
+    return response
+
+
+def _response(answer: KeptAnswer) -> Response:
+    headers = {"Location": answer.location} if answer.location is not None else {}
+    if answer.status >= 400:
+        return JSONResponse(answer.body, answer.status, {**headers, "Cache-Control": "no-store"}, PROBLEM_TYPE)
+    return JSONResponse(answer.body, answer.status, headers)

@@ -1,0 +1,149 @@
+"""What /openapi.json says beyond the endpoints' own signatures: errors, examples, and the pages that show it."""
+
+from __future__ import annotations
+
+import mimetypes
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
+from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+
+from api.http.errors import PROBLEM_TYPE, TABLE
+from api.http.routing import make_router
+from models.schemas import Problem
+from utils.exceptions import IngestionException
+
+_REF = "#/components/schemas/{model}"
+# Any endpoint under /api may answer these.
+COMMON = ("malformed_request", "invalid_request", "internal_error", "database_unavailable", "overloaded", "shutting_down")
+_FIELD_EXAMPLES: dict[str, list[dict[str, str]]] = {
+    "invalid_request": [{"in": "body", "pointer": "/fps", "name": "fps", "code": "less_than_equal",
+                         "message": "Input should be less than or equal to 30"}],
+    "not_applicable": [{"in": "body", "pointer": "/motion", "name": "motion", "code": "not_applicable",
+                        "message": "motion does not apply to capture_mode single_frame"}],
+}  # fmt: skip
+_REJECTED = ("unsupported_image_format", "invalid_image", "image_type_mismatch", "image_too_large", "storage_unavailable")
+# Served from this package's files when it is installed: at a race track there may be no internet.
+ASSETS_PACKAGE = "fastapi_offline"
+_ASSETS = ("swagger-ui-bundle.js", "swagger-ui.css", "redoc.standalone.js", "favicon.png")
+_ASSET_URL = "/docs/assets/"
+
+
+def _subclasses(kind: type[IngestionException]) -> list[type[IngestionException]]:
+    return [kind, *(below for sub in kind.__subclasses__() for below in _subclasses(sub))]
+
+
+def _example(code: str, status: int, title: str) -> dict[str, Any]:
+    known = next((kind for kind in _subclasses(IngestionException) if kind.code == code), None)
+    body: dict[str, Any] = {
+        "type": "about:blank", "title": title, "status": status, "code": code,
+        "detail": known.default_message if known else f"{title}.", "instance": "/api/v1/…",
+        "trace_id": "01934f5e-2b7a-7c31-9d5e-6f0a1b2c3d4e", "retryable": known.retryable if known else False,
+        "errors": _FIELD_EXAMPLES.get(code, []),
+    }  # fmt: skip
+    return {"summary": title, "value": body}
+
+
+def problems(*codes: str, common: bool = True) -> dict[int | str, dict[str, Any]]:
+    """`responses=` for an endpoint: each code an example under its status; COMMON ones added."""
+    found: dict[int | str, dict[str, Any]] = {}
+    for code in dict.fromkeys([*codes, *(COMMON if common else ())]):
+        status, title = TABLE[code]
+        if status not in found:
+            content = {PROBLEM_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}, "examples": {}}}
+            found[status] = {"description": title, "content": content}
+            if status in (429, 503):
+                found[status]["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
+        else:
+            found[status]["description"] += f"; {title.lower()}"
+        found[status]["content"][PROBLEM_TYPE]["examples"][code] = _example(code, status, title)
+    return dict(sorted(found.items(), key=lambda item: str(item[0])))
+
+
+def answer(description: str, example: Any, *, location: bool = False) -> dict[str, Any]:
+    """`responses=` entry of a success: its example and headers."""
+    entry: dict[str, Any] = {"description": description, "content": {"application/json": {"example": example}}}
+    if location:
+        entry["headers"] = {"Location": {"description": "The request's status.", "schema": {"type": "string"}}}
+    return entry
+
+
+def header(name: str, description: str, example: str) -> dict[str, Any]:
+    """One header parameter for `openapi_extra`."""
+    return {
+        "name": name, "in": "header", "required": False, "description": description, "schema": {"type": "string"},
+        "example": example,
+    }  # fmt: skip
+
+
+PREFER = header("Prefer", "RFC 7240. `wait=N`: wait up to N seconds (at most 60) for the final state.", "wait=10")
+IDEMPOTENCY = header(
+    "Idempotency-Key",
+    'One key, `"k"` or bare `k`, 1-255 visible ASCII characters. The same key and body within 24 h: the first answer again, '
+    "with `Idempotent-Replayed: true`.",
+    "2f6c1c9e",
+)
+KEYED = ("request_in_progress", "idempotency_key_reused")  # what a route with IDEMPOTENCY may answer because of it
+
+
+def schema_of(app: FastAPI) -> dict[str, Any]:
+    """The document; made once, kept on the application."""
+    if app.openapi_schema is None:
+        schema = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes, tags=app.openapi_tags
+        )
+        _, extra = models_json_schema([(Problem, "serialization")], ref_template=_REF)
+        schema.setdefault("components", {}).setdefault("schemas", {}).update(extra.get("$defs", {}))
+        app.openapi_schema = schema
+    return app.openapi_schema
+
+
+@cache
+def _local_assets() -> dict[str, bytes]:
+    try:
+        folder = files(ASSETS_PACKAGE) / "static"
+        return {name: (folder / name).read_bytes() for name in _ASSETS}
+    except (ModuleNotFoundError, OSError):
+        return {}
+
+
+def install_docs(app: FastAPI) -> None:
+    """/openapi.json, /docs, /redoc; their scripts from the installed package, else from the CDN that FastAPI names."""
+    router = make_router(include_in_schema=False)
+    local = _local_assets()
+
+    def urls(**names: str) -> dict[str, Any]:
+        return {key: _ASSET_URL + name for key, name in names.items()} if local else {}
+
+    @router.get("/openapi.json")
+    async def openapi() -> Response:
+        return JSONResponse(await run_in_threadpool(schema_of, app))
+
+    @router.get("/docs")
+    async def swagger() -> HTMLResponse:
+        links = urls(
+            swagger_js_url="swagger-ui-bundle.js", swagger_css_url="swagger-ui.css", swagger_favicon_url="favicon.png"
+        )
+        return get_swagger_ui_html(openapi_url="/openapi.json", title=f"{app.title}: try it", **links)
+
+    @router.get("/redoc")
+    async def redoc() -> HTMLResponse:
+        links = urls(redoc_js_url="redoc.standalone.js", redoc_favicon_url="favicon.png")
+        return get_redoc_html(openapi_url="/openapi.json", title=app.title, with_google_fonts=False, **links)
+
+    @router.get(_ASSET_URL + "{name}")
+    async def asset(request: Request, name: str) -> Response:
+        if name not in local:
+            raise HTTPException(404)
+        kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+        return Response(local[name], media_type=kind, headers={"Cache-Control": "public, max-age=86400"})
+
+    app.include_router(router)

@@ -1,0 +1,72 @@
+"""`Prefer: wait=N` (RFC 7240)."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api.http.state import AppState
+from api.http.waiting import disconnected
+
+if TYPE_CHECKING:
+    from services.runtime import Services
+
+MAX_WAIT = 60
+_WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_ITEM = re.compile(
+    rf'\s*({_WORD})(?:\s*=\s*({_WORD}|"(?:[^"\\]|\\.)*"))?\s*((?:;[^,"]*(?:"(?:[^"\\]|\\.)*"[^,"]*)*)?)(?:,|$)'
+)
+
+
+def preferences(headers: list[str]) -> dict[str, str]:
+    """Preferences by lower-case name; of one given twice the first counts. What cannot be parsed is left out."""
+    found: dict[str, str] = {}
+    for header in headers:
+        position = 0
+        while position < len(header):
+            item = _ITEM.match(header, position)
+            if item is None:  # skip to the next comma
+                comma = header.find(",", position)
+                if comma < 0:
+                    break
+                position = comma + 1
+                continue
+            value = item[2] or ""
+            if value.startswith('"'):
+                value = re.sub(r"\\(.)", r"\1", value[1:-1])
+            found.setdefault(item[1].lower(), value)
+            position = item.end()
+    return found
+
+
+def wait_seconds(request: Request) -> int | None:
+    """N of `Prefer: wait=N`, at most 60; None when absent or malformed."""
+    value = preferences(request.headers.getlist("prefer")).get("wait", "")
+    if not (value.isascii() and value.isdigit()):
+        return None
+    return MAX_WAIT if len(value.lstrip("0")) > 2 else min(int(value), MAX_WAIT)
+
+
+async def wait_final(request: Request, response: Response, state: AppState, services: Services, request_id: UUID) -> bool:
+    """Whether the request became final in the time the client prefers to wait; False at once without a preference.
+
+    Ends early when the service stops or the client goes away.
+    """
+    seconds = wait_seconds(request)
+    if seconds is None:
+        return False
+    response.headers["Preference-Applied"] = f"wait={seconds}"
+    final = asyncio.ensure_future(services.orchestrator.wait_final(request_id, float(seconds)))
+    others = [asyncio.ensure_future(state.stopping.wait()), asyncio.ensure_future(disconnected(request))]
+    try:
+        await asyncio.wait({final, *others}, return_when=asyncio.FIRST_COMPLETED)
+        return bool(final.result()) if final.done() else False
+    finally:
+        for task in (final, *others):
+            task.cancel()
+        await asyncio.gather(final, *others, return_exceptions=True)

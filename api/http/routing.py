@@ -1,0 +1,83 @@
+"""The route class of every endpoint: what is checked before FastAPI reads parameters and body."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from typing import Any
+from urllib.parse import parse_qsl
+
+from fastapi import APIRouter
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api.http.body import pace_of, read_json
+from api.http.idempotency import check_key, serve, takes_key
+from api.http.state import app_state
+from api.http.validation import MAX_ERRORS, invalid_fields
+from utils.exceptions import FieldError, MalformedRequest
+
+MAX_QUERY_FIELDS = 100
+_NAME = re.compile(r"^[A-Za-z0-9_.\-\[\]]{1,64}$")
+
+
+def query_names(dependant: Dependant) -> set[str]:
+    """The query parameters of an endpoint and of what it depends on."""
+    below = (query_names(sub) for sub in dependant.dependencies)
+    return {param.alias for param in dependant.query_params}.union(*below)
+
+
+def check_query(query: bytes, known: frozenset[str]) -> None:
+    """Refuses unknown, repeated and empty query parameters, and what is not UTF-8."""
+    if not query:
+        return
+    try:
+        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MAX_QUERY_FIELDS)
+    except ValueError:  # UnicodeDecodeError is one
+        raise MalformedRequest("The query string cannot be parsed.") from None
+    errors = []
+    for name, times in Counter(name for name, _ in pairs).items():
+        shown = name if _NAME.match(name) else ""
+        if name not in known:
+            errors.append(FieldError("query", shown, "extra_forbidden", "is not a known query parameter"))
+        elif times > 1:
+            errors.append(FieldError("query", name, "repeated", "is given more than once"))
+        elif any(value == "" for other, value in pairs if other == name):
+            errors.append(FieldError("query", name, "empty", "has no value"))
+    if errors:
+        raise invalid_fields(errors[:MAX_ERRORS])
+
+
+class StrictRoute(APIRoute):
+    """Admission, query, JSON and Idempotency-Key are checked here, in this order, before FastAPI sees the request."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+        known = frozenset(query_names(self.dependant))
+        takes_json = self.body_field is not None
+        reads_itself = not takes_json and "requestBody" in (self.openapi_extra or {})
+        keyed = takes_key(self.methods or set(), self.path)
+
+        async def strict(request: Request) -> Response:
+            state = app_state(request)
+            state.admit(self.path)
+            check_query(request.scope.get("query_string", b""), known)
+            if keyed:
+                check_key(request)
+            body: tuple[bytes, Any] | None = None if reads_itself else (b"", None)
+            if takes_json:
+                api = state.settings.API
+                body = await read_json(request, pace_of(api), api.MAX_JSON_BYTES)
+                # Where Request.body() and .json() keep what they have read: FastAPI asks those.
+                request._body, request._json = body
+            return await (serve(request, handler, body) if keyed else handler(request))
+
+        return strict
+
+
+def make_router(prefix: str = "", **kwargs: Any) -> APIRouter:
+    """A router of StrictRoutes. The prefix is part of each route's own path, so metrics get whole templates."""
+    return APIRouter(prefix=prefix, route_class=StrictRoute, redirect_slashes=False, **kwargs)

@@ -1,0 +1,69 @@
+"""What the application holds beside its services: whether it is stopping, how much it is serving, the uploads in hand."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, cast
+
+from starlette.requests import Request
+
+from api.http.admission import UploadGate
+from config import Settings
+from utils.exceptions import Overloaded, ShuttingDown
+from utils.pool import WorkerPool
+from utils.temp_folder import TempRoot
+
+if TYPE_CHECKING:
+    from services.runtime import Services
+
+UPLOAD_IO_THREADS = 4
+# Operators must see an overloaded or stopping service, so these are served whatever happens.
+ALWAYS_SERVED = ("/health", "/health/live", "/health/ready", "/metrics")
+
+
+class Stopping:
+    """Set once, when the stop begins. Belongs to the event loop; `set` is not for signal handlers or threads."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def set(self) -> None:
+        self._event.set()
+
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+    async def wait(self) -> None:
+        await self._event.wait()
+
+
+@dataclass
+class AppState:
+    """One per application, at `app.state.trackshift`."""
+
+    settings: Settings
+    services: Services | None = None
+    stopping: Stopping = field(default_factory=Stopping)
+    in_flight: int = 0
+    upload_pool: WorkerPool = field(default_factory=lambda: WorkerPool("upload_io", UPLOAD_IO_THREADS))
+    uploads: UploadGate = field(init=False)
+    temp: TempRoot = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.uploads = UploadGate(self.settings.UPLOAD)
+        self.temp = TempRoot(self.settings.temp_dir)
+
+    def admit(self, path: str) -> None:
+        """Raises ShuttingDown or Overloaded when a request for this route may not be served now."""
+        if path in ALWAYS_SERVED:
+            return
+        if self.stopping.is_set():
+            raise ShuttingDown
+        if self.in_flight > self.settings.API.MAX_CONCURRENT_REQUESTS:  # the request itself is counted
+            raise Overloaded
+
+
+def app_state(request: Request) -> AppState:
+    """The state of the application that serves this request."""
+    return cast(AppState, request.app.state.trackshift)

@@ -1,0 +1,1 @@
+"""Registered cameras: the registry, snapshots, bursts."""

@@ -1,0 +1,268 @@
+"""One moment of several cameras: a group of single_frame requests for the same instant, and how far apart they came.
+
+The process that is asked runs them itself: a kept stream and its ring are in one process only, and those that are
+not open are opened here first, so that all pictures are of one moment and not of when each camera was ready.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from config import RtspSettings
+from models.entities import CameraConfiguration, Frame, IngestionRequest
+from models.schemas import BurstError, BurstRequest, BurstResponse, BurstResult, RTSPIngestionRequest
+from models.values import FINAL_STATUSES, CaptureMode, CaptureParams, IngestionStatus
+from repositories.database import Database
+from services.idempotency.operation import Attempt
+from services.orchestrator import Orchestrator
+from services.reads.serializers import to_frame_info
+from services.rtsp_capture.media.gop_buffer import Picture
+from services.rtsp_capture.media.packets import StreamInfo
+from services.rtsp_capture.streams.hub import StreamHub
+from services.rtsp_capture.streams.keep_open import key_of
+from services.rtsp_capture.streams.stream import Stream, StreamKey
+from services.storage_service.presign import Presigned
+from services.storage_service.service import StorageService
+from utils.exceptions import (
+    CameraDisabled,
+    CameraFailed,
+    CaptureFailure,
+    FieldError,
+    InvalidRequest,
+    Overloaded,
+    RequestNotFound,
+    TimestampOutOfRange,
+)
+from utils.secret_box import SecretBox
+
+AHEAD = timedelta(seconds=10)  # how far ahead a burst's moment may lie: the answer is waited for
+MARGIN = 15.0  # seconds beyond what a capture may take that its end is waited for: storing the frame
+
+
+class _Opening:
+    """Waits until each stream gives pictures, or has failed while none is still on its way."""
+
+    def __init__(self, streams: Sequence[Stream]) -> None:
+        self._streams = streams
+        self._changed = asyncio.Event()
+
+    def on_picture(self, _picture: Picture) -> None:
+        self._changed.set()
+
+    def on_live(self, _info: StreamInfo) -> None:
+        self._changed.set()
+
+    def on_failure(self, _failure: CaptureFailure) -> None:
+        self._changed.set()
+
+    async def wait(self) -> None:
+        for stream in self._streams:
+            stream.listen(self)
+        try:
+            while not all(self._decided(stream) for stream in self._streams):
+                self._changed.clear()
+                await self._changed.wait()
+        finally:
+            for stream in self._streams:
+                stream.unlisten(self)
+
+    @staticmethod
+    def _decided(stream: Stream) -> bool:
+        if not stream.live:
+            return stream.failure is not None
+        first, newest = stream.first_of_segment, stream.ring.newest()
+        return first is not None and newest is not None and newest.packet.segment == first.segment
+
+
+class BurstService:
+    """Raises SecretUnreadable, DatabaseUnavailable, StorageUnavailable beside what its methods name."""
+
+    def __init__(
+        self, settings: RtspSettings, database: Database, storage: StorageService, hub: StreamHub, secrets: SecretBox,
+        orchestrator: Orchestrator,
+    ) -> None:  # fmt: skip
+        self._settings = settings
+        self._database = database
+        self._storage = storage
+        self._hub = hub
+        self._secrets = secrets
+        self._orchestrator = orchestrator
+
+    async def take(self, body: BurstRequest, attempt: Attempt | None = None) -> BurstResponse:
+        """Takes the moment and waits until every camera's request is final.
+
+        Raises InvalidRequest for a camera that is not registered, CameraDisabled, TimestampOutOfRange, Overloaded when
+        RTSP__MAX_CONCURRENT_STREAMS leave no room for all of them, ShuttingDown; CameraFailed, with the results in
+        its details, when no camera gave a frame. The group's id is the attempt's: a burst that an earlier run of its
+        key has taken is waited for and answered.
+        """
+        attempt = attempt or Attempt()
+        if attempt.resumed and (taken := await self._requests_of(attempt.request_id)):
+            await self._finished(asyncio.create_task(asyncio.sleep(0, taken)), datetime.now(UTC))
+            return await self._answer(attempt)
+        self._check_moment(body.at)
+        cameras = await self._cameras(body.camera_ids)
+        keys = [] if self._past(body.at) else [key_of(camera, self._secrets) for camera in cameras]
+        async with self._open(keys) as streams:
+            if body.at is None:
+                await self._ready(streams)
+            at = body.at or datetime.now(UTC)
+            captures = [(self._single(camera, body, at), camera) for camera in cameras]
+            submitting = asyncio.create_task(self._orchestrator.submit_burst(attempt, captures, body.tolerance_ms))
+            await self._finished(submitting, at)
+        return await self._answer(attempt)
+
+    async def _answer(self, attempt: Attempt) -> BurstResponse:
+        answer = await self.get(attempt.request_id)
+        if not answer.stored:
+            attempt.settled = all(result.status in FINAL_STATUSES for result in answer.results)
+            raise self._nothing(answer)
+        return answer
+
+    async def _requests_of(self, group_id: UUID) -> list[UUID]:
+        async with self._database.unit_of_work() as uow:
+            return [row.id for row in await uow.requests.of_group(group_id)]
+
+    async def get(self, group_id: UUID) -> BurstResponse:
+        """A burst as it stands. Raises RequestNotFound."""
+        async with self._database.unit_of_work() as uow:
+            rows = await uow.requests.of_group(group_id)
+            frames = await uow.frames.first_of([row.id for row in rows])
+        if not rows:
+            raise RequestNotFound("There is no burst with this id.")
+        urls = await self._storage.presign_many([frame.storage_path for frame in frames.values()])
+        return to_burst(group_id, rows, frames, dict(zip(frames, urls, strict=True)))
+
+    # -- what is asked for -------------------------------------------------------------------------------------
+
+    def _check_moment(self, at: datetime | None) -> None:
+        if at is None:
+            return
+        ahead = at - datetime.now(UTC)
+        if ahead > AHEAD or -ahead > timedelta(seconds=self._settings.RING_SECONDS):
+            told = f"lies more than RTSP__RING_SECONDS ago or more than {AHEAD.seconds} s ahead"
+            raise TimestampOutOfRange.of("at", told, code="timestamp_out_of_range")
+
+    @staticmethod
+    def _past(at: datetime | None) -> bool:
+        """Only a stream that was open then has pictures of a moment that has passed: none is opened for it."""
+        return at is not None and at <= datetime.now(UTC)
+
+    async def _cameras(self, camera_ids: Sequence[str]) -> list[CameraConfiguration]:
+        async with self._database.unit_of_work() as uow:
+            found = await uow.cameras.named(camera_ids)
+        unknown = [
+            FieldError("body", str(index), "camera_not_found", "is not a registered camera", f"/camera_ids/{index}")
+            for index, camera_id in enumerate(camera_ids)
+            if camera_id not in found
+        ]
+        if unknown:
+            raise InvalidRequest(errors=unknown)
+        disabled = [camera_id for camera_id in camera_ids if not found[camera_id].enabled]
+        if disabled:
+            raise CameraDisabled(f"Disabled: {', '.join(disabled)}.")
+        return [found[camera_id] for camera_id in camera_ids]
+
+    @staticmethod
+    def _single(camera: CameraConfiguration, body: BurstRequest, at: datetime) -> RTSPIngestionRequest:
+        return RTSPIngestionRequest(
+            camera_id=camera.camera_id, capture_mode=CaptureMode.SINGLE_FRAME, frame_timestamp=at, meta=body.meta
+        )
+
+    # -- the streams -------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _open(self, keys: Sequence[StreamKey]) -> AsyncIterator[list[Stream]]:
+        """The streams, held until the requests are final. Raises Overloaded when there is no room for all."""
+        new = [key for key in keys if self._hub.find(key) is None]
+        acquiring: dict[StreamKey, asyncio.Task[Stream]] = {}
+        try:
+            for group in ([key for key in keys if key not in new], new):
+                if group is new and len(new) > self._hub.free:
+                    raise Overloaded("RTSP__MAX_CONCURRENT_STREAMS leave no room for all of the cameras.", retry_after=5)
+                for key in group:
+                    acquiring[key] = asyncio.create_task(self._hub.acquire(key))
+                await asyncio.sleep(0)  # those that are open already are ours now, and not free to be closed
+            if acquiring:
+                await asyncio.wait(acquiring.values(), timeout=self._settings.CAPTURE_TIMEOUT)
+            yield [task.result() for task in acquiring.values() if task.done()]
+        finally:
+            for task in acquiring.values():
+                task.cancel()
+            if acquiring:
+                await asyncio.wait(acquiring.values())
+            for key, task in acquiring.items():
+                if not task.cancelled() and task.exception() is None:
+                    self._hub.release(key)
+
+    async def _ready(self, streams: Sequence[Stream]) -> None:
+        """Until each stream has a keyframe or has failed, at most RTSP__CAPTURE_TIMEOUT."""
+        try:
+            async with asyncio.timeout(self._settings.CAPTURE_TIMEOUT):
+                await _Opening(streams).wait()
+        except TimeoutError:
+            pass
+
+    # -- the requests ------------------------------------------------------------------------------------------
+
+    async def _finished(self, submitting: asyncio.Task[list[UUID]], at: datetime) -> None:
+        """Waits for all of them. When nobody waits any more, and when it takes too long, the rest is cancelled."""
+        ahead = max(0.0, (at - datetime.now(UTC)).total_seconds())
+        wait = ahead + self._settings.CAPTURE_TIMEOUT + MARGIN
+        try:
+            requests = await asyncio.shield(submitting)
+            final = await asyncio.gather(*(self._orchestrator.wait_final(request, wait) for request in requests))
+        except asyncio.CancelledError:
+            await asyncio.shield(self._cancel(await submitting))
+            raise
+        if not all(final):
+            await self._cancel([request for request, done in zip(requests, final, strict=True) if not done])
+            self._orchestrator.check_accepting()
+
+    async def _cancel(self, requests: Sequence[UUID]) -> None:
+        for request in requests:
+            await self._orchestrator.cancel(request)
+
+    @staticmethod
+    def _nothing(answer: BurstResponse) -> CameraFailed:
+        error = next((result.error for result in answer.results if result.error is not None), None)
+        told = answer.model_dump(mode="json", include={"group_id", "at", "tolerance_ms", "results"})
+        if error is None:
+            failed = CameraFailed("stream_ended", "The burst was cancelled.", retryable=True)
+        else:
+            failed = CameraFailed(error.code, error.message, retryable=error.retryable)  # type: ignore[arg-type]
+        failed.details.update(told)
+        return failed
+
+
+def to_burst(
+    group_id: UUID, rows: Sequence[IngestionRequest], frames: dict[UUID, Frame], urls: dict[UUID, Presigned]
+) -> BurstResponse:
+    """A burst as the wire shows it, from its requests and their frames. Pure."""
+    asked = {row.id: CaptureParams.from_json(row.params or {}) for row in rows}
+    ordered = sorted(rows, key=lambda row: burst.index if (burst := asked[row.id].burst) is not None else 0)
+    first = asked[ordered[0].id]
+    at, tolerance = first.frame_timestamp, first.burst.tolerance_ms if first.burst is not None else 0.0
+    assert at is not None
+    results = []
+    for row in ordered:
+        frame, error = frames.get(row.id), row.error if row.status == IngestionStatus.FAILED.value else None
+        offset = round((frame.capture_timestamp - at).total_seconds() * 1000, 3) if frame is not None else None
+        results.append(
+            BurstResult(
+                camera_id=row.camera_id, request_id=row.id, status=IngestionStatus(row.status), offset_ms=offset,
+                within_tolerance=offset is not None and abs(offset) <= tolerance,
+                frame=to_frame_info(frame, urls[row.id]) if frame is not None else None,
+                error=BurstError(**{name: error[name] for name in BurstError.model_fields}) if error else None,
+            )
+        )  # fmt: skip
+    times = [frame.capture_timestamp for frame in frames.values()]
+    return BurstResponse(
+        group_id=group_id, at=at, tolerance_ms=tolerance,
+        skew_ms=round((max(times) - min(times)).total_seconds() * 1000, 3) if len(times) > 1 else None,
+        complete=all(result.within_tolerance for result in results), stored=len(times), results=results,
+    )  # fmt: skip

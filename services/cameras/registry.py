@@ -1,0 +1,185 @@
+"""The camera registry: create, read, change and delete cameras, and try them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from models.entities import CameraConfiguration as CameraRow
+from models.schemas import (
+    MAX_META_BYTES,
+    CameraConfiguration,
+    CameraCreate,
+    CameraPage,
+    CameraPatch,
+    ProbeRequest,
+    ProbeResponse,
+)
+from models.values import CameraFilter, Transport
+from repositories.database import Database, UnitOfWork
+from services.rtsp_capture.connection.address import AddressPolicy, parse_rtsp_url
+from services.rtsp_capture.streams.keep_open import StreamKeeper
+from services.rtsp_capture.streams.probe import Prober
+from utils.cursors import decode_key, encode_cursor
+from utils.exceptions import (
+    CameraExists,
+    CameraInUse,
+    CameraNotFound,
+    InvalidRequest,
+)
+from utils.logger import get_logger
+from utils.secret_box import SecretBox
+from utils.urls import is_masked
+
+log = get_logger(__name__)
+
+_DEFAULTS: dict[str, Any] = {"transport": Transport.TCP, "enabled": True, "keep_open": False, "meta": {}}
+_MERGED = ("calibration", "meta")
+
+
+def merge_patch(target: Any, patch: Any) -> Any:
+    """RFC 7396, section 2."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = merge_patch(merged.get(name), value)
+    return merged
+
+
+class CameraRegistry:
+    """Raises CameraNotFound, InvalidRequest, SecretUnreadable, DatabaseUnavailable beside what its methods name."""
+
+    def __init__(
+        self, database: Database, secrets: SecretBox, policy: AddressPolicy, keeper: StreamKeeper, prober: Prober,
+    ) -> None:  # fmt: skip
+        self._database = database
+        self._secrets = secrets
+        self._policy = policy
+        self._keeper = keeper
+        self._prober = prober
+
+    # -- the registry ------------------------------------------------------------------------------------------
+
+    async def create(self, body: CameraCreate) -> CameraConfiguration:
+        """Raises CameraExists, AddressNotAllowed."""
+        self._check_url(body.rtsp_url)
+        values = body.model_dump(mode="json") | {"rtsp_url": self._secrets.seal(body.rtsp_url)}
+        row = await self._database.until_known(lambda uow: uow.cameras.create(values))
+        if row.rtsp_url != values["rtsp_url"]:  # no two sealings are alike: this row is another's
+            raise CameraExists
+        log.info("camera_created", camera_id=row.camera_id, keep_open=row.keep_open)
+        self._keeper.look()
+        return self._shown(row)
+
+    async def get(self, camera_id: str) -> CameraConfiguration:
+        return self._shown(await self._row(camera_id))
+
+    async def list(self, limit: int, cursor: str | None) -> CameraPage:
+        """Cameras in the order of their registration."""
+        wanted = CameraFilter()
+        after = decode_key(cursor, wanted, str) if cursor else None
+        async with self._database.unit_of_work() as uow:
+            rows = await uow.cameras.find(after=after, limit=limit + 1)
+        more = rows[limit - 1] if len(rows) > limit else None
+        return CameraPage(
+            items=[self._shown(row) for row in rows[:limit]],
+            next_cursor=encode_cursor(more.created_at, more.camera_id, wanted) if more else None,
+        )
+
+    async def update(self, camera_id: str, patch: CameraPatch) -> CameraConfiguration:
+        """RFC 7396. Raises AddressNotAllowed."""
+        sent = {name: getattr(patch, name) for name in patch.model_fields_set}
+        if sent.pop("camera_id", camera_id) != camera_id:
+            raise InvalidRequest.of("camera_id", "cannot be changed", code="read_only")
+
+        async def change(uow: UnitOfWork) -> CameraRow:
+            row = await uow.cameras.locked(camera_id)
+            if row is None:
+                raise CameraNotFound
+            return await uow.cameras.change(camera_id, self._changes(row, sent))
+
+        row = await self._database.until_known(change)
+        log.info("camera_changed", camera_id=camera_id, fields=sorted(sent))
+        self._keeper.look()
+        return self._shown(row)
+
+    async def delete(self, camera_id: str) -> None:
+        """The camera goes, its frames and requests stay. Raises CameraInUse."""
+        gone = False
+
+        async def remove(uow: UnitOfWork) -> None:
+            nonlocal gone
+            if await uow.cameras.locked(camera_id) is None:
+                if gone:  # by this very call, whose COMMIT was not known to have succeeded
+                    return
+                raise CameraNotFound
+            if await uow.cameras.in_use(camera_id):
+                raise CameraInUse
+            await uow.cameras.remove(camera_id)
+            gone = True
+
+        await self._database.until_known(remove)
+        log.info("camera_deleted", camera_id=camera_id)
+        self._keeper.look()
+
+    def _changes(self, row: CameraRow, sent: Mapping[str, Any]) -> dict[str, Any]:
+        """The columns that a patch changes."""
+        values: dict[str, Any] = {}
+        for name, value in sent.items():
+            if name == "rtsp_url":
+                if value is None:
+                    raise InvalidRequest.of("rtsp_url", "cannot be removed", code="missing")
+                if value != self._secrets.masked(row.rtsp_url):
+                    self._check_url(value)
+                    values[name] = self._secrets.seal(value)
+            elif name in _MERGED and value is not None:
+                values[name] = self._bounded(name, merge_patch(getattr(row, name), value))
+            else:
+                values[name] = _DEFAULTS.get(name) if value is None else value
+        return values
+
+    def _bounded(self, name: str, value: dict[str, Any]) -> dict[str, Any]:
+        if len(json.dumps(value, ensure_ascii=False).encode()) > MAX_META_BYTES:
+            raise InvalidRequest.of(name, f"is larger than {MAX_META_BYTES} bytes", code="object_too_large")
+        return value
+
+    def _check_url(self, url: str) -> None:
+        address = parse_rtsp_url(url)
+        if is_masked(url):
+            raise InvalidRequest.of("rtsp_url", "has the mask in place of its password", code="masked")
+        self._policy.check_literal(address)
+
+    async def _row(self, camera_id: str) -> CameraRow:
+        async with self._database.unit_of_work() as uow:
+            row = await uow.cameras.get(camera_id)
+        if row is None:
+            raise CameraNotFound
+        return row
+
+    def _shown(self, row: CameraRow) -> CameraConfiguration:
+        return CameraConfiguration(
+            camera_id=row.camera_id, name=row.name, description=row.description, rtsp_url=self._secrets.masked(row.rtsp_url),
+            transport=Transport(row.transport), location=row.location, camera_angle=row.camera_angle,
+            calibration=row.calibration, default_fps=row.default_fps, enabled=row.enabled, keep_open=row.keep_open,
+            reader=row.reader, retention_days=row.retention_days, meta=row.meta, created_at=row.created_at,
+            updated_at=row.updated_at, stream=self._keeper.status(row.camera_id),
+        )  # fmt: skip
+
+    # -- trying ------------------------------------------------------------------------------------------------
+
+    async def probe_url(self, body: ProbeRequest) -> ProbeResponse:
+        """Raises AddressNotAllowed for an IP literal outside, Overloaded."""
+        address = parse_rtsp_url(body.rtsp_url)
+        self._policy.check_literal(address)
+        return await self._prober.probe("url", address, (body.transport or Transport.TCP).value)
+
+    async def probe(self, camera_id: str) -> ProbeResponse:
+        """Also of a disabled camera. Raises Overloaded."""
+        row = await self._row(camera_id)
+        address = parse_rtsp_url(self._secrets.open(row.rtsp_url))
+        return await self._prober.probe(camera_id, address, row.transport, row.reader)

@@ -1,0 +1,42 @@
+"""`secrets`: the keys under which camera URLs rest encrypted (SECRETS__KEYS)."""
+
+from __future__ import annotations
+
+import typer
+
+from config import get_settings
+from repositories.database import Database
+from services.commands.running import refuse, run
+from services.housekeeping.secrets import open_box, reseal_all
+from utils.secret_box import new_key
+
+app = typer.Typer(no_args_is_help=True, help="Keys of SECRETS__KEYS, under which camera URLs rest encrypted.")
+
+
+@app.command()
+def new() -> None:
+    """Print a new key."""
+    print(new_key())
+
+
+@app.command()
+def rotate() -> None:
+    """Encrypt every stored URL anew with the first key of SECRETS__KEYS. Safe while services run.
+
+    Exit code 1: some URLs could not be opened with any key.
+    """
+    raise typer.Exit(run(_rotate()))
+
+
+async def _rotate() -> int:
+    settings = get_settings()
+    if not settings.DB.HOST:
+        refuse("DB__HOST is empty: the embedded PostgreSQL runs inside the service, which does this when it starts.")
+    box = open_box(settings)
+    database = Database(settings.DB, "trackshift-secrets")
+    try:
+        done, left = await reseal_all(database, box)
+    finally:
+        await database.close()
+    print(f"{done} URLs encrypted anew with the first key ({box.key_ids[0]}); {left} could not be opened with any key.")
+    return 1 if left else 0

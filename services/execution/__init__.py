@@ -1,0 +1,1 @@
+"""What a process runs: the capture runner, its leases, embedded parts, health."""

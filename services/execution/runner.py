@@ -1,0 +1,281 @@
+"""Claims captures by lease and epoch, runs them, renews their leases, hands them back.
+
+The truth is in PostgreSQL (leases); this process only knows what it runs. Everything here runs on the event loop but
+the watch's thread (`lease_watch`), which a stalled loop does not stall. Lifecycle of a capture: docs/lifecycle.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from uuid import UUID
+
+from structlog.contextvars import bind_contextvars, clear_contextvars
+
+from models.entities import CaptureEvent
+from models.values import Claim
+from repositories.database import Database
+from services.execution.lease_watch import LeaseWatch
+from services.rtsp_capture.captures.capture import CaptureDeps
+from services.rtsp_capture.captures.job import CaptureJob
+from utils.exceptions import DatabaseUnavailable, LeaseLost
+from utils.ids import new_id
+from utils.logger import get_logger
+from utils.metrics import CAPTURES, CAPTURES_RESUMED, LEASE_RENEWAL, LEASES_LOST
+
+log = get_logger(__name__)
+
+CLAIM_EVERY = 0.5  # seconds between looks for captures that nobody runs
+CLAIM_AT_MOST = 2.0  # the same where a look takes long
+CANCELLED_AT_ONCE = 20  # captures taken only to be ended, in one look
+RENEW_AGAIN = 0.2  # seconds until leases that could not be renewed are tried again
+TRIGGER_POLL = 0.5  # seconds between looks for triggers that other processes took
+TRIGGERS_AT_ONCE = 1000
+
+
+@dataclass(slots=True)
+class _Running:
+    job: CaptureJob
+    task: asyncio.Task[None]
+    camera_id: str
+
+
+def _wake_from_thread(loop: asyncio.AbstractEventLoop, job: CaptureJob) -> None:
+    try:
+        loop.call_soon_threadsafe(job.wake)
+    except RuntimeError:  # the loop is closed: nothing runs any more
+        pass
+
+
+class CaptureRunner:
+    """One a process. `start` begins to claim, `stop` hands back."""
+
+    def __init__(
+        self, deps: CaptureDeps, leases: Database, on_finished: Callable[[UUID], None], watch: LeaseWatch | None = None
+    ) -> None:
+        """`leases`: a lone connection for renewals. `on_finished`: a capture ended here, was handed back or lost."""
+        self._deps = deps
+        self._settings = deps.settings
+        self._database = deps.database
+        self._leases = leases
+        self._on_finished = on_finished
+        self._watch = watch or LeaseWatch(deps.settings.LEASE_TTL)
+        self.owner = f"{socket.gethostname()[:60]}:{os.getpid()}:{new_id()}"
+        self._running: dict[UUID, _Running] = {}
+        self._wake = asyncio.Event()
+        self._begun = asyncio.Event()  # there are leases to renew
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # -- what runs ---------------------------------------------------------------------------------------------
+
+    @property
+    def room(self) -> int:
+        """How many more captures may run here."""
+        return max(0, self._settings.MAX_CONCURRENT_CAPTURES - len(self._running))
+
+    def job(self, request_id: UUID) -> CaptureJob | None:
+        """The capture, if this process runs it."""
+        running = self._running.get(request_id)
+        return running.job if running is not None else None
+
+    def wake(self) -> None:
+        """There may be something to claim."""
+        self._wake.set()
+
+    def now(self) -> float:
+        """Seconds of the clock that leases are watched by: to be read before a claim is committed."""
+        return self._watch.clock()
+
+    def begin(self, claim: Claim, camera_id: str, asked: float) -> None:
+        """Runs a capture whose lease is this process's by a statement that was sent at `asked` (of `now`)."""
+        former = self._running.pop(claim.request_id, None)
+        if former is not None:  # our own lease had lapsed while the database was away
+            self._lose(former.job)
+        if claim.resumed:
+            CAPTURES_RESUMED.inc()
+        job = CaptureJob(claim, self._deps, partial(self._watch.may_act, claim))
+        self._watch.hold(claim, asked, partial(_wake_from_thread, asyncio.get_running_loop(), job))
+        task = asyncio.create_task(self._guard(job, camera_id), name=f"capture-{claim.request_id}")
+        self._running[claim.request_id] = _Running(job, task, camera_id)
+        self._begun.set()
+        CAPTURES.labels(state="running").set(len(self._running))
+
+    async def _guard(self, job: CaptureJob, camera_id: str) -> None:
+        """Runs a job; whatever ends it, the process no longer counts it as its own."""
+        request_id = job.claim.request_id
+        clear_contextvars()
+        bind_contextvars(ingestion_id=str(request_id), camera_id=camera_id)
+        try:
+            await job.run()
+        except LeaseLost:
+            LEASES_LOST.inc()
+            log.warning("capture_lost", reason="another process has it, or it is final")
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            # The lease lapses and somebody, perhaps this process, goes on with the capture.
+            log.exception("capture_failed")
+        finally:
+            self._watch.release(job.claim)
+            running = self._running.get(request_id)
+            if running is not None and running.job is job:
+                del self._running[request_id]
+            CAPTURES.labels(state="running").set(len(self._running))
+            self._on_finished(request_id)
+            self._wake.set()
+
+    def _lose(self, job: CaptureJob) -> None:
+        log.warning("lease_lost", ingestion_id=str(job.claim.request_id), epoch=job.claim.epoch)
+        self._watch.release(job.claim)
+        job.lose()
+
+    # -- start and stop ----------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._watch.start()
+        works = {"claim": self._claim_loop, "renew": self._renew_loop, "triggers": self._follow_triggers}
+        self._tasks = [asyncio.create_task(work(), name=name) for name, work in works.items()]
+
+    async def stop(self, timeout: float) -> None:
+        """Takes no more work, stores what is in hand, hands captures back; at most `timeout` seconds."""
+        for task in self._tasks:
+            if task.get_name() != "renew":  # leases are kept until they are handed back
+                task.cancel()
+        for running in self._running.values():
+            running.job.hand_back()
+        tasks = [running.task for running in self._running.values()]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=timeout)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._watch.stop()
+
+    # -- claiming ----------------------------------------------------------------------------------------------
+
+    async def _claim_loop(self) -> None:
+        """Claims captures; a failing database is waited out."""
+        took = 0.0
+        while True:
+            self._wake.clear()
+            began = self.now()
+            try:
+                await self._end_cancelled()
+                await self._claim()
+            except DatabaseUnavailable:
+                pass  # logged where it happened
+            except Exception:
+                log.exception("claim_failed")
+            # Thousands of waiting captures make a look dear: it may take a tenth of the time. One slow look, such as the
+            # first, which connects, is no sign of that.
+            before, took = took, self.now() - began
+            pause = max(CLAIM_EVERY, min(CLAIM_AT_MOST, 9 * min(before, took)))
+            try:
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    async def _claim(self) -> None:
+        if not (room := self.room):
+            return
+        kept = {stream.key.camera_id: 0 for stream, users in self._deps.hub.streams() if users}
+        running = kept | Counter(each.camera_id for each in self._running.values())
+        asked = self.now()
+        async with self._database.one_statement(events=False) as uow:  # a second one only to begin what it took
+            new_cameras = max(0, self._settings.MAX_CONCURRENT_STREAMS - len(running))
+            claims = await uow.leases.claim(self.owner, self._settings.LEASE_TTL, room, running, new_cameras)
+            camera_ids = await uow.leases.camera_ids(claims)
+        for claim in claims:
+            if (camera_id := camera_ids.get(claim.request_id)) is not None:  # else its end was faster
+                self.begin(claim, camera_id, asked)
+
+    async def _end_cancelled(self) -> None:
+        """The reconciler: a cancel whose owner is gone needs neither room nor a stream, so every process ends it."""
+        asked = self.now()
+        async with self._database.one_statement(events=False) as uow:
+            claims = await uow.leases.take_cancelled(self.owner, self._settings.LEASE_TTL, CANCELLED_AT_ONCE)
+            camera_ids = await uow.leases.camera_ids(claims)
+        for claim in claims:
+            if (camera_id := camera_ids.get(claim.request_id)) is not None:
+                log.info("cancelled_ownerless", ingestion_id=str(claim.request_id), epoch=claim.epoch)
+                self.begin(claim, camera_id, asked)
+
+    # -- renewing ----------------------------------------------------------------------------------------------
+
+    async def _renew_loop(self) -> None:
+        """Renews all leases every third of their time, and soon again what could not be."""
+        tries = 0
+        while True:
+            if not self._running:
+                self._begun.clear()
+                await self._begun.wait()
+            began = self.now()
+            try:
+                # One connection is kept for this; should it break and no other be had, the pool may have one.
+                whole = await self._renew(self._leases if tries % 2 == 0 else self._database)
+            except (DatabaseUnavailable, TimeoutError):
+                whole = False  # the watch tells when it matters
+            except Exception:
+                log.exception("renewal_failed")
+                whole = False
+            LEASE_RENEWAL.observe(self.now() - began)
+            tries = 0 if whole else tries + 1
+            await asyncio.sleep(self._settings.LEASE_TTL / 3 if whole else RENEW_AGAIN)
+
+    async def _renew(self, database: Database) -> bool:
+        """Whether every lease was renewed, or is known to be lost."""
+        claims = [running.job.claim for running in self._running.values()]
+        asked = self.now()
+        async with asyncio.timeout(self._settings.LEASE_TTL / 3):
+            async with database.one_statement(events=False) as uow:
+                renewed = await uow.leases.renew(self.owner, self._settings.LEASE_TTL, claims)
+        for claim in claims:
+            job = self.job(claim.request_id)
+            if job is None or job.claim is not claim:
+                continue
+            if claim.request_id in renewed.cancelled:
+                job.cancel()
+            if claim.request_id in renewed.ours:
+                if self._watch.renewed(claim, asked):
+                    log.warning("lease_regained", ingestion_id=str(claim.request_id), epoch=claim.epoch)
+                    job.wake()
+            elif claim.request_id not in renewed.busy:
+                self._lose(job)
+        return not renewed.busy
+
+    # -- triggers ----------------------------------------------------------------------------------------------
+
+    async def _follow_triggers(self) -> None:
+        """Looks for triggers that other processes took, for all captures of this one in one query."""
+        while True:
+            await asyncio.sleep(TRIGGER_POLL)
+            since = {
+                request_id: events.inbox.since for request_id, running in self._running.items()
+                if (events := running.job.events) is not None
+            }  # fmt: skip
+            if not since:
+                continue
+            try:
+                rows = await self._triggers(since)
+            except DatabaseUnavailable:
+                continue  # logged where it happened
+            except Exception:
+                log.exception("triggers_failed")
+                continue
+            for row in rows:
+                if (job := self.job(row.request_id)) is not None:
+                    job.trigger(row)
+
+    async def _triggers(self, since: dict[UUID, datetime]) -> Iterable[CaptureEvent]:
+        async with self._database.one_statement(events=False) as uow:
+            return await uow.events.triggers(since, TRIGGERS_AT_ONCE)

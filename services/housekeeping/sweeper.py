@@ -1,0 +1,214 @@
+"""Objects without rows are deleted, rows without objects are told of: a pass over the bucket, side by side with the rows.
+
+Such objects are what crashes and failed commits leave: the object is always there first (docs/lifecycle.md). A key is
+condemned in `object_keys`, committed, before its object goes: a frame's transaction that comes for it later finds it
+taken, and its bytes are PUT again under a new one. So nothing is lost however wrong the age of an object is; the grace
+time only keeps that from being needed. It need not be longer than frames wait in the spool: what is replayed from
+there is PUT under a fresh key. Ages are by the store's own clock: its Date less its LastModified.
+
+One process at a time (an advisory lock), each page committed before the next: a pass that was cut off goes on where it
+was, by whoever comes. On the event loop; memory is one page of the listing and one of rows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from contextlib import aclosing
+from dataclasses import replace
+
+from config import SweeperSettings
+from repositories.database import Database, Exclusive
+from repositories.object_keys import KeyedRow, PassState
+from services.housekeeping.bucket_marker import BucketMarker, Ownership
+from services.housekeeping.bucket_walk import Compared, Window, age, compare, windows
+from services.storage_service.service import StorageService
+from utils.exceptions import IngestionException, StorageUnavailable
+from utils.logger import get_logger
+from utils.metrics import INTEGRITY_OPEN, INTEGRITY_VIOLATIONS, SWEEPER_ALARM, SWEEPER_LAST_PASS, SWEPT
+from utils.pace import Pace
+
+log = get_logger(__name__)
+
+LOCK_KEY = 0x73776565  # any constant: who sweeps
+LOOK_EVERY = 10.0  # seconds between looks whether a pass is due, and at what is wrong
+DELETED_AT_ONCE = 1000
+CONFIRM_AT_ONCE = 8  # HEADs
+CONFIRM_TASKS = 1000
+FORGET_AFTER = 30 * 86_400.0  # seconds that a condemned key is remembered: no PUT is under way for so long
+FORGET_AT_ONCE = 10_000
+COUNT_TO = 10_000  # violations are counted no further
+
+
+class Sweeper:
+    """One a process. `start` begins to look, `stop` ends it wherever it is."""
+
+    def __init__(
+        self, settings: SweeperSettings, database: Database, storage: StorageService, marker: BucketMarker
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._storage = storage
+        self._marker = marker
+        self._looking = Pace(settings.MAX_OBJECTS_PER_SECOND)
+        self._deleting = Pace(settings.MAX_DELETES_PER_SECOND)
+        self._task: asyncio.Task[None] | None = None
+        self._ownership = Ownership.OURS
+        self._stopped = False  # the last pass, by whichever process, found too many orphans
+        self._violations: dict[str, int] = {}
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="sweeper")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def check(self) -> str | None:
+        """For /health: what is wrong, as an IngestionException; from the last look, asks nobody."""
+        wrong = []
+        if self._ownership is Ownership.FOREIGN:
+            wrong.append(f"The bucket {self._storage.bucket} belongs to another database: nothing is swept.")
+        if self._ownership is Ownership.UNCLAIMED:
+            wrong.append(f"The bucket {self._storage.bucket} holds frames that this database knows nothing of.")
+        if self._stopped:
+            wrong.append("Too many objects without rows (SWEEPER__MAX_ORPHAN_SHARE): nothing more is swept.")
+        wrong += [f"{count} frames: object {kind}." for kind, count in sorted(self._violations.items())]
+        if wrong:
+            raise IngestionException(" ".join(wrong))
+        return None
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self.look()
+            except IngestionException:
+                pass  # the store or the database is away; logged there
+            except Exception:
+                log.exception("sweeper_failed")
+            await asyncio.sleep(LOOK_EVERY * random.uniform(0.8, 1.2))  # noqa: S311
+
+    async def look(self) -> None:
+        """Looks whose the bucket is and at what was found; makes the pass, or its rest, when one is due."""
+        async with self._database.one_statement() as uow:
+            state = await uow.object_keys.pass_state(self._settings.INTERVAL)
+        async with self._database.one_statement() as uow:
+            self._violations = await uow.object_keys.violations(COUNT_TO)
+        for kind in ("missing", "size"):
+            INTEGRITY_OPEN.labels(kind=kind).set(self._violations.get(kind, 0))
+        self._note_stopped(state.stopped)
+        if state.finished_at is not None:
+            SWEEPER_LAST_PASS.set(state.finished_at.timestamp())
+        if await self._ours() and state.due:
+            await self.sweep()
+
+    async def sweep(self) -> bool:
+        """Makes a pass, or the rest of one that was cut off; False when another process does, or the bucket is not ours.
+
+        Raises StorageUnavailable, DatabaseUnavailable: the pass goes on later from where it was.
+        """
+        async with self._database.exclusive(LOCK_KEY) as turn:
+            if turn is None or not await self._ours():
+                return False
+            state = await self._state()
+            if not state.in_progress:
+                await self._database.until_known(lambda uow: uow.object_keys.begin_pass())
+                state = await self._state()
+            await self._pass(turn, state)
+        return True
+
+    async def _state(self) -> PassState:
+        async with self._database.one_statement() as uow:
+            return await uow.object_keys.pass_state(self._settings.INTERVAL)
+
+    async def _pass(self, turn: Exclusive, state: PassState) -> None:
+        async with aclosing(windows(self._database, self._storage, state.cursor)) as walk:
+            async for window in walk:
+                await turn.check()
+                await self._looking.turn(1 + len(window.objects))
+                state = await self._look_at(window, state)
+        async with self._database.unit_of_work() as uow:
+            await uow.object_keys.clear_gone()
+            await uow.object_keys.forget(max(FORGET_AFTER, 2 * self._settings.GRACE), FORGET_AT_ONCE)
+            await uow.object_keys.end_pass()
+        self._note_stopped(state.stopped)
+        log.info("sweeper_passed", seen=state.seen, orphans=state.orphans, stopped=state.stopped)
+
+    async def _look_at(self, window: Window, state: PassState) -> PassState:
+        """Does what is to be done in one window; how far the pass has come with it."""
+        found = await compare(self._database, window)
+        SWEPT.labels(outcome="seen").inc(len(window.objects))
+        old = [item.key for item in found.orphans if age(item) > self._settings.GRACE]
+        state = replace(
+            state, cursor=window.upto, seen=state.seen + len(window.objects), orphans=state.orphans + len(old)
+        )
+        if not state.stopped and self._too_many(state):
+            state = replace(state, stopped=True)
+            log.error("sweeper_stopped", seen=state.seen, orphans=state.orphans, reason="too many orphans")
+            self._note_stopped(True)
+        if old and not state.stopped:
+            await self._remove(old)
+        await self._tell(found)
+        await self._database.until_known(lambda uow: uow.object_keys.save_pass(state))
+        return state
+
+    def _too_many(self, state: PassState) -> bool:
+        share = state.orphans / max(1, state.seen)
+        return state.orphans >= self._settings.MIN_ORPHANS and share > self._settings.MAX_ORPHAN_SHARE
+
+    async def _remove(self, keys: list[str]) -> None:
+        """Condemns, commits, deletes; in batches of what a second allows."""
+        size = max(1, min(DELETED_AT_ONCE, int(self._settings.MAX_DELETES_PER_SECOND)))
+        for at in range(0, len(keys), size):
+            batch = keys[at : at + size]
+            await self._deleting.turn(len(batch))
+            # Asked again right before: what is deleted from the wrong bucket cannot be brought back.
+            if not await self._ours():
+                raise StorageUnavailable("The bucket is another database's now.")
+            condemned = await self._database.until_known(lambda uow, some=batch: uow.object_keys.condemn(some))  # type: ignore[misc]
+            if not condemned:
+                continue
+            SWEPT.labels(outcome="condemned").inc(len(condemned))
+            left = await self._storage.delete_many(condemned)
+            SWEPT.labels(outcome="failed").inc(len(left))
+            SWEPT.labels(outcome="deleted").inc(len(condemned) - len(left))
+            log.info("orphans_deleted", objects=len(condemned) - len(left), left=len(left), first=condemned[0])
+
+    async def _tell(self, found: Compared) -> None:
+        """Flags the frames whose object is really not as it should be; takes the flag from those that are well."""
+        if found.healed:
+            ids = [row.id for row in found.healed]
+            await self._database.until_known(lambda uow: uow.object_keys.clear(ids))
+        room = asyncio.Semaphore(CONFIRM_AT_ONCE)
+
+        async def confirmed(row: KeyedRow) -> None:
+            async with room:
+                await self._confirm(row)
+
+        for at in range(0, len(found.suspects), CONFIRM_TASKS):
+            async with asyncio.TaskGroup() as group:
+                for row in found.suspects[at : at + CONFIRM_TASKS]:
+                    group.create_task(confirmed(row))
+
+    async def _confirm(self, row: KeyedRow) -> None:
+        """The store is asked for this very object, and then the row once more: it may have been deleted meanwhile."""
+        head = await self._storage.head(row.key)
+        if head is not None and head.size == row.size_bytes:
+            return
+        kind, size = ("missing", None) if head is None else ("size", head.size)
+        if await self._database.until_known(lambda uow: uow.object_keys.flag(row.id, row.key, kind, size)):
+            INTEGRITY_VIOLATIONS.labels(kind=kind).inc()
+            log.error("integrity_violation", kind=kind, frame_id=str(row.id), expected=row.size_bytes, found=size)
+
+    async def _ours(self) -> bool:
+        found = await self._marker.check()
+        if found is not self._ownership and found is not Ownership.OURS:
+            log.error("bucket_not_ours", bucket=self._storage.bucket, state=found.value)
+        self._ownership = found
+        SWEEPER_ALARM.labels(reason="bucket").set(found is not Ownership.OURS)
+        return found is Ownership.OURS
+
+    def _note_stopped(self, stopped: bool) -> None:
+        self._stopped = stopped
+        SWEEPER_ALARM.labels(reason="orphans").set(stopped)

@@ -1,0 +1,1 @@
+"""Safe retries: a request with an Idempotency-Key is done once."""

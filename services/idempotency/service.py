@@ -1,0 +1,207 @@
+"""Safe retries: a request with an Idempotency-Key is done once, however often it is sent (DESIGN, rule 5).
+
+A key's row is committed first, with the id under which everything is done and a lease. The answer, without URLs, is
+committed together with what it tells of (`Attempt.keep`). Where that is not one transaction, the first of them marks
+the key (`Attempt.begin`) and the answer is kept at the end. A lease lapses when its process died or stalls: then the
+next retry runs under the same ids, and finds what was committed. On the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+from uuid import UUID
+
+from config import ApiSettings
+from models.schemas import format_time
+from models.values import KeptAnswer, KeyName
+from repositories.database import Database, UnitOfWork
+from repositories.idempotency import KeyRow
+from services.idempotency.operation import RETRY_AFTER, Attempt, each_frame, without_urls
+from services.storage_service.service import StorageService
+from utils.exceptions import DatabaseUnavailable, IdempotencyKeyReused, RequestInProgress, SecretUnreadable
+from utils.ids import new_id
+from utils.logger import get_logger
+from utils.metrics import IDEMPOTENCY, IDEMPOTENCY_RUNNING, IDEMPOTENCY_SWEPT
+from utils.secret_box import SecretBox
+
+log = get_logger(__name__)
+
+SWEEP_EVERY = 60.0  # seconds, at most; a twentieth of API__IDEMPOTENCY_TTL when that is less
+SWEEP_BATCH = 1000
+TRIES = 3  # to find a key that others free at the same time
+LAST_WORDS = 2.0  # seconds that an answer waits for its key to be written: without it, a retry runs under the same ids
+
+
+class IdempotencyService:
+    """Keys of this process's requests. `start` begins to renew and to sweep."""
+
+    def __init__(self, settings: ApiSettings, database: Database, storage: StorageService, secrets: SecretBox) -> None:
+        self._lease = settings.IDEMPOTENCY_LEASE
+        self._ttl = settings.IDEMPOTENCY_TTL
+        self._database = database
+        self._storage = storage
+        self._secrets = secrets
+        self._running: dict[UUID, KeyName] = {}  # by run; as many as requests are served at once
+        self._tasks: list[asyncio.Task[None]] = []
+        IDEMPOTENCY_RUNNING.set_function(lambda: len(self._running))
+
+    # -- one request -------------------------------------------------------------------------------------------
+
+    async def begin(self, name: KeyName, fingerprint: str) -> Attempt | KeptAnswer:
+        """Takes the key, or gives the answer that it has, its URLs made now.
+
+        Raises IdempotencyKeyReused for another body, RequestInProgress, DatabaseUnavailable.
+        """
+        run, request_id = new_id(), new_id()
+        # Sealed: it is over a body that may hold a camera's password, and could be used to try guesses.
+        sealed = self._secrets.seal(fingerprint)
+        try:
+            taken: Attempt | KeptAnswer | None = await self._new(name, run, request_id, sealed)
+            if taken is None:
+                taken = await self._database.until_known(
+                    lambda uow: self._take(uow, name, fingerprint, sealed, run, request_id)
+                )
+        except (IdempotencyKeyReused, RequestInProgress) as error:
+            IDEMPOTENCY.labels(outcome="reused" if isinstance(error, IdempotencyKeyReused) else "in_progress").inc()
+            raise
+        if isinstance(taken, KeptAnswer):
+            IDEMPOTENCY.labels(outcome="replayed").inc()
+            return await self.fresh(taken)
+        IDEMPOTENCY.labels(outcome="resumed" if taken.resumed else "taken").inc()
+        if taken.resumed:
+            log.info("idempotency_key_resumed", ingestion_id=str(taken.request_id))
+        self._running[taken.run] = name
+        return taken
+
+    async def _new(self, name: KeyName, run: UUID, request_id: UUID, sealed: str) -> Attempt | None:
+        """A key that was not there, in one round trip; None when there is one, or nobody knows."""
+        try:
+            async with self._database.one_statement() as uow:
+                inserted = await uow.keys.insert(name, run, request_id, sealed, self._lease)
+        except DatabaseUnavailable:
+            return None
+        return Attempt(request_id, name, run) if inserted else None
+
+    async def _take(
+        self, uow: UnitOfWork, name: KeyName, fingerprint: str, sealed: str, run: UUID, request_id: UUID
+    ) -> Attempt | KeptAnswer:
+        """One transaction; running it twice changes nothing (rule 4)."""
+        for _ in range(TRIES):
+            if await uow.keys.insert(name, run, request_id, sealed, self._lease):
+                return Attempt(request_id, name, run)
+            row = await uow.keys.locked(name, self._lease, self._ttl)
+            if row is None:
+                continue  # freed in between
+            if row.run == run:
+                return Attempt(row.request_id, name, run)  # this very call, whose COMMIT was not known to have succeeded
+            if row.expired and (row.status is not None or row.lapsed):
+                await uow.keys.forget(name)
+                continue
+            answer = self._answer(row, fingerprint)
+            if answer is not None:
+                return answer
+            await uow.keys.take_over(name, run, self._lease)
+            attempt = Attempt(row.request_id, name, run)
+            attempt.resumed = True
+            return attempt
+        raise RequestInProgress(retry_after=RETRY_AFTER)
+
+    def _answer(self, row: KeyRow, fingerprint: str) -> KeptAnswer | None:
+        """The answer that the key has; None when it may run again."""
+        try:
+            same = self._secrets.open(row.fingerprint) == fingerprint
+        except SecretUnreadable:  # its key was taken out of SECRETS__KEYS: nobody can tell any more
+            same = False
+        if not same:
+            raise IdempotencyKeyReused
+        if row.status is not None:
+            return KeptAnswer(row.run, row.status, row.location, row.answer)
+        if not row.lapsed:
+            raise RequestInProgress(retry_after=RETRY_AFTER)
+        return None
+
+    async def given(self, attempt: Attempt) -> KeptAnswer | None:
+        """The answer that was kept with what it tells of, its URLs made now: it is sent as it is. None without one."""
+        if attempt.kept is None:
+            return None
+        attempt.given = True
+        return await self.fresh(attempt.kept)
+
+    async def finish(self, attempt: Attempt, status: int, location: str | None, body: Any) -> None:
+        """Keeps the answer that is sent; the one that the key has already when that is the same. `body` is changed.
+
+        Should the database be away, a retry runs under the same ids, which gives the same answer.
+        """
+        assert attempt.name is not None
+        if attempt.given:
+            self._running.pop(attempt.run, None)
+            return
+        answer = KeptAnswer(attempt.run, status, location, without_urls(body))
+        try:
+            if answer != attempt.kept:
+                async with asyncio.timeout(LAST_WORDS), self._database.unit_of_work() as uow:
+                    await uow.keys.keep(attempt.name, attempt.request_id, answer, replace=True)
+        except (DatabaseUnavailable, TimeoutError):
+            log.warning("idempotency_answer_not_kept", ingestion_id=str(attempt.request_id), status=status)
+        finally:
+            self._running.pop(attempt.run, None)
+
+    async def release(self, attempt: Attempt) -> None:
+        """The run ends without an answer to keep: the key is free again, if nothing may be left under its ids."""
+        assert attempt.name is not None
+        self._running.pop(attempt.run, None)
+        if attempt.others is not None:
+            IDEMPOTENCY.labels(outcome="overtaken").inc()
+            return
+        try:
+            async with asyncio.timeout(LAST_WORDS), self._database.unit_of_work() as uow:
+                freed = await uow.keys.release(attempt.name, attempt.run, settled=attempt.settled)
+        except (DatabaseUnavailable, TimeoutError):
+            freed = False  # the lease lapses; the next run has the same ids
+        IDEMPOTENCY.labels(outcome="freed" if freed else "left").inc()
+
+    async def fresh(self, answer: KeptAnswer) -> KeptAnswer:
+        """The answer with URLs of this moment, for the frames that it shows."""
+        shown: list[dict[str, Any]] = []
+        each_frame(answer.body, shown.append)
+        urls = await self._storage.presign_many([frame["storage_path"] for frame in shown])
+        for frame, url in zip(shown, urls, strict=True):
+            frame["storage_url"], frame["url_expires_at"] = url.url, format_time(url.expires_at)
+        return answer
+
+    # -- beside the requests -----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._tasks = [
+            asyncio.create_task(self._every(self._lease / 3, self._renew), name="idempotency-renew"),
+            asyncio.create_task(self._every(min(SWEEP_EVERY, self._ttl / 20), self._sweep), name="idempotency-sweep"),
+        ]
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                await work()
+            except DatabaseUnavailable:
+                pass  # logged there; leases may lapse: retries run under the same ids
+            except Exception:
+                log.exception("idempotency_failed")
+
+    async def _renew(self) -> None:
+        if runs := [(name, run) for run, name in self._running.items()]:
+            async with self._database.one_statement() as uow:
+                await uow.keys.renew(runs, self._lease)
+
+    async def _sweep(self) -> None:
+        swept = SWEEP_BATCH
+        while swept == SWEEP_BATCH:
+            async with self._database.one_statement() as uow:
+                swept = await uow.keys.sweep(self._ttl, self._lease, SWEEP_BATCH)
+            IDEMPOTENCY_SWEPT.inc(swept)

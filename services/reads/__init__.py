@@ -1,0 +1,1 @@
+"""Reads for clients: queries, and the serializers of every row."""

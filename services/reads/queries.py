@@ -1,0 +1,169 @@
+"""Reads for clients: requests and frames as the contract shows them, lists by keyset, a frame's bytes, its deletion."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from models.entities import CaptureGap, Frame, IngestionRequest
+from models.schemas import (
+    EventPage,
+    FrameInfo,
+    FramePage,
+    IngestionResponse,
+    NearestFrame,
+    RequestPage,
+)
+from models.values import EventFilter, FrameFilter, RequestFilter, SourceType
+from repositories.database import Database, UnitOfWork
+from repositories.frames import Removal
+from services.housekeeping.object_deletion import remove_objects
+from services.reads.serializers import to_event, to_frame_info, to_response, to_summary, window_of
+from services.storage_service.service import StorageService
+from utils.cursors import decode_cursor, encode_cursor
+from utils.exceptions import FrameNotFound, RequestNotFound
+from utils.secret_box import SecretBox
+
+CAPTURE_FRAMES = 100  # newest frames of a capture in its status
+
+
+@dataclass(frozen=True, slots=True)
+class FrameContent:
+    """A stored frame's bytes, to be read in ranges."""
+
+    sha256: str
+    size_bytes: int
+    content_type: str
+    filename: str
+    presigned_url: str
+    key: str
+    storage: StorageService
+
+    async def read(self, start: int, stop: int) -> AsyncIterator[bytes]:
+        """The bytes [start, stop) in chunks. Raises StorageUnavailable, ObjectMissing."""
+        async for chunk in self.storage.read_range(self.key, start, stop):
+            yield chunk
+
+
+async def read_request(uow: UnitOfWork, request_id: UUID) -> tuple[IngestionRequest, list[CaptureGap], list[Frame]]:
+    """A request's row, its gaps and the frames that are shown with it. Raises RequestNotFound."""
+    row = await uow.requests.get(request_id)
+    if row is None:
+        raise RequestNotFound
+    upload = row.source_type == SourceType.UPLOAD.value
+    limit = row.expected if upload else CAPTURE_FRAMES
+    frames = await uow.frames.of_request(request_id, newest_first=not upload, limit=limit)
+    return row, [] if upload else await uow.requests.gaps(request_id), frames
+
+
+class Queries:
+    """Raises RequestNotFound, FrameNotFound, InvalidRequest for a cursor, DatabaseUnavailable, StorageUnavailable."""
+
+    def __init__(self, database: Database, storage: StorageService, secrets: SecretBox) -> None:
+        self._database = database
+        self._storage = storage
+        self._secrets = secrets
+
+    async def get_request(self, request_id: UUID) -> IngestionResponse:
+        """The request, its ledger in one snapshot, its frames: an upload's all, a capture's newest 100."""
+        async with self._database.unit_of_work(events=False) as uow:
+            row, gaps, frames = await read_request(uow, request_id)
+        return to_response(row, gaps, await self._infos(frames), self._secrets)
+
+    async def list_requests(self, wanted: RequestFilter, limit: int, cursor: str | None) -> RequestPage:
+        """Requests, newest first."""
+        after = decode_cursor(cursor, wanted) if cursor else None
+        async with self._database.unit_of_work(events=False) as uow:
+            rows = await uow.requests.find(wanted, after=after, limit=limit + 1)
+            gaps = await uow.requests.gaps_of([row.id for row in rows[:limit]])
+        more = rows[limit - 1] if len(rows) > limit else None
+        return RequestPage(
+            items=[to_summary(row, gaps[row.id], self._secrets) for row in rows[:limit]],
+            next_cursor=encode_cursor(more.created_at, more.id, wanted) if more else None,
+        )
+
+    async def list_events(self, request_id: UUID, limit: int, cursor: str | None) -> EventPage:
+        """A request's events, by the time at which they began; other requests than event_driven ones have none."""
+        wanted = EventFilter(request_id)
+        after = decode_cursor(cursor, wanted) if cursor else None
+        async with self._database.unit_of_work(events=False) as uow:
+            request = await uow.requests.get(request_id)
+            if request is None:
+                raise RequestNotFound
+            rows = await uow.events.find(request_id, after=after, limit=limit + 1)
+            windows = [window_of(row, request) for row in rows[:limit]]
+            counts = await uow.events.count_frames(request_id, windows) if windows else []
+        more = rows[limit - 1] if len(rows) > limit else None
+        return EventPage(
+            items=[to_event(*each) for each in zip(rows, windows, counts, strict=False)],
+            next_cursor=encode_cursor(more.from_at, more.id, wanted) if more else None,
+        )
+
+    async def get_frame(self, frame_id: UUID) -> FrameInfo:
+        return (await self._infos([await self._frame(frame_id)]))[0]
+
+    async def info(self, row: Frame) -> FrameInfo:
+        """A row that was just read, as the wire shows it."""
+        return (await self._infos([row]))[0]
+
+    async def list_frames(self, wanted: FrameFilter, limit: int, cursor: str | None) -> FramePage:
+        """Stored frames by capture time."""
+        after = decode_cursor(cursor, wanted) if cursor else None
+        async with self._database.unit_of_work(events=False) as uow:
+            rows = await uow.frames.find(wanted, after=after, limit=limit + 1)
+        more = rows[limit - 1] if len(rows) > limit else None
+        return FramePage(
+            items=await self._infos(rows[:limit]),
+            next_cursor=encode_cursor(more.capture_timestamp, more.id, wanted) if more else None,
+        )
+
+    async def nearest_frame(self, camera_id: str, at: datetime) -> NearestFrame:
+        """The camera's frame closest in time. Raises FrameNotFound when it has none."""
+        async with self._database.unit_of_work(events=False) as uow:
+            row = await uow.frames.nearest(camera_id, at)
+        if row is None:
+            raise FrameNotFound("This camera has no stored frame.")
+        info = (await self._infos([row]))[0]
+        return NearestFrame(**dict(info), distance_ms=abs((row.capture_timestamp - at).total_seconds()) * 1000)
+
+    async def open_frame(self, frame_id: UUID) -> FrameContent:
+        """What is needed to hand out a frame's bytes."""
+        row = await self._frame(frame_id)
+        filename = row.filename or f"{row.camera_id}-{row.capture_timestamp:%Y%m%dT%H%M%S.%fZ}.{row.format}"
+        url = await self._storage.presign_get(row.storage_path)
+        return FrameContent(row.sha256, row.size_bytes, row.content_type, filename, url.url, row.storage_path, self._storage)
+
+    async def delete_frame(self, frame_id: UUID) -> None:
+        """Deletes row and object; repeated or unknown: nothing. The row stays as the slot's tombstone.
+
+        Should the object store be away, the frame is gone for clients, and retention deletes its object later.
+        Raises FrameOnHold.
+        """
+        key = await self._database.until_known(lambda uow: uow.frames.begin_delete(frame_id))
+        if key is not None:
+            await remove_objects(self._database, self._storage, [Removal(frame_id, key)])
+
+    async def hold_frame(self, frame_id: UUID, reason: str | None) -> FrameInfo:
+        """Neither clients nor retention delete the frame until it is released. Raises FrameNotFound."""
+        row = await self._database.until_known(lambda uow: uow.frames.hold(frame_id, reason))
+        if row is None:
+            raise FrameNotFound
+        return await self.info(row)
+
+    async def release_frame(self, frame_id: UUID) -> None:
+        """Ends the hold; a frame on none stays as it is. Raises FrameNotFound."""
+        if not await self._database.until_known(lambda uow: uow.frames.release(frame_id)):
+            raise FrameNotFound
+
+    async def _frame(self, frame_id: UUID) -> Frame:
+        async with self._database.unit_of_work(events=False) as uow:
+            row = await uow.frames.get_stored(frame_id)
+        if row is None:
+            raise FrameNotFound
+        return row
+
+    async def _infos(self, rows: Sequence[Frame]) -> list[FrameInfo]:
+        urls = await self._storage.presign_many([row.storage_path for row in rows])
+        return [to_frame_info(row, url) for row, url in zip(rows, urls, strict=True)]

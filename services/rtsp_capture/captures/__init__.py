@@ -1,0 +1,1 @@
+"""Captures: one per claimed request, its modes, its slots, what it is told and what it reports."""

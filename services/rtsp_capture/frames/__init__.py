@@ -1,0 +1,1 @@
+"""From a chosen picture to a stored frame: decode, PUT, ledger, spool."""

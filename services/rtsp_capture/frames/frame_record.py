@@ -1,0 +1,42 @@
+"""What a stored picture's row says. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from models.values import FrameRecord, SourceType
+from services.rtsp_capture.media.decoder import Jpeg
+from services.rtsp_capture.media.gop_buffer import Packet
+from services.storage_service.keys import new_attempt, object_key
+from utils.ids import frame_id
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureFacts:
+    """What every frame of a capture shares."""
+
+    request_id: UUID
+    camera_id: str
+    quality: int
+    meta: dict[str, Any]
+
+
+def frame_record(
+    facts: CaptureFacts, slot: int, slot_time: float, timestamp: float, packet: Packet, jpeg: Jpeg
+) -> FrameRecord:
+    """The record of the slot's picture, with a new object key. `timestamp`: its capture time; seconds since the epoch."""
+    at = datetime.fromtimestamp(timestamp, UTC)
+    identity = frame_id(facts.request_id, slot, datetime.fromtimestamp(slot_time, UTC))
+    camera_at = datetime.fromtimestamp(packet.camera_time, UTC) if packet.camera_time is not None else None
+    meta = facts.meta | ({"integrity": jpeg.integrity} if jpeg.integrity else {})
+    return FrameRecord(
+        frame_id=identity, request_id=facts.request_id, camera_id=facts.camera_id, source_type=SourceType.RTSP,
+        sequence=slot, storage_path=object_key(facts.camera_id, identity, at, new_attempt(), "jpg"),
+        timestamp=at, timestamp_source=packet.source,
+        timestamp_uncertainty_ms=round(packet.uncertainty * 1000, 3), camera_timestamp=camera_at,
+        width=jpeg.width, height=jpeg.height, size_bytes=len(jpeg.data), format="jpg",
+        content_type="image/jpeg", sha256=jpeg.sha256, meta=meta,
+    )  # fmt: skip

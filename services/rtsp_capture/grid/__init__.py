@@ -1,0 +1,1 @@
+"""The grid: which picture fills which slot. Pure."""

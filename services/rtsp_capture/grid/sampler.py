@@ -1,0 +1,118 @@
+"""Which picture fills which slot (CONTRACT, "The grid"). Pure: times come in as seconds since the epoch.
+
+Slot k is due at grid_start + k / fps. A picture belongs to its nearest slot and may fill only that one. Of a slot's
+pictures the nearest to its time wins; in `keyframe` only keyframes count, in `auto` keyframes come first.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from models.values import Sampling
+from services.rtsp_capture.media.gop_buffer import Picture
+
+# A picture exactly half-way belongs to the later slot; this much is rounding of floating point, not time.
+_EPSILON = 1e-6
+# Packets of a connection after which the order of decoding tells how far it strays from that of showing.
+_ORDER_KNOWN = 5
+_MAX_REORDER = 1.0  # seconds of stream time; more is a jump
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A slot and the picture that fills it."""
+
+    slot: int
+    picture: Picture
+
+
+class SlotSampler:
+    """Chooses pictures for the slots first .. last - 1 (`last` None: no end)."""
+
+    def __init__(self, grid_start: float, fps: float, sampling: Sampling, first: int, last: int | None) -> None:
+        self.grid_start = grid_start
+        self.fps = fps
+        self._sampling = sampling
+        self._last = last
+        self.next_slot = first  # every slot below is decided
+        self._pictures: dict[int, Picture] = {}  # the nearest of each undecided slot
+        self._keys: dict[int, Picture] = {}  # the nearest keyframe of each
+        self._segment: int | None = None
+        self._packets = 0  # of this segment
+        self._newest = self._newest_pts = -math.inf  # of the picture shown last
+        self._reorder = 0.0  # seconds by which later packets were shown earlier (B-frames)
+
+    def time_of(self, slot: int) -> float:
+        return self.grid_start + slot / self.fps
+
+    def slot_of(self, timestamp: float) -> int:
+        """The slot nearest to a time; may lie outside the grid."""
+        return math.floor((timestamp - self.grid_start) * self.fps + 0.5 + _EPSILON)
+
+    @property
+    def done(self) -> bool:
+        return self._last is not None and self.next_slot >= self._last
+
+    def due(self, now: float) -> int:
+        """How many slots have come due at `now` (seconds since the epoch)."""
+        count = max(0, math.floor((now - self.grid_start) * self.fps + _EPSILON) + 1)
+        count = max(count, self.next_slot)
+        return count if self._last is None else min(count, self._last)
+
+    def offer(self, picture: Picture) -> tuple[list[Chosen], list[int]]:
+        """Takes the next packet in decoding order; returns slots decided by it: (chosen, without a picture)."""
+        packet = picture.packet
+        if packet.segment != self._segment:
+            self._segment, self._packets = packet.segment, 0
+            self._newest, self._newest_pts, self._reorder = -math.inf, -math.inf, 0.0
+        self._packets += 1
+        if 0 < self._newest_pts - packet.pts < _MAX_REORDER:
+            self._reorder = max(self._reorder, self._newest_pts - packet.pts + _EPSILON)
+        else:
+            self._newest, self._newest_pts = picture.timestamp, packet.pts
+        slot = self.slot_of(picture.timestamp)
+        if slot >= self.next_slot and picture.usable:
+            if self._sampling is not Sampling.KEYFRAME:
+                self._consider(self._pictures, slot, picture)
+            if self._sampling is not Sampling.EXACT and packet.key:
+                self._consider(self._keys, slot, picture)
+        chosen: list[Chosen] = []
+        missed: list[int] = []
+        while not self.done and self._settled():
+            self._close(chosen, missed)
+        return chosen, missed
+
+    def expire(self, now: float) -> tuple[list[Chosen], list[int]]:
+        """Decides the slots whose half-way to the next lies before `now`: for streams that fell silent."""
+        chosen: list[Chosen] = []
+        missed: list[int] = []
+        while not self.done and self.time_of(self.next_slot) + 0.5 / self.fps <= now:
+            self._close(chosen, missed)
+        return chosen, missed
+
+    def _consider(self, best: dict[int, Picture], slot: int, picture: Picture) -> None:
+        due = self.time_of(slot)
+        held = best.get(slot)
+        if held is None or abs(picture.timestamp - due) < abs(held.timestamp - due):
+            best[slot] = picture
+
+    def _settled(self) -> bool:
+        """Whether no picture still to come can change the next slot's choice."""
+        best = (self._pictures if self._sampling is Sampling.EXACT else self._keys).get(self.next_slot)
+        # Every picture with an earlier capture time than this has been seen.
+        seen = self._newest - self._reorder if self._packets >= _ORDER_KNOWN else -math.inf
+        if best is None:
+            return seen > -math.inf and self.slot_of(seen) > self.next_slot
+        due = self.time_of(self.next_slot)
+        distance = abs(best.timestamp - due)
+        return distance <= _EPSILON or seen >= due + distance
+
+    def _close(self, chosen: list[Chosen], missed: list[int]) -> None:
+        slot = self.next_slot
+        picture, key = self._pictures.pop(slot, None), self._keys.pop(slot, None)
+        if (best := key or picture) is None:
+            missed.append(slot)
+        else:
+            chosen.append(Chosen(slot, best))
+        self.next_slot += 1

@@ -1,0 +1,1 @@
+"""Packets and pictures: the GOP buffer, damage, decoding, JPEG."""

@@ -1,0 +1,31 @@
+"""What a reader hands over: encoded packets, and what is known about their stream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class RawPacket:
+    """One access unit as the demuxer gave it."""
+
+    data: bytes  # Annex B
+    pts: float | None  # seconds on the stream's own clock, its origin the connection's; None: FFmpeg did not say
+    key: bool
+    received: float  # steady time (`host_clock`), seconds since the epoch, when it was handed over
+    origin: int = 0  # times of different origins cannot be compared where there are B-pictures (`stream_times`)
+    corrupt: bool = False  # parts of it are known never to have come
+    camera: float | None = None  # the camera's own clock at this picture, seconds since the epoch; None: not known
+    report: int | None = None  # NTP time of the sender report that this is by, where the demuxer tells
+
+
+@dataclass(frozen=True, slots=True)
+class StreamInfo:
+    """What the reader knows once open."""
+
+    codec: str  # h264, hevc, mjpeg
+    extradata: bytes  # parameter sets, Annex B; may be empty
+    width: int
+    height: int
+    fps: float | None
+    tells_losses: bool = False  # packets that miss something are marked as `corrupt`, on UDP too

@@ -1,0 +1,1 @@
+"""Streams: one connection a camera, shared by its captures, kept open and reconnected."""

@@ -1,0 +1,250 @@
+"""Tries a camera: the check, then some seconds of its packets over a connection of its own, one picture decoded.
+
+What is found is in `Seen` (pure: packets in, figures and warnings out). The reader runs in its own thread as for a
+capture, and is stopped and joined whatever happens, also when the caller goes away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import median
+
+from models.schemas import ProbeResponse
+from services.rtsp_capture.connection.address import CameraAddress
+from services.rtsp_capture.connection.reader import ReaderOptions
+from services.rtsp_capture.connection.reader_thread import ReaderSession
+from services.rtsp_capture.media.decoder import Jpeg, PictureDecoder
+from services.rtsp_capture.media.gop_buffer import Gop, Packet, Picture
+from services.rtsp_capture.media.packets import StreamInfo
+from services.rtsp_capture.streams.keep_open import clock_of
+from services.rtsp_capture.streams.stream import StreamDeps
+from utils.exceptions import CaptureFailure, Overloaded
+from utils.logger import get_logger
+from utils.metrics import PROBES
+
+log = get_logger(__name__)
+
+SECONDS = 3.0  # of packets, at least
+LONGEST = 12.0  # seconds that a second keyframe is waited for
+REPORTS = 8.0  # seconds that a second sender report is waited for, where there was a first
+MAX_BYTES = 64 * 1024 * 1024
+AT_ONCE = 4
+MAX_WAITING = 16
+QUALITY = 90
+FAR_APART = 4.0  # seconds between keyframes that deserve a warning
+_DAY = 86_400
+_ORDER = 0.001  # seconds; a picture shown this much before one that came earlier: B-frames
+
+
+@dataclass
+class Seen:
+    """What a connection gave."""
+
+    info: StreamInfo | None = None
+    reported: bool = False  # the camera has sent its clock, believed or not
+    packets: list[Packet] = field(default_factory=list)
+    bytes: int = 0
+
+    def take(self, packets: list[Packet]) -> None:
+        """Packets of one connection, in decoding order; beyond MAX_BYTES the rest is not kept."""
+        for packet in packets:
+            if self.bytes < MAX_BYTES:
+                self.packets.append(packet)
+                self.bytes += len(packet.data)
+
+    @property
+    def keys(self) -> list[Packet]:
+        return [packet for packet in self.packets if packet.key]
+
+    @property
+    def span(self) -> float:
+        """Seconds of stream time from the first picture to the last."""
+        times = [packet.pts for packet in self.packets]
+        return max(times) - min(times) if times else 0.0
+
+    @property
+    def enough(self) -> bool:
+        """Whether more packets would tell nothing more."""
+        if self.bytes >= MAX_BYTES or self.span >= LONGEST:
+            return True
+        clock = not self.reported or self.packets[-1].clock_offset is not None or self.span >= REPORTS
+        return len(self.keys) > 1 and self.span >= SECONDS and clock
+
+    @property
+    def fps(self) -> float | None:
+        """Pictures a second by the median distance of neighbours in the order of showing: gaps do not falsify it."""
+        steps = [b - a for a, b in pairwise(sorted(packet.pts for packet in self.packets)) if b - a > 0]
+        return 1 / median(steps) if len(steps) >= 2 else None
+
+    @property
+    def keyframe_interval(self) -> float | None:
+        times = sorted(packet.pts for packet in self.keys)
+        return median([b - a for a, b in pairwise(times)]) if len(times) > 1 else None
+
+    @property
+    def bitrate(self) -> int | None:
+        """Bits a second. The last picture's own duration is not in the span, so its bytes are not counted."""
+        return round((self.bytes - len(self.packets[-1].data)) * 8 / self.span) if self.span > 0 else None
+
+    @property
+    def out_of_order(self) -> bool:
+        newest = float("-inf")
+        for packet in self.packets:
+            if packet.pts < newest - _ORDER:
+                return True
+            newest = max(newest, packet.pts)
+        return False
+
+    def warnings(self, transport: str, max_offset: float = 1.0) -> list[str]:
+        """What whoever sets up the camera should know, in sentences. `max_offset`: RTSP__MAX_CLOCK_OFFSET."""
+        found = []
+        fps, interval = self.fps, self.keyframe_interval
+        if not self.keys:
+            found.append(f"No keyframe was seen in {self.span:.1f} s: nothing can be decoded.")
+        elif interval is None:
+            found.append(f"No second keyframe was seen in {self.span:.1f} s: keyframes are far apart or come only once.")
+        elif interval >= FAR_APART:
+            cost = f" exact sampling decodes up to {round(interval * fps)} pictures for one," if fps else ""
+            found.append(f"Keyframes are {interval:.1f} s apart:{cost} keyframe sampling is no denser than that.")
+        if self.out_of_order:
+            found.append("The stream has B-frames: pictures come out of order, and later than they were taken.")
+        told = self.info.fps if self.info else None
+        if fps and told and abs(fps - told) > 0.1 * told:
+            found.append(f"The camera says {told:.4g} frames a second and sends {fps:.4g}.")
+        offset = self.packets[-1].clock_offset if self.packets else None
+        if offset is not None and abs(offset) > max_offset:
+            side = "ahead of" if offset > 0 else "behind"
+            found.append(
+                f"The camera's clock is {abs(offset):.1f} s {side} ours: frames get our time. Set up NTP in the camera."
+            )
+        if transport == "udp":
+            found.append("UDP: a lost packet damages pictures until the next keyframe; prefer tcp.")
+        return found
+
+
+class Prober:
+    """At most AT_ONCE cameras at a time. On the event loop; shares the streams' check, readers and decoding pool."""
+
+    def __init__(self, deps: StreamDeps) -> None:
+        self._deps = deps
+        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._waiting = 0
+        self._ending: set[asyncio.Task[None]] = set()
+
+    async def probe(self, name: str, address: CameraAddress, transport: str, reader: str | None = None) -> ProbeResponse:
+        """What the camera is like; one that cannot be reached is an answer too. Raises Overloaded."""
+        if self._waiting >= MAX_WAITING:
+            raise Overloaded("Cameras are being tried already, and others wait for it. Try again.", retry_after=5)
+        self._waiting += 1
+        try:
+            await self._turns.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            found = await self._probe(name, address, transport, reader)
+        finally:
+            self._turns.release()
+        PROBES.labels(outcome="reachable" if found.reachable else found.code).inc()
+        log.info("camera_probed", camera_id=name, reachable=found.reachable, code=found.code, codec=found.codec)
+        return found
+
+    async def close(self) -> None:
+        """Waits for the readers' threads."""
+        if self._ending:
+            await asyncio.gather(*self._ending, return_exceptions=True)
+
+    async def _probe(self, name: str, address: CameraAddress, transport: str, reader: str | None) -> ProbeResponse:
+        seen = Seen()
+        began, began_at = time.monotonic(), time.time()
+        connect_ms: float | None = None
+        try:
+            described = await self._deps.preflight(address)
+            connect_ms = (time.monotonic() - began) * 1000
+            settings = self._deps.settings
+            options = ReaderOptions(
+                address.url(host=address.host if address.tls else described.address, credentials=True), transport,
+                settings.OPEN_TIMEOUT, settings.READ_TIMEOUT, settings.TLS_VERIFY,
+            )  # fmt: skip
+            await self._watch(name, seen, options, reader)
+        except CaptureFailure as failure:
+            return _unreachable(failure, connect_ms)
+        code, detail, picture = None, None, None
+        try:
+            picture = await self._picture(seen)
+        except CaptureFailure as failure:
+            code, detail = failure.code, failure.message
+        return _answer(seen, picture, code, detail, transport, connect_ms, began_at, settings.MAX_CLOCK_OFFSET)
+
+    async def _watch(self, name: str, seen: Seen, options: ReaderOptions, reader: str | None) -> None:
+        """Packets until there are enough. Raises CaptureFailure when none came."""
+        enough = asyncio.Event()
+
+        def opened(info: StreamInfo) -> None:
+            seen.info = info
+
+        def came(packets: list[Packet]) -> None:
+            seen.take(packets)
+            seen.reported = session.reported
+            if seen.enough:
+                enough.set()
+
+        session = ReaderSession(
+            f"probe-{name}", self._deps.reader(reader)(options), 1, opened, came,
+            max_offset=self._deps.settings.MAX_CLOCK_OFFSET,
+        )  # fmt: skip
+        session.start()
+        try:
+            session.ended.add_done_callback(lambda _: enough.set())
+            try:
+                async with asyncio.timeout(options.open_timeout + options.read_timeout + LONGEST):
+                    await enough.wait()
+            except TimeoutError:
+                pass
+            if not seen.packets:
+                failure = session.ended.result().failure if session.ended.done() else None
+                raise failure or CaptureFailure("read_timeout", "The stream opened and sent no video.")
+        finally:
+            session.stop()
+            # Not waited for here: the thread may be in a read that lasts; it must be gone before the process is.
+            ending = asyncio.create_task(session.join())
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
+
+    async def _picture(self, seen: Seen) -> Jpeg | None:
+        """A keyframe as it would be stored. Raises CaptureFailure decode_failed."""
+        if seen.info is None or not seen.keys:
+            return None
+        gop = Gop.begin(seen.keys[0], None)
+        return await self._deps.decode_pool.run(PictureDecoder(seen.info).decode, Picture(seen.keys[0], gop, 0), QUALITY)
+
+
+def _unreachable(failure: CaptureFailure, connect_ms: float | None) -> ProbeResponse:
+    return ProbeResponse(
+        reachable=False, code=failure.code, detail=failure.message, codec=None, width=None, height=None, fps=None,
+        keyframe_interval_s=None, bitrate_bps=None, clock=None, connect_ms=_rounded(connect_ms, 1), first_frame_ms=None,
+        mb_per_day_at_1fps=None, warnings=[],
+    )  # fmt: skip
+
+
+def _answer(
+    seen: Seen, picture: Jpeg | None, code: str | None, detail: str | None, transport: str, connect_ms: float,
+    began_at: float, max_offset: float,
+) -> ProbeResponse:  # fmt: skip
+    info, keys = seen.info, seen.keys
+    size = picture or info
+    return ProbeResponse(
+        reachable=True, code=code, detail=detail, codec=info.codec if info else None,
+        width=(size.width or None) if size else None, height=(size.height or None) if size else None,
+        fps=_rounded(seen.fps, 3), keyframe_interval_s=_rounded(seen.keyframe_interval, 3), bitrate_bps=seen.bitrate,
+        clock=clock_of(seen.packets[-1]), connect_ms=round(connect_ms, 1),
+        first_frame_ms=round((keys[0].received - began_at) * 1000, 1) if keys else None,
+        mb_per_day_at_1fps=round(len(picture.data) * _DAY / 1e6, 1) if picture else None,
+        warnings=seen.warnings(transport, max_offset),
+    )  # fmt: skip
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)

@@ -1,0 +1,1 @@
+"""Clocks: when a picture was taken, and by whose clock. Pure."""

@@ -1,0 +1,245 @@
+"""The object store: any server that speaks S3. The only module that knows boto3.
+
+Every call runs in this service's own threads; no exception of botocore leaves it. What comes out is
+StorageUnavailable (a retry can help), ObjectMissing (a row names an object that is not there) or
+RangeNotSatisfiable. Objects carry a content type and no other metadata.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from config import StorageSettings
+from services.storage_service.bucket import BATCH, Bucket, Digest, ListedObject, ObjectHead
+from services.storage_service.client import STORE_FAILURES, closed, make_client, translated
+from services.storage_service.keys import EXTENSIONS, new_attempt, object_key
+from services.storage_service.presign import Presigned, Presigner, endpoint_url, safe_filename
+from services.storage_service.staging import Staging
+from utils.exceptions import IngestionException, StorageUnavailable
+from utils.logger import Throttle
+from utils.metrics import STORAGE_ERRORS, STORAGE_SECONDS
+from utils.pool import WorkerPool
+
+__all__ = [
+    "EXTENSIONS", "Digest", "ListedObject", "ObjectHead", "Presigned", "Staging", "StorageService", "new_attempt",
+    "object_key",
+]  # fmt: skip
+
+CHUNK = 262_144  # bytes handed over at once by read_range
+CHECK_SECONDS = 2.0
+STAGING_THREADS = 4  # apart from the others': reading a large upload shall not keep a capture's PUT waiting
+T = TypeVar("T")
+
+
+class StorageService:
+    """One bucket. Belongs to one event loop; the blocking calls run on `settings.THREADS` threads of its own.
+
+    CONNECT_TIMEOUT bounds connecting and each write to the socket, READ_TIMEOUT each read: not a whole call.
+    """
+
+    def __init__(
+        self,
+        settings: StorageSettings,
+        endpoint: str | None = None,
+        access_key: str | None = None,
+        secret_key: str | None = None,
+    ) -> None:
+        """`endpoint`, `access_key`, `secret_key`: of the embedded server, instead of those in `settings`."""
+        url = endpoint_url(endpoint or settings.ENDPOINT, settings.SECURE)
+        public = endpoint_url(settings.PUBLIC_ENDPOINT, settings.SECURE) if settings.PUBLIC_ENDPOINT else url
+        keys = (access_key or settings.ACCESS_KEY.get_secret_value(), secret_key or settings.SECRET_KEY.get_secret_value())
+        region, threads = settings.REGION, settings.THREADS
+        self.bucket = settings.BUCKET_NAME
+        self._pool = WorkerPool("storage", threads)
+        # The health check has threads and connections of its own: it shall not wait behind a hundred hanging PUTs.
+        self._check_pool = WorkerPool("storage-check", 2)
+        timeouts = (settings.CONNECT_TIMEOUT, settings.READ_TIMEOUT)
+        client = make_client(url, region, *keys, timeouts=timeouts, attempts=settings.MAX_ATTEMPTS, connections=threads)
+        signing = make_client(
+            url, region, *keys, timeouts=timeouts, attempts=settings.MAX_ATTEMPTS, connections=threads, sign_payload=True
+        )
+        half = CHECK_SECONDS / 2
+        self._check_client = make_client(url, region, *keys, timeouts=(half, half), attempts=1, connections=2)
+        self._bucket = Bucket(self.bucket, region, client, signing)
+        self._presigner = Presigner(public, self.bucket, region, *keys, settings.PRESIGN_EXPIRY)
+        # Staging has a client of its own too: its threads shall find a connection each.
+        staging = make_client(
+            url, region, *keys, timeouts=timeouts, attempts=settings.MAX_ATTEMPTS, connections=STAGING_THREADS
+        )
+        self._staging_pool = WorkerPool("staging", STAGING_THREADS)
+        self.staging = Staging(self.bucket, staging, self._presigner, partial(self._call, pool=self._staging_pool))
+        self._clients = (client, signing, staging, self._check_client)
+        self._throttle = Throttle(10, time.monotonic)
+        self._suspect = False  # the newest call that ended found no store
+        self._looking: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def ensure_bucket(self) -> None:
+        """Makes the bucket when it is missing. Any number of processes may do so at once."""
+        await self._call("ensure_bucket", self._bucket.ensure)
+
+    async def put(self, key: str, data: bytes, content_type: str, sha256_hex: str) -> None:
+        """Stores `data`; durable when it returns. The server refuses bytes that are not those of `sha256_hex`."""
+        # In one piece a body has CONNECT_TIMEOUT for all of it; as a file it is written 16 KiB at a time.
+        body = data if len(data) <= 1_048_576 else io.BytesIO(data)
+        await self._call("put", self._bucket.put, key, body, len(data), content_type, sha256_hex)
+
+    async def put_file(self, key: str, path: Path, size: int, content_type: str, sha256_hex: str) -> None:
+        """`put` of a file's `size` bytes, streamed. A file that cannot be read is StorageUnavailable as well."""
+        await self._call("put", self._bucket.put_file, key, path, size, content_type, sha256_hex)
+
+    async def put_if_absent(self, key: str, data: bytes, content_type: str) -> None:
+        """Writes a small object unless there is one under that key; read it back to see whose it is."""
+        await self._call("put", self._bucket.put_if_absent, key, data, content_type)
+
+    async def digest(self, key: str) -> Digest:
+        """Size and SHA-256 of the object's bytes, all of them read. Raises ObjectMissing."""
+        return await self._call("digest", self._bucket.digest, key)
+
+    async def get(self, key: str) -> bytes:
+        """The whole object. Raises ObjectMissing."""
+        return await self._call("get", self._bucket.get, key)
+
+    async def read_range(self, key: str, start: int, stop: int) -> AsyncIterator[bytes]:
+        """Bytes `start` to `stop` (exclusive) in chunks; errors come with the first step or any later one.
+
+        Use it under `contextlib.aclosing`, or read it to its end: that closes the connection. Raises
+        ObjectMissing, also for an object that ends before `stop`.
+        """
+        if start >= stop:
+            return
+        body = await self._call("read_range", self._bucket.open_range, key, start, stop)
+        try:
+            while chunk := await self._call("read_range", body.read, CHUNK):
+                yield chunk
+        finally:
+            # In a thread: a read that was cancelled may hold the body's lock for READ_TIMEOUT.
+            asyncio.get_running_loop().run_in_executor(None, body.close)
+
+    async def head(self, key: str) -> ObjectHead | None:
+        """Size and date, or None when there is no such object."""
+        return await self._call("head", self._bucket.head, key)
+
+    async def delete(self, key: str) -> None:
+        """Removes the object; one that is not there is fine."""
+        await self._call("delete", self._bucket.delete, key)
+
+    async def delete_many(self, keys: Iterable[str]) -> list[str]:
+        """Removes objects, 1000 a call; returns the keys that the store would not remove."""
+        wanted = list(keys)
+        left: list[str] = []
+        for at in range(0, len(wanted), BATCH):
+            left += await self._call("delete_many", self._bucket.delete_batch, wanted[at : at + BATCH])
+        return left
+
+    async def list_keys(self, prefix: str, start_after: str = "") -> AsyncIterator[ListedObject]:
+        """Every object whose key begins with `prefix` and comes after `start_after`, in key order, 1000 a call."""
+        token: str | None = None
+        while True:
+            page, token = await self._call("list", self._bucket.list_page, prefix, start_after, token)
+            for item in page:
+                yield item
+            if token is None:
+                return
+
+    async def list_page(self, prefix: str, start_after: str) -> tuple[list[ListedObject], bool]:
+        """At most 1000 objects that come after `start_after`, in key order, and whether more follow."""
+        page, token = await self._call("list", self._bucket.list_page, prefix, start_after, None)
+        return page, token is not None
+
+    async def list_folders(self, prefix: str) -> list[str]:
+        """The names directly below the prefix that have keys below them (`a` for `{prefix}a/...`), in any order."""
+        names, token = await self._call("list", self._bucket.folders_page, prefix, None)
+        while token is not None:
+            more, token = await self._call("list", self._bucket.folders_page, prefix, token)
+            names += more
+        return names
+
+    async def presign_get(self, key: str, content_type: str | None = None, filename: str | None = None) -> Presigned:
+        """A URL for clients, on PUBLIC_ENDPOINT; with the content type and file name that the answer shall carry."""
+        headers: dict[str, str] = {}
+        if content_type:
+            headers["response-content-type"] = content_type
+        if filename:
+            headers["response-content-disposition"] = f'inline; filename="{safe_filename(filename)}"'
+        return self._presigner.get(key, datetime.now(UTC), headers)
+
+    async def presign_many(self, keys: Iterable[str]) -> list[Presigned]:
+        """`presign_get` of many, in order, in one thread."""
+        wanted = list(keys)
+        if len(wanted) <= 10:  # a third of a millisecond: less than the way to a thread and back under load
+            return self._presign_all(wanted)
+        return await self._call("presign", self._presign_all, wanted)
+
+    async def check(self) -> None:
+        """Raises StorageUnavailable unless the bucket can be used. Takes 2 s at most, whatever else hangs."""
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                await self._call("check", self._check_client.head_bucket, pool=self._check_pool, Bucket=self.bucket)
+        except TimeoutError:
+            self._suspect = True
+            raise StorageUnavailable(details={"operation": "check", "error_code": "timeout"}) from None
+
+    async def check_when_suspect(self) -> None:
+        """Nothing while calls succeed. After one that found no store: `check`, one at a time for all who ask meanwhile,
+        until one finds it again. So nobody is refused while the store is up. Raises StorageUnavailable."""
+        if not self._suspect:
+            return
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self.check(), name="storage-check")
+            self._looking.add_done_callback(lambda task: task.cancelled() or task.exception())  # asked for or not
+        await asyncio.shield(self._looking)
+
+    async def close(self) -> None:
+        """Ends the calls that run, refuses later ones with StorageUnavailable. Repeating it is fine."""
+        if self._closed:
+            return
+        self._closed = True
+        self.staging.close()
+        await asyncio.gather(self._pool.close(), self._staging_pool.close(), self._check_pool.close())
+        for client in self._clients:
+            client.close()
+
+    def _presign_all(self, keys: list[str]) -> list[Presigned]:
+        now = datetime.now(UTC)
+        return [self._presigner.get(key, now) for key in keys]
+
+    async def _call(
+        self, operation: str, function: Callable[..., T], *args: Any, pool: WorkerPool | None = None, **kwargs: Any
+    ) -> T:
+        if self._closed:
+            raise closed()
+        try:
+            return await (pool or self._pool).run(self._guarded, operation, function, *args, **kwargs)
+        except (asyncio.CancelledError, RuntimeError):
+            # close() drops calls that wait: cancelled futures, though nobody cancelled this task.
+            task = asyncio.current_task()
+            if self._closed and not (task and task.cancelling()):
+                raise closed() from None
+            raise
+
+    def _guarded(self, operation: str, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Runs in a thread: the call, its metrics, and its errors as ours."""
+        started = time.perf_counter()
+        try:
+            answer = function(*args, **kwargs)
+            if operation != "presign":  # which asks no store
+                self._suspect = False
+            return answer
+        except IngestionException:
+            STORAGE_ERRORS.labels(operation=operation).inc()
+            raise
+        except STORE_FAILURES as error:
+            STORAGE_ERRORS.labels(operation=operation).inc()
+            ours = translated(error, operation, self._throttle)
+            self._suspect = isinstance(ours, StorageUnavailable)
+            raise ours from None
+        finally:
+            STORAGE_SECONDS.labels(operation=operation).observe(time.perf_counter() - started)

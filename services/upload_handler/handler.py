@@ -1,0 +1,141 @@
+"""Uploads: each file is checked whole, dated, and its unchanged bytes put in the object store."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from PIL import Image
+
+from config import Settings
+from models.schemas import UploadIngestionRequest
+from models.values import FrameRecord, ReceivedFile, Rejected, SourceType
+from services.storage_service.keys import new_attempt, object_key
+from services.storage_service.service import StorageService
+from services.upload_handler.upload_time import capture_time
+from services.upload_handler.validation import CheckedImage, check_image
+from utils.exceptions import DiskFull, IngestionException, Overloaded, ShuttingDown
+from utils.ids import frame_id
+from utils.logger import get_logger
+from utils.pool import WorkerPool
+
+__all__ = ["SERVER_SIDE", "UploadHandler", "UploadResult"]
+
+# Codes of the service's own failures: one of them decides the answer when nothing was stored (CONTRACT: "first 5xx").
+SERVER_SIDE = frozenset({"storage_unavailable", "disk_full", "shutting_down", "overloaded", "internal_error"})
+LARGE = 8_388_608  # bytes
+LARGE_AT_ONCE = 4  # such files put at once: more of them starve each other, and each write to a socket has a limit
+_log = get_logger(__name__)
+
+
+@dataclass(slots=True)
+class UploadResult:
+    """Stored files and refused ones, both by index. `first_error`: what to answer when nothing was stored."""
+
+    records: list[FrameRecord] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+    first_error: IngestionException | None = None
+
+
+class UploadHandler:
+    """Belongs to one event loop. Pictures are checked on UPLOAD__DECODE_THREADS threads of its own."""
+
+    def __init__(self, settings: Settings, storage: StorageService) -> None:
+        self._settings = settings.UPLOAD
+        self._storage = storage
+        self._zone = ZoneInfo(settings.UPLOAD.EXIF_TIMEZONE)
+        self._pool = WorkerPool("images", settings.UPLOAD.DECODE_THREADS)
+        self._at_once = settings.UPLOAD.DECODE_THREADS + 2  # files of one upload: some decode while others are stored
+        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
+        self._closed = False
+        # Our own limits come first; Pillow's must not be the smaller one when the operator allows larger pictures.
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, settings.UPLOAD.MAX_PIXELS)
+
+    async def process(
+        self, request_id: UUID, form: UploadIngestionRequest, files: Sequence[ReceivedFile], arrived_at: datetime
+    ) -> UploadResult:
+        """Checks and stores each file; a bad one, or one whose PUT failed, does not stop the others.
+
+        The objects are durable when it returns, the rows are the caller's to commit; objects whose rows never
+        come are left to the sweeper (a commit whose outcome is unknown may still happen). Raises ShuttingDown
+        after `close`, and nothing else for whatever is in the files.
+        """
+        if self._closed:
+            raise ShuttingDown()
+        room = asyncio.Semaphore(self._at_once)
+
+        async def bounded(file: ReceivedFile) -> FrameRecord | IngestionException:
+            async with room:
+                return await self._one(request_id, form, file, arrived_at)
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(bounded(file)) for file in files]
+        result = UploadResult()
+        errors: list[IngestionException] = []
+        for file, task in zip(files, tasks, strict=True):
+            outcome = task.result()
+            if isinstance(outcome, FrameRecord):
+                result.records.append(outcome)
+            else:
+                errors.append(outcome)
+                result.rejected.append(Rejected(file.index, file.filename, outcome.code, outcome.message, outcome.retryable))
+        own = (error for error in errors if error.code in SERVER_SIDE)
+        result.first_error = next(own, errors[0] if errors else None)
+        return result
+
+    async def put_again(self, record: FrameRecord, file: ReceivedFile) -> FrameRecord:
+        """Stores a file's bytes under a new key: the sweeper took the one of `record`. Raises StorageUnavailable."""
+        key = object_key(record.camera_id, record.frame_id, record.timestamp, new_attempt(), record.format)
+        await self._storage.put_file(key, file.path, file.size, record.content_type, file.sha256)
+        return replace(record, storage_path=key)
+
+    async def close(self) -> None:
+        """Waits for the pictures being checked. Repeating it is fine."""
+        self._closed = True
+        await self._pool.close()
+
+    async def _one(
+        self, request_id: UUID, form: UploadIngestionRequest, file: ReceivedFile, arrived_at: datetime
+    ) -> FrameRecord | IngestionException:
+        try:
+            image = await self._check(file)
+            return await self._store(request_id, form, file, image, arrived_at)
+        except IngestionException as error:
+            return error
+        except OSError as error:
+            _log.error("upload.temporary_file", index=file.index, errno=error.errno)
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                return Overloaded()
+            return DiskFull() if error.errno in (errno.ENOSPC, errno.EDQUOT) else IngestionException()
+
+    async def _check(self, file: ReceivedFile) -> CheckedImage:
+        settings = self._settings
+        try:
+            return await self._pool.run(check_image, file, list(settings.ALLOWED_EXTENSIONS), settings.MAX_PIXELS)
+        except (asyncio.CancelledError, RuntimeError):
+            task = asyncio.current_task()
+            if self._closed and not (task and task.cancelling()):  # close() dropped the call from the pool's line
+                raise ShuttingDown() from None
+            raise
+
+    async def _store(
+        self, request_id: UUID, form: UploadIngestionRequest, file: ReceivedFile, image: CheckedImage, arrived_at: datetime
+    ) -> FrameRecord:
+        taken = capture_time(form.meta.timestamp_ref, image.exif, self._zone, arrived_at)
+        identity = frame_id(request_id, file.index, taken.at)
+        key = object_key(form.camera_id, identity, taken.at, new_attempt(), image.format)
+        async with self._large if file.size > LARGE else nullcontext():
+            await self._storage.put_file(key, file.path, file.size, image.content_type, file.sha256)
+        return FrameRecord(
+            frame_id=identity, request_id=request_id, camera_id=form.camera_id, source_type=SourceType.UPLOAD,
+            sequence=file.index, storage_path=key, timestamp=taken.at, timestamp_source=taken.source,
+            timestamp_uncertainty_ms=taken.uncertainty_ms, width=image.width, height=image.height,
+            size_bytes=file.size, format=image.format, content_type=image.content_type, sha256=file.sha256,
+            filename=file.filename, exif=image.exif, meta=form.meta.to_json(),
+        )  # fmt: skip

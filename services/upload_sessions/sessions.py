@@ -1,0 +1,345 @@
+"""Direct uploads: the client PUTs a file to the staging area, whole or in parts, then has it checked and stored.
+
+The completion reads the staging object once into a local file and treats that file as a form's: same checks, same
+refusals, same objects and rows (services.upload_handler). Whoever still has a URL can change the staging object, and
+changes nothing of what was checked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+from uuid import UUID
+
+from config import Settings
+from models.entities import IngestionRequest, UploadSession
+from models.schemas import UploadIngestionRequest, UploadSessionCreate, UploadSessionResponse
+from models.values import FrameRecord, ReceivedFile, SessionState, SourceType
+from repositories.database import Database, UnitOfWork
+from services.storage_service.commit_with_reupload import commit_live
+from services.storage_service.service import StorageService
+from services.storage_service.staging import Staging
+from services.upload_handler.handler import SERVER_SIDE, UploadHandler
+from services.upload_handler.validation import format_by_name
+from services.upload_sessions.plan import missing_parts, part_size_of, sizes_of, whole_parts
+from services.upload_sessions.serializer import Arrived, to_response
+from utils.exceptions import (
+    ChecksumMismatch,
+    DatabaseUnavailable,
+    IngestionException,
+    InvalidImage,
+    PayloadTooLarge,
+    SessionBusy,
+    SessionClosed,
+    SessionNotFound,
+    ShuttingDown,
+    StorageUnavailable,
+    TooManyPending,
+    UploadIncomplete,
+    UploadRefused,
+)
+from utils.ids import new_id
+from utils.logger import get_logger
+from utils.metrics import FRAMES, REJECTED, UPLOAD_SESSIONS_ENDED
+
+__all__ = ["COMPLETE_LEASE", "LocalFile", "Outcome", "UploadSessions"]
+
+COMPLETE_LEASE = 6.0  # seconds after which a completion whose process died may be begun again
+COMPLETE_WAIT = 10.0  # seconds that a second completion waits for the first one's outcome
+_POLL = 0.25
+log = get_logger(__name__)
+
+
+class LocalFile(Protocol):
+    """Where a completion puts the staging object's bytes; called in threads. Raises DiskFull, Overloaded."""
+
+    def write(self, data: bytes) -> None: ...
+    def received(self) -> ReceivedFile: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What is known of a session before it is completed: the stored request, or the file that is to be read."""
+
+    request_id: UUID | None
+    filename: str
+    content_type: str | None
+    size_bytes: int
+
+
+class UploadSessions:
+    """Belongs to one event loop. Its state is in PostgreSQL and the staging area: any process serves any session."""
+
+    def __init__(self, settings: Settings, database: Database, storage: StorageService, uploads: UploadHandler) -> None:
+        self._settings = settings.UPLOAD
+        self._database = database
+        self._storage = storage
+        self._staging: Staging = storage.staging
+        self._uploads = uploads
+        self._stopping = False
+
+    def stop(self) -> None:
+        """From now on nothing is begun."""
+        self._stopping = True
+
+    async def check_store(self) -> None:
+        """Before a body is read: raises StorageUnavailable when the store is known to be away."""
+        await self._storage.check_when_suspect()
+
+    # -- sessions ----------------------------------------------------------------------------------------------
+
+    async def create(self, body: UploadSessionCreate, session_id: UUID) -> UploadSessionResponse:
+        """A new session, or the one that an earlier run of this call has left.
+
+        Raises PayloadTooLarge, UnsupportedImageFormat, TooManyPending, StorageUnavailable.
+        """
+        self._check_running()
+        settings = self._settings
+        if body.size_bytes > settings.DIRECT_MAX_FILE_SIZE:
+            raise PayloadTooLarge("The file is larger than UPLOAD__DIRECT_MAX_FILE_SIZE.")
+        format_by_name(body.filename, list(settings.ALLOWED_EXTENSIONS))
+        await self.check_store()
+        row = UploadSession(
+            id=session_id, request_id=new_id(), camera_id=body.camera_id, filename=body.filename,
+            content_type=body.content_type, size_bytes=body.size_bytes, sha256=body.sha256, meta=body.meta.to_json(),
+            part_size=part_size_of(body.size_bytes, settings.PART_SIZE),
+        )  # fmt: skip
+
+        async def add(uow: UnitOfWork) -> UploadSession:
+            begun = await uow.upload_sessions.begin(row, settings.SESSION_TTL)
+            if await uow.upload_sessions.count_open(settings.MAX_SESSIONS + 1) > settings.MAX_SESSIONS:
+                raise TooManyPending("UPLOAD__MAX_SESSIONS direct uploads are open already.", retry_after=30)
+            return begun
+
+        row = await self._database.until_known(add)
+        if row.part_size is not None and row.upload_id is None:
+            await self._begin_parts(row)
+        log.info("upload_session_opened", session_id=str(row.id), camera_id=row.camera_id, size_bytes=row.size_bytes)
+        return await self._response(row.created_at, row, Arrived.nothing())
+
+    async def _begin_parts(self, row: UploadSession) -> None:
+        # After the row, which the sweeper goes by: a multipart upload without one would stay for ever.
+        try:
+            upload_id = await self._staging.begin(row.id)
+        except StorageUnavailable:
+            with suppress(DatabaseUnavailable):  # then it expires
+                await self._database.until_known(lambda uow: uow.upload_sessions.end(row.id, SessionState.ABORTED))
+            raise
+        await self._database.until_known(lambda uow: uow.upload_sessions.set_upload_id(row.id, upload_id))
+        row.upload_id = upload_id
+
+    async def get(self, session_id: UUID) -> UploadSessionResponse:
+        """The session, what of its file has arrived, and URLs for the rest. Raises SessionNotFound."""
+        now, row = await self._found(session_id)
+        if row.state != SessionState.OPEN.value or row.expires_at <= now:
+            return await self._response(now, row, Arrived.nothing())
+        return await self._response(now, row, await self._arrived(row))
+
+    async def abort(self, session_id: UUID) -> None:
+        """Ends the session and removes what has arrived. Repeating it is fine, and so is one that never was.
+
+        Raises SessionBusy while it is being completed. A completed one stays so: its frame is deleted as any other.
+        """
+        async with self._database.one_statement() as uow:
+            ended = await uow.upload_sessions.abort(session_id, COMPLETE_LEASE)
+        if ended:
+            UPLOAD_SESSIONS_ENDED.labels(status=SessionState.ABORTED.value).inc()
+        async with self._database.one_statement() as uow:
+            row = await uow.upload_sessions.get(session_id)
+        if row is None:
+            return
+        if row.state == SessionState.OPEN.value:
+            raise SessionBusy(retry_after=1)
+        if row.state == SessionState.ABORTED.value:
+            await self._clear(row)
+
+    # -- completion --------------------------------------------------------------------------------------------
+
+    async def outcome(self, session_id: UUID) -> Outcome:
+        """Raises SessionNotFound, SessionClosed, or the refusal of a session that has failed."""
+        now, row = await self._found(session_id)
+        return self._outcome(now, row)
+
+    async def complete(self, session_id: UUID, etags: Mapping[int, str] | None, file: LocalFile) -> UUID:
+        """Checks and stores the file, once, however often it is asked for; the request's id.
+
+        `etags`: what the client was answered for its parts, if it cares. Raises UploadIncomplete (the session stays
+        open), SessionBusy, SessionClosed, SessionNotFound, UploadRefused or ChecksumMismatch (the session has failed),
+        and everything retryable (it stays open): StorageUnavailable, DatabaseUnavailable, DiskFull, Overloaded.
+        """
+        self._check_running()
+        row = await self._claimed(session_id)
+        if isinstance(row, UUID):
+            return row
+        async with self._held(row):
+            return await self._complete(row, etags, file)
+
+    async def _claimed(self, session_id: UUID) -> UploadSession | UUID:
+        """The session, its completion ours; or the request's id, stored by somebody else meanwhile."""
+        deadline = time.monotonic() + COMPLETE_WAIT
+        while True:
+            async with self._database.one_statement() as uow:
+                row = await uow.upload_sessions.claim(session_id, COMPLETE_LEASE)
+            if row is not None:
+                return row
+            now, found = await self._found(session_id)
+            if (known := self._outcome(now, found).request_id) is not None:
+                return known
+            if time.monotonic() > deadline:
+                raise SessionBusy(retry_after=1)
+            await asyncio.sleep(_POLL)
+
+    @asynccontextmanager
+    async def _held(self, row: UploadSession) -> AsyncIterator[None]:
+        """Renews the lease of a completion while it runs, then gives it back."""
+        renewing = asyncio.create_task(self._renew(row.id, row.epoch), name="upload-lease")
+        try:
+            yield
+        finally:
+            renewing.cancel()
+            await asyncio.gather(renewing, return_exceptions=True)
+            with suppress(DatabaseUnavailable):  # then it lapses
+                async with self._database.one_statement() as uow:
+                    await uow.upload_sessions.release(row.id, row.epoch)
+
+    async def _renew(self, session_id: UUID, epoch: int) -> None:
+        # A lapse costs double work only: both store under the same ids, and the first row wins.
+        while True:
+            await asyncio.sleep(COMPLETE_LEASE / 3)
+            with suppress(DatabaseUnavailable):
+                async with self._database.one_statement() as uow:
+                    await uow.upload_sessions.renew(session_id, epoch, COMPLETE_LEASE)
+
+    async def _complete(self, row: UploadSession, etags: Mapping[int, str] | None, file: LocalFile) -> UUID:
+        await self._assemble(row, etags)
+        if not await self._staging.read(row.id, row.size_bytes, file.write):
+            raise UploadIncomplete(details={"missing_parts": [1]})
+        received = await asyncio.to_thread(file.received)
+        if row.sha256 is not None and received.sha256 != row.sha256:
+            await self._refuse(row, ChecksumMismatch())
+        form = UploadIngestionRequest.model_validate({"camera_id": row.camera_id, "meta": row.meta})
+        assert row.arrived_at is not None
+        result = await self._uploads.process(row.request_id, form, [received], row.arrived_at)
+        if not result.records:
+            error = result.first_error or InvalidImage()
+            if error.retryable or error.code in SERVER_SIDE:
+                raise error
+            await self._refuse(row, error)
+
+        async def commit(records: Sequence[FrameRecord]) -> None:
+            await self._database.until_known(lambda uow: self._store(uow, row, records))
+
+        await commit_live(result.records, commit, lambda item: self._uploads.put_again(item, received))
+        FRAMES.labels(source="upload", outcome="stored").inc()
+        self._told(row, SessionState.COMPLETED)
+        await self._clear(row)
+        return row.request_id
+
+    async def _assemble(self, row: UploadSession, etags: Mapping[int, str] | None) -> None:
+        """Makes the parts one object, unless it is one already. Raises UploadIncomplete."""
+        if row.part_size is None or await self._staging.size(row.id) == row.size_bytes:
+            return  # of one PUT, or joined by a completion that did not come to its end
+        sizes = sizes_of(row.size_bytes, row.part_size)
+        listed = await self._staging.parts(row.id, row.upload_id) if row.upload_id is not None else None
+        there = whole_parts(sizes, listed or [])
+        missing = missing_parts(sizes, there, etags)
+        if missing or row.upload_id is None:
+            raise UploadIncomplete(details={"missing_parts": missing})
+        if not await self._staging.join(row.id, row.upload_id, [there[number] for number, _ in sizes]):
+            # A part was sent again meanwhile.
+            raise UploadIncomplete(details={"missing_parts": []})
+
+    async def _store(self, uow: UnitOfWork, row: UploadSession, records: Sequence[FrameRecord]) -> None:
+        """One transaction: the request with its frame, and the session's end."""
+        now = await uow.upload_sessions.lock(row.id)
+        if now is None:
+            raise SessionNotFound
+        if now.state == SessionState.COMPLETED.value:
+            return  # this very transaction, whose COMMIT was not known to have succeeded; or another completion's
+        if now.state != SessionState.OPEN.value:  # it ended while this process stood still
+            raise SessionClosed
+        request = IngestionRequest(
+            id=row.request_id, camera_id=row.camera_id, source_type=SourceType.UPLOAD.value, meta=row.meta, rejected=[]
+        )
+        await uow.requests.add_upload(request, records, [])
+        await uow.upload_sessions.end(row.id, SessionState.COMPLETED)
+
+    async def _refuse(self, row: UploadSession, error: IngestionException) -> None:
+        """Ends the session with the refusal, and raises it."""
+        rejected = [
+            {
+                "index": 0, "filename": row.filename, "code": error.code, "detail": error.message,
+                "retryable": error.retryable,
+            }
+        ]  # fmt: skip
+        kept: dict[str, Any] = {
+            "code": error.code, "message": error.message, "retryable": error.retryable, "rejected": rejected
+        }  # fmt: skip
+        if await self._database.until_known(lambda uow: uow.upload_sessions.end(row.id, SessionState.FAILED, kept)):
+            REJECTED.labels(code=error.code).inc()
+            FRAMES.labels(source="upload", outcome="rejected").inc()
+            self._told(row, SessionState.FAILED)
+        await self._clear(row)
+        raise UploadRefused(**kept)
+
+    # -- helpers -----------------------------------------------------------------------------------------------
+
+    def _check_running(self) -> None:
+        if self._stopping:
+            raise ShuttingDown(retry_after=5)
+
+    def _told(self, row: UploadSession, state: SessionState) -> None:
+        UPLOAD_SESSIONS_ENDED.labels(status=state.value).inc()
+        log.info(
+            "upload_session_ended", session_id=str(row.id), ingestion_id=str(row.request_id), camera_id=row.camera_id,
+            state=state.value,
+        )  # fmt: skip
+
+    async def _found(self, session_id: UUID) -> tuple[datetime, UploadSession]:
+        async with self._database.one_statement() as uow:
+            found = await uow.upload_sessions.now_and(session_id)
+        if found is None:
+            raise SessionNotFound
+        return found
+
+    def _outcome(self, now: datetime, row: UploadSession) -> Outcome:
+        if row.state == SessionState.FAILED.value and row.error is not None:
+            raise UploadRefused(**row.error)
+        if row.state in (SessionState.ABORTED.value, SessionState.EXPIRED.value):
+            raise SessionClosed
+        stored = row.state == SessionState.COMPLETED.value
+        if not stored and row.expires_at <= now and (row.busy_until is None or row.busy_until <= now):
+            raise SessionClosed
+        return Outcome(row.request_id if stored else None, row.filename, row.content_type, row.size_bytes)
+
+    async def _clear(self, row: UploadSession) -> None:
+        """Removes what is staged. What cannot be removed now is left to the sweeper."""
+        with suppress(StorageUnavailable, DatabaseUnavailable):
+            await self._staging.remove(row.id, multipart=row.part_size is not None)
+            async with self._database.one_statement() as uow:
+                await uow.upload_sessions.set_cleared([row.id])
+
+    async def _arrived(self, row: UploadSession) -> Arrived:
+        if row.part_size is None:
+            size = await self._staging.size(row.id)
+            return Arrived(whole=size == row.size_bytes, parts={})
+        listed = await self._staging.parts(row.id, row.upload_id) if row.upload_id is not None else []
+        if listed is None:  # joined by a completion that did not come to its end
+            return Arrived(whole=await self._staging.size(row.id) == row.size_bytes, parts={})
+        return Arrived(whole=False, parts=whole_parts(sizes_of(row.size_bytes, row.part_size), listed))
+
+    async def _response(self, now: datetime, row: UploadSession, arrived: Arrived) -> UploadSessionResponse:
+        urls: Mapping[int, Any] = {}
+        sizes = sizes_of(row.size_bytes, row.part_size)
+        if row.state == SessionState.OPEN.value and row.expires_at > now and not arrived.whole:
+            wanted = [item for item in sizes if item[0] not in arrived.parts]
+            if row.part_size is None or row.upload_id is not None:
+                left = (row.expires_at - now).total_seconds()
+                found = await self._staging.urls(row.id, wanted, row.upload_id, left)
+                urls = {number: url for (number, _), url in zip(wanted, found, strict=True)}
+        return to_response(row, now, sizes, arrived, urls)

@@ -1,0 +1,230 @@
+"""Strict input: what is refused, how, and that nothing of it comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from api.http.validation import safe_message
+from tests.unit.api.support import KNOWN, RTSP, Api, problem
+from tests.unit.api.support import api as api
+
+RTSP_PATH = "/api/v1/ingest/rtsp"
+JSON = {"Content-Type": "application/json"}
+
+
+async def post_raw(api: Api, raw: bytes | str, headers: dict[str, str] | None = None) -> Any:
+    return await api("POST", RTSP_PATH, content=raw, headers=headers or JSON)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"camera_id": "a", "camera_id": "b"}',
+        b'{"camera_id": "cam", "meta": {"extra": {"x": 1, "x": 2}}}',
+        b'{"camera_id": "cam", "fps": NaN}',
+        b'{"camera_id": "cam", "fps": -Infinity}',
+        b'{"camera_id": "cam", "meta": {"extra": {"x": 1e999}}}',
+        b'{"camera_id": "\xff"}',
+        b'{"camera_id": "cam", "meta": {"extra": {"x": "a\\u0000b"}}}',
+        b'{"camera_id": "cam", "meta": {"extra": {"\\u0000": 1}}}',
+        b'{"camera_id": "cam", "meta": {"extra": {"x": ["\\ud800"]}}}',
+        b'{"camera_id": "cam", "meta": {"extra": ' + b"[" * 100 + b"]" * 100 + b"}}",
+        b"[" * 100_000,
+        b'{"camera_id": ' + b"9" * 5000 + b"}",
+        b'\xef\xbb\xbf{"camera_id": "cam"}',
+        b'{"camera_id": "cam"',
+        b'{"camera_id": "cam"} x',
+        "{}".encode("utf-16"),
+    ],
+)
+async def test_malformed_json_is_400(api: Api, raw: bytes) -> None:
+    problem(await post_raw(api, raw), 400, "malformed_request")
+    assert not api.orchestrator.submitted
+
+
+async def test_escaped_pairs_of_surrogates_are_fine(api: Api) -> None:
+    answer = await post_raw(api, json.dumps({**RTSP, "meta": {"session": "🏎"}}))
+    assert answer.status_code == 202
+    assert api.orchestrator.submitted[0].meta.session == "🏎"
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer", "name"),
+    [
+        ({"rtsp_url": "rtsp://h/x"}, "/camera_id", "camera_id"),
+        ({**RTSP, "fps": "5"}, "/fps", "fps"),
+        ({**RTSP, "fps": True}, "/fps", "fps"),
+        ({**RTSP, "fps": 31}, "/fps", "fps"),
+        ({**RTSP, "capture_mode": "sometimes"}, "/capture_mode", "capture_mode"),
+        ({**RTSP, "unheard_of": 1}, "/unheard_of", "unheard_of"),
+        ({**RTSP, "a/b~c": 1}, "/a~1b~0c", "a/b~c"),
+        ({**RTSP, "meta": {"exposure": -1}}, "/meta/exposure", "exposure"),
+        ({**RTSP, "meta": {"color": 1}}, "/meta/color", "color"),
+        ({**RTSP, "frame_timestamp": "2026-05-04T13:30:00"}, "/frame_timestamp", "frame_timestamp"),
+        ({**RTSP, "max_frames": 5.0}, "/max_frames", "max_frames"),
+        ([], "", "body"),
+    ],
+)
+async def test_invalid_fields_are_422_with_pointers(api: Api, body: Any, pointer: str, name: str) -> None:
+    found = problem(await api("POST", RTSP_PATH, json=body), 422, "invalid_request")
+    assert [(e["in"], e["pointer"], e["name"]) for e in found["errors"]] == [("body", pointer, name)]
+
+
+async def test_not_applicable_names_the_field(api: Api) -> None:
+    found = problem(await api("POST", RTSP_PATH, json={**RTSP, "pre_roll": 1}), 422, "not_applicable")
+    assert found["errors"][0]["pointer"] == "/pre_roll"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {**RTSP, "capture_mode": "SECRETVALUE"},
+        {**RTSP, "source_type": "SECRETVALUE"},
+        {**RTSP, "rtsp_url": "http://user:SECRETVALUE@h/"},
+        {**RTSP, "camera_id": "SECRETVALUE!"},
+        {**RTSP, "fps": "SECRETVALUE"},
+        {**RTSP, "frame_timestamp": "SECRETVALUE"},
+        {**RTSP, "meta": "SECRETVALUE"},
+        {**RTSP, "meta": {"exposure": "SECRETVALUE"}},
+        {**RTSP, "unknown": "SECRETVALUE"},
+        {**RTSP, "x\n" + "SECRETVALUE": 1},
+    ],
+)
+async def test_input_is_never_echoed(api: Api, body: dict[str, Any]) -> None:
+    answer = await api("POST", RTSP_PATH, json=body)
+    assert answer.status_code == 422
+    assert "SECRETVALUE" not in answer.text
+    assert "SECRETVALUE" not in (await post_raw(api, b'{"camera_id": SECRETVALUE}')).text
+
+
+@pytest.mark.parametrize("kind", ["value_error", "assertion_error", "uuid_parsing", "datetime_parsing", "json_invalid"])
+def test_messages_that_may_quote_the_value_are_replaced(kind: str) -> None:
+    assert "SECRETVALUE" not in safe_message(kind, "found SECRETVALUE at 1")
+    assert safe_message("camera_id", "must not be only dots") == "must not be only dots"
+
+
+async def test_the_query_is_not_echoed(api: Api) -> None:
+    for query in ("limit=SECRETVALUE", "status=SECRETVALUE", "x=SECRETVALUE", "camera_id=SECRETVALUE!", "%FF=SECRETVALUE"):
+        assert "SECRETVALUE" not in (await api("GET", f"/api/v1/ingest/requests?{query}")).text
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "code"),
+    [
+        ({"Content-Type": "text/plain"}, 415, "unsupported_media_type"),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, 415, "unsupported_media_type"),
+        ({"Content-Type": "application/json; charset=latin-1"}, 415, "unsupported_media_type"),
+        ({}, 415, "unsupported_media_type"),
+        ({**JSON, "Content-Encoding": "gzip"}, 415, "unsupported_media_type"),
+    ],
+)
+async def test_only_json_is_taken(api: Api, headers: dict[str, str], status: int, code: str) -> None:
+    request = api.client.build_request("POST", RTSP_PATH, content=json.dumps(RTSP), headers=headers)
+    if "Content-Type" not in headers:
+        request.headers.pop("content-type", None)
+    problem(await api.client.send(request), status, code)
+
+
+async def test_charset_utf8_and_json_suffix_are_fine(api: Api) -> None:
+    for kind in ('application/json; charset="UTF-8"', "application/vnd.trackshift+json", "APPLICATION/JSON"):
+        assert (await post_raw(api, json.dumps(RTSP), {"Content-Type": kind})).status_code == 202
+
+
+async def test_an_empty_body_is_a_missing_field(api: Api) -> None:
+    problem(await api("POST", RTSP_PATH), 422, "invalid_request")
+
+
+async def test_a_body_over_the_limit_is_413(tmp_path: Path) -> None:
+    api = Api(tmp_path, API={"MAX_JSON_BYTES": 1024})
+    problem(await post_raw(api, b" " * 1025), 413, "payload_too_large")
+
+    async def stream() -> AsyncIterator[bytes]:
+        for _ in range(3):
+            yield b" " * 1000
+
+    problem(await api("POST", RTSP_PATH, content=stream(), headers=JSON), 413, "payload_too_large")
+    assert not api.orchestrator.submitted
+
+
+async def test_a_stalled_body_is_408(tmp_path: Path) -> None:
+    api = Api(tmp_path, API={"BODY_TIMEOUT": 0.05})
+
+    async def stream() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(5)
+
+    answer = await api("POST", RTSP_PATH, content=stream(), headers=JSON)
+    assert problem(answer, 408, "request_timeout")["retryable"]
+    assert answer.headers["connection"] == "close"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/v1/ingest/requests", "/api/v1/frames", f"/api/v1/frames/{KNOWN}", f"/api/v1/ingest/status/{KNOWN}", "/health",
+        "/health/live", "/metrics", "/docs", "/openapi.json", "/api/v1/cameras", f"/api/v1/frames/{KNOWN}/content",
+    ],
+)  # fmt: skip
+async def test_unknown_query_parameters_are_422_everywhere(api: Api, path: str) -> None:
+    found = problem(await api("GET", f"{path}?nope=1"), 422, "invalid_request")
+    assert found["errors"] == [
+        {
+            "in": "query",
+            "pointer": "",
+            "name": "nope",
+            "code": "extra_forbidden",
+            "message": "is not a known query parameter",
+        }
+    ]
+
+
+async def test_unknown_query_parameters_are_422_on_writes_before_the_body(api: Api) -> None:
+    problem(await api("POST", f"{RTSP_PATH}?x=1", content=b"not json", headers=JSON), 422, "invalid_request")
+    problem(await api("POST", "/api/v1/ingest/upload?x=1", content=b""), 422, "invalid_request")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "limit=0", "limit=201", "limit=5.0", "limit=+5", "limit=%205", "limit=1_0", "limit=", "limit=5&limit=5",
+        "limit=true",
+        "limit=٥", "cursor=", "status=Pending", "status=", "source_type=usb", "created_from=2026-05-04T13:30:00",
+        "created_from=2026-05-04", "camera_id=..", "camera_id=a%00b", "camera_id=a%0A", "capture_mode=all",
+        "created_to=1777900000",
+    ],
+)  # fmt: skip
+async def test_query_values_are_strict(api: Api, query: str) -> None:
+    problem(await api("GET", f"/api/v1/ingest/requests?{query}"), 422, "invalid_request")
+
+
+async def test_a_query_that_is_not_utf8_is_400(api: Api) -> None:
+    problem(await api("GET", "/api/v1/ingest/requests?camera_id=%FF"), 400, "malformed_request")
+
+
+async def test_good_query_values_arrive(api: Api) -> None:
+    query = f"camera_id=c&request_id={KNOWN}&from=2026-05-04T15:30:00%2B02:00&order=desc&limit=7&cursor=abc"
+    assert (await api("GET", f"/api/v1/frames?{query}")).status_code == 200
+    matching, limit, cursor = api.queries.filters[0]
+    assert (matching.camera_id, matching.request_id, matching.descending, limit, cursor) == ("c", KNOWN, True, 7, "abc")
+    assert matching.from_.isoformat() == "2026-05-04T13:30:00+00:00"
+
+
+@pytest.mark.parametrize("value", ["x", str(KNOWN).replace("-", ""), f"{{{KNOWN}}}", f"urn:uuid:{KNOWN}", f"{KNOWN}%0A"])
+async def test_malformed_ids_are_422(api: Api, value: str) -> None:
+    for method, path in (("GET", "ingest/status/{}"), ("GET", "frames/{}"), ("DELETE", "frames/{}"),
+                         ("GET", "frames/{}/content"), ("GET", "ingest/requests/{}/events"),
+                         ("POST", "ingest/requests/{}/cancel"), ("POST", "ingest/requests/{}/trigger")):  # fmt: skip
+        found = problem(await api(method, "/api/v1/" + path.format(value)), 422, "invalid_request")
+        assert found["errors"][0]["in"] == "path"
+    problem(await api("GET", f"/api/v1/frames?request_id={value}"), 422, "invalid_request")
+
+
+@pytest.mark.parametrize("value", ["1", "yes", "True", ""])
+async def test_flags_are_true_or_false(api: Api, value: str) -> None:
+    problem(await api("GET", f"/api/v1/frames/{KNOWN}/content?proxy={value}"), 422, "invalid_request")

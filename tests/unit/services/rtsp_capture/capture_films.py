@@ -1,0 +1,137 @@
+"""Encoded films in memory, as packets of a stream: every picture carries its number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cache
+from typing import Any, Literal
+
+import av
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from demo.scene import Scene
+from services.rtsp_capture.media.damage import LossWatch
+from services.rtsp_capture.media.gop_buffer import Packet, Picture, Ring
+from services.rtsp_capture.media.packets import StreamInfo
+
+FPS = 25
+Codec = Literal["h264", "hevc"]
+
+
+def _x264(*more: str, keyint: int = 25) -> dict[str, str]:
+    fixed = f"scenecut=0:keyint={keyint}:min-keyint={keyint}:threads=1"
+    return {"preset": "veryfast", "x264-params": ":".join((fixed, *more))}
+
+
+def _x265(*more: str, keyint: int = 25) -> dict[str, str]:
+    fixed = f"keyint={keyint}:min-keyint={keyint}:scenecut=0:b-adapt=0:log-level=none"
+    return {"preset": "ultrafast", "x265-params": ":".join((fixed, *more))}
+
+
+FILMS: dict[str, tuple[Codec, dict[str, str]]] = {
+    "h264": ("h264", _x264("bframes=0")),
+    "h264 baseline": ("h264", _x264("bframes=0", "cabac=0", "8x8dct=0")),
+    "h264 slices": ("h264", _x264("bframes=0", "slices=4")),
+    "h264 b": ("h264", _x264("bframes=3", "b-adapt=0")),
+    "h264 b open": ("h264", _x264("bframes=3", "b-adapt=0", "open-gop=1", "b-pyramid=normal", keyint=27)),
+    "h264 refresh": ("h264", _x264("bframes=0", "intra-refresh=1")),
+    "h264 interlaced": ("h264", _x264("bframes=0", "tff=1")),
+    "hevc": ("hevc", _x265("bframes=0", "open-gop=0")),
+    "hevc slices": ("hevc", _x265("bframes=0", "open-gop=0", "slices=3")),
+    "hevc b": ("hevc", _x265("bframes=3", "open-gop=0")),
+    "hevc b open": ("hevc", _x265("bframes=3", "open-gop=1", keyint=27)),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Film:
+    info: StreamInfo
+    packets: tuple[Packet, ...]  # in decoding order; their pts in seconds
+
+
+@cache
+def scene(count: int, width: int, height: int) -> tuple[NDArray[np.uint8], ...]:
+    """Numbered pictures as 4:2:0 planes."""
+    made = Scene(width, height, 1, "CAM")
+    return tuple(
+        np.asarray(cv2.cvtColor(made.render(n / FPS, str(n), n), cv2.COLOR_BGR2YUV_I420), np.uint8) for n in range(count)
+    )
+
+
+def encode(
+    codec: Codec,
+    options: dict[str, str],
+    planes: Sequence[NDArray[np.uint8]],
+    *,
+    pix_fmt: str = "yuv420p",
+    extradata: bool = False,
+    bitrate: int = 400_000,
+) -> Film:
+    """`extradata`: parameter sets beside the stream instead of in it."""
+    height, width = planes[0].shape[0] * 2 // 3, planes[0].shape[1]
+    encoder: Any = av.CodecContext.create({"h264": "libx264", "hevc": "libx265"}[codec], "w")
+    encoder.width, encoder.height, encoder.pix_fmt = width, height, pix_fmt
+    encoder.time_base, encoder.framerate = Fraction(1, FPS), Fraction(FPS)
+    encoder.bit_rate, encoder.gop_size, encoder.options = bitrate, 25, options
+    if extradata:
+        encoder.flags |= int(av.codec.context.Flags.global_header)
+    if "tff=1" in str(options):
+        encoder.flags |= int(av.codec.context.Flags.interlaced_dct) | int(av.codec.context.Flags.interlaced_me)
+    packets = []
+    for number, each in enumerate([*planes, None]):
+        frame: Any = None
+        if each is not None:
+            frame = av.VideoFrame.from_ndarray(each, format="yuv420p")
+            frame = frame if pix_fmt == "yuv420p" else frame.reformat(format=pix_fmt)
+            frame.pts, frame.time_base = number, Fraction(1, FPS)
+        for packet in encoder.encode(frame):
+            at = packet.pts / FPS
+            packets.append(Packet(bytes(packet), at, packet.is_keyframe, at, at, 0.0, 1))
+    sets = bytes(encoder.extradata or b"") if extradata else b""
+    return Film(StreamInfo(codec, sets, width, height, float(FPS)), tuple(packets))
+
+
+@cache
+def film(name: str, count: int = 80, width: int = 320, height: int = 180, bitrate: int = 400_000) -> Film:
+    codec, options = FILMS[name]
+    return encode(codec, options, scene(count, width, height), bitrate=bitrate)
+
+
+def straight(info: StreamInfo, packets: Sequence[Packet]) -> dict[float, NDArray[np.uint8]]:
+    """What a decoder that is given everything once shows, by stream time: the pictures to compare with."""
+    decoder: Any = av.CodecContext.create(info.codec, "r")
+    decoder.thread_count = 1
+    if info.extradata:
+        decoder.extradata = info.extradata
+    shown, times = {}, [packet.pts for packet in packets]
+    for number, packet in enumerate([*packets, None]):
+        made = None
+        if packet is not None:
+            made = av.Packet(packet.data)
+            made.pts, made.time_base = number, Fraction(1, FPS)
+        for frame in decoder.decode(made):
+            shown[times[frame.pts]] = pixels(frame)
+    return shown
+
+
+def pixels(frame: Any) -> NDArray[np.uint8]:
+    """The planes as they were decoded."""
+    size = 2 if "10" in frame.format.name else 1
+    lines = [np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:, : plane.width * size] for plane in frame.planes]
+    return np.concatenate([each.ravel() for each in lines])
+
+
+def received(packets: Sequence[Packet], info: StreamInfo, *, watched: bool = True) -> list[Picture]:
+    """The pictures of a stream that gave these packets."""
+    ring, watch, pictures = Ring(1000, 100_000_000), LossWatch(info.codec, info.extradata), []
+    for packet in packets:
+        if watched:
+            seen = watch.see(packet.data, packet.pts, packet.key)
+            packet = replace(packet, lost=packet.lost or seen.lost, recovery=seen.recovery, second_field=seen.second_field)
+        if (picture := ring.append(packet)) is not None:
+            pictures.append(picture)
+    return pictures

@@ -1,0 +1,178 @@
+"""Keys, presigned URLs and error translation: no server needed."""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+from unittest import mock
+from urllib.parse import parse_qs, urlsplit
+from uuid import UUID
+
+import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
+
+from services.storage_service.client import make_client, translated
+from services.storage_service.keys import new_attempt, object_key
+from services.storage_service.presign import Presigner, endpoint_url, safe_filename
+from utils.exceptions import ObjectMissing, RangeNotSatisfiable, StorageUnavailable
+from utils.logger import Throttle
+
+FRAME = UUID("0190a0b0-0000-8000-8000-000000000001")
+NOW = datetime(2026, 5, 4, 13, 30, 1, 999_999, tzinfo=UTC)
+
+
+def test_a_key_has_the_utc_day_the_camera_the_frame_and_the_attempt() -> None:
+    at = datetime(2026, 1, 1, 0, 30, tzinfo=timezone(timedelta(hours=2)))
+    assert (
+        object_key("pit.lane_1-a", FRAME, at, "0123456789abcdef", "jpg")
+        == f"frames/2025/12/31/pit.lane_1-a/{FRAME}-0123456789abcdef.jpg"
+    )
+
+
+def test_attempts_never_repeat() -> None:
+    attempts = {new_attempt() for _ in range(1000)}
+    assert len(attempts) == 1000
+    assert all(re.fullmatch(r"[0-9a-f]{16}", attempt) for attempt in attempts)
+
+
+@pytest.mark.parametrize("camera", [".", "..", "", "a/b", "a\n", "a" * 101, "ä", "a b"])
+def test_a_camera_id_that_could_leave_its_folder_is_refused(camera: str) -> None:
+    with pytest.raises(ValueError):
+        object_key(camera, FRAME, NOW, new_attempt(), "jpg")
+
+
+@pytest.mark.parametrize(
+    ("attempt", "ext"),
+    [("x", "jpg"), ("0123456789ABCDEF", "jpg"), ("0123456789abcdef", "../x"), ("0123456789abcdef", "tif")],
+)
+def test_attempt_and_extension_are_checked(attempt: str, ext: str) -> None:
+    with pytest.raises(ValueError):
+        object_key("cam", FRAME, NOW, attempt, ext)
+
+
+def test_a_time_without_offset_is_refused() -> None:
+    with pytest.raises(ValueError):
+        object_key("cam", FRAME, datetime(2026, 1, 1), new_attempt(), "jpg")  # noqa: DTZ001
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "secure", "url"),
+    [
+        ("minio:9000", False, "http://minio:9000"), ("minio:9000", True, "https://minio:9000"),
+        ("http://minio:9000/", True, "http://minio:9000"), ("https://s3.example/store/", False, "https://s3.example/store"),
+    ],
+)  # fmt: skip
+def test_an_endpoint_is_host_and_port_or_a_url(endpoint: str, secure: bool, url: str) -> None:
+    assert endpoint_url(endpoint, secure) == url
+
+
+@pytest.mark.parametrize("endpoint", ["", "ftp://x", "http://u:p@x", "http://x/?a=1", "http://"])
+def test_other_endpoints_are_refused(endpoint: str) -> None:
+    with pytest.raises(ValueError):
+        endpoint_url(endpoint, False)
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "http://127.0.0.1:9000",
+        "https://s3.example",
+        "https://s3.example:443",
+        "http://s3.example:80",
+        "https://s3.example:8443/store",
+        "http://[::1]:9000",
+    ],
+)
+@pytest.mark.parametrize("key", ["frames/2026/05/04/cam-1/x.jpg", "a b/ü~+%.png"])
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"response-content-type": "image/jpeg", "response-content-disposition": 'inline; filename="a.jpg"'}],
+)
+def test_a_presigned_url_says_what_botocore_says(endpoint: str, key: str, headers: dict[str, str]) -> None:
+    client = make_client(endpoint, "eu-south-1", "AKID", "se/cr+et", timeouts=(1, 1), attempts=1, connections=1)
+    names = {"response-content-type": "ResponseContentType", "response-content-disposition": "ResponseContentDisposition"}
+    params = {"Bucket": "frames-bucket", "Key": key} | {names[name]: value for name, value in headers.items()}
+    with mock.patch("botocore.auth.get_current_datetime", return_value=NOW.replace(tzinfo=None)):
+        theirs = client.generate_presigned_url("get_object", Params=params, ExpiresIn=3600)
+    ours = Presigner(endpoint, "frames-bucket", "eu-south-1", "AKID", "se/cr+et", 3600).get(key, NOW, headers)
+    a, b = urlsplit(ours.url), urlsplit(theirs)
+    assert (a.scheme, a.netloc, a.path) == (b.scheme, b.netloc, b.path)
+    assert parse_qs(a.query) == parse_qs(b.query)
+    assert ours.expires_at == datetime(2026, 5, 4, 14, 30, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("part", [None, ("7", "MmNjNTVm/+=.x1~")])
+@pytest.mark.parametrize(("at_most", "expiry"), [(10_000.0, 3600), (60.9, 60), (-5.0, 1)])
+def test_a_presigned_put_says_what_botocore_says(part: tuple[str, str] | None, at_most: float, expiry: int) -> None:
+    client = make_client("http://s3:9000", "eu-south-1", "AKID", "se/cr+et", timeouts=(1, 1), attempts=1, connections=1)
+    params: dict[str, Any] = {"Bucket": "b", "Key": "staging/x/object", "ContentLength": 1234}
+    query = {"partNumber": part[0], "uploadId": part[1]} if part else None
+    if part:
+        params |= {"PartNumber": int(part[0]), "UploadId": part[1]}
+    with mock.patch("botocore.auth.get_current_datetime", return_value=NOW.replace(tzinfo=None)):
+        theirs = client.generate_presigned_url("upload_part" if part else "put_object", Params=params, ExpiresIn=expiry)
+    ours = Presigner("http://s3:9000", "b", "eu-south-1", "AKID", "se/cr+et", 3600).put(
+        "staging/x/object", NOW, 1234, at_most, query
+    )
+    assert parse_qs(urlsplit(ours.url).query) == parse_qs(urlsplit(theirs).query)
+    assert urlsplit(ours.url).path == urlsplit(theirs).path
+
+
+def test_the_signing_key_follows_the_day() -> None:
+    signer = Presigner("http://x:1", "b", "us-east-1", "a", "s", 60)
+    today, tomorrow = signer.get("k", NOW).url, signer.get("k", NOW + timedelta(days=1)).url
+    fresh = Presigner("http://x:1", "b", "us-east-1", "a", "s", 60)
+    assert tomorrow == fresh.get("k", NOW + timedelta(days=1)).url
+    assert signer.get("k", NOW).url == today
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        ("car 1.jpg", "car_1.jpg"),
+        ('a"\r\nSet-Cookie: x', "a_Set-Cookie_x"),
+        ("../..", "_"),
+        ("ü", "_"),
+        ("", "frame"),
+        ("...", "frame"),
+    ],
+)
+def test_a_file_name_in_a_header_is_plain(name: str, safe: str) -> None:
+    assert safe_filename(name) == safe
+
+
+def _client_error(code: str, status: int) -> ClientError:
+    message = "AKIDSECRET sent StringToSign to http://minio:9000"
+    answer: Any = {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return ClientError(answer, "PutObject")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        _client_error("SlowDown", 503), _client_error("RequestTimeTooSkewed", 403), _client_error("AccessDenied", 403),
+        _client_error("SignatureDoesNotMatch", 403), _client_error("NoSuchBucket", 404), _client_error("BadDigest", 400),
+        _client_error("InternalError", 500), EndpointConnectionError(endpoint_url="http://u:AKIDSECRET@minio:9000"),
+        ReadTimeoutError(endpoint_url="http://minio:9000"), ConnectionResetError("http://minio:9000"),
+    ],
+)  # fmt: skip
+def test_every_failure_is_unavailable_and_says_no_more_than_its_code(
+    error: Exception, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    ours = translated(error, "put", Throttle(10, time.monotonic))
+    assert isinstance(ours, StorageUnavailable)
+    assert ours.retryable
+    captured = capsys.readouterr()
+    said = f"{ours} {ours.message} {ours.details} {captured.out} {captured.err} {caplog.text}"
+    assert "AKIDSECRET" not in said
+    assert "minio" not in said
+    assert "put" in said
+
+
+def test_only_a_missing_key_of_a_read_is_missing() -> None:
+    throttle = Throttle(10, time.monotonic)
+    assert isinstance(translated(_client_error("NoSuchKey", 404), "get", throttle), ObjectMissing)
+    assert isinstance(translated(_client_error("NoSuchBucket", 404), "get", throttle), StorageUnavailable)
+    assert isinstance(translated(_client_error("InvalidRange", 416), "read_range", throttle), RangeNotSatisfiable)
