@@ -159,10 +159,12 @@ class Exclusive:
 class Database:
     """The engine of a process. `application_name` shows in pg_stat_activity.
 
-    `lone`: one connection, kept for the process's life, for work that must not wait behind other work.
+    `dedicated`: one connection, kept for the process's life, for work that must not wait behind other work.
     """
 
-    def __init__(self, settings: DbSettings, application_name: str = "trackshift-ingestion", *, lone: bool = False) -> None:
+    def __init__(
+        self, settings: DbSettings, application_name: str = "trackshift-ingestion", *, dedicated: bool = False
+    ) -> None:
         self._pool_timeout = settings.POOL_TIMEOUT
         self._throttle = Throttle(10, asyncio.get_event_loop().time)
         self.on_commit: Callable[[], None] = lambda: None  # called after transactions that may have made events
@@ -179,11 +181,11 @@ class Database:
         self.engine: AsyncEngine = create_async_engine(
             database_url(settings),
             poolclass=AsyncAdaptedQueuePool,
-            pool_size=1 if lone else settings.POOL_SIZE,
-            max_overflow=0 if lone else settings.MAX_OVERFLOW,
+            pool_size=1 if dedicated else settings.POOL_SIZE,
+            max_overflow=0 if dedicated else settings.MAX_OVERFLOW,
             pool_timeout=settings.POOL_TIMEOUT,
             pool_use_lifo=True,
-            pool_recycle=-1 if lone else 1800,
+            pool_recycle=-1 if dedicated else 1800,
             connect_args={
                 "timeout": settings.CONNECT_TIMEOUT,
                 "command_timeout": settings.STATEMENT_TIMEOUT + 1,
@@ -197,7 +199,7 @@ class Database:
         self._single = async_sessionmaker(single, expire_on_commit=False)
         _ping_idle(self.engine)
         pool = self.engine.sync_engine.pool
-        if not lone:
+        if not dedicated:
             DB_POOL.set_function(lambda: pool.checkedout() if isinstance(pool, AsyncAdaptedQueuePool) else 0)
 
     def unit_of_work(self, *, events: bool = True) -> AbstractAsyncContextManager[UnitOfWork]:
@@ -229,7 +231,9 @@ class Database:
                 )  # fmt: skip
             raise DatabaseUnavailable(retry_after=2) from error
 
-    async def until_known(self, work: Callable[[UnitOfWork], Awaitable[T]], *, tries: int = 3, pause: float = 0.2) -> T:
+    async def retry_until_known(
+        self, work: Callable[[UnitOfWork], Awaitable[T]], *, tries: int = 3, pause: float = 0.2
+    ) -> T:
         """Runs an idempotent transaction again until its outcome is known (rule 4). Raises DatabaseUnavailable.
 
         The work carries its own ids and says ON CONFLICT, so a second run of one that had committed changes nothing.

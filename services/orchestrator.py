@@ -36,12 +36,12 @@ from models.values import (
 )
 from repositories.database import Database, UnitOfWork
 from services.execution.runner import CaptureRunner
-from services.idempotency.operation import Attempt
+from services.idempotency.operation import Operation
 from services.reads.queries import read_request
 from services.reads.serializers import NO_URL, to_frame_info, to_response
 from services.rtsp_capture.captures.capture import CaptureDeps
 from services.rtsp_capture.connection.address import AddressPolicy, parse_rtsp_url
-from services.storage_service.commit_with_reupload import commit_live
+from services.storage_service.commit_with_reupload import commit_with_reupload
 from services.upload_handler.handler import UploadHandler
 from utils.exceptions import (
     CameraDisabled,
@@ -80,7 +80,7 @@ class Orchestrator:
     def __init__(
         self, settings: Settings, capture: CaptureDeps, leases: Database, uploads: UploadHandler, policy: AddressPolicy
     ) -> None:
-        """`leases`: a lone connection, for the renewal of leases."""
+        """`leases`: a dedicated connection, for the renewal of leases."""
         self._settings = settings
         self._capture = capture
         self._database: Database = capture.database
@@ -99,16 +99,21 @@ class Orchestrator:
             raise ShuttingDown(retry_after=5)
 
     async def submit_capture(
-        self, body: RTSPIngestionRequest, attempt: Attempt | None = None, *, max_staleness: float = 0, answered: bool = True
+        self,
+        body: RTSPIngestionRequest,
+        operation: Operation | None = None,
+        *,
+        max_staleness: float = 0,
+        answered: bool = True,
     ) -> IngestionResponse:
         """Stores a pending capture and returns it; the camera is not touched.
 
-        The id is the attempt's. `answered`: what is returned is the answer; else that comes later. Raises
+        The id is the operation's. `answered`: what is returned is the answer; else that comes later. Raises
         InvalidRequest, TimestampOutOfRange, AddressNotAllowed, CameraDisabled, TooManyPending, SecretUnreadable,
-        DatabaseUnavailable, ShuttingDown, RequestInProgress when the attempt's key has gone to another request.
+        DatabaseUnavailable, ShuttingDown, RequestInProgress when the operation's key has gone to another request.
         """
         self.check_accepting()
-        attempt = attempt or Attempt()
+        operation = operation or Operation()
         if body.rtsp_url is not None:
             self._policy.check_literal(parse_rtsp_url(body.rtsp_url))
         self._check_moment(body)
@@ -118,23 +123,23 @@ class Orchestrator:
         if pending >= self._settings.RTSP.MAX_PENDING:
             raise TooManyPending(retry_after=10)
         row = self.capture_row(body, camera, max_staleness)
-        row.id = attempt.request_id
-        stored = await self._database.until_known(lambda uow: self._add(uow, row, camera, attempt, answered))
+        row.id = operation.request_id
+        stored = await self._database.retry_until_known(lambda uow: self._add(uow, row, camera, operation, answered))
         log.info("capture_accepted", ingestion_id=str(row.id), camera_id=row.camera_id, mode=row.capture_mode)
         self.runner.wake()
         return to_response(stored, [], [], self._secrets)
 
     async def submit_burst(
-        self, attempt: Attempt, captures: Sequence[tuple[RTSPIngestionRequest, CameraConfiguration]], tolerance_ms: float
+        self, operation: Operation, captures: Sequence[tuple[RTSPIngestionRequest, CameraConfiguration]], tolerance_ms: float
     ) -> list[UUID]:
         """Stores single_frame captures of one moment in one transaction and runs them here, where their streams are.
 
-        The group's id is the attempt's, the requests' ids follow from it: of a burst that is there already, only those
+        The group's id is the operation's, the requests' ids follow from it: of a burst that is there already, only those
         ids are returned. They wait for no turn: their leases are this process's from the start. Raises CameraDisabled,
         CameraNotFound, Overloaded beyond RTSP__MAX_CONCURRENT_CAPTURES, SecretUnreadable, DatabaseUnavailable,
-        ShuttingDown, RequestInProgress when the attempt's key has gone to another request.
+        ShuttingDown, RequestInProgress when the operation's key has gone to another request.
         """
-        group_id = attempt.request_id
+        group_id = operation.request_id
         self.check_accepting()
         if len(captures) > self.runner.room:
             raise Overloaded("RTSP__MAX_CONCURRENT_CAPTURES are running. Try again.", retry_after=5)
@@ -149,11 +154,11 @@ class Orchestrator:
             if not await uow.cameras.hold_all([row.camera_id for row in rows]):
                 raise CameraNotFound
             held = await uow.requests.add_group(rows, self.runner.owner, self._settings.RTSP.LEASE_TTL)
-            await attempt.begin(uow)
+            await operation.begin(uow)
             return held
 
         asked = self.runner.now()
-        held = await self._database.until_known(add)
+        held = await self._database.retry_until_known(add)
         log.info("burst_accepted", group_id=str(group_id), cameras=len(rows))
         for row in rows:
             if row.id in held and self.runner.job(row.id) is None:
@@ -161,16 +166,21 @@ class Orchestrator:
         return [row.id for row in rows]
 
     async def _add(
-        self, uow: UnitOfWork, row: IngestionRequest, camera: CameraConfiguration | None, attempt: Attempt, answered: bool
+        self,
+        uow: UnitOfWork,
+        row: IngestionRequest,
+        camera: CameraConfiguration | None,
+        operation: Operation,
+        answered: bool,
     ) -> IngestionRequest:
         # Held until the commit: a camera cannot be deleted between here and its capture being there to be seen.
         if camera is not None and not await uow.cameras.hold(camera.camera_id):
             raise CameraNotFound
         stored = await uow.requests.add_capture(row)
         if answered:
-            await attempt.keep(uow, to_response(stored, [], [], self._secrets))
+            await operation.keep(uow, to_response(stored, [], [], self._secrets))
         else:
-            await attempt.begin(uow)
+            await operation.begin(uow)
         return stored
 
     def _check_moment(self, body: RTSPIngestionRequest) -> None:
@@ -215,17 +225,17 @@ class Orchestrator:
         )  # fmt: skip
 
     async def ingest_upload(
-        self, form: UploadIngestionRequest, files: Sequence[ReceivedFile], attempt: Attempt | None = None
+        self, form: UploadIngestionRequest, files: Sequence[ReceivedFile], operation: Operation | None = None
     ) -> UUID:
-        """Checks and stores the files, then commits them as one finished request; returns its id, the attempt's.
+        """Checks and stores the files, then commits them as one finished request; returns its id, the operation's.
 
         Raises the first 5xx, else the first file's error, with all of `rejected` in its details, when none was
-        stored; DatabaseUnavailable when the rows could not be committed; RequestInProgress when the attempt's key has
+        stored; DatabaseUnavailable when the rows could not be committed; RequestInProgress when the operation's key has
         gone to another request.
         """
         self.check_accepting()
-        attempt = attempt or Attempt()
-        request_id = attempt.request_id
+        operation = operation or Operation()
+        request_id = operation.request_id
         result = await self._uploads.process(request_id, form, files, datetime.now(UTC))
         rejected = [item.to_json() for item in result.rejected]
         for item in result.rejected:
@@ -247,13 +257,15 @@ class Orchestrator:
         async def commit(records: Sequence[FrameRecord]) -> None:
             async def add(uow: UnitOfWork) -> None:
                 await uow.requests.add_upload(row, records, indexes)
-                if attempt.keyed:
-                    await attempt.keep(uow, await self._whole(uow, request_id))
+                if operation.keyed:
+                    await operation.keep(uow, await self._whole(uow, request_id))
 
-            await self._database.until_known(add)
+            await self._database.retry_until_known(add)
 
         by_index = {file.index: file for file in files}
-        await commit_live(result.records, commit, lambda item: self._uploads.put_again(item, by_index[item.sequence]))
+        await commit_with_reupload(
+            result.records, commit, lambda item: self._uploads.put_again(item, by_index[item.sequence])
+        )
         FRAMES.labels(source="upload", outcome="stored").inc(len(result.records))
         log.info(
             "upload_stored",
@@ -273,7 +285,7 @@ class Orchestrator:
 
     async def cancel(self, request_id: UUID) -> bool:
         """Asks for a capture's end; True when it was final already. Raises RequestNotFound, DatabaseUnavailable."""
-        before = await self._database.until_known(lambda uow: uow.requests.request_cancel(request_id))
+        before = await self._database.retry_until_known(lambda uow: uow.requests.request_cancel(request_id))
         if before is None:
             raise RequestNotFound
         if (job := self.runner.job(request_id)) is not None:
@@ -308,22 +320,22 @@ class Orchestrator:
         if (event := self._finished.get(request_id)) is not None:
             event.set()
 
-    async def trigger(self, request_id: UUID, body: TriggerRequest, attempt: Attempt | None = None) -> UUID:
-        """An event for a running event_driven capture, whichever process runs it; returns the event's id, the attempt's.
+    async def trigger(self, request_id: UUID, body: TriggerRequest, operation: Operation | None = None) -> UUID:
+        """An event for a running event_driven capture, whichever process runs it; returns the event's id, the operation's.
 
         Raises RequestNotFound, NotRunning, TimestampOutOfRange, DatabaseUnavailable, ShuttingDown, RequestInProgress
-        when the attempt's key has gone to another request.
+        when the operation's key has gone to another request.
         """
         self.check_accepting()
-        attempt = attempt or Attempt()
-        event_id, at = attempt.request_id, body.at or datetime.now(UTC)
+        operation = operation or Operation()
+        event_id, at = operation.request_id, body.at or datetime.now(UTC)
 
         async def add(uow: UnitOfWork) -> CaptureEvent:
             row = await self._add_trigger(uow, event_id, request_id, body.label, at)
-            await attempt.keep(uow, TriggerAccepted(event_id=event_id))
+            await operation.keep(uow, TriggerAccepted(event_id=event_id))
             return row
 
-        row = await self._database.until_known(add)
+        row = await self._database.retry_until_known(add)
         log.info("triggered", ingestion_id=str(request_id), event_id=str(event_id))
         if (job := self.runner.job(request_id)) is not None:
             job.trigger(row)

@@ -37,7 +37,7 @@ from services.rtsp_capture.connection.pyav_reader import PyAvReader
 from services.rtsp_capture.connection.reader import ReaderFactory
 from services.rtsp_capture.frames.picture_budget import PictureBudget
 from services.rtsp_capture.streams.hub import StreamHub
-from services.rtsp_capture.streams.keep_open import StreamKeeper
+from services.rtsp_capture.streams.keep_open import KeepOpenStreams
 from services.rtsp_capture.streams.probe import Prober
 from services.rtsp_capture.streams.stream import StreamDeps
 from services.spool.replay import Replay
@@ -93,7 +93,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         await _check_durability(settings, database)
         patience = min(effective.DB.STATEMENT_TIMEOUT, settings.RTSP.LEASE_TTL / 3)
         renewing = effective.DB.model_copy(update={"STATEMENT_TIMEOUT": patience, "POOL_TIMEOUT": patience})
-        leases = Database(renewing, "trackshift-leases", lone=True)
+        leases = Database(renewing, "trackshift-leases", dedicated=True)
         stack.push_async_callback(leases.close)
         storage = StorageService(effective.STORAGE)
         stack.push_async_callback(storage.close)
@@ -117,7 +117,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         capture = CaptureDeps(settings.RTSP, database, storage, hub, secrets, pictures, spool)
         orchestrator = Orchestrator(settings, capture, leases, uploads, policy)
         queries = Queries(database, storage, secrets)
-        keeper = StreamKeeper(database, hub, secrets)
+        keeper = KeepOpenStreams(database, hub, secrets)
         cameras = CameraRegistry(database, secrets, policy, keeper, prober)
         snapshots = Snapshots(capture, orchestrator, queries)
         bursts = BurstService(settings.RTSP, database, storage, hub, secrets, orchestrator)

@@ -37,7 +37,7 @@ def check_encoding(request: Request) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class BodyDeadline:
     """How slowly a body may come: no `silence` longer than that (seconds), and `rate` bytes a second (0: any) on
     average over the time that was spent waiting for it, the first `silence` seconds given away."""
 
@@ -51,11 +51,11 @@ class Pace:
         return min(self.silence, self.silence + seen / self.rate - waited)
 
 
-def pace_of(settings: ApiSettings) -> Pace:
-    return Pace(settings.BODY_TIMEOUT, settings.MIN_BODY_RATE)
+def pace_of(settings: ApiSettings) -> BodyDeadline:
+    return BodyDeadline(settings.BODY_TIMEOUT, settings.MIN_BODY_RATE)
 
 
-async def chunks(request: Request, pace: Pace, limit: int) -> AsyncIterator[bytes]:
+async def chunks(request: Request, pace: BodyDeadline, limit: int) -> AsyncIterator[bytes]:
     """The body as it arrives. Raises RequestTimeout when it comes more slowly than `pace`, PayloadTooLarge past
     `limit` bytes, ClientDisconnect when the client goes away."""
     clock = asyncio.get_running_loop().time
@@ -93,7 +93,7 @@ def _check_json_type(request: Request) -> None:
         raise UnsupportedMediaType("Send the body as application/json in UTF-8.")
 
 
-async def read_json(request: Request, pace: Pace, limit: int) -> tuple[bytes, Any]:
+async def read_json(request: Request, pace: BodyDeadline, limit: int) -> tuple[bytes, Any]:
     """The raw body and its value; (b"", None) when there is none."""
     check_encoding(request)
     declared = content_length(request)

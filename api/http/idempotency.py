@@ -26,7 +26,7 @@ from api.http.dependencies import get_services
 from api.http.errors import PROBLEM_TYPE, on_http_exception, on_ingestion_exception, on_validation_error
 from api.http.receive import ReceivedForm
 from models.values import KeptAnswer, KeyName
-from services.idempotency.operation import Attempt
+from services.idempotency.operation import Operation
 from utils.exceptions import IngestionException, MalformedRequest
 
 REPLAYED = "Idempotent-Replayed"
@@ -52,7 +52,7 @@ class _Keyed:
 
     def __init__(self, name: KeyName | None) -> None:
         self.name = name
-        self.attempt: Attempt | None = None if name is not None else Attempt()
+        self.operation: Operation | None = None if name is not None else Operation()
 
 
 def takes_key(methods: set[str], path: str) -> bool:
@@ -105,35 +105,35 @@ def form_fingerprint(form: ReceivedForm) -> str:
     return _hash(form.fields.model_dump(mode="json"), files)
 
 
-async def begin(request: Request, fingerprint: str) -> Attempt:
+async def begin(request: Request, fingerprint: str) -> Operation:
     """Takes the request's key: for a route that reads its body itself, once that is here whole.
 
     Raises IdempotencyKeyReused, RequestInProgress, DatabaseUnavailable; and what makes `serve` give the answer that
     the key has.
     """
     keyed: _Keyed = request.scope[_SCOPE]
-    if keyed.attempt is None:
+    if keyed.operation is None:
         assert keyed.name is not None
         found = await (await get_services(request)).idempotency.begin(keyed.name, fingerprint)
         if isinstance(found, KeptAnswer):
             raise _Replay(found)
-        keyed.attempt = found
-    return keyed.attempt
+        keyed.operation = found
+    return keyed.operation
 
 
-async def get_attempt(request: Request) -> Attempt:
+async def get_operation(request: Request) -> Operation:
     keyed: _Keyed = request.scope[_SCOPE]
-    assert keyed.attempt is not None, "a route that reads its body itself calls begin()"
-    return keyed.attempt
+    assert keyed.operation is not None, "a route that reads its body itself calls begin()"
+    return keyed.operation
 
 
-async def kept_answer(request: Request, attempt: Attempt) -> Response | None:
+async def kept_answer(request: Request, operation: Operation) -> Response | None:
     """The answer that was kept in the transaction of what it tells of, to be sent; None without a key."""
-    answer = await (await get_services(request)).idempotency.given(attempt) if attempt.keyed else None
+    answer = await (await get_services(request)).idempotency.given(operation) if operation.keyed else None
     return _response(answer) if answer is not None else None
 
 
-AttemptDep = Annotated[Attempt, Depends(get_attempt)]
+AttemptDep = Annotated[Operation, Depends(get_operation)]
 
 
 def check_key(request: Request) -> None:
@@ -165,26 +165,26 @@ async def serve(
     except HTTPException as error:
         response = await on_http_exception(request, error)
     except BaseException:
-        if keyed.attempt is not None:
-            await asyncio.shield((await get_services(request)).idempotency.release(keyed.attempt))
+        if keyed.operation is not None:
+            await asyncio.shield((await get_services(request)).idempotency.release(keyed.operation))
         raise
-    return await _end(request, keyed.attempt, response)
+    return await _end(request, keyed.operation, response)
 
 
-async def _end(request: Request, attempt: Attempt | None, response: Response) -> Response:
+async def _end(request: Request, operation: Operation | None, response: Response) -> Response:
     """Keeps the answer or frees the key, before the client has it."""
-    if attempt is None:  # refused before the body was here whole
+    if operation is None:  # refused before the body was here whole
         assert response.status_code >= 400, "a route that reads its body itself calls begin()"
         return response
     keys = (await get_services(request)).idempotency
     if response.status_code >= 500 or response.status_code in _NOT_KEPT:
-        await asyncio.shield(keys.release(attempt))
+        await asyncio.shield(keys.release(operation))
         return response
-    if attempt.others is not None:  # another run of this key was first
-        await asyncio.shield(keys.release(attempt))
-        return _again(await keys.fresh(attempt.others))
-    body = json.loads(bytes(response.body)) if response.body and not attempt.given else None
-    await asyncio.shield(keys.finish(attempt, response.status_code, response.headers.get("location"), body))
+    if operation.others is not None:  # another run of this key was first
+        await asyncio.shield(keys.release(operation))
+        return _again(await keys.fresh(operation.others))
+    body = json.loads(bytes(response.body)) if response.body and not operation.given else None
+    await asyncio.shield(keys.finish(operation, response.status_code, response.headers.get("location"), body))
     return response
 
 

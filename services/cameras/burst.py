@@ -17,7 +17,7 @@ from models.entities import CameraConfiguration, Frame, IngestionRequest
 from models.schemas import BurstError, BurstRequest, BurstResponse, BurstResult, RTSPIngestionRequest
 from models.values import FINAL_STATUSES, CaptureMode, CaptureParams, IngestionStatus
 from repositories.database import Database
-from services.idempotency.operation import Attempt
+from services.idempotency.operation import Operation
 from services.orchestrator import Orchestrator
 from services.reads.serializers import to_frame_info
 from services.rtsp_capture.media.gop_buffer import Picture
@@ -92,18 +92,18 @@ class BurstService:
         self._secrets = secrets
         self._orchestrator = orchestrator
 
-    async def take(self, body: BurstRequest, attempt: Attempt | None = None) -> BurstResponse:
+    async def take(self, body: BurstRequest, operation: Operation | None = None) -> BurstResponse:
         """Takes the moment and waits until every camera's request is final.
 
         Raises InvalidRequest for a camera that is not registered, CameraDisabled, TimestampOutOfRange, Overloaded when
         RTSP__MAX_CONCURRENT_STREAMS leave no room for all of them, ShuttingDown; CameraFailed, with the results in
-        its details, when no camera gave a frame. The group's id is the attempt's: a burst that an earlier run of its
+        its details, when no camera gave a frame. The group's id is the operation's: a burst that an earlier run of its
         key has taken is waited for and answered.
         """
-        attempt = attempt or Attempt()
-        if attempt.resumed and (taken := await self._requests_of(attempt.request_id)):
+        operation = operation or Operation()
+        if operation.resumed and (taken := await self._requests_of(operation.request_id)):
             await self._finished(asyncio.create_task(asyncio.sleep(0, taken)), datetime.now(UTC))
-            return await self._answer(attempt)
+            return await self._answer(operation)
         self._check_moment(body.at)
         cameras = await self._cameras(body.camera_ids)
         keys = [] if self._past(body.at) else [key_of(camera, self._secrets) for camera in cameras]
@@ -112,14 +112,14 @@ class BurstService:
                 await self._ready(streams)
             at = body.at or datetime.now(UTC)
             captures = [(self._single(camera, body, at), camera) for camera in cameras]
-            submitting = asyncio.create_task(self._orchestrator.submit_burst(attempt, captures, body.tolerance_ms))
+            submitting = asyncio.create_task(self._orchestrator.submit_burst(operation, captures, body.tolerance_ms))
             await self._finished(submitting, at)
-        return await self._answer(attempt)
+        return await self._answer(operation)
 
-    async def _answer(self, attempt: Attempt) -> BurstResponse:
-        answer = await self.get(attempt.request_id)
+    async def _answer(self, operation: Operation) -> BurstResponse:
+        answer = await self.get(operation.request_id)
         if not answer.stored:
-            attempt.settled = all(result.status in FINAL_STATUSES for result in answer.results)
+            operation.settled = all(result.status in FINAL_STATUSES for result in answer.results)
             raise self._nothing(answer)
         return answer
 

@@ -19,7 +19,7 @@ from models.schemas import (
 from models.values import CameraFilter, Transport
 from repositories.database import Database, UnitOfWork
 from services.rtsp_capture.connection.address import AddressPolicy, parse_rtsp_url
-from services.rtsp_capture.streams.keep_open import StreamKeeper
+from services.rtsp_capture.streams.keep_open import KeepOpenStreams
 from services.rtsp_capture.streams.probe import Prober
 from utils.cursors import decode_key, encode_cursor
 from utils.exceptions import (
@@ -55,7 +55,7 @@ class CameraRegistry:
     """Raises CameraNotFound, InvalidRequest, SecretUnreadable, DatabaseUnavailable beside what its methods name."""
 
     def __init__(
-        self, database: Database, secrets: SecretBox, policy: AddressPolicy, keeper: StreamKeeper, prober: Prober,
+        self, database: Database, secrets: SecretBox, policy: AddressPolicy, keeper: KeepOpenStreams, prober: Prober,
     ) -> None:  # fmt: skip
         self._database = database
         self._secrets = secrets
@@ -69,7 +69,7 @@ class CameraRegistry:
         """Raises CameraExists, AddressNotAllowed."""
         self._check_url(body.rtsp_url)
         values = body.model_dump(mode="json") | {"rtsp_url": self._secrets.seal(body.rtsp_url)}
-        row = await self._database.until_known(lambda uow: uow.cameras.create(values))
+        row = await self._database.retry_until_known(lambda uow: uow.cameras.create(values))
         if row.rtsp_url != values["rtsp_url"]:  # no two sealings are alike: this row is another's
             raise CameraExists
         log.info("camera_created", camera_id=row.camera_id, keep_open=row.keep_open)
@@ -103,7 +103,7 @@ class CameraRegistry:
                 raise CameraNotFound
             return await uow.cameras.change(camera_id, self._changes(row, sent))
 
-        row = await self._database.until_known(change)
+        row = await self._database.retry_until_known(change)
         log.info("camera_changed", camera_id=camera_id, fields=sorted(sent))
         self._keeper.look()
         return self._shown(row)
@@ -123,7 +123,7 @@ class CameraRegistry:
             await uow.cameras.remove(camera_id)
             gone = True
 
-        await self._database.until_known(remove)
+        await self._database.retry_until_known(remove)
         log.info("camera_deleted", camera_id=camera_id)
         self._keeper.look()
 

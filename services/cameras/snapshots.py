@@ -16,7 +16,7 @@ from models.entities import CameraConfiguration, Frame, IngestionRequest
 from models.schemas import FrameInfo, RTSPIngestionRequest, SnapshotRequest
 from models.values import FINAL_STATUSES, CaptureMode, CaptureParams, FrameRecord, IngestionStatus
 from repositories.database import UnitOfWork
-from services.idempotency.operation import Attempt
+from services.idempotency.operation import Operation
 from services.orchestrator import Orchestrator
 from services.reads.queries import Queries
 from services.reads.serializers import NO_URL, to_frame_info
@@ -25,7 +25,7 @@ from services.rtsp_capture.frames.frame_record import CaptureFacts, frame_record
 from services.rtsp_capture.media.gop_buffer import Picture
 from services.rtsp_capture.streams.keep_open import key_of
 from services.rtsp_capture.streams.stream import Stream
-from services.storage_service.commit_with_reupload import commit_live
+from services.storage_service.commit_with_reupload import commit_with_reupload
 from services.storage_service.keys import new_attempt, object_key
 from utils.exceptions import (
     CameraFailed,
@@ -54,10 +54,10 @@ class Snapshots:
         self._wait = capture.settings.CAPTURE_TIMEOUT + MARGIN
         self._busy = 0
 
-    async def take(self, camera_id: str, body: SnapshotRequest, attempt: Attempt | None = None) -> FrameInfo:
-        """The stored frame, of the request with the attempt's id. Raises CameraFailed with the capture's code,
-        TooManyPending, Overloaded, RequestInProgress when the attempt's key has gone to another request."""
-        attempt = attempt or Attempt()
+    async def take(self, camera_id: str, body: SnapshotRequest, operation: Operation | None = None) -> FrameInfo:
+        """The stored frame, of the request with the operation's id. Raises CameraFailed with the capture's code,
+        TooManyPending, Overloaded, RequestInProgress when the operation's key has gone to another request."""
+        operation = operation or Operation()
         self._orchestrator.check_accepting()
         async with self._capture.database.one_statement() as uow:
             camera = await uow.cameras.get(camera_id)
@@ -67,14 +67,14 @@ class Snapshots:
             camera_id=camera_id, capture_mode=CaptureMode.SINGLE_FRAME, jpeg_quality=body.jpeg_quality, meta=body.meta
         )
         row = self._orchestrator.capture_row(wanted, camera, body.max_staleness)
-        row.id = attempt.request_id
-        if (frame := await self._at_once(row, camera, attempt)) is not None:
+        row.id = operation.request_id
+        if (frame := await self._at_once(row, camera, operation)) is not None:
             return await self._queries.info(frame)
-        return await self._by_request(wanted, body.max_staleness, attempt)
+        return await self._by_request(wanted, body.max_staleness, operation)
 
     # -- from the open stream ----------------------------------------------------------------------------------
 
-    async def _at_once(self, row: IngestionRequest, camera: CameraConfiguration, attempt: Attempt) -> Frame | None:
+    async def _at_once(self, row: IngestionRequest, camera: CameraConfiguration, operation: Operation) -> Frame | None:
         """The frame, stored; None when it takes a request of its own, or an earlier run of the key has made one."""
         key, hub = key_of(camera, self._capture.secrets), self._capture.hub
         stream = hub.find(key)
@@ -87,7 +87,7 @@ class Snapshots:
         self._busy += 1
         await hub.acquire(key)  # open already: only keeps it from closing
         try:
-            return await self._store(row, params, stream, picture, attempt)
+            return await self._store(row, params, stream, picture, operation)
         except (CaptureFailure, StorageUnavailable):
             return None
         finally:
@@ -95,7 +95,7 @@ class Snapshots:
             self._busy -= 1
 
     async def _store(
-        self, row: IngestionRequest, params: CaptureParams, stream: Stream, picture: Picture, attempt: Attempt
+        self, row: IngestionRequest, params: CaptureParams, stream: Stream, picture: Picture, operation: Operation
     ) -> Frame | None:
         jpeg = await stream.snapshot(picture, params.jpeg_quality)
         packet = picture.packet
@@ -107,14 +107,14 @@ class Snapshots:
         row.grid_start = record.timestamp
 
         async def commit(records: Sequence[FrameRecord]) -> Frame | None:
-            return await self._capture.database.until_known(lambda uow: _commit(uow, row, records[0], attempt))
+            return await self._capture.database.retry_until_known(lambda uow: _commit(uow, row, records[0], operation))
 
         async def put_again(taken: FrameRecord) -> FrameRecord:
             key = object_key(taken.camera_id, taken.frame_id, taken.timestamp, new_attempt(), taken.format)
             await self._capture.storage.put(key, jpeg.data, taken.content_type, taken.sha256)
             return replace(taken, storage_path=key)
 
-        frame = await commit_live([record], commit, put_again)
+        frame = await commit_with_reupload([record], commit, put_again)
         if frame is None:
             return None
         FRAMES.labels(source="rtsp", outcome="stored").inc()
@@ -125,8 +125,8 @@ class Snapshots:
 
     # -- by a request ------------------------------------------------------------------------------------------
 
-    async def _by_request(self, wanted: RTSPIngestionRequest, max_staleness: float, attempt: Attempt) -> FrameInfo:
-        accepted = await self._orchestrator.submit_capture(wanted, attempt, max_staleness=max_staleness, answered=False)
+    async def _by_request(self, wanted: RTSPIngestionRequest, max_staleness: float, operation: Operation) -> FrameInfo:
+        accepted = await self._orchestrator.submit_capture(wanted, operation, max_staleness=max_staleness, answered=False)
         try:
             final = await self._orchestrator.wait_final(accepted.request_id, self._wait)
         except asyncio.CancelledError:  # the client is gone; nobody waits for the picture
@@ -136,21 +136,21 @@ class Snapshots:
             await self._orchestrator.cancel(accepted.request_id)
             self._orchestrator.check_accepting()
             ended = await self._queries.get_request(accepted.request_id)
-            attempt.settled = ended.status in FINAL_STATUSES and not ended.frames
+            operation.settled = ended.status in FINAL_STATUSES and not ended.frames
             raise Overloaded("The snapshot had no turn in time: too many captures or streams. Try again.", retry_after=5)
         answer = await self._queries.get_request(accepted.request_id)
         if answer.frames:
             return answer.frames[0]
         if answer.status is IngestionStatus.COMPLETED:
             raise FrameNotFound("The frame was deleted meanwhile.")
-        attempt.settled = True  # it has ended, and gave nothing
+        operation.settled = True  # it has ended, and gave nothing
         error = answer.error
         if error is None:
             raise CameraFailed("stream_ended", "The snapshot was cancelled.", retryable=True)
         raise CameraFailed(error.code, error.message, retryable=error.retryable)  # type: ignore[arg-type]
 
 
-async def _commit(uow: UnitOfWork, row: IngestionRequest, record: FrameRecord, attempt: Attempt) -> Frame | None:
+async def _commit(uow: UnitOfWork, row: IngestionRequest, record: FrameRecord, operation: Operation) -> Frame | None:
     """The frame; None when there is a request with this id that did not come from this call."""
     added = await uow.requests.add_snapshot(row, record)
     frame = await uow.frames.get(record.frame_id)
@@ -158,7 +158,7 @@ async def _commit(uow: UnitOfWork, row: IngestionRequest, record: FrameRecord, a
         if not added:
             return None
         raise StorageUnavailable("The frame's object key is taken.")
-    await attempt.keep(uow, to_frame_info(frame, NO_URL))
+    await operation.keep(uow, to_frame_info(frame, NO_URL))
     return frame
 
 

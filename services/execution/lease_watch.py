@@ -30,7 +30,7 @@ def host_seconds() -> float:
 
 
 @dataclass(slots=True)
-class _Held:
+class _WatchedLease:
     until: float
     on_lapse: Callable[[], None]
     told: bool = False
@@ -43,7 +43,7 @@ class LeaseWatch:
         """`ttl`: RTSP__LEASE_TTL, seconds; `clock`: seconds that only grow."""
         self._span = ttl * (1 - MARGIN)
         self.clock = clock
-        self._held: dict[Claim, _Held] = {}
+        self._held: dict[Claim, _WatchedLease] = {}
         self._changed = threading.Condition()
         self._stopping = False
         self._thread: threading.Thread | None = None
@@ -51,7 +51,7 @@ class LeaseWatch:
     def hold(self, claim: Claim, asked: float, on_lapse: Callable[[], None]) -> None:
         """A lease was claimed, by a statement sent at `asked` (of `clock`)."""
         with self._changed:
-            self._held[claim] = _Held(asked + self._span, on_lapse)
+            self._held[claim] = _WatchedLease(asked + self._span, on_lapse)
             self._changed.notify()
 
     def renewed(self, claim: Claim, asked: float) -> bool:
@@ -77,7 +77,7 @@ class LeaseWatch:
 
     def look(self) -> float | None:
         """Tells of leases that ended; seconds until the next one will, None without any."""
-        ended: list[tuple[Claim, _Held]] = []
+        ended: list[tuple[Claim, _WatchedLease]] = []
         with self._changed:
             now = self.clock()
             for claim, held in self._held.items():

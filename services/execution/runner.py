@@ -59,7 +59,7 @@ class CaptureRunner:
     def __init__(
         self, deps: CaptureDeps, leases: Database, on_finished: Callable[[UUID], None], watch: LeaseWatch | None = None
     ) -> None:
-        """`leases`: a lone connection for renewals. `on_finished`: a capture ended here, was handed back or lost."""
+        """`leases`: a dedicated connection for renewals. `on_finished`: a capture ended here, was handed back or lost."""
         self._deps = deps
         self._settings = deps.settings
         self._database = deps.database

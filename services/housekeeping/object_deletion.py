@@ -14,7 +14,7 @@ from utils.metrics import DELETE_LEFTOVERS
 log = get_logger(__name__)
 
 
-async def remove_objects(database: Database, storage: StorageService, marked: Sequence[Removal]) -> int:
+async def delete_objects(database: Database, storage: StorageService, marked: Sequence[Removal]) -> int:
     """Deletes the objects of frames that are marked, then finishes their rows; returns how many are done.
 
     What the store does not remove now stays `deleting`, and is tried again. Running it twice is fine. Raises
@@ -35,5 +35,5 @@ async def remove_objects(database: Database, storage: StorageService, marked: Se
         DELETE_LEFTOVERS.inc(len(left))
         log.warning("delete_unfinished", frames=len(left), frame_id=str(next(i.id for i in marked if i.key in left)))
     if gone:
-        await database.until_known(lambda uow: uow.frames.finish_deletes(gone))
+        await database.retry_until_known(lambda uow: uow.frames.finish_deletes(gone))
     return len(gone)

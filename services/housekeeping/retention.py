@@ -23,12 +23,12 @@ from repositories.base import Key
 from repositories.database import Database, Exclusive
 from repositories.frames import Old, Removal
 from services.housekeeping.bucket_marker import BucketMarker, Ownership
-from services.housekeeping.object_deletion import remove_objects
+from services.housekeeping.object_deletion import delete_objects
 from services.storage_service.service import StorageService
 from utils.exceptions import IngestionException, StorageUnavailable
 from utils.logger import get_logger
 from utils.metrics import RETENTION_DELETED, STORED_BYTES, STORED_FRAMES
-from utils.pace import Pace
+from utils.rate_limiter import RateLimiter
 
 log = get_logger(__name__)
 
@@ -47,7 +47,7 @@ class Retention:
         self._database = database
         self._storage = storage
         self._marker = marker
-        self._pace = Pace(settings.MAX_DELETES_PER_SECOND)
+        self._pace = RateLimiter(settings.MAX_DELETES_PER_SECOND)
         self._batch = max(1, min(BATCH, int(settings.MAX_DELETES_PER_SECOND)))
         self._task: asyncio.Task[None] | None = None
 
@@ -79,7 +79,7 @@ class Retention:
         deleted = 0
         async with self._database.exclusive(LOCK_KEY) as turn:
             if turn is not None:
-                while await self._database.until_known(lambda uow: uow.usage.fold()):
+                while await self._database.retry_until_known(lambda uow: uow.usage.fold()):
                     pass
                 await self._finish(turn)
                 if await self._marker.check() is Ownership.OURS:
@@ -100,7 +100,7 @@ class Retention:
             async with self._database.one_statement() as uow:
                 found = await uow.frames.deleting(limit=self._batch, older_than_s=0)
             # Some may be left that the store will not delete at all: they hold up nothing else.
-            if not found or not await remove_objects(self._database, self._storage, found):
+            if not found or not await delete_objects(self._database, self._storage, found):
                 return
 
     async def _expire(self, turn: Exclusive) -> int:
@@ -156,13 +156,13 @@ class Retention:
             requests[item.request_id].append(item.id)
         marked: list[Removal] = []
         for request_id, ids in requests.items():
-            marked += await self._database.until_known(
+            marked += await self._database.retry_until_known(
                 lambda uow, request_id=request_id, ids=ids: uow.frames.begin_deletes(request_id, ids, older_than_s)  # type: ignore[misc]
             )
         RETENTION_DELETED.labels(reason=reason).inc(len(marked))
         if marked:
             log.info("retention_deleting", frames=len(marked), reason=reason)
-            if not await remove_objects(self._database, self._storage, marked):
+            if not await delete_objects(self._database, self._storage, marked):
                 raise StorageUnavailable("The object store deletes nothing.")  # no more is begun meanwhile
         return len(marked)
 

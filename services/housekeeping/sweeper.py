@@ -26,7 +26,7 @@ from services.storage_service.service import StorageService
 from utils.exceptions import IngestionException, StorageUnavailable
 from utils.logger import get_logger
 from utils.metrics import INTEGRITY_OPEN, INTEGRITY_VIOLATIONS, SWEEPER_ALARM, SWEEPER_LAST_PASS, SWEPT
-from utils.pace import Pace
+from utils.rate_limiter import RateLimiter
 
 log = get_logger(__name__)
 
@@ -50,8 +50,8 @@ class Sweeper:
         self._database = database
         self._storage = storage
         self._marker = marker
-        self._looking = Pace(settings.MAX_OBJECTS_PER_SECOND)
-        self._deleting = Pace(settings.MAX_DELETES_PER_SECOND)
+        self._looking = RateLimiter(settings.MAX_OBJECTS_PER_SECOND)
+        self._deleting = RateLimiter(settings.MAX_DELETES_PER_SECOND)
         self._task: asyncio.Task[None] | None = None
         self._ownership = Ownership.OURS
         self._stopped = False  # the last pass, by whichever process, found too many orphans
@@ -113,7 +113,7 @@ class Sweeper:
                 return False
             state = await self._state()
             if not state.in_progress:
-                await self._database.until_known(lambda uow: uow.object_keys.begin_pass())
+                await self._database.retry_until_known(lambda uow: uow.object_keys.begin_pass())
                 state = await self._state()
             await self._pass(turn, state)
         return True
@@ -150,7 +150,7 @@ class Sweeper:
         if old and not state.stopped:
             await self._remove(old)
         await self._tell(found)
-        await self._database.until_known(lambda uow: uow.object_keys.save_pass(state))
+        await self._database.retry_until_known(lambda uow: uow.object_keys.save_pass(state))
         return state
 
     def _too_many(self, state: PassState) -> bool:
@@ -166,7 +166,7 @@ class Sweeper:
             # Asked again right before: what is deleted from the wrong bucket cannot be brought back.
             if not await self._ours():
                 raise StorageUnavailable("The bucket is another database's now.")
-            condemned = await self._database.until_known(lambda uow, some=batch: uow.object_keys.condemn(some))  # type: ignore[misc]
+            condemned = await self._database.retry_until_known(lambda uow, some=batch: uow.object_keys.condemn(some))  # type: ignore[misc]
             if not condemned:
                 continue
             SWEPT.labels(outcome="condemned").inc(len(condemned))
@@ -179,7 +179,7 @@ class Sweeper:
         """Flags the frames whose object is really not as it should be; takes the flag from those that are well."""
         if found.healed:
             ids = [row.id for row in found.healed]
-            await self._database.until_known(lambda uow: uow.object_keys.clear(ids))
+            await self._database.retry_until_known(lambda uow: uow.object_keys.clear(ids))
         room = asyncio.Semaphore(CONFIRM_AT_ONCE)
 
         async def confirmed(row: KeyedRow) -> None:
@@ -197,7 +197,7 @@ class Sweeper:
         if head is not None and head.size == row.size_bytes:
             return
         kind, size = ("missing", None) if head is None else ("size", head.size)
-        if await self._database.until_known(lambda uow: uow.object_keys.flag(row.id, row.key, kind, size)):
+        if await self._database.retry_until_known(lambda uow: uow.object_keys.flag(row.id, row.key, kind, size)):
             INTEGRITY_VIOLATIONS.labels(kind=kind).inc()
             log.error("integrity_violation", kind=kind, frame_id=str(row.id), expected=row.size_bytes, found=size)
 

@@ -17,7 +17,7 @@ RETRY_AFTER = 1.0  # seconds, for a key whose request is being served
 URLS = ("storage_url", "url_expires_at")
 
 
-class Attempt:
+class Operation:
     """One run of a POST: the id under which everything is done and, with a key, where its answer is kept.
 
     Without a key the id is a fresh one, and `keep` and `begin` do nothing.

@@ -1,8 +1,8 @@
 """Safe retries: a request with an Idempotency-Key is done once, however often it is sent (DESIGN, rule 5).
 
 A key's row is committed first, with the id under which everything is done and a lease. The answer, without URLs, is
-committed together with what it tells of (`Attempt.keep`). Where that is not one transaction, the first of them marks
-the key (`Attempt.begin`) and the answer is kept at the end. A lease lapses when its process died or stalls: then the
+committed together with what it tells of (`Operation.keep`). Where that is not one transaction, the first of them marks
+the key (`Operation.begin`) and the answer is kept at the end. A lease lapses when its process died or stalls: then the
 next retry runs under the same ids, and finds what was committed. On the event loop.
 """
 
@@ -18,7 +18,7 @@ from models.schemas import format_time
 from models.values import KeptAnswer, KeyName
 from repositories.database import Database, UnitOfWork
 from repositories.idempotency import KeyRow
-from services.idempotency.operation import RETRY_AFTER, Attempt, each_frame, without_urls
+from services.idempotency.operation import RETRY_AFTER, Operation, each_frame, without_urls
 from services.storage_service.service import StorageService
 from utils.exceptions import DatabaseUnavailable, IdempotencyKeyReused, RequestInProgress, SecretUnreadable
 from utils.ids import new_id
@@ -49,7 +49,7 @@ class IdempotencyService:
 
     # -- one request -------------------------------------------------------------------------------------------
 
-    async def begin(self, name: KeyName, fingerprint: str) -> Attempt | KeptAnswer:
+    async def begin(self, name: KeyName, fingerprint: str) -> Operation | KeptAnswer:
         """Takes the key, or gives the answer that it has, its URLs made now.
 
         Raises IdempotencyKeyReused for another body, RequestInProgress, DatabaseUnavailable.
@@ -58,9 +58,9 @@ class IdempotencyService:
         # Sealed: it is over a body that may hold a camera's password, and could be used to try guesses.
         sealed = self._secrets.seal(fingerprint)
         try:
-            taken: Attempt | KeptAnswer | None = await self._new(name, run, request_id, sealed)
+            taken: Operation | KeptAnswer | None = await self._new(name, run, request_id, sealed)
             if taken is None:
-                taken = await self._database.until_known(
+                taken = await self._database.retry_until_known(
                     lambda uow: self._take(uow, name, fingerprint, sealed, run, request_id)
                 )
         except (IdempotencyKeyReused, RequestInProgress) as error:
@@ -75,27 +75,27 @@ class IdempotencyService:
         self._running[taken.run] = name
         return taken
 
-    async def _new(self, name: KeyName, run: UUID, request_id: UUID, sealed: str) -> Attempt | None:
+    async def _new(self, name: KeyName, run: UUID, request_id: UUID, sealed: str) -> Operation | None:
         """A key that was not there, in one round trip; None when there is one, or nobody knows."""
         try:
             async with self._database.one_statement() as uow:
                 inserted = await uow.keys.insert(name, run, request_id, sealed, self._lease)
         except DatabaseUnavailable:
             return None
-        return Attempt(request_id, name, run) if inserted else None
+        return Operation(request_id, name, run) if inserted else None
 
     async def _take(
         self, uow: UnitOfWork, name: KeyName, fingerprint: str, sealed: str, run: UUID, request_id: UUID
-    ) -> Attempt | KeptAnswer:
+    ) -> Operation | KeptAnswer:
         """One transaction; running it twice changes nothing (rule 4)."""
         for _ in range(TRIES):
             if await uow.keys.insert(name, run, request_id, sealed, self._lease):
-                return Attempt(request_id, name, run)
+                return Operation(request_id, name, run)
             row = await uow.keys.locked(name, self._lease, self._ttl)
             if row is None:
                 continue  # freed in between
             if row.run == run:
-                return Attempt(row.request_id, name, run)  # this very call, whose COMMIT was not known to have succeeded
+                return Operation(row.request_id, name, run)  # this very call, whose COMMIT was not known to have succeeded
             if row.expired and (row.status is not None or row.lapsed):
                 await uow.keys.forget(name)
                 continue
@@ -103,9 +103,9 @@ class IdempotencyService:
             if answer is not None:
                 return answer
             await uow.keys.take_over(name, run, self._lease)
-            attempt = Attempt(row.request_id, name, run)
-            attempt.resumed = True
-            return attempt
+            operation = Operation(row.request_id, name, run)
+            operation.resumed = True
+            return operation
         raise RequestInProgress(retry_after=RETRY_AFTER)
 
     def _answer(self, row: KeyRow, fingerprint: str) -> KeptAnswer | None:
@@ -122,42 +122,42 @@ class IdempotencyService:
             raise RequestInProgress(retry_after=RETRY_AFTER)
         return None
 
-    async def given(self, attempt: Attempt) -> KeptAnswer | None:
+    async def given(self, operation: Operation) -> KeptAnswer | None:
         """The answer that was kept with what it tells of, its URLs made now: it is sent as it is. None without one."""
-        if attempt.kept is None:
+        if operation.kept is None:
             return None
-        attempt.given = True
-        return await self.fresh(attempt.kept)
+        operation.given = True
+        return await self.fresh(operation.kept)
 
-    async def finish(self, attempt: Attempt, status: int, location: str | None, body: Any) -> None:
+    async def finish(self, operation: Operation, status: int, location: str | None, body: Any) -> None:
         """Keeps the answer that is sent; the one that the key has already when that is the same. `body` is changed.
 
         Should the database be away, a retry runs under the same ids, which gives the same answer.
         """
-        assert attempt.name is not None
-        if attempt.given:
-            self._running.pop(attempt.run, None)
+        assert operation.name is not None
+        if operation.given:
+            self._running.pop(operation.run, None)
             return
-        answer = KeptAnswer(attempt.run, status, location, without_urls(body))
+        answer = KeptAnswer(operation.run, status, location, without_urls(body))
         try:
-            if answer != attempt.kept:
+            if answer != operation.kept:
                 async with asyncio.timeout(LAST_WORDS), self._database.unit_of_work() as uow:
-                    await uow.keys.keep(attempt.name, attempt.request_id, answer, replace=True)
+                    await uow.keys.keep(operation.name, operation.request_id, answer, replace=True)
         except (DatabaseUnavailable, TimeoutError):
-            log.warning("idempotency_answer_not_kept", ingestion_id=str(attempt.request_id), status=status)
+            log.warning("idempotency_answer_not_kept", ingestion_id=str(operation.request_id), status=status)
         finally:
-            self._running.pop(attempt.run, None)
+            self._running.pop(operation.run, None)
 
-    async def release(self, attempt: Attempt) -> None:
+    async def release(self, operation: Operation) -> None:
         """The run ends without an answer to keep: the key is free again, if nothing may be left under its ids."""
-        assert attempt.name is not None
-        self._running.pop(attempt.run, None)
-        if attempt.others is not None:
+        assert operation.name is not None
+        self._running.pop(operation.run, None)
+        if operation.others is not None:
             IDEMPOTENCY.labels(outcome="overtaken").inc()
             return
         try:
             async with asyncio.timeout(LAST_WORDS), self._database.unit_of_work() as uow:
-                freed = await uow.keys.release(attempt.name, attempt.run, settled=attempt.settled)
+                freed = await uow.keys.release(operation.name, operation.run, settled=operation.settled)
         except (DatabaseUnavailable, TimeoutError):
             freed = False  # the lease lapses; the next run has the same ids
         IDEMPOTENCY.labels(outcome="freed" if freed else "left").inc()

@@ -19,7 +19,7 @@ from models.schemas import (
 from models.values import EventFilter, FrameFilter, RequestFilter, SourceType
 from repositories.database import Database, UnitOfWork
 from repositories.frames import Removal
-from services.housekeeping.object_deletion import remove_objects
+from services.housekeeping.object_deletion import delete_objects
 from services.reads.serializers import to_event, to_frame_info, to_response, to_summary, window_of
 from services.storage_service.service import StorageService
 from utils.cursors import decode_cursor, encode_cursor
@@ -141,20 +141,20 @@ class Queries:
         Should the object store be away, the frame is gone for clients, and retention deletes its object later.
         Raises FrameOnHold.
         """
-        key = await self._database.until_known(lambda uow: uow.frames.begin_delete(frame_id))
+        key = await self._database.retry_until_known(lambda uow: uow.frames.begin_delete(frame_id))
         if key is not None:
-            await remove_objects(self._database, self._storage, [Removal(frame_id, key)])
+            await delete_objects(self._database, self._storage, [Removal(frame_id, key)])
 
     async def hold_frame(self, frame_id: UUID, reason: str | None) -> FrameInfo:
         """Neither clients nor retention delete the frame until it is released. Raises FrameNotFound."""
-        row = await self._database.until_known(lambda uow: uow.frames.hold(frame_id, reason))
+        row = await self._database.retry_until_known(lambda uow: uow.frames.hold(frame_id, reason))
         if row is None:
             raise FrameNotFound
         return await self.info(row)
 
     async def release_frame(self, frame_id: UUID) -> None:
         """Ends the hold; a frame on none stays as it is. Raises FrameNotFound."""
-        if not await self._database.until_known(lambda uow: uow.frames.release(frame_id)):
+        if not await self._database.retry_until_known(lambda uow: uow.frames.release(frame_id)):
             raise FrameNotFound
 
     async def _frame(self, frame_id: UUID) -> Frame:

@@ -14,7 +14,7 @@ _TRIES = 3  # a key is condemned when its object is older than SWEEPER__GRACE: o
 log = get_logger(__name__)
 
 
-async def commit_live(
+async def commit_with_reupload(
     records: Sequence[FrameRecord],
     commit: Callable[[Sequence[FrameRecord]], Awaitable[T]],
     put_again: Callable[[FrameRecord], Awaitable[FrameRecord]],

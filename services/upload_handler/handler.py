@@ -18,7 +18,7 @@ from models.schemas import UploadIngestionRequest
 from models.values import FrameRecord, ReceivedFile, Rejected, SourceType
 from services.storage_service.keys import new_attempt, object_key
 from services.storage_service.service import StorageService
-from services.upload_handler.upload_time import capture_time
+from services.upload_handler.upload_time import upload_time
 from services.upload_handler.validation import CheckedImage, check_image
 from utils.exceptions import DiskFull, IngestionException, Overloaded, ShuttingDown
 from utils.ids import frame_id
@@ -127,7 +127,7 @@ class UploadHandler:
     async def _store(
         self, request_id: UUID, form: UploadIngestionRequest, file: ReceivedFile, image: CheckedImage, arrived_at: datetime
     ) -> FrameRecord:
-        taken = capture_time(form.meta.timestamp_ref, image.exif, self._zone, arrived_at)
+        taken = upload_time(form.meta.timestamp_ref, image.exif, self._zone, arrived_at)
         identity = frame_id(request_id, file.index, taken.at)
         key = object_key(form.camera_id, identity, taken.at, new_attempt(), image.format)
         async with self._large if file.size > LARGE else nullcontext():

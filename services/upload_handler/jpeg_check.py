@@ -25,7 +25,7 @@ MAX_SCANS = 64  # progressive cameras and encoders write 10; each costs a pass o
 MAX_SEGMENTS = 20_000
 
 
-class Jpeg(NamedTuple):
+class JpegFacts(NamedTuple):
     width: int
     height: int
     exif: bytes | None
@@ -129,7 +129,7 @@ def _decode(data: bytes) -> str | None:
     return None
 
 
-def check_jpeg(data: bytes, max_pixels: int) -> Jpeg:
+def check_jpeg(data: bytes, max_pixels: int) -> JpegFacts:
     """Raises InvalidImage or ImageTooLarge. What follows the first picture (MPO, trailers) is not looked at.
 
     Memory: a 64th of the pixels; of a progressive JPEG its coefficients, bounded to `max_pixels` x 4 bytes.
@@ -147,4 +147,4 @@ def check_jpeg(data: bytes, max_pixels: int) -> Jpeg:
             trouble = _decode(bare[: len(bare) - 2 - int(padding[1])] + b"\xff\xd9")
     if trouble:
         raise InvalidImage("The JPEG's picture data is cut off or damaged.")
-    return Jpeg(width, height, layout.exif)
+    return JpegFacts(width, height, layout.exif)

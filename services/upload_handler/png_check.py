@@ -10,14 +10,14 @@ from utils.exceptions import ImageTooLarge, InvalidImage
 MAX_CHUNKS = 65_536
 
 
-class Png(NamedTuple):
+class PngFacts(NamedTuple):
     width: int
     height: int
     frames: int  # more than 1: animated
     exif: bytes | None
 
 
-def check_png(data: bytes, max_pixels: int, max_pages: int) -> Png:
+def check_png(data: bytes, max_pixels: int, max_pages: int) -> PngFacts:
     """Walks the chunks up to IEND. Raises InvalidImage or ImageTooLarge."""
     at, chunks, frames = 8, 0, 1
     width = height = 0
@@ -51,4 +51,4 @@ def check_png(data: bytes, max_pixels: int, max_pages: int) -> Png:
         at = end
     if not width or not height:
         raise InvalidImage("The PNG's header has no size.")
-    return Png(width, height, frames, exif)
+    return PngFacts(width, height, frames, exif)

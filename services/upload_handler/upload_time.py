@@ -14,7 +14,7 @@ _OFFSET = re.compile(r"([+-])(\d\d):?(\d\d)")
 _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class CaptureTime(NamedTuple):
+class UploadTime(NamedTuple):
     """`uncertainty_ms`: the moment lies in [at, at + uncertainty]; None: nobody knows."""
 
     at: datetime  # UTC
@@ -32,7 +32,7 @@ def _offset(text: str | None) -> timezone | None:
     return timezone(-delta if match[1] == "-" else delta)
 
 
-def _exif_time(exif: dict[str, Any], zone: ZoneInfo, arrived_at: datetime) -> CaptureTime | None:
+def _exif_time(exif: dict[str, Any], zone: ZoneInfo, arrived_at: datetime) -> UploadTime | None:
     match = _EXIF_TIME.match(exif.get("time_original") or "")
     if match is None:
         return None
@@ -49,12 +49,12 @@ def _exif_time(exif: dict[str, Any], zone: ZoneInfo, arrived_at: datetime) -> Ca
     if not _EARLIEST <= at <= arrived_at + timedelta(days=1):
         return None
     resolution = 1000.0 / 10 ** min(len(fraction), 6)  # the camera cuts off what it does not write
-    return CaptureTime(at, TimestampSource.EXIF, resolution if offset else None)
+    return UploadTime(at, TimestampSource.EXIF, resolution if offset else None)
 
 
-def capture_time(
+def upload_time(
     timestamp_ref: datetime | None, exif: dict[str, Any] | None, zone: ZoneInfo, arrived_at: datetime
-) -> CaptureTime:
+) -> UploadTime:
     """The client's word, else EXIF with its offset, else EXIF in `zone`, else the arrival.
 
     Uncertainties: client and arrival None; EXIF with an offset the resolution of what it wrote (1000 ms without
@@ -62,6 +62,6 @@ def capture_time(
     before 1970 or more than a day after the arrival is a clock that was never set: arrival.
     """
     if timestamp_ref is not None:
-        return CaptureTime(timestamp_ref.astimezone(UTC), TimestampSource.CLIENT, None)
+        return UploadTime(timestamp_ref.astimezone(UTC), TimestampSource.CLIENT, None)
     found = _exif_time(exif, zone, arrived_at) if exif else None
-    return found or CaptureTime(arrived_at.astimezone(UTC), TimestampSource.UPLOAD, None)
+    return found or UploadTime(arrived_at.astimezone(UTC), TimestampSource.UPLOAD, None)

@@ -21,7 +21,7 @@ from models.entities import IngestionRequest, UploadSession
 from models.schemas import UploadIngestionRequest, UploadSessionCreate, UploadSessionResponse
 from models.values import FrameRecord, ReceivedFile, SessionState, SourceType
 from repositories.database import Database, UnitOfWork
-from services.storage_service.commit_with_reupload import commit_live
+from services.storage_service.commit_with_reupload import commit_with_reupload
 from services.storage_service.service import StorageService
 from services.storage_service.staging import Staging
 from services.upload_handler.handler import SERVER_SIDE, UploadHandler
@@ -116,7 +116,7 @@ class UploadSessions:
                 raise TooManyPending("UPLOAD__MAX_SESSIONS direct uploads are open already.", retry_after=30)
             return begun
 
-        row = await self._database.until_known(add)
+        row = await self._database.retry_until_known(add)
         if row.part_size is not None and row.upload_id is None:
             await self._begin_parts(row)
         log.info("upload_session_opened", session_id=str(row.id), camera_id=row.camera_id, size_bytes=row.size_bytes)
@@ -128,9 +128,9 @@ class UploadSessions:
             upload_id = await self._staging.begin(row.id)
         except StorageUnavailable:
             with suppress(DatabaseUnavailable):  # then it expires
-                await self._database.until_known(lambda uow: uow.upload_sessions.end(row.id, SessionState.ABORTED))
+                await self._database.retry_until_known(lambda uow: uow.upload_sessions.end(row.id, SessionState.ABORTED))
             raise
-        await self._database.until_known(lambda uow: uow.upload_sessions.set_upload_id(row.id, upload_id))
+        await self._database.retry_until_known(lambda uow: uow.upload_sessions.set_upload_id(row.id, upload_id))
         row.upload_id = upload_id
 
     async def get(self, session_id: UUID) -> UploadSessionResponse:
@@ -232,9 +232,9 @@ class UploadSessions:
             await self._refuse(row, error)
 
         async def commit(records: Sequence[FrameRecord]) -> None:
-            await self._database.until_known(lambda uow: self._store(uow, row, records))
+            await self._database.retry_until_known(lambda uow: self._store(uow, row, records))
 
-        await commit_live(result.records, commit, lambda item: self._uploads.put_again(item, received))
+        await commit_with_reupload(result.records, commit, lambda item: self._uploads.put_again(item, received))
         FRAMES.labels(source="upload", outcome="stored").inc()
         self._told(row, SessionState.COMPLETED)
         await self._clear(row)
@@ -280,7 +280,7 @@ class UploadSessions:
         kept: dict[str, Any] = {
             "code": error.code, "message": error.message, "retryable": error.retryable, "rejected": rejected
         }  # fmt: skip
-        if await self._database.until_known(lambda uow: uow.upload_sessions.end(row.id, SessionState.FAILED, kept)):
+        if await self._database.retry_until_known(lambda uow: uow.upload_sessions.end(row.id, SessionState.FAILED, kept)):
             REJECTED.labels(code=error.code).inc()
             FRAMES.labels(source="upload", outcome="rejected").inc()
             self._told(row, SessionState.FAILED)

@@ -14,7 +14,7 @@ from config import ApiSettings
 from models.schemas import TriggerAccepted
 from models.values import KeptAnswer, KeyName
 from repositories.database import Database
-from services.idempotency.operation import Attempt
+from services.idempotency.operation import Operation
 from services.idempotency.service import SWEEP_BATCH, IdempotencyService
 from services.storage_service.service import StorageService
 from tests.conftest import unique
@@ -32,9 +32,9 @@ def a_name() -> KeyName:
     return KeyName(unique("scope"), "k")
 
 
-async def take(keys: IdempotencyService, name: KeyName, fingerprint: str = "f") -> Attempt:
+async def take(keys: IdempotencyService, name: KeyName, fingerprint: str = "f") -> Operation:
     found = await keys.begin(name, fingerprint)
-    assert isinstance(found, Attempt)
+    assert isinstance(found, Operation)
     found.answers(202, lambda body: f"/events/{body.event_id}")
     return found
 
@@ -46,9 +46,9 @@ async def lapse(database: Database, name: KeyName) -> None:
         )
 
 
-async def keep(database: Database, attempt: Attempt) -> None:
+async def keep(database: Database, operation: Operation) -> None:
     async with database.unit_of_work() as uow:
-        await attempt.keep(uow, TriggerAccepted(event_id=attempt.request_id))
+        await operation.keep(uow, TriggerAccepted(event_id=operation.request_id))
 
 
 async def state(database: Database, name: KeyName) -> tuple[UUID, int | None, bool] | None:
@@ -108,13 +108,13 @@ async def test_a_lease_is_renewed_while_the_request_runs(keys: IdempotencyServic
     name = a_name()
     keys.start()
     try:
-        attempt = await take(keys, name)
+        operation = await take(keys, name)
         await asyncio.sleep(2.2)  # more than two leases
         with pytest.raises(RequestInProgress):
             await keys.begin(name, "f")
     finally:
         await keys.stop()
-    await keys.release(attempt)
+    await keys.release(operation)
 
 
 async def test_a_run_whose_key_is_another_requests_commits_nothing(keys: IdempotencyService, database: Database) -> None:
@@ -151,28 +151,28 @@ async def test_what_was_begun_keeps_its_ids_until_it_is_settled(keys: Idempotenc
 async def test_freeing_waits_for_a_commit_under_way(keys: IdempotencyService, database: Database) -> None:
     """The client was told 503; the COMMIT that got lost arrives after that."""
     name = a_name()
-    attempt = await take(keys, name)
+    operation = await take(keys, name)
 
     @asynccontextmanager
     async def committing() -> AsyncIterator[None]:
         async with database.unit_of_work() as uow:
-            await attempt.keep(uow, TriggerAccepted(event_id=attempt.request_id))
+            await operation.keep(uow, TriggerAccepted(event_id=operation.request_id))
             yield
 
     async with committing():
-        freeing = asyncio.create_task(keys.release(attempt))
+        freeing = asyncio.create_task(keys.release(operation))
         await asyncio.sleep(0.3)
         assert not freeing.done()
     await freeing
-    assert await state(database, name) == (attempt.request_id, 202, False)
+    assert await state(database, name) == (operation.request_id, 202, False)
     assert isinstance(await keys.begin(name, "f"), KeptAnswer)
 
 
 async def test_the_answer_that_was_sent_is_kept_over_the_first(keys: IdempotencyService, database: Database) -> None:
     name = a_name()
-    attempt = await take(keys, name)
-    await keep(database, attempt)
-    await keys.finish(attempt, 200, "/x", {"status": "completed", "frames": []})
+    operation = await take(keys, name)
+    await keep(database, operation)
+    await keys.finish(operation, 200, "/x", {"status": "completed", "frames": []})
     found = await keys.begin(name, "f")
     assert isinstance(found, KeptAnswer)
     assert (found.status, found.body) == (200, {"status": "completed", "frames": []})

@@ -104,14 +104,14 @@ async def test_claims_and_answers_are_quick_with_10000_captures_waiting(
 
 
 async def test_renewals_need_nothing_of_the_pool(db: Database, own: DbSettings) -> None:
-    """All of the pool is in use, and PostgreSQL gives nobody another connection: the lone one goes on."""
-    leases = Database(own, "trackshift-leases", lone=True)
+    """All of the pool is in use, and PostgreSQL gives nobody another connection: the dedicated one goes on."""
+    leases = Database(own, "trackshift-leases", dedicated=True)
     hoard: list[asyncpg.Connection] = []
     try:
         async with db.unit_of_work() as uow:
-            mine = await uow.leases.claim("lone", TTL, 3, {}, 100)
+            mine = await uow.leases.claim("dedicated", TTL, 3, {}, 100)
         async with leases.one_statement() as uow:
-            assert len((await uow.leases.renew("lone", TTL, mine)).ours) == 3
+            assert len((await uow.leases.renew("dedicated", TTL, mine)).ours) == 3
         async with db.unit_of_work() as one, db.unit_of_work() as two:
             await one.session.execute(text("SELECT 1"))
             await two.session.execute(text("SELECT 1"))
@@ -132,7 +132,7 @@ async def test_renewals_need_nothing_of_the_pool(db: Database, own: DbSettings) 
             for _ in range(3):
                 began = time.monotonic()
                 async with leases.one_statement() as uow:
-                    assert len((await uow.leases.renew("lone", TTL, mine)).ours) == 3
+                    assert len((await uow.leases.renew("dedicated", TTL, mine)).ours) == 3
                 assert time.monotonic() - began < 1
     finally:
         await asyncio.gather(*(connection.close() for connection in hoard))

@@ -1229,7 +1229,7 @@ async def test_an_unknown_commit_is_run_again(db: Database) -> None:
             await uow.session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
         return "done"
 
-    assert await db.until_known(work, pause=0.01) == "done"
+    assert await db.retry_until_known(work, pause=0.01) == "done"
     assert tries == 2
     assert (await row_of(db, row.id)).status == "pending"
 
@@ -1237,7 +1237,7 @@ async def test_an_unknown_commit_is_run_again(db: Database) -> None:
         raise DatabaseUnavailable
 
     with pytest.raises(DatabaseUnavailable):
-        await db.until_known(never, tries=2, pause=0.01)
+        await db.retry_until_known(never, tries=2, pause=0.01)
 
 
 async def test_error_texts_do_not_carry_values(db: Database) -> None:

@@ -26,7 +26,7 @@ from services.housekeeping import sweeper as sweeping
 from services.housekeeping.bucket_marker import MARKER_KEY, Ownership
 from services.housekeeping.bucket_walk import compare, windows
 from services.storage_service import bucket as bucket_module
-from services.storage_service.commit_with_reupload import commit_live
+from services.storage_service.commit_with_reupload import commit_with_reupload
 from tests.conftest import ROOT, Backends
 from tests.integration.sweep_kit import AT, X_SHA256, Place, open_place
 from tests.stepped_clock import step
@@ -97,7 +97,7 @@ async def test_a_put_that_lands_after_its_key_was_condemned(place: Place) -> Non
         assert isinstance(records, list)
         await place.commit(records[0])
 
-    await commit_live([record], commit, put_again)
+    await commit_with_reupload([record], commit, put_again)
     (path,) = (await place.sql("SELECT storage_path FROM frames WHERE id = :id", id=record.frame_id))[0]
     assert path != record.storage_path
     assert await place.keys() == {path, record.storage_path}

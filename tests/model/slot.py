@@ -3,7 +3,7 @@
 Two owners of one capture (epochs 1 and 2) may both have a picture of the slot, with different bytes. PUTs land when they
 like, also twice, also after a delete; a transaction's COMMIT may land after its sender gave up on the answer; the sweeper,
 a client's delete, a cancel, a takeover and the ends of both owners come at any moment. A crash needs no step of its own: it
-is everything that an owner does not do any more, and a spool's replay is an attempt that comes later.
+is everything that an owner does not do any more, and a spool's replay is an operation that comes later.
 
 `RULES` are those of docs/lifecycle.md that this covers; `explore(without=rule)` is the service with that one taken out.
 """
@@ -32,12 +32,12 @@ RULES = {
     "object first": "the row is written after its object is stored (8)",
     "fresh keys": "every PUT has a key of its own (storage)",
 }
-OWNER = (1, 1, 2)  # the epoch whose process makes each attempt; its bytes are called by that number as well
-PUT, LANDED = 1, 2  # of an attempt's object
+OWNER = (1, 1, 2)  # the epoch whose process makes each operation; its bytes are called by that number as well
+PUT, LANDED = 1, 2  # of an operation's object
 SENT, DONE = 1, 2  # of its transaction: DONE: its answer may have been lost, so that it is sent again
 
 
-class Attempt(NamedTuple):
+class Operation(NamedTuple):
     put: int = 0
     again: bool = False  # a copy of the PUT is still on its way
     commit: int = 0
@@ -59,7 +59,7 @@ class State(NamedTuple):
     stored: int = 0
     dropped: int = 0
     rows: tuple[Row, ...] = ()
-    attempts: tuple[Attempt, ...] = (Attempt(),) * 3
+    attempts: tuple[Operation, ...] = (Operation(),) * 3
     bucket: tuple[int, ...] = (0, 0, 0)  # by key: whose bytes, 0 for no object
     keys: tuple[str, ...] = ("", "", "")  # by key: live, condemned
     sweeping: int | None = None  # the key whose object the sweeper is about to delete
@@ -80,8 +80,8 @@ class Model:
     def has(self, rule: str) -> bool:
         return rule != self.without
 
-    def key(self, attempt: int) -> int:
-        return attempt if self.has("fresh keys") else 0
+    def key(self, operation: int) -> int:
+        return operation if self.has("fresh keys") else 0
 
     def steps(self, s: State) -> Iterator[tuple[str, State]]:
         running = s.status == "running"
@@ -124,13 +124,13 @@ class Model:
     def _attempt(self, s: State, number: int) -> Iterator[tuple[str, State]]:
         one, key, sha = s.attempts[number], self.key(number), OWNER[number]
 
-        def with_(state: State, changed: Attempt) -> State:
+        def with_(state: State, changed: Operation) -> State:
             return state._replace(attempts=_at(state.attempts, number, changed))
 
         if not one.put:
             has_picture = s.due and s.epoch >= sha and not (sha == 2 and s.late)
             if has_picture and (number != 1 or s.attempts[0].put):  # the first owner's second: a retry, or its spool's
-                yield f"PUT {number}", with_(s, Attempt(PUT, again=number != 1))
+                yield f"PUT {number}", with_(s, Operation(PUT, again=number != 1))
             return
         if one.put == PUT or one.again:
             left = one._replace(again=False) if one.put == LANDED else one._replace(put=LANDED)

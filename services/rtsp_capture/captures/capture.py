@@ -1,6 +1,6 @@
 """One capture from its start to its end.
 
-Pictures come from a shared stream, a sampler chooses those of the slots, a `FrameStore` stores them; this module
+Pictures come from a shared stream, a sampler chooses those of the slots, a `FramePipeline` stores them; this module
 keeps the request's state: grid, source, errors, gaps, the end. All on the event loop. Every state write carries the
 claim's epoch; when it is refused (LeaseLost) another process has the capture, and this one stops.
 
@@ -20,11 +20,11 @@ from models.entities import IngestionRequest
 from models.values import CaptureError, CaptureParams, Claim, DropReason, IngestionStatus, Sampling
 from repositories.database import Database, UnitOfWork
 from repositories.ingestion_requests import EventsAtEnd
-from services.rtsp_capture.captures.capture_clock import CaptureTime
-from services.rtsp_capture.captures.capture_control import Orders
+from services.rtsp_capture.captures.capture_clock import CaptureClock
+from services.rtsp_capture.captures.capture_control import CaptureControl
 from services.rtsp_capture.captures.capture_slots import CaptureSlots
 from services.rtsp_capture.captures.request_state import RequestState
-from services.rtsp_capture.frames.frame_pipeline import FrameStore
+from services.rtsp_capture.frames.frame_pipeline import FramePipeline
 from services.rtsp_capture.frames.frame_record import CaptureFacts
 from services.rtsp_capture.frames.picture_budget import PictureBudget
 from services.rtsp_capture.grid.sampler import Chosen, SlotSampler
@@ -68,7 +68,7 @@ class Capture:
         self,
         claim: Claim,
         deps: CaptureDeps,
-        orders: Orders,
+        orders: CaptureControl,
         state: RequestState,
         row: IngestionRequest,
         params: CaptureParams,
@@ -79,9 +79,9 @@ class Capture:
         self._state = state
         self._row = row
         self._params = params
-        self._time = CaptureTime()
+        self._time = CaptureClock()
         self._slots = CaptureSlots(params, self._time)
-        self._store = self._slots.store = FrameStore(
+        self._store = self._slots.store = FramePipeline(
             CaptureFacts(row.id, row.camera_id, params.jpeg_quality, row.meta),
             deps.database, deps.storage, deps.spool, budget=deps.pictures, size=deps.settings.FRAME_BUFFER_SIZE,
             max_lag=deps.settings.MAX_LAG, fps=self._grid_fps, epoch=claim.epoch, due=self._slots.due,

@@ -13,7 +13,7 @@ from services.rtsp_capture.media.gop_buffer import Packet, Picture
 from services.rtsp_capture.timing.host_clock import HOST, HostClock
 
 
-class CaptureTime:
+class CaptureClock:
     """Seconds since the epoch."""
 
     def __init__(self, host: HostClock = HOST) -> None:

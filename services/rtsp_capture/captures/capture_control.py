@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 
-class Orders:
+class CaptureControl:
     """Set by the runner, looked at by the capture. On the event loop."""
 
     def __init__(self, may_act: Callable[[], bool]) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from models.values import CaptureParams, DropReason
-from services.rtsp_capture.captures.capture_clock import CaptureTime
-from services.rtsp_capture.frames.frame_pipeline import FrameStore
+from services.rtsp_capture.captures.capture_clock import CaptureClock
+from services.rtsp_capture.frames.frame_pipeline import FramePipeline
 from services.rtsp_capture.grid.sampler import Chosen, SlotSampler
 from services.rtsp_capture.media.gop_buffer import Picture
 from services.rtsp_capture.streams.stream import Stream
@@ -13,11 +13,11 @@ from services.rtsp_capture.streams.stream import Stream
 class CaptureSlots:
     """The grid, max_frames, and why a slot has no picture. On the event loop."""
 
-    def __init__(self, params: CaptureParams, time: CaptureTime) -> None:
+    def __init__(self, params: CaptureParams, time: CaptureClock) -> None:
         self._max_frames = params.max_frames
         self._time = time
         self._surplus_until = float("-inf")
-        self.store: FrameStore
+        self.store: FramePipeline
         self.stream: Stream | None = None
         self.sampler: SlotSampler | None = None
         self.saved = False  # the row has the grid's origin

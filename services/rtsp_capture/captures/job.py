@@ -7,7 +7,7 @@ from collections.abc import Callable
 from models.entities import CaptureEvent
 from models.values import CaptureMode, CaptureParams, Claim
 from services.rtsp_capture.captures.capture import Capture, CaptureDeps
-from services.rtsp_capture.captures.capture_control import Orders
+from services.rtsp_capture.captures.capture_control import CaptureControl
 from services.rtsp_capture.captures.event_capture import EventCapture
 from services.rtsp_capture.captures.request_state import RequestState
 from services.rtsp_capture.captures.single_frame import SingleFrameCapture
@@ -27,7 +27,7 @@ class CaptureJob:
         """`may_act`: whether the claim's lease holds by this host's own clock."""
         self.claim = claim
         self._deps = deps
-        self._orders = Orders(may_act)
+        self._orders = CaptureControl(may_act)
         self._events: EventCapture | None = None
 
     def cancel(self) -> None:

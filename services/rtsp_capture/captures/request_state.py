@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from models.values import CaptureError, Claim, DropReason, SourceInfo
 from repositories.database import Database, UnitOfWork
-from services.rtsp_capture.captures.capture_control import Orders
+from services.rtsp_capture.captures.capture_control import CaptureControl
 from utils.exceptions import CaptureFailure, DatabaseUnavailable, LeaseLost
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ def _utc(seconds: float) -> datetime:
 class RequestState:
     """Notes of one capture. `orders` say whether state may be written, and whether waiting for that has a point."""
 
-    def __init__(self, claim: Claim, database: Database, orders: Orders) -> None:
+    def __init__(self, claim: Claim, database: Database, orders: CaptureControl) -> None:
         self._claim = claim
         self._database = database
         self._orders = orders
@@ -103,7 +103,7 @@ class RequestState:
         while not self._orders.lost:
             if not self._orders.fenced:
                 try:
-                    return await self._database.until_known(work)
+                    return await self._database.retry_until_known(work)
                 except DatabaseUnavailable:
                     pass
             if self._orders.given_up:

@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from services.rtsp_capture.connection.opencv_timestamps import StreamTimes
+from services.rtsp_capture.connection.opencv_timestamps import OpenCvTimestamps
 from services.rtsp_capture.connection.reader import ReaderOptions
 from services.rtsp_capture.media.packets import RawPacket, StreamInfo
 from services.rtsp_capture.timing.host_clock import HOST
@@ -34,7 +34,7 @@ class OpenCvReader:
         self._clock = clock
         self._capture: Any = None
         self._fps: float | None = None
-        self._times = StreamTimes()
+        self._times = OpenCvTimestamps()
 
     def open(self) -> StreamInfo:
         options = self._options

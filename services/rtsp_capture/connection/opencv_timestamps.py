@@ -6,7 +6,7 @@ _UNKNOWN_RATE = 25.0  # frames a second, where OpenCV knows none
 _SANE = 1e12  # CAP_PROP_PTS beyond it is FFmpeg's "no value", rescaled
 
 
-class StreamTimes:
+class OpenCvTimestamps:
     """The times of one connection, packet by packet in decoding order.
 
     POS_MSEC counts from the stream's start_time, which FFmpeg sets while the first packets are read: a packet then is

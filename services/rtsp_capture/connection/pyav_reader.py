@@ -35,7 +35,7 @@ class PyAvReader:
     FFmpeg's socket timeout shows as a packet first: what its parser held back, maybe half a picture; only the read
     after that one fails. So a read that took RTSP__READ_TIMEOUT is the end, whatever it gave. PyAV's own timeout asks
     for the interpreter's lock with every piece of a packet; it bounds the opening only. A camera that sends reports
-    and no pictures for ever keeps a read waiting: the stream leaves such a thread behind (`ReaderSession.leave`).
+    and no pictures for ever keeps a read waiting: the stream leaves such a thread behind (`ReaderThread.leave`).
 
     Over TCP FFmpeg's demuxer has three messages for each RTP packet, and PyAV 18 takes the interpreter's lock for a
     message before it looks at its level: with 40 cameras at 4 Mbit/s that cost 30 ms of CPU a camera and second, where

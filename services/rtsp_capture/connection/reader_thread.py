@@ -20,7 +20,7 @@ from services.rtsp_capture.media.damage import LossWatch
 from services.rtsp_capture.media.gop_buffer import Packet
 from services.rtsp_capture.media.packets import RawPacket, StreamInfo
 from services.rtsp_capture.timing.host_clock import HOST, HostClock
-from services.rtsp_capture.timing.timestamp_source import CaptureClock, Stamp
+from services.rtsp_capture.timing.timestamp_source import Stamp, TimestampSelector
 from utils.exceptions import CaptureFailure
 from utils.logger import Throttle, get_logger
 from utils.metrics import CAMERA_CLOCKS_OFF, PACKETS, PACKETS_DROPPED, QUEUE_DEPTH, READERS_LEFT
@@ -34,7 +34,7 @@ _DEPTH = QUEUE_DEPTH.labels(queue="packets")
 
 
 @dataclass(frozen=True, slots=True)
-class SessionEnd:
+class ReaderEnd:
     """How a connection ended: `failure` is None when it was told to stop."""
 
     failure: CaptureFailure | None
@@ -46,7 +46,7 @@ def _reordered(raws: list[RawPacket]) -> bool:
     return any(a.pts is not None and b.pts is not None and a.origin == b.origin and b.pts < a.pts for a, b in pairwise(raws))
 
 
-class ReaderSession:
+class ReaderThread:
     """Runs one `PacketReader` in a thread of its own. Made and used on the event loop."""
 
     def __init__(
@@ -79,7 +79,7 @@ class ReaderSession:
         self._label: float | None = None  # the last packet's stream time
         self._lost = False  # packets were dropped, and no keyframe has come since
         self._left = False
-        self.ended: asyncio.Future[SessionEnd] = self._loop.create_future()
+        self.ended: asyncio.Future[ReaderEnd] = self._loop.create_future()
         self._thread = threading.Thread(target=self._run, name=f"rtsp-{name}"[:60], daemon=False)
 
     def start(self) -> None:
@@ -99,7 +99,7 @@ class ReaderSession:
         READERS_LEFT.set(len(_left))
         self._left = True
         self._quit.set()
-        self._finish(SessionEnd(failure, self._count))
+        self._finish(ReaderEnd(failure, self._count))
         return True
 
     # -- in the thread -----------------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ class ReaderSession:
         finally:
             self._reader.close()
             self._judge(True, None)
-        self._post(lambda: self._finish(SessionEnd(failure, self._count)))
+        self._post(lambda: self._finish(ReaderEnd(failure, self._count)))
         self._post(self._gone)
 
     def _read(self) -> None:
@@ -148,12 +148,12 @@ class ReaderSession:
             self._stamp(unsettled, clock, watch)
             unsettled = []
 
-    def _clock(self, info: StreamInfo) -> CaptureClock:
-        return CaptureClock(
+    def _clock(self, info: StreamInfo) -> TimestampSelector:
+        return TimestampSelector(
             1 / info.fps if info.fps else None, self._max_offset, self._host.to_wall, parsed=info.codec != "mjpeg"
         )
 
-    def _stamp(self, raws: list[RawPacket], clock: CaptureClock, watch: LossWatch) -> None:
+    def _stamp(self, raws: list[RawPacket], clock: TimestampSelector, watch: LossWatch) -> None:
         """Gives packets their capture times and hands them over."""
         known = [raw.pts for raw in raws if raw.pts is not None]
         if self._label is None:
@@ -175,7 +175,7 @@ class ReaderSession:
             self._lost = not self._hand_over(packet)
             self._judge(clock.trusted, stamp)
 
-    def _stamp_of(self, clock: CaptureClock, pts: float) -> tuple[Stamp, float]:
+    def _stamp_of(self, clock: TimestampSelector, pts: float) -> tuple[Stamp, float]:
         """When the picture was taken, and how far this host's clock had been set by then."""
         while True:
             steps = self._host.steps
@@ -228,7 +228,7 @@ class ReaderSession:
         if not self._left:
             self._on_packets(packets)
 
-    def _finish(self, end: SessionEnd) -> None:
+    def _finish(self, end: ReaderEnd) -> None:
         if not self.ended.done():
             self.ended.set_result(end)
 
@@ -242,4 +242,4 @@ class ReaderSession:
             await asyncio.sleep(0.02)
 
 
-_left: set[ReaderSession] = set()  # on the loop
+_left: set[ReaderThread] = set()  # on the loop

@@ -22,8 +22,8 @@ from repositories.database import Database
 from services.rtsp_capture.frames.frame_puts import FramePuts
 from services.rtsp_capture.frames.frame_record import CaptureFacts, frame_record
 from services.rtsp_capture.frames.frame_spool import FrameSpool
-from services.rtsp_capture.frames.ledger_writer import FrameRows
-from services.rtsp_capture.frames.pending_frame import InHand
+from services.rtsp_capture.frames.ledger_writer import LedgerWriter
+from services.rtsp_capture.frames.pending_frame import PendingFrame
 from services.rtsp_capture.frames.picture_budget import PictureBudget
 from services.rtsp_capture.grid.sampler import Chosen
 from services.rtsp_capture.media.decoder import Jpeg
@@ -47,7 +47,7 @@ class Decodes(Protocol):
         """Raises CaptureFailure decode_failed."""
 
 
-class FrameStore:
+class FramePipeline:
     """The frames of one capture on their way. On the event loop.
 
     `rows`: those that only lack their row, and dropped slots; `spool`: those that store or database had no time for.
@@ -83,7 +83,7 @@ class FrameStore:
         self._last_slot = -1  # of those taken in, whose picture is the latest
         self._tasks: dict[int, asyncio.Task[None]] = {}  # by slot, oldest first: decode and PUT
         self._decoding: dict[int, float] = {}  # slots whose picture is not decoded yet, since when; oldest first
-        self._items: dict[int, InHand] = {}  # by slot, oldest first: decoded, waiting to be PUT or being PUT
+        self._items: dict[int, PendingFrame] = {}  # by slot, oldest first: decoded, waiting to be PUT or being PUT
         self.spool = FrameSpool(
             spool, facts.request_id, fps=fps, epoch=epoch, stored=self._from_spool,
             lost=lambda slot: self.drop([slot], DropReason.SPOOL_FULL),
@@ -92,7 +92,7 @@ class FrameStore:
         self._last_timestamp = 0.0
         self.decode_failures = 0
         self.stored = 0
-        self.rows = FrameRows(
+        self.rows = LedgerWriter(
             facts.request_id, facts.camera_id, database, after=self.spool.after, most=max(1, size // 4), due=due,
             idle=idle, settled=self._settled, overdue=self._to_spool,
         )  # fmt: skip
@@ -248,17 +248,17 @@ class FrameStore:
         grid_start = datetime.fromtimestamp(self._slot_time(0), UTC)
         del chosen, source  # the picture's whole GOP would stay in memory while it waits for the store
         held = self._budget.hold(len(jpeg.data), partial(self._give_up, slot))
-        item = self._items[slot] = InHand(record, jpeg, grid_start, time.monotonic(), held)
+        item = self._items[slot] = PendingFrame(record, jpeg, grid_start, time.monotonic(), held)
         await self._put(item)
 
-    async def _put(self, item: InHand) -> None:
+    async def _put(self, item: PendingFrame) -> None:
         if not self.rows.away and await self._puts.put(item):
             self._items.pop(item.record.sequence, None)
             self.rows.add(item)
         else:
             self._to_spool(item)
 
-    def _to_spool(self, item: InHand) -> None:
+    def _to_spool(self, item: PendingFrame) -> None:
         slot = item.record.sequence
         self._items.pop(slot, None)
         self._stop(slot)
@@ -268,7 +268,7 @@ class FrameStore:
     def _from_spool(self) -> None:
         self.stored += 1
 
-    def _settled(self, item: InHand, outcome: str, held_path: str | None) -> None:
+    def _settled(self, item: PendingFrame, outcome: str, held_path: str | None) -> None:
         record = item.record
         if outcome == "condemned":  # the sweeper took the key: the bytes go under a new one
             key = object_key(record.camera_id, record.frame_id, record.timestamp, new_attempt(), record.format)

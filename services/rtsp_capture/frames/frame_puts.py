@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from services.rtsp_capture.frames.pending_frame import InHand
+from services.rtsp_capture.frames.pending_frame import PendingFrame
 from services.rtsp_capture.frames.picture_budget import PictureBudget
 from services.storage_service.service import StorageService
 from utils.exceptions import StorageUnavailable
@@ -29,7 +29,7 @@ class FramePuts:
         self._free = asyncio.Semaphore(min(_AT_ONCE, max(1, size - 1)))  # one waits at least
         self.busy: set[int] = set()
 
-    async def put(self, item: InHand) -> bool:
+    async def put(self, item: PendingFrame) -> bool:
         """Whether the object is there. False after two failures, and after `after` seconds without a turn."""
         loop = asyncio.get_running_loop()
         _STORE.inc()
@@ -47,7 +47,7 @@ class FramePuts:
         finally:
             _STORE.dec()
 
-    async def _try(self, item: InHand) -> bool:
+    async def _try(self, item: PendingFrame) -> bool:
         record = item.record
         for attempt in range(1, _TRIES + 1):
             try:

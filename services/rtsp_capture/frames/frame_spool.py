@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from uuid import UUID
 
-from services.rtsp_capture.frames.pending_frame import InHand
+from services.rtsp_capture.frames.pending_frame import PendingFrame
 from services.spool.spool import Spool
 
 
@@ -35,7 +35,7 @@ class FrameSpool:
         self.slots = spool.follow(request_id, self._told)
         """Slots whose frames are in the spool, an earlier owner's too."""
 
-    def put(self, item: InHand) -> None:
+    def put(self, item: PendingFrame) -> None:
         """Begins to write a frame; it is in `slots` once it is on disk."""
         self.writing[item.record.sequence] = asyncio.create_task(self._write(item))
 
@@ -47,7 +47,7 @@ class FrameSpool:
     def close(self) -> None:
         self._spool.unfollow(self._request_id, self._told)
 
-    async def _write(self, item: InHand) -> None:
+    async def _write(self, item: PendingFrame) -> None:
         slot = item.record.sequence
         try:
             kept = await self._spool.put(

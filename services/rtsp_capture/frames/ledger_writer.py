@@ -16,7 +16,7 @@ from uuid import UUID
 
 from models.values import DropReason, FrameRecord
 from repositories.database import Database
-from services.rtsp_capture.frames.pending_frame import InHand
+from services.rtsp_capture.frames.pending_frame import PendingFrame
 from utils.exceptions import DatabaseUnavailable
 from utils.logger import Throttle, get_logger
 from utils.metrics import FRAMES, FRAMES_DROPPED, QUEUE_DEPTH
@@ -34,7 +34,7 @@ _FIRST_DELAY, _MAX_DELAY = 0.2, 3.0  # seconds between tries while the database 
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    items: list[InHand]
+    items: list[PendingFrame]
     drops: dict[DropReason, set[int]]
     due: int
     opened: frozenset[int]
@@ -45,7 +45,7 @@ class _Batch:
         return [item.record for item in self.items]
 
 
-class FrameRows:
+class LedgerWriter:
     """On the event loop. `settled` is called with a frame, its outcome and the path that its row has."""
 
     def __init__(
@@ -58,8 +58,8 @@ class FrameRows:
         most: int,
         due: Callable[[], int],
         idle: Callable[[int, int], list[int]],
-        settled: Callable[[InHand, str, str | None], None],
-        overdue: Callable[[InHand], None],
+        settled: Callable[[PendingFrame, str, str | None], None],
+        overdue: Callable[[PendingFrame], None],
     ) -> None:
         """`after`: seconds that a frame may wait here; then `overdue` is called with it, and it is no more here.
 
@@ -73,7 +73,7 @@ class FrameRows:
         self._idle = idle
         self._settled = settled
         self._overdue = overdue
-        self.ready: dict[int, InHand] = {}  # by slot: stored objects without a row yet
+        self.ready: dict[int, PendingFrame] = {}  # by slot: stored objects without a row yet
         self._drops: dict[DropReason, set[int]] = {}
         self._opened: set[int] = set()  # slots that an event has come to want, which may be booked idle
         self._changed = asyncio.Event()
@@ -107,14 +107,14 @@ class FrameRows:
         self._open = True
         self._changed.set()
 
-    def add(self, item: InHand) -> None:
+    def add(self, item: PendingFrame) -> None:
         self.ready[item.record.sequence] = item
         _ROWS.inc()
         self._changed.set()
         if len(self.ready) >= self._most:
             self._hurried.set()
 
-    def take(self, slot: int) -> InHand | None:
+    def take(self, slot: int) -> PendingFrame | None:
         """The frame, which is not to be committed from here any more. A commit under way may have it: then it is."""
         if (found := self.ready.pop(slot, None)) is not None:
             _ROWS.dec()

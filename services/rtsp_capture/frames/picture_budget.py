@@ -12,7 +12,7 @@ from utils.metrics import PICTURE_BYTES
 
 
 @dataclass(slots=True, eq=False)
-class Held:
+class Reservation:
     """A picture that the budget counts; `evict` tells its owner that it has no room any more."""
 
     size: int
@@ -29,8 +29,8 @@ class PictureBudget:
     def __init__(self, max_bytes: int, puts: int) -> None:
         self._max_bytes = max_bytes
         self._turns = asyncio.Semaphore(puts)
-        self._waiting: OrderedDict[Held, None] = OrderedDict()  # oldest first
-        self._busy: set[Held] = set()
+        self._waiting: OrderedDict[Reservation, None] = OrderedDict()  # oldest first
+        self._busy: set[Reservation] = set()
         self.bytes = 0
 
     @property
@@ -38,9 +38,9 @@ class PictureBudget:
         """Whether as many are being stored as may be: others wait for their turn."""
         return self._turns.locked()
 
-    def hold(self, size: int, evict: Callable[[], None]) -> Held:
+    def hold(self, size: int, evict: Callable[[], None]) -> Reservation:
         """Counts a picture; the oldest make room for it."""
-        held = Held(size, evict)
+        held = Reservation(size, evict)
         self._waiting[held] = None
         self._count(size)
         while self.bytes > self._max_bytes and len(self._waiting) > 1:
@@ -49,7 +49,7 @@ class PictureBudget:
             oldest.evict()
         return held
 
-    def free(self, held: Held) -> None:
+    def free(self, held: Reservation) -> None:
         """It is stored, or nobody wants it any more; one that was given up already changes nothing."""
         if held in self._busy or held in self._waiting:
             self._busy.discard(held)
@@ -57,7 +57,7 @@ class PictureBudget:
             self._count(-held.size)
 
     @asynccontextmanager
-    async def turn(self, held: Held) -> AsyncIterator[None]:
+    async def turn(self, held: Reservation) -> AsyncIterator[None]:
         """While it is being stored; waits until fewer than `puts` are."""
         async with self._turns:
             self._waiting.pop(held, None)

@@ -15,7 +15,7 @@ log = get_logger(__name__)
 
 
 @dataclass(slots=True)
-class _Held:
+class _Shared:
     stream: Stream
     users: int = 0
     linger: asyncio.TimerHandle | None = None
@@ -27,7 +27,7 @@ class StreamHub:
     def __init__(self, deps: StreamDeps) -> None:
         self._deps = deps
         self._budget = RingBudget(deps.settings.RING_BUDGET)
-        self._held: dict[StreamKey, _Held] = {}
+        self._held: dict[StreamKey, _Shared] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._room = asyncio.Semaphore(deps.settings.MAX_CONCURRENT_STREAMS)
         self._waiting = 0  # for room
@@ -61,7 +61,7 @@ class StreamHub:
             if key in self._held:  # another capture opened it while this one waited
                 self._room.release()
                 continue
-            self._held[key] = _Held(Stream(key, address, self._deps, self._budget))
+            self._held[key] = _Shared(Stream(key, address, self._deps, self._budget))
         held.users += 1
         if held.linger is not None:
             held.linger.cancel()

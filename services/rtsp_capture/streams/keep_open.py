@@ -38,7 +38,7 @@ class _Kept:
     acquiring: asyncio.Task[Stream]
 
 
-class StreamKeeper:
+class KeepOpenStreams:
     """One a process, on its hub. A kept stream takes one of RTSP__MAX_CONCURRENT_STREAMS."""
 
     def __init__(self, database: Database, hub: StreamHub, secrets: SecretBox, *, poll: float = POLL) -> None:

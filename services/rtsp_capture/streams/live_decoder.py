@@ -19,7 +19,7 @@ from utils.pool import WorkerPool
 SECONDS = 5.0  # after the last snapshot
 
 
-class InStepDecoder:
+class LiveDecoder:
     """One a stream. On the event loop; decodes in the pool, one call at a time."""
 
     def __init__(self, pool: WorkerPool, *, lossy: bool, monotonic: Callable[[], float] = time.monotonic) -> None:

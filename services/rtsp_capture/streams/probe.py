@@ -1,6 +1,6 @@
 """Tries a camera: the check, then some seconds of its packets over a connection of its own, one picture decoded.
 
-What is found is in `Seen` (pure: packets in, figures and warnings out). The reader runs in its own thread as for a
+What is found is in `ProbeFindings` (pure: packets in, figures and warnings out). The reader runs in its own thread as for a
 capture, and is stopped and joined whatever happens, also when the caller goes away.
 """
 
@@ -15,7 +15,7 @@ from statistics import median
 from models.schemas import ProbeResponse
 from services.rtsp_capture.connection.address import CameraAddress
 from services.rtsp_capture.connection.reader import ReaderOptions
-from services.rtsp_capture.connection.reader_thread import ReaderSession
+from services.rtsp_capture.connection.reader_thread import ReaderThread
 from services.rtsp_capture.media.decoder import Jpeg, PictureDecoder
 from services.rtsp_capture.media.gop_buffer import Gop, Packet, Picture
 from services.rtsp_capture.media.packets import StreamInfo
@@ -40,7 +40,7 @@ _ORDER = 0.001  # seconds; a picture shown this much before one that came earlie
 
 
 @dataclass
-class Seen:
+class ProbeFindings:
     """What a connection gave."""
 
     info: StreamInfo | None = None
@@ -157,7 +157,7 @@ class Prober:
             await asyncio.gather(*self._ending, return_exceptions=True)
 
     async def _probe(self, name: str, address: CameraAddress, transport: str, reader: str | None) -> ProbeResponse:
-        seen = Seen()
+        seen = ProbeFindings()
         began, began_at = time.monotonic(), time.time()
         connect_ms: float | None = None
         try:
@@ -178,7 +178,7 @@ class Prober:
             code, detail = failure.code, failure.message
         return _answer(seen, picture, code, detail, transport, connect_ms, began_at, settings.MAX_CLOCK_OFFSET)
 
-    async def _watch(self, name: str, seen: Seen, options: ReaderOptions, reader: str | None) -> None:
+    async def _watch(self, name: str, seen: ProbeFindings, options: ReaderOptions, reader: str | None) -> None:
         """Packets until there are enough. Raises CaptureFailure when none came."""
         enough = asyncio.Event()
 
@@ -191,7 +191,7 @@ class Prober:
             if seen.enough:
                 enough.set()
 
-        session = ReaderSession(
+        session = ReaderThread(
             f"probe-{name}", self._deps.reader(reader)(options), 1, opened, came,
             max_offset=self._deps.settings.MAX_CLOCK_OFFSET,
         )  # fmt: skip
@@ -213,7 +213,7 @@ class Prober:
             self._ending.add(ending)
             ending.add_done_callback(self._ending.discard)
 
-    async def _picture(self, seen: Seen) -> Jpeg | None:
+    async def _picture(self, seen: ProbeFindings) -> Jpeg | None:
         """A keyframe as it would be stored. Raises CaptureFailure decode_failed."""
         if seen.info is None or not seen.keys:
             return None
@@ -230,7 +230,7 @@ def _unreachable(failure: CaptureFailure, connect_ms: float | None) -> ProbeResp
 
 
 def _answer(
-    seen: Seen, picture: Jpeg | None, code: str | None, detail: str | None, transport: str, connect_ms: float,
+    seen: ProbeFindings, picture: Jpeg | None, code: str | None, detail: str | None, transport: str, connect_ms: float,
     began_at: float, max_offset: float,
 ) -> ProbeResponse:  # fmt: skip
     info, keys = seen.info, seen.keys

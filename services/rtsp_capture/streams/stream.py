@@ -20,14 +20,14 @@ from models.values import SourceInfo
 from services.rtsp_capture.connection.address import CameraAddress
 from services.rtsp_capture.connection.preflight import Described
 from services.rtsp_capture.connection.reader import ReaderFactory, ReaderOptions
-from services.rtsp_capture.connection.reader_thread import ReaderSession, SessionEnd
+from services.rtsp_capture.connection.reader_thread import ReaderEnd, ReaderThread
 from services.rtsp_capture.media.decoder import KEPT_SECONDS, Jpeg, PictureDecoder
 from services.rtsp_capture.media.gop_buffer import Packet, Picture, Ring
 from services.rtsp_capture.media.luma import Luma
 from services.rtsp_capture.media.packets import StreamInfo
 from services.rtsp_capture.media.ring_budget import RingBudget
-from services.rtsp_capture.streams.live_decoder import InStepDecoder
-from services.rtsp_capture.streams.stream_state import StreamStanding
+from services.rtsp_capture.streams.live_decoder import LiveDecoder
+from services.rtsp_capture.streams.stream_state import StreamTracker
 from utils.exceptions import CaptureFailure
 from utils.logger import get_logger
 from utils.metrics import DECODE_SECONDS, PACKETS_DROPPED, STREAM_OPEN
@@ -89,7 +89,7 @@ class Stream:
         self._settings = deps.settings
         # A context of its own: the stream outlives the capture that opened it, whose id is not its log lines' id.
         context = contextvars.Context()
-        self.standing = context.run(StreamStanding, key.camera_id)
+        self.standing = context.run(StreamTracker, key.camera_id)
         self.info: StreamInfo | None = None
         self.last_packet: Packet | None = None
         self.first_of_segment: Packet | None = None
@@ -97,12 +97,12 @@ class Stream:
         self._listeners: list[Listener] = []
         self._segment = 0
         self._closing = asyncio.Event()
-        self._session: ReaderSession | None = None
+        self._session: ReaderThread | None = None
         self._decoder: PictureDecoder | None = None
         self._decoder_segment = 0
         self._decode_turn = asyncio.Lock()
         self._letting_go: asyncio.TimerHandle | None = None
-        self._in_step = InStepDecoder(deps.decode_pool, lossy=key.transport == "udp")
+        self._in_step = LiveDecoder(deps.decode_pool, lossy=key.transport == "udp")
         self._decoding: dict[tuple[int, float, int], asyncio.Task[Jpeg]] = {}
         self._wanted: Counter[tuple[int, float, int]] = Counter()  # how many wait for each of them
         self._started = time.monotonic()
@@ -274,7 +274,7 @@ class Stream:
             self._address.url(host=host, credentials=True), self.key.transport,
             settings.OPEN_TIMEOUT, settings.READ_TIMEOUT, settings.TLS_VERIFY,
         )  # fmt: skip
-        session = ReaderSession(
+        session = ReaderThread(
             self.key.camera_id, self._deps.reader(self.key.reader)(options), self._segment, self._opened, self._packets,
             max_offset=settings.MAX_CLOCK_OFFSET,
         )  # fmt: skip
@@ -287,7 +287,7 @@ class Stream:
             return None, end.packets
         return end.failure or CaptureFailure("stream_ended", "The stream ended."), end.packets
 
-    async def _until_ended(self, session: ReaderSession) -> SessionEnd:
+    async def _until_ended(self, session: ReaderThread) -> ReaderEnd:
         """What a read has no timeout of its own for, this ends: a camera that sends reports and no pictures (PyAV).
 
         Two looks in a row have to find it silent: a process that stood still finds every stream so, at first.

@@ -25,7 +25,7 @@ class StreamState(StrEnum):
     CLOSED = "closed"
 
 
-class StreamStanding:
+class StreamTracker:
     """The state of one stream. Made and used on the event loop, whose timer tells a stall.
 
     Each change is one line, `stream_state`. Of a camera that fails over and over, one failure in FAILURES_EVERY

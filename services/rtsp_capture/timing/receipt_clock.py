@@ -24,7 +24,7 @@ SETTLE_AT_MOST = 1.0  # or after so many seconds
 _KEPT = 64  # stream times that the frame duration is learnt from
 
 
-class StreamClock:
+class ReceiptClock:
     """Maps stream times of one connection to wall-clock times. One thread calls it, packet by packet."""
 
     def __init__(self, frame_duration: float | None = None, *, parsed: bool = True) -> None:

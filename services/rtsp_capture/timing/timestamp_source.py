@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from models.values import TimestampSource
 from services.rtsp_capture.timing.camera_clock import CameraClock
-from services.rtsp_capture.timing.receipt_clock import StreamClock
+from services.rtsp_capture.timing.receipt_clock import ReceiptClock
 
 PLAUSIBLE_DELAY = 0.3  # seconds from sensor to socket that need no explaining: exposure, encoder, B-pictures, network
 _BACK = 0.9  # of the largest offset: below it a clock is trusted again
@@ -28,15 +28,15 @@ class Stamp:
     offset: float | None  # seconds that the camera's clock is ahead of ours; None: not known
 
 
-class CaptureClock:
+class TimestampSelector:
     """Both clocks of one connection. `to_wall` brings receipt times to wall time; one thread calls it."""
 
     def __init__(
         self, frame_duration: float | None, max_offset: float, to_wall: Callable[[float], float] = lambda steady: steady,
         *, parsed: bool = True,
     ) -> None:  # fmt: skip
-        """`parsed` as in `StreamClock`."""
-        self.receipt = StreamClock(frame_duration, parsed=parsed)
+        """`parsed` as in `ReceiptClock`."""
+        self.receipt = ReceiptClock(frame_duration, parsed=parsed)
         self.camera = CameraClock()
         self._max_offset = max_offset
         self._to_wall = to_wall

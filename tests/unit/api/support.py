@@ -49,7 +49,7 @@ from models.values import (
     SourceType,
     TimestampSource,
 )
-from services.idempotency.operation import Attempt, without_urls
+from services.idempotency.operation import Operation, without_urls
 from utils.exceptions import (
     CameraNotFound,
     FrameNotFound,
@@ -99,17 +99,17 @@ class FakeOrchestrator:
         self.becomes_final = False
         self.was_final = False
         self.folders: list[Path] = []
-        self.attempts: list[Attempt] = []
+        self.attempts: list[Operation] = []
 
     def check_accepting(self) -> None:
         if self.accepting_error:
             raise self.accepting_error
 
-    async def submit_capture(self, body: RTSPIngestionRequest, attempt: Attempt) -> IngestionResponse:
+    async def submit_capture(self, body: RTSPIngestionRequest, operation: Operation) -> IngestionResponse:
         if self.error:
             raise self.error
         self.submitted.append(body)
-        self.attempts.append(attempt)
+        self.attempts.append(operation)
         return response_of(KNOWN)
 
     async def cancel(self, request_id: UUID) -> bool:
@@ -117,7 +117,7 @@ class FakeOrchestrator:
             raise RequestNotFound
         return self.was_final
 
-    async def trigger(self, request_id: UUID, body: TriggerRequest, _attempt: Attempt) -> UUID:
+    async def trigger(self, request_id: UUID, body: TriggerRequest, _attempt: Operation) -> UUID:
         if self.error:
             raise self.error
         if request_id != KNOWN:
@@ -132,9 +132,9 @@ class FakeOrchestrator:
         return self.becomes_final
 
     async def ingest_upload(
-        self, form: UploadIngestionRequest, files: Sequence[ReceivedFile], attempt: Attempt
+        self, form: UploadIngestionRequest, files: Sequence[ReceivedFile], operation: Operation
     ) -> UUID:
-        self.attempts.append(attempt)
+        self.attempts.append(operation)
         self.folders += [file.path.parent for file in files]
         self.uploads.append((form, list(files), [file.path.read_bytes() for file in files]))
         if self.error:
@@ -271,7 +271,7 @@ class FakeCameras:
         self.probed.append(camera_id)
         return ProbeResponse.model_validate(examples.PROBE)
 
-    async def take(self, camera_id: str, body: SnapshotRequest, _attempt: Attempt) -> FrameInfo:
+    async def take(self, camera_id: str, body: SnapshotRequest, _attempt: Operation) -> FrameInfo:
         self._known(camera_id)
         self.snapshots.append(body)
         return frame_of(KNOWN)
@@ -284,7 +284,7 @@ class FakeBursts:
         self.seconds = 0.0
         self.cancelled = False
 
-    async def take(self, body: BurstRequest, _attempt: Attempt) -> BurstResponse:
+    async def take(self, body: BurstRequest, _attempt: Operation) -> BurstResponse:
         if self.error:
             raise self.error
         self.taken.append(body)
@@ -311,12 +311,12 @@ class FakeKeys:
 
     def __init__(self) -> None:
         self.known: dict[KeyName, tuple[str, KeptAnswer | None]] = {}
-        self.released: list[Attempt] = []
+        self.released: list[Operation] = []
 
-    async def begin(self, name: KeyName, fingerprint: str) -> Attempt | KeptAnswer:
+    async def begin(self, name: KeyName, fingerprint: str) -> Operation | KeptAnswer:
         if name not in self.known:
             self.known[name] = (fingerprint, None)
-            return Attempt(name=name)
+            return Operation(name=name)
         before, answer = self.known[name]
         if before != fingerprint:
             raise IdempotencyKeyReused
@@ -324,17 +324,17 @@ class FakeKeys:
             raise RequestInProgress(retry_after=1)
         return answer
 
-    async def finish(self, attempt: Attempt, status: int, location: str | None, body: Any) -> None:
-        assert attempt.name is not None
-        answer = KeptAnswer(attempt.run, status, location, without_urls(body))
-        self.known[attempt.name] = (self.known[attempt.name][0], answer)
+    async def finish(self, operation: Operation, status: int, location: str | None, body: Any) -> None:
+        assert operation.name is not None
+        answer = KeptAnswer(operation.run, status, location, without_urls(body))
+        self.known[operation.name] = (self.known[operation.name][0], answer)
 
-    async def release(self, attempt: Attempt) -> None:
-        assert attempt.name is not None
-        del self.known[attempt.name]
-        self.released.append(attempt)
+    async def release(self, operation: Operation) -> None:
+        assert operation.name is not None
+        del self.known[operation.name]
+        self.released.append(operation)
 
-    async def given(self, _attempt: Attempt) -> KeptAnswer | None:
+    async def given(self, _attempt: Operation) -> KeptAnswer | None:
         return None
 
     async def fresh(self, answer: KeptAnswer) -> KeptAnswer:

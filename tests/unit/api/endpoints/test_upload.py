@@ -64,10 +64,10 @@ async def test_the_temporary_folder_is_private_and_always_removed(api: Api) -> N
     modes: list[int] = []
     ingest = api.orchestrator.ingest_upload
 
-    async def looking(form: Any, files: Any, attempt: Any) -> Any:
+    async def looking(form: Any, files: Any, operation: Any) -> Any:
         modes.append(files[0].path.parent.stat().st_mode & 0o777)
         assert files[0].path.name == "0"
-        return await ingest(form, files, attempt)
+        return await ingest(form, files, operation)
 
     api.orchestrator.ingest_upload = looking  # type: ignore[method-assign]
     rejected = [{"index": 0, "filename": "a.jpg", "code": "invalid_image", "detail": "no", "retryable": False}]

@@ -16,7 +16,7 @@ from PIL.TiffImagePlugin import IFDRational
 
 from models.values import ReceivedFile, TimestampSource
 from services.upload_handler.exif import MAX_TEXT, clean_text, read_exif
-from services.upload_handler.upload_time import capture_time
+from services.upload_handler.upload_time import upload_time
 from services.upload_handler.validation import check_image
 
 ARRIVED = datetime(2026, 5, 4, 13, 30, tzinfo=UTC)
@@ -110,7 +110,7 @@ def test_damaged_blocks_never_raise() -> None:
         text = json.dumps(found, allow_nan=False, ensure_ascii=False)
         assert "\\u0000" not in text
         text.encode("utf-8")
-        capture_time(None, found, ROME, ARRIVED)
+        upload_time(None, found, ROME, ARRIVED)
 
 
 def test_a_tag_bomb_costs_nothing() -> None:
@@ -120,7 +120,7 @@ def test_a_tag_bomb_costs_nothing() -> None:
 
 
 def taken(exif: dict[str, Any] | None, ref: datetime | None = None, zone: ZoneInfo = ROME) -> tuple[str, str, float | None]:
-    found = capture_time(ref, exif, zone, ARRIVED)
+    found = upload_time(ref, exif, zone, ARRIVED)
     assert found.at.tzinfo is UTC
     return found.at.isoformat(), found.source.value, found.uncertainty_ms
 

@@ -5,7 +5,7 @@ from collections.abc import Set
 
 import pytest
 
-from services.rtsp_capture.connection.opencv_timestamps import StreamTimes
+from services.rtsp_capture.connection.opencv_timestamps import OpenCvTimestamps
 
 NO_VALUE = -9.223372036854776e18
 
@@ -14,7 +14,7 @@ def play(
     fps: float | None, true: list[float], starts: list[float], untimed: Set[int] = frozenset(), frames: bool = True
 ) -> list[float | None]:
     """What comes out for pictures at `true` when start_time is `starts[n]` at packet n."""
-    times = StreamTimes()
+    times = OpenCvTimestamps()
     made = []
     last = 0.0
     for n, at in enumerate(true):

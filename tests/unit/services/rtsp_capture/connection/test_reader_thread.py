@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from services.rtsp_capture.connection import reader_thread as module
-from services.rtsp_capture.connection.opencv_timestamps import StreamTimes
-from services.rtsp_capture.connection.reader_thread import ReaderSession, SessionEnd
+from services.rtsp_capture.connection.opencv_timestamps import OpenCvTimestamps
+from services.rtsp_capture.connection.reader_thread import ReaderEnd, ReaderThread
 from services.rtsp_capture.media.gop_buffer import Packet
 from services.rtsp_capture.media.packets import RawPacket, StreamInfo
 from utils.exceptions import CaptureFailure
@@ -53,9 +53,9 @@ def raw(n: int, *, key: bool = False, pts: float | None = -1.0, late: float = 0.
     return RawPacket(b"%d" % n, at, key, T0 + n / 25 + 0.04 + late)
 
 
-async def play(reader: Script) -> tuple[list[Packet], SessionEnd]:
+async def play(reader: Script) -> tuple[list[Packet], ReaderEnd]:
     packets: list[Packet] = []
-    session = ReaderSession("cam", reader, 3, lambda _: None, packets.extend)
+    session = ReaderThread("cam", reader, 3, lambda _: None, packets.extend)
     session.start()
     end = await asyncio.wait_for(session.ended, 5)
     await session.join()
@@ -107,7 +107,7 @@ async def test_a_packet_whose_time_cannot_be_told_is_only_decoded() -> None:
 )
 async def test_b_pictures_with_a_start_that_moves_and_no_frame_counts(positions: list[int]) -> None:
     order = [0, *(n + 4 * k for k in range(12) for n in (4, 2, 1, 3))]
-    times = StreamTimes()
+    times = OpenCvTimestamps()
     items: list[RawPacket | Exception] = []
     for i, n in enumerate(order):
         position = positions[i] / 1000 if i < len(positions) else n / 25 - 0.12
@@ -137,7 +137,7 @@ async def test_a_loop_that_stands_still_loses_whole_groups_and_knows_it(monkeypa
     items: list[RawPacket | Exception] = [raw(n, key=n % 20 == 0) for n in range(200)]
     reader = Script(items)
     packets: list[Packet] = []
-    session = ReaderSession("cam", reader, 1, lambda _: None, packets.extend)
+    session = ReaderThread("cam", reader, 1, lambda _: None, packets.extend)
     session.start()
     deadline = threading.Event()
     while session._count < 200 and not deadline.wait(0.01):  # the loop stands still: nothing is taken
@@ -153,7 +153,7 @@ async def test_a_loop_that_stands_still_loses_whole_groups_and_knows_it(monkeypa
 
 async def test_stopping_before_it_began() -> None:
     reader = Script([raw(0, key=True)])
-    session = ReaderSession("cam", reader, 1, lambda _: None, lambda _: None)
+    session = ReaderThread("cam", reader, 1, lambda _: None, lambda _: None)
     session.stop()
     session.start()
     end = await asyncio.wait_for(session.ended, 5)
@@ -182,7 +182,7 @@ async def test_a_read_that_does_not_end_is_left_behind(monkeypatch: pytest.Monke
     monkeypatch.setattr(module, "MAX_LEFT", 1)
     readers, packets = [Stuck(), Stuck()], [list[Packet](), list[Packet]()]
     pairs = zip(readers, packets, strict=True)
-    sessions = [ReaderSession("cam", reader, 1, lambda _: None, got.extend) for reader, got in pairs]
+    sessions = [ReaderThread("cam", reader, 1, lambda _: None, got.extend) for reader, got in pairs]
     for session in sessions:
         session.start()
     async with asyncio.timeout(10):

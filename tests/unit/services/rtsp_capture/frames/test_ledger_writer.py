@@ -11,8 +11,8 @@ from typing import Any, cast
 import pytest
 
 from repositories.database import Database
-from services.rtsp_capture.frames.ledger_writer import FrameRows
-from services.rtsp_capture.frames.pending_frame import InHand
+from services.rtsp_capture.frames.ledger_writer import LedgerWriter
+from services.rtsp_capture.frames.pending_frame import PendingFrame
 from utils.ids import new_id
 
 
@@ -31,8 +31,8 @@ class Commits:
         return [SimpleNamespace(sequence=one.sequence, outcome="stored", storage_path="") for one in records]
 
 
-def in_hand(slot: int) -> InHand:
-    return cast("InHand", SimpleNamespace(record=SimpleNamespace(sequence=slot), since=0.0))
+def in_hand(slot: int) -> PendingFrame:
+    return cast("PendingFrame", SimpleNamespace(record=SimpleNamespace(sequence=slot), since=0.0))
 
 
 async def committed(most: int) -> list[list[int]]:
@@ -40,12 +40,12 @@ async def committed(most: int) -> list[list[int]]:
     database, settled = Commits(), asyncio.Event()
     slots: list[int] = []
 
-    def note(item: InHand, outcome: str, path: str | None) -> None:
+    def note(item: PendingFrame, outcome: str, path: str | None) -> None:
         slots.append(item.record.sequence)
         if len(slots) == 10:
             settled.set()
 
-    rows = FrameRows(
+    rows = LedgerWriter(
         new_id(), "cam", cast("Database", database), after=30, most=most, due=lambda: 0, idle=lambda first, stop: [],
         settled=note, overdue=lambda item: None,
     )  # fmt: skip
@@ -63,7 +63,7 @@ async def committed(most: int) -> list[list[int]]:
 async def test_a_commit_without_frames_makes_no_frame_wait() -> None:
     """The grid's first: slots came due, and the row says so before the first frame is there."""
     database, settled = Commits(), asyncio.Event()
-    rows = FrameRows(
+    rows = LedgerWriter(
         new_id(), "cam", cast("Database", database), after=30, most=100, due=lambda: 1, idle=lambda first, stop: [],
         settled=lambda *_: settled.set(), overdue=lambda item: None,
     )  # fmt: skip

@@ -77,7 +77,7 @@ def test_each_packet_is_decoded_once_when_every_picture_is_wanted(name: str, fed
     decoder = PictureDecoder(film(name).info)
     for picture in shown(pictures(name)):
         decoder.frame(picture)
-    assert len(fed) == 80 + 1  # the first was taken for a lone keyframe
+    assert len(fed) == 80 + 1  # the first was taken for a dedicated keyframe
 
 
 @pytest.mark.parametrize("name", IN_ORDER)
@@ -126,7 +126,7 @@ def test_a_keyframe_among_others_is_decoded_once(name: str, fed: list[Packet]) -
     decoder = PictureDecoder(film(name).info)
     for at in (0, 12, 25, 37, 50, 62):
         decoder.frame(found[at])
-    groups = [found[0:1] + found[0:13], found[25:38], found[50:63]]  # the first was taken for a lone keyframe
+    groups = [found[0:1] + found[0:13], found[25:38], found[50:63]]  # the first was taken for a dedicated keyframe
     assert fed == [picture.packet for group in groups for picture in group]
 
 

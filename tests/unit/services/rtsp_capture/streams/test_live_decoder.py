@@ -7,7 +7,7 @@ import pytest
 from services.rtsp_capture.media import decoder as decoder_module
 from services.rtsp_capture.media.decoder import PictureDecoder
 from services.rtsp_capture.media.gop_buffer import Packet
-from services.rtsp_capture.streams.live_decoder import SECONDS, InStepDecoder
+from services.rtsp_capture.streams.live_decoder import SECONDS, LiveDecoder
 from tests.unit.services.rtsp_capture.capture_films import film, received
 from utils.pool import WorkerPool
 
@@ -33,7 +33,7 @@ class Time:
         return self.now
 
 
-async def settled(decoder: InStepDecoder) -> None:
+async def settled(decoder: LiveDecoder) -> None:
     if decoder._following is not None:
         await decoder._following
 
@@ -42,7 +42,7 @@ async def test_after_a_snapshot_each_packet_is_decoded_once_as_it_comes(fed: lis
     pool, clock = WorkerPool("in-step", 1), Time()
     made = film("h264")
     pictures = received(made.packets, made.info)
-    following = InStepDecoder(pool, lossy=False, monotonic=clock)
+    following = LiveDecoder(pool, lossy=False, monotonic=clock)
     following.follow(pictures[0])
     assert not following.active
     assert not fed
@@ -66,7 +66,7 @@ async def test_it_stops_some_seconds_after_the_last_snapshot(fed: list[Packet]) 
     pool, clock = WorkerPool("in-step", 1), Time()
     made = film("h264")
     pictures = received(made.packets, made.info)
-    following = InStepDecoder(pool, lossy=False, monotonic=clock)
+    following = LiveDecoder(pool, lossy=False, monotonic=clock)
     await following.jpeg(made.info, pictures[3], 90)
     clock.now += SECONDS - 0.1
     following.follow(pictures[4])

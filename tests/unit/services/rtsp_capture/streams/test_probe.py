@@ -10,7 +10,7 @@ from services.cameras.registry import merge_patch
 from services.rtsp_capture.media.gop_buffer import Packet, Ring
 from services.rtsp_capture.media.packets import StreamInfo
 from services.rtsp_capture.streams import probe
-from services.rtsp_capture.streams.probe import Seen
+from services.rtsp_capture.streams.probe import ProbeFindings
 
 INFO = StreamInfo("h264", b"", 1920, 1080, 25.0)
 
@@ -21,8 +21,8 @@ def packet(number: int, *, fps: float = 25.0, gop: int = 25, size: int = 1000, s
     return Packet(b"x" * size, pts, number % gop == 0, pts, pts, 0.0, 1)
 
 
-def seen(count: int, info: StreamInfo | None = INFO, **kind: Any) -> Seen:
-    made = Seen(info)
+def seen(count: int, info: StreamInfo | None = INFO, **kind: Any) -> ProbeFindings:
+    made = ProbeFindings(info)
     made.take([packet(number, **kind) for number in range(count)])
     return made
 
@@ -37,14 +37,14 @@ def test_figures_of_a_steady_stream(fps: float) -> None:
 
 
 def test_lost_packets_do_not_change_the_frame_rate() -> None:
-    found = Seen(INFO)
+    found = ProbeFindings(INFO)
     found.take([packet(number) for number in range(100) if number % 7])
     assert found.fps == pytest.approx(25)
 
 
 def test_b_frames() -> None:
     order = [0, 3, 1, 2, 6, 4, 5, 9, 7, 8]
-    found = Seen(INFO)
+    found = ProbeFindings(INFO)
     found.take([packet(number, gop=1000) for number in order])
     assert found.out_of_order
     assert found.fps == pytest.approx(25)
@@ -67,17 +67,17 @@ def test_when_it_has_seen_enough() -> None:
     assert not far.enough  # one keyframe: goes on
     assert "No second keyframe" in far.warnings("tcp")[0]
     assert seen(int(25 * probe.LONGEST) + 2, gop=1000).enough
-    never = Seen(INFO)
+    never = ProbeFindings(INFO)
     never.take([packet(number, gop=1000) for number in range(1, 50)])
     assert "No keyframe" in never.warnings("tcp")[0]
-    heavy = Seen(INFO)
+    heavy = ProbeFindings(INFO)
     heavy.take([packet(number, size=8 * 1024 * 1024) for number in range(20)])
     assert heavy.enough
     assert heavy.bytes <= probe.MAX_BYTES + 8 * 1024 * 1024
 
 
 def test_nothing_seen_is_nothing_known() -> None:
-    found = Seen()
+    found = ProbeFindings()
     assert (found.fps, found.keyframe_interval, found.bitrate, found.span) == (None, None, None, 0.0)
     one = seen(1)
     assert (one.fps, one.keyframe_interval, one.bitrate) == (None, None, None)

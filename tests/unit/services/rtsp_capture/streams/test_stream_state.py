@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from services.rtsp_capture.streams import stream_state
-from services.rtsp_capture.streams.stream_state import StreamStanding, StreamState
+from services.rtsp_capture.streams.stream_state import StreamState, StreamTracker
 from tests.conftest import unique
 from utils.exceptions import CaptureFailure
 from utils.logger import Throttle
@@ -58,7 +58,7 @@ async def test_each_change_is_one_line_and_the_gauge_follows(
     def only(state: str | None) -> None:
         assert {name: n - before[name] for name, n in gauge().items() if n != before[name]} == ({state: 1} if state else {})
 
-    standing = StreamStanding(unique(), Throttle(10, Clock()))
+    standing = StreamTracker(unique(), Throttle(10, Clock()))
     only("connecting")
     standing.live()
     only("live")
@@ -93,7 +93,7 @@ async def test_a_dead_camera_is_told_once_in_ten_seconds_with_the_count(
     lines: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    standing = StreamStanding(unique(), Throttle(10, clock))
+    standing = StreamTracker(unique(), Throttle(10, clock))
     monkeypatch.setattr(stream_state, "FAILURES_EVERY", 0.1)  # by the loop's clock
     for n in range(1, 61):  # a try a second, for a minute
         standing.failed(REFUSED, n)
@@ -124,7 +124,7 @@ async def test_a_camera_that_stalls_again_and_again_is_told_once_in_ten_seconds(
 ) -> None:
     """A picture every few seconds; or a connection that gives nothing, made anew each time."""
     clock = Clock()
-    standing = StreamStanding(unique(), Throttle(10, clock))
+    standing = StreamTracker(unique(), Throttle(10, clock))
     monkeypatch.setattr(stream_state, "STALLED_AFTER", 0.01)
     standing.live()
 
@@ -148,7 +148,7 @@ async def test_failures_are_counted_a_camera(lines: list[dict[str, object]]) -> 
     throttle = Throttle(10, Clock())
     one, two, other = "cam-a", "cam-a", "cam-b"
     for camera in (one, two, other):
-        standing = StreamStanding(camera, throttle)
+        standing = StreamTracker(camera, throttle)
         standing.failed(REFUSED, 1)
         standing.closed()
     failures = [line["camera_id"] for line in lines if line["state"] == "backing_off"]

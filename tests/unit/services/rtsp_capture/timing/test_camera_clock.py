@@ -10,7 +10,7 @@ import pytest
 
 from models.values import TimestampSource
 from services.rtsp_capture.timing.camera_clock import MAX_AGE, SLEW, CameraClock
-from services.rtsp_capture.timing.timestamp_source import PLAUSIBLE_DELAY, CaptureClock, Stamp
+from services.rtsp_capture.timing.timestamp_source import PLAUSIBLE_DELAY, Stamp, TimestampSelector
 
 T0 = 1_800_000_000.0
 DELAY = 0.08
@@ -61,7 +61,7 @@ class Feed:
             yield true, (ticks - self.rtp_start) / 90_000 + self.pts_shift, self._received, camera
 
 
-def run(clock: CaptureClock, feed: Feed, seconds: float) -> list[tuple[float, Stamp]]:
+def run(clock: TimestampSelector, feed: Feed, seconds: float) -> list[tuple[float, Stamp]]:
     """Stamps of all packets once the first burst is over, with the true times."""
     made = []
     for true, pts, received, camera in feed.packets(seconds):
@@ -76,7 +76,7 @@ def errors(made: list[tuple[float, Stamp]], source: TimestampSource) -> list[flo
 
 
 def test_from_the_second_report_on_times_are_the_cameras() -> None:
-    feed, clock = Feed(jitter=0.01), CaptureClock(FRAME, 1.0)
+    feed, clock = Feed(jitter=0.01), TimestampSelector(FRAME, 1.0)
     made = run(clock, feed, 60)
     first = next(i for i, (_, stamp) in enumerate(made) if stamp.source is TimestampSource.RTCP)
     assert 5.0 <= made[first][0] - T0 <= 10.1  # a report is told from the former by its rounding only: mostly the second
@@ -102,7 +102,7 @@ def test_a_report_that_is_told_counts_even_when_it_says_the_same() -> None:
 
 
 def test_one_report_is_not_believed() -> None:
-    feed, clock = Feed(every=1e9), CaptureClock(FRAME, 1.0)
+    feed, clock = Feed(every=1e9), TimestampSelector(FRAME, 1.0)
     made = run(clock, feed, 30)
     assert {stamp.source for _, stamp in made} == {TimestampSource.RECEIPT}
 
@@ -110,7 +110,7 @@ def test_one_report_is_not_believed() -> None:
 def test_a_first_report_that_the_second_contradicts_is_dropped() -> None:
     """NTP came late: the first says 1900 or 1970, all others the truth."""
     for wrong in (NTP_1970 - T0, -T0 + 10.0, 0.5):
-        feed, clock = Feed(), CaptureClock(FRAME, 1.0)
+        feed, clock = Feed(), TimestampSelector(FRAME, 1.0)
         feed.error = wrong
         made = run(clock, feed, 4)
         feed.error = 0.0
@@ -123,7 +123,7 @@ def test_a_first_report_that_the_second_contradicts_is_dropped() -> None:
 
 def test_a_clock_that_is_set_while_the_stream_runs() -> None:
     """Between the jump and the report that confirms it: receipt; never a time in between."""
-    feed, clock = Feed(every=1.0), CaptureClock(FRAME, 10.0)
+    feed, clock = Feed(every=1.0), TimestampSelector(FRAME, 10.0)
     before = run(clock, feed, 10)
     feed.error = 5.0
     after = run(clock, feed, 10)
@@ -137,7 +137,7 @@ def test_a_clock_that_is_set_while_the_stream_runs() -> None:
 
 
 def test_a_single_report_that_is_wrong_costs_one_interval() -> None:
-    feed, clock = Feed(every=1.0), CaptureClock(FRAME, 1.0)
+    feed, clock = Feed(every=1.0), TimestampSelector(FRAME, 1.0)
     run(clock, feed, 6)
     feed.error = 0.7
     made = run(clock, feed, 0.9)
@@ -148,7 +148,7 @@ def test_a_single_report_that_is_wrong_costs_one_interval() -> None:
 
 
 def test_noisy_reports_are_smoothed() -> None:
-    feed, clock = Feed(every=5.0), CaptureClock(FRAME, 1.0)
+    feed, clock = Feed(every=5.0), TimestampSelector(FRAME, 1.0)
     feed.noise = 0.008
     made = run(clock, feed, 200)
     rtcp = [(true, stamp) for true, stamp in made if stamp.source is TimestampSource.RTCP]
@@ -161,7 +161,7 @@ def test_noisy_reports_are_smoothed() -> None:
 
 
 def test_an_rtp_clock_that_drifts_is_followed() -> None:
-    feed, clock = Feed(), CaptureClock(FRAME, 1.0)
+    feed, clock = Feed(), TimestampSelector(FRAME, 1.0)
     feed.drift = 100e-6
     made = run(clock, feed, 120)
     assert max(map(abs, errors(made, TimestampSource.RTCP))) < 0.003
@@ -169,7 +169,7 @@ def test_an_rtp_clock_that_drifts_is_followed() -> None:
 
 
 def test_an_rtp_clock_that_drifts_faster_than_is_slewed_is_stepped_after() -> None:
-    feed, clock = Feed(), CaptureClock(FRAME, 1.0)
+    feed, clock = Feed(), TimestampSelector(FRAME, 1.0)
     feed.drift = 2e-3
     made = run(clock, feed, 200)
     rtcp = errors(made[1000:], TimestampSource.RTCP)
@@ -178,7 +178,7 @@ def test_an_rtp_clock_that_drifts_faster_than_is_slewed_is_stepped_after() -> No
 
 
 def test_reports_that_cease_are_forgotten() -> None:
-    feed, clock = Feed(), CaptureClock(FRAME, 1.0)
+    feed, clock = Feed(), TimestampSelector(FRAME, 1.0)
     run(clock, feed, 20)
     feed.sending = False
     made = run(clock, feed, MAX_AGE + 10)
@@ -189,7 +189,7 @@ def test_reports_that_cease_are_forgotten() -> None:
 
 @pytest.mark.parametrize("error", [-2.0, 3.0, -3600.0, 3600.0 * 24 * 365])
 def test_a_clock_that_is_far_off_is_shown_and_not_used(error: float) -> None:
-    feed, clock = Feed(), CaptureClock(FRAME, 1.0)
+    feed, clock = Feed(), TimestampSelector(FRAME, 1.0)
     feed.error = error
     made = run(clock, feed, 20)
     assert {stamp.source for _, stamp in made} == {TimestampSource.RECEIPT}
@@ -202,7 +202,7 @@ def test_a_clock_that_is_far_off_is_shown_and_not_used(error: float) -> None:
 
 @pytest.mark.parametrize("error", [-0.9, -0.5, 0.4])
 def test_a_clock_that_is_off_within_the_limit_says_how_far_it_may_be(error: float) -> None:
-    feed, clock = Feed(), CaptureClock(FRAME, 1.0)
+    feed, clock = Feed(), TimestampSelector(FRAME, 1.0)
     feed.error = error
     _, stamp = run(clock, feed, 20)[-1]
     assert stamp.source is TimestampSource.RTCP
@@ -210,7 +210,7 @@ def test_a_clock_that_is_off_within_the_limit_says_how_far_it_may_be(error: floa
 
 
 def test_a_clock_near_the_limit_does_not_flap() -> None:
-    feed, clock = Feed(every=1.0), CaptureClock(FRAME, 1.0)
+    feed, clock = Feed(every=1.0), TimestampSelector(FRAME, 1.0)
     changes = []
     for n in range(20):
         feed.error = 1.0 + DELAY + (0.03 if n % 2 else -0.03)
@@ -226,7 +226,7 @@ def test_a_clock_near_the_limit_does_not_flap() -> None:
 
 def test_the_rtp_clock_wraps() -> None:
     """FFmpeg unwraps stream times; the signed 32-bit difference to the report does the rest."""
-    feed, clock = Feed(rtp_start=2**32 - 90_000 * 12), CaptureClock(FRAME, 1.0)
+    feed, clock = Feed(rtp_start=2**32 - 90_000 * 12), TimestampSelector(FRAME, 1.0)
     made = run(clock, feed, 30)
     assert max(map(abs, errors(made, TimestampSource.RTCP))) < 20e-6
     assert all(b.at > a.at - DELAY - 0.01 for (_, a), (_, b) in pairwise(made))
@@ -237,7 +237,7 @@ def test_the_rtp_clock_wraps() -> None:
 @pytest.mark.parametrize("jump", [-15.0, 5000.0, -5000.0])
 def test_a_new_timeline_is_learnt_anew(jump: float, limit: float) -> None:
     """The camera restarted: old reports with new RTP times would give any time at all."""
-    feed, clock = Feed(every=2.0), CaptureClock(FRAME, limit)
+    feed, clock = Feed(every=2.0), TimestampSelector(FRAME, limit)
     before = run(clock, feed, 20)
     assert before[-1][1].source is TimestampSource.RTCP
     made = []

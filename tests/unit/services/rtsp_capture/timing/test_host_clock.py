@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from services.rtsp_capture.timing.host_clock import STEP, HostClock
-from services.rtsp_capture.timing.timestamp_source import CaptureClock
+from services.rtsp_capture.timing.timestamp_source import TimestampSelector
 from utils.metrics import HOST_CLOCK_STEPS
 
 T0 = 1_800_000_000.0
@@ -76,7 +76,7 @@ def test_a_thread_put_aside_between_two_readings_sees_no_step() -> None:
 def test_capture_times_follow_a_step_at_once_and_learn_nothing_wrong(step: float) -> None:
     clocks = Clocks()
     host = HostClock(clocks.monotonic, clocks.wall)
-    clock = CaptureClock(FRAME, 1.0, host.to_wall)
+    clock = TimestampSelector(FRAME, 1.0, host.to_wall)
     stamps = []
     for n in range(1000):
         if n == 500:
@@ -93,7 +93,7 @@ def test_a_step_makes_a_camera_in_step_look_off() -> None:
     """One of the two is wrong then, and the camera's own time is kept beside."""
     clocks = Clocks()
     host = HostClock(clocks.monotonic, clocks.wall)
-    clock = CaptureClock(FRAME, 1.0, host.to_wall)
+    clock = TimestampSelector(FRAME, 1.0, host.to_wall)
     for n in range(1000):
         if n == 500:
             clocks.ahead -= 30

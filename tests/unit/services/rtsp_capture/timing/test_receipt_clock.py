@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from services.rtsp_capture.timing.receipt_clock import SLEW, STEP, StreamClock
+from services.rtsp_capture.timing.receipt_clock import SLEW, STEP, ReceiptClock
 from tests.unit.services.rtsp_capture.grid.test_sampler import T0, coded
 
 DELAY = 0.08  # of camera and network, the same for all
@@ -27,7 +27,7 @@ def receipts(numbers: list[int], fps: float, rng: random.Random, jitter: float) 
 def test_jitter_is_taken_out_and_the_parsers_frame_too(b: int, fps: float) -> None:
     for seed in range(5):
         rng = random.Random(seed)
-        clock = StreamClock(rng.choice([None, 1 / fps, 0.5 / fps]))  # OpenCV says twice the rate at times
+        clock = ReceiptClock(rng.choice([None, 1 / fps, 0.5 / fps]))  # OpenCV says twice the rate at times
         numbers = [n for n, _ in coded(round(20 * fps), 25, b)]
         errors = []
         for pts, received in receipts(numbers, fps, rng, jitter=0.012):
@@ -42,7 +42,7 @@ def test_jitter_is_taken_out_and_the_parsers_frame_too(b: int, fps: float) -> No
 
 def test_the_first_burst_is_waited_out() -> None:
     """A camera that repeats its current group: 20 pictures within a few milliseconds, then live ones."""
-    clock = StreamClock(0.04)
+    clock = ReceiptClock(0.04)
     unsettled = 0
     for n in range(60):
         live = T0 + (n + 1) * 0.04 + DELAY
@@ -54,13 +54,13 @@ def test_the_first_burst_is_waited_out() -> None:
 
 
 def test_a_slow_camera_is_not_waited_for_long() -> None:
-    clock = StreamClock(1.0)
+    clock = ReceiptClock(1.0)
     clock.observe(0.0, T0)
     clock.observe(1.0, T0 + 1.0)
     assert clock.settled
 
 
-def settled(clock: StreamClock, count: int = 300, start: float = T0, pts: float = 0.0) -> tuple[float, float]:
+def settled(clock: ReceiptClock, count: int = 300, start: float = T0, pts: float = 0.0) -> tuple[float, float]:
     """Feeds `count` even packets at 25 a second; returns (pts, receipt) of the next."""
     for n in range(count):
         clock.observe(pts + n * 0.04, start + n * 0.04)
@@ -69,7 +69,7 @@ def settled(clock: StreamClock, count: int = 300, start: float = T0, pts: float 
 
 
 def test_a_small_drift_is_slewed() -> None:
-    clock = StreamClock(0.04)
+    clock = ReceiptClock(0.04)
     pts, at = settled(clock)
     before = clock.time_of(0.0)
     for n in range(25):  # one second, 5 ms earlier than the envelope
@@ -78,7 +78,7 @@ def test_a_small_drift_is_slewed() -> None:
 
 
 def test_a_large_difference_is_stepped_once_a_whole_window_says_so() -> None:
-    clock = StreamClock(0.04)
+    clock = ReceiptClock(0.04)
     pts, at = settled(clock)
     before = clock.time_of(0.0)
     for n in range(240):  # 9.6 s of delay: the window still knows better
@@ -91,7 +91,7 @@ def test_a_large_difference_is_stepped_once_a_whole_window_says_so() -> None:
 
 @pytest.mark.parametrize("restart", [0.0, 500.0], ids=["at 0 again", "far ahead"])
 def test_a_new_timeline_begins_anew(restart: float) -> None:
-    clock = StreamClock(0.04)
+    clock = ReceiptClock(0.04)
     _, at = settled(clock)
     clock.observe(restart, at)
     assert not clock.settled
@@ -103,7 +103,7 @@ def test_a_new_timeline_begins_anew(restart: float) -> None:
 
 
 def test_a_pause_is_no_new_timeline() -> None:
-    clock = StreamClock(0.04)
+    clock = ReceiptClock(0.04)
     pts, at = settled(clock)
     clock.observe(pts + 30, at + 30)
     assert clock.settled
@@ -112,7 +112,7 @@ def test_a_pause_is_no_new_timeline() -> None:
 
 def test_the_wall_clock_may_be_set_while_it_runs() -> None:
     for step in (-3600.0, 3600.0):
-        clock = StreamClock(0.04)
+        clock = ReceiptClock(0.04)
         pts, at = settled(clock)
         for n in range(10):
             clock.observe(pts + n * 0.04, at + step + n * 0.04)
@@ -121,7 +121,7 @@ def test_the_wall_clock_may_be_set_while_it_runs() -> None:
 
 def test_time_does_not_run_backwards_under_jitter() -> None:
     rng = random.Random(3)
-    clock = StreamClock(0.04)
+    clock = ReceiptClock(0.04)
     times = []
     for pts, received in receipts(list(range(1000)), 25.0, rng, jitter=0.02):
         clock.observe(pts, received)
@@ -132,7 +132,7 @@ def test_time_does_not_run_backwards_under_jitter() -> None:
 
 def test_motion_jpeg_waits_for_no_next_picture() -> None:
     """Handed over when its last packet comes: nothing is subtracted."""
-    late, at_once = StreamClock(0.04), StreamClock(0.04, parsed=False)
+    late, at_once = ReceiptClock(0.04), ReceiptClock(0.04, parsed=False)
     for clock in (late, at_once):
         for number in range(20):
             clock.observe(number / 25, T0 + number / 25 + DELAY)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 
-class Pace:
+class RateLimiter:
     """Lets at most `rate` things a second pass, in the long run; a batch passes at once and is paid for afterwards.
 
     `clock` is monotonic seconds. On one event loop.

@@ -1,8 +1,8 @@
-"""Pace: a batch passes at once, the next one when it is paid for."""
+"""RateLimiter: a batch passes at once, the next one when it is paid for."""
 
 from __future__ import annotations
 
-from utils.pace import Pace
+from utils.rate_limiter import RateLimiter
 
 
 async def test_the_rate_holds_in_the_long_run() -> None:
@@ -12,7 +12,7 @@ async def test_the_rate_holds_in_the_long_run() -> None:
         nonlocal now, slept
         now, slept = now + seconds, slept + seconds
 
-    pace = Pace(50, lambda: now, sleep)
+    pace = RateLimiter(50, lambda: now, sleep)
     await pace.turn(200)
     assert slept == 0
     await pace.turn(10)
