@@ -18,8 +18,8 @@ from datetime import UTC, datetime
 from config import RtspSettings
 from models.entities import IngestionRequest
 from models.values import CaptureError, CaptureParams, Claim, DropReason, IngestionStatus, Sampling
+from repositories.captures import EventsAtEnd
 from repositories.database import Database, UnitOfWork
-from repositories.ingestion_requests import EventsAtEnd
 from services.rtsp_capture.captures.capture_clock import CaptureClock
 from services.rtsp_capture.captures.capture_control import CaptureControl
 from services.rtsp_capture.captures.capture_slots import CaptureSlots
@@ -134,7 +134,7 @@ class Capture:
 
     async def _take_over(self, first: int, since: datetime) -> None:
         """Books what the owner before left open, and opens the gap that it left."""
-        await self._state.run(lambda uow: uow.requests.take_over(self._held, first, since))
+        await self._state.run(lambda uow: uow.captures.take_over(self._held, first, since))
 
     def _begun(self) -> None:
         """The stream is there and listened to."""
@@ -169,7 +169,7 @@ class Capture:
     ) -> IngestionStatus:
         error, gap_end, drops = self._last_error(), datetime.fromtimestamp(self._time.now(), UTC), self._store.unbooked()
         return await self._state.run(
-            lambda uow: uow.requests.finish(
+            lambda uow: uow.captures.finish(
                 self._held, wanted, expected=due, rest=rest, error=error, gap_end=gap_end, events=events, drops=drops
             )
         )
@@ -266,7 +266,7 @@ class Capture:
         if first > 0:
             if spooled := [slot for slot in self._store.spooled if slot < first]:
                 drops = {DropReason.SPOOLED: spooled}
-                await self._state.run(lambda uow: uow.requests.record(row.id, [], drops, 0))
+                await self._state.run(lambda uow: uow.ledger.record(row.id, [], drops, 0))
             since = row.last_frame_at or grid_start
             await self._take_over(first, since)
             self._down = DropReason.LEASE_LOST
@@ -373,7 +373,7 @@ class Capture:
     async def _hand_back(self, uow: UnitOfWork, drops: dict[DropReason, set[int]], due: int) -> None:
         await uow.leases.hand_back(self._held)
         if drops:
-            await uow.requests.record(self._row.id, [], drops, due)
+            await uow.ledger.record(self._row.id, [], drops, due)
 
     def _due_at_end(self) -> int:
         if self._row.cancel_requested_at is not None and self._slots.sampler is not None:

@@ -17,8 +17,8 @@ from uuid import UUID
 
 from models.entities import CaptureEvent
 from models.values import DropReason, EventKind, EventNote, IngestionStatus
+from repositories.captures import EventsAtEnd
 from repositories.database import UnitOfWork
-from repositories.ingestion_requests import EventsAtEnd
 from services.rtsp_capture.captures.capture import Capture
 from services.rtsp_capture.captures.motion_watch import MotionWatch
 from services.rtsp_capture.grid.event_slots import WantedSlots, event_slots
@@ -189,7 +189,7 @@ class EventCapture(Capture):
                 self.inbox.take(event)
             self._want(event.from_at.timestamp(), event.seen_at.timestamp(), True)
         lost = self._wanted.below(first)
-        await self._state.run(lambda uow: uow.requests.take_over(self._held, first, at, lost))
+        await self._state.run(lambda uow: uow.captures.take_over(self._held, first, at, lost))
 
     async def _end(self) -> None:
         if self._watch is not None:

@@ -234,10 +234,10 @@ class LedgerWriter:
     async def _commit(self, batch: _Batch) -> Any:
         if batch.opened:
             async with self._database.unit_of_work() as uow:
-                await uow.requests.open_slots(self._request_id, batch.opened)
-                return await uow.requests.record(self._request_id, batch.records, batch.drops, batch.due, batch.idle)
+                await uow.ledger.open_slots(self._request_id, batch.opened)
+                return await uow.ledger.record(self._request_id, batch.records, batch.drops, batch.due, batch.idle)
         async with self._database.one_statement() as uow:
-            return await uow.requests.record(self._request_id, batch.records, batch.drops, batch.due, batch.idle)
+            return await uow.ledger.record(self._request_id, batch.records, batch.drops, batch.due, batch.idle)
 
     def _booked(self, batch: _Batch) -> None:
         self.booked(batch.due)

@@ -24,7 +24,7 @@ class Commits:
 
     @asynccontextmanager
     async def one_statement(self) -> AsyncIterator[Any]:
-        yield SimpleNamespace(requests=self)
+        yield SimpleNamespace(ledger=self)
 
     async def record(self, _: object, records: list[Any], *__: object) -> list[Any]:
         self.batches.append([one.sequence for one in records])
