@@ -13,7 +13,7 @@ import asyncpg
 from tests.faults.proxies import S3Fault
 from tests.faults.storm import Storm, storm
 from tests.faults.world import Outcome, World
-from tests.stepped_clock import step
+from tests.kits.stepped_clock import step
 
 Scenario = Callable[[World, int], Coroutine[Any, Any, Outcome]]
 SCENARIOS: dict[str, Scenario] = {}
@@ -98,7 +98,7 @@ async def clock_stepped(world: World, rounds: int) -> Outcome:
             await asyncio.sleep(4)
 
     return await storm(
-        world, "clock +2 h, -2 h", rounds, act, program="tests/stepped_clock.py", STEPPED_CLOCK=str(clock)
+        world, "clock +2 h, -2 h", rounds, act, program="tests/kits/stepped_clock.py", STEPPED_CLOCK=str(clock)
     )
 
 

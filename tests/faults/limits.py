@@ -28,8 +28,8 @@ from tests.faults.proxies import S3Fault
 from tests.faults.storm import Storm, storm
 from tests.faults.workload import Upload, Uploaders
 from tests.faults.world import Outcome, World, client_of, in_time
-from tests.integration.service_support import jpeg, sha256
-from tests.integration.test_migrations import connect, migrate_in_a_process
+from tests.integration.storage.test_migrations import connect, migrate_in_a_process
+from tests.kits.service_support import jpeg, sha256
 
 # -- disks -------------------------------------------------------------------------------------------------------
 
