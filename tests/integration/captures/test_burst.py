@@ -24,7 +24,7 @@ from demo.sources import capture_time
 from repositories.migrations.run import upgrade
 from services.storage_service.service import StorageService
 from tests.conftest import Backends, Service, free_port, make_database, running, unique
-from tests.kits.capture_kit import FAST, FPS, FRAME, PICTURES, make_films, open_kit
+from tests.kits.capture_kit import FAST, FPS, FRAME, PICTURES, open_kit
 from tests.unit.api.support import problem
 
 pytestmark = pytest.mark.alone
@@ -32,11 +32,6 @@ pytestmark = pytest.mark.alone
 BURST = "/api/v1/ingest/burst"
 CAMERAS = "/api/v1/cameras"
 LATE = 0.15  # s by which receipt times may be late against the film, here; two cameras of one server are alike late
-
-
-@pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return make_films(tmp_path_factory.mktemp("films"))
 
 
 @pytest.fixture(scope="module")

@@ -86,12 +86,11 @@ class Result:
 
 
 @pytest.fixture(scope="module")
-def camera(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Camera]:
-    folder = tmp_path_factory.mktemp("films")
+def camera(film_folder: Path) -> Iterator[Camera]:
     films = {
-        "car": make_motion_film(folder, starts=(PASS_AT,), lasts=PASS_LASTS, seconds=LAP),
-        "still": make_motion_film(folder, starts=(), seconds=4.0),
-        "busy": make_motion_film(folder, starts=(0.0, 2.3, 4.6), lasts=2.3, seconds=7.0),
+        "car": make_motion_film(film_folder, starts=(PASS_AT,), lasts=PASS_LASTS, seconds=LAP),
+        "still": make_motion_film(film_folder, starts=(), seconds=4.0),
+        "busy": make_motion_film(film_folder, starts=(0.0, 2.3, 4.6), lasts=2.3, seconds=7.0),
     }
     with Camera(films) as camera:
         yield camera
@@ -130,8 +129,12 @@ async def submit(kit: Kit, url: str, **fields: Any) -> UUID:
     return await kit.submit(url, url.rsplit("/", 1)[-1], **fields)
 
 
-async def trigger(kit: Kit, request_id: UUID, ago: float | None = None, label: str | None = None) -> UUID:
-    at = datetime.now(UTC) - timedelta(seconds=ago) if ago is not None else None
+async def trigger(
+    kit: Kit, request_id: UUID, ago: float | None = None, label: str | None = None, at: datetime | None = None
+) -> UUID:
+    """`at` and `ago` (seconds before now): the moment that is meant; else it is the one at which the trigger comes in."""
+    if ago is not None:
+        at = datetime.now(UTC) - timedelta(seconds=ago)
     return await kit.services.orchestrator.trigger(request_id, TriggerRequest(label=label, at=at))
 
 
@@ -173,17 +176,23 @@ async def a_car_that_passes_is_an_event_and_what_was_before_it_is_there(kit: Kit
     start = found.request.grid_start
     assert start is not None
     end = start.timestamp() + LAP + 6
-    whole = [event for event in found.events if start.timestamp() + 4 < event.from_.timestamp() < end - PASS_LASTS - 3]
-    for event in whole:
-        assert event.kind == "motion"
-        assert event.score is not None
-        assert 0.02 < event.score < 0.2
-        print(f"event {lap_time(event.from_.timestamp()):.2f} - {lap_time(event.to.timestamp()):.2f}")  # type: ignore[union-attr]
-        assert PASS_AT <= lap_time(event.from_.timestamp()) <= PASS_AT + 0.8
-        assert event.to is not None
-        assert PASS_AT + PASS_LASTS - 0.7 <= lap_time(event.to.timestamp()) <= PASS_AT + PASS_LASTS + 1.5
-        assert event.first_sequence is not None
-        first = next(frame for frame in found.frames if frame.info.sequence == event.first_sequence)
+    # Where the machine is short of CPU, no picture may be looked at for a moment: a pass is then told as two events.
+    passes: dict[int, list[CaptureEventInfo]] = {}
+    for event in found.events:
+        passes.setdefault(int(event.from_.timestamp() // LAP), []).append(event)
+    whole = [each for each in passes.values() if start.timestamp() + 4 < each[0].from_.timestamp() < end - PASS_LASTS - 3]
+    assert whole
+    for events in whole:
+        for event in events:
+            assert event.kind == "motion"
+            assert event.score is not None
+            assert 0.02 < event.score < 0.2
+        began, ended = events[0].from_.timestamp(), events[-1].to
+        assert ended is not None
+        print(f"{len(events)} events, {lap_time(began):.2f} - {lap_time(ended.timestamp()):.2f}")
+        assert PASS_AT <= lap_time(began) <= PASS_AT + 0.8
+        assert PASS_AT + PASS_LASTS - 0.7 <= lap_time(ended.timestamp()) <= PASS_AT + PASS_LASTS + 1.5
+        first = next(frame for frame in found.frames if frame.info.sequence == events[0].first_sequence)
         assert lap_time(first.taken) < PASS_AT - 1.0  # from the ring: nothing moved yet
     assert len(found.frames) < 5.0 * (LAP + 6) * 0.75  # and the rest of the time nothing is stored
 
@@ -201,9 +210,10 @@ async def nothing_moves_and_nothing_is_stored(kit: Kit, camera: Camera) -> None:
 async def triggers_now_in_the_past_and_overlapping_store_each_slot_once(kit: Kit, camera: Camera) -> None:
     request_id = await submit(kit, camera.url_of("car"), fps=5.0, capture_duration=9.0, pre_roll=1, post_roll=1)
     await begun(kit, request_id, 6.0)
-    past = await trigger(kit, request_id, ago=4.0, label="past")
+    at = datetime.now(UTC)
+    past = await trigger(kit, request_id, at=at - timedelta(seconds=4), label="past")
     now = await trigger(kit, request_id, label="now")
-    before = await trigger(kit, request_id, ago=1.0)  # overlaps with `now`
+    before = await trigger(kit, request_id, at=at - timedelta(seconds=1))  # overlaps with `now`
     events = await all_events(kit, request_id)
     assert [event.event_id for event in events] == [past, before, now]  # by time, whatever came in first
     assert {event.event_id: event.label for event in events} == {past: "past", now: "now", before: None}
@@ -212,7 +222,8 @@ async def triggers_now_in_the_past_and_overlapping_store_each_slot_once(kit: Kit
     found.assert_whole()
     windows = [(event.first_sequence, event.last_sequence) for event in found.events]
     print(windows)
-    assert len(found.slots()) == 10 + 15 or len(found.slots()) in range(24, 28)  # two seconds; three, of two that overlap
+    later = (events[2].from_ - at).total_seconds()  # when `now` came in
+    assert abs(len(found.slots()) - 5 * (2 + 3 + later)) <= 2  # two seconds; three, of two that overlap
     assert found.request.grid_start is not None
     for event in found.events:
         assert event.first_sequence is not None
@@ -267,8 +278,9 @@ async def a_cancel_during_an_event_keeps_what_was_captured(kit: Kit, camera: Cam
     await kit.services.orchestrator.cancel(request_id)
     with pytest.raises(NotRunning):
         await trigger(kit, request_id)
-    found = await result(kit, request_id)
+    await kit.final(request_id)
     assert time.monotonic() - began < 3
+    found = await result(kit, request_id)
     assert found.request.status is IngestionStatus.CANCELLED
     found.assert_whole(dropped=True)
     assert set(found.request.progress.dropped) <= {"cancelled"}

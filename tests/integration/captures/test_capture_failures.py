@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -19,7 +20,7 @@ from models.schemas import IngestionResponse
 from models.values import IngestionStatus
 from services.storage_service.service import StorageService
 from tests.conftest import Backends, free_port
-from tests.kits.capture_kit import Kit, make_films, open_kit
+from tests.kits.capture_kit import Kit, open_kit
 from utils.exceptions import FATAL_BEFORE_FIRST_PICTURE, AddressNotAllowed
 
 pytestmark = pytest.mark.alone
@@ -30,8 +31,7 @@ TIMEOUT = 3.0  # RTSP__CAPTURE_TIMEOUT
 
 
 @pytest.fixture(scope="module")
-def camera(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Camera]:
-    films = make_films(tmp_path_factory.mktemp("films"))
+def camera(films: dict[str, Path]) -> Iterator[Camera]:
     with Camera({name: films[name] for name in ("h264", "sound")}) as camera:
         yield camera
 

@@ -31,15 +31,16 @@ from services.rtsp_capture.streams.stream import Stream
 from services.storage_service.service import StorageService
 from tests.conftest import Backends, unique
 from tests.integration.captures.test_capture_failures import black_hole
-from tests.kits.capture_kit import FPS, Kit, Stored, make_films, open_kit, until
+from tests.kits.capture_kit import FPS, Kit, Stored, open_kit, until
 from tests.kits.tcp_proxy import TcpProxy
 
 pytestmark = pytest.mark.alone
 
 
-@pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return make_films(tmp_path_factory.mktemp("films"))
+@pytest.fixture(scope="module", params=["opencv", "pyav"])
+def reader(request: pytest.FixtureRequest) -> str:
+    """Both: each has its own way of seeing that a camera is gone, and of letting go of it."""
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -99,11 +100,11 @@ def check_order(frames: list[Stored]) -> None:
         assert after.taken > before.taken, (before.info.sequence, after.info.sequence)
 
 
-async def test_a_server_frozen_for_ten_seconds(kit: Kit, freezing: Camera) -> None:
+async def test_a_server_frozen_for_several_timeouts(kit: Kit, freezing: Camera) -> None:
     """SIGSTOP: its connections stay open, new ones are taken by the kernel, and nothing is answered."""
     camera_id = unique()
     request = await kit.submit(
-        freezing.url_of("h264"), camera_id, capture_mode="continuous", capture_duration=14.5, fps=4.0, sampling="exact"
+        freezing.url_of("h264"), camera_id, capture_mode="continuous", capture_duration=9.5, fps=4.0, sampling="exact"
     )
     await kit.until(request, lambda r: r.progress.stored >= 4)
     began = time.time()
@@ -112,7 +113,7 @@ async def test_a_server_frozen_for_ten_seconds(kit: Kit, freezing: Camera) -> No
         down = await kit.until(request, lambda r: r.error is not None)
         assert down.error is not None
         assert down.error.code == "read_timeout"
-        await asyncio.sleep(max(0.0, began + 10 - time.time()))
+        await asyncio.sleep(max(0.0, began + 5 - time.time()))
         assert (await kit.get(request)).status is IngestionStatus.IN_PROGRESS
         assert stream_of(kit, camera_id).standing.state.value in ("connecting", "backing_off")
         ended = time.time()
@@ -120,7 +121,7 @@ async def test_a_server_frozen_for_ten_seconds(kit: Kit, freezing: Camera) -> No
         freezing.thaw()
     found = await kit.completed(request)
     frames = await kit.frames(request)
-    assert found.progress.expected == 58
+    assert found.progress.expected == 38
     assert set(found.progress.dropped) == {"camera_down"}
     assert found.progress.reconnects == 1
     (gap,) = found.progress.gaps
@@ -129,9 +130,9 @@ async def test_a_server_frozen_for_ten_seconds(kit: Kit, freezing: Camera) -> No
     assert abs(gap.from_.timestamp() - began) < 0.3
     assert -0.1 < gap.to.timestamp() - ended < 2.5
     length = (gap.to - gap.from_).total_seconds()
-    assert length > 9.5
+    assert length > 4.5
     assert abs(found.progress.dropped["camera_down"] - length * 4) <= 4  # what is repeated after it fills some
-    assert frames[-1].info.sequence == 57
+    assert frames[-1].info.sequence == 37
     check_order(frames)
     assert max(abs(frame.error) for frame in frames) < 0.06
 
@@ -187,7 +188,7 @@ async def test_half_an_access_unit_is_no_picture(kit: Kit, camera: Camera, films
     assert max(abs(frame.error) for frame in frames) < 0.3
 
 
-async def test_a_hundred_reconnects_leave_nothing_behind(kit: Kit, camera: Camera) -> None:
+async def test_many_reconnects_leave_nothing_behind(kit: Kit, camera: Camera) -> None:
     process = psutil.Process()
 
     def held() -> tuple[int, int, float]:
@@ -204,20 +205,20 @@ async def test_a_hundred_reconnects_leave_nothing_behind(kit: Kit, camera: Camer
         await kit.until(request, lambda r: r.progress.stored > 0)
         stream = stream_of(kit, camera_id)
         # Most in the middle of the first second, before its pictures' times are known; some later.
-        proxy.cut_after(1, *([20_000] * 19 + [45_000]) * 7)
+        proxy.cut_after(1, *([20_000] * 19 + [45_000]) * 4)
 
         async def reached(reconnects: int) -> tuple[int, int, float]:
             await until(lambda: stream.reconnects >= reconnects and stream.live, 60)
             return held()
 
-        before = await reached(20)
+        before = await reached(10)
         began = time.monotonic()
-        after = await reached(120)
+        after = await reached(60)
         took = time.monotonic() - began
-        print(f"\n100 reconnects in {took:.1f} s: threads, descriptors, MB before {before}, after {after}")
+        print(f"\n50 reconnects in {took:.1f} s: threads, descriptors, MB before {before}, after {after}")
         assert after[0] <= before[0] + 2  # of the connection before, and of the next: looked at between two
         assert after[1] <= before[1] + 6
-        assert after[2] - before[2] < 10
+        assert after[2] - before[2] < 8
         await kit.services.orchestrator.cancel(request)
         found = await kit.final(request)
         assert found.progress.reconnects >= 1  # gaps that ended

@@ -30,12 +30,12 @@ from models.schemas import IngestionResponse
 from models.values import IngestionStatus
 from services.storage_service.service import StorageService
 from tests.conftest import Backends, unique
-from tests.kits.capture_kit import FPS, FRAME, PICTURES, SIZE, Kit, Stored, make_films, open_kit
+from tests.kits.capture_kit import FPS, FRAME, PICTURES, SIZE, Kit, Stored, open_kit
 
 pytestmark = pytest.mark.alone
 
 MAX_ERROR = 0.05  # seconds; measured: 1-5 ms alone, more while both cores are busy
-LONG = 15.0
+LONG = 12.0
 
 
 @dataclass
@@ -73,11 +73,6 @@ WANTED: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return make_films(tmp_path_factory.mktemp("films"))
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def kit(
     backends: Backends, storage: StorageService, reader: str, tmp_path_factory: pytest.TempPathFactory
@@ -96,13 +91,11 @@ async def kit(
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def results(kit: Kit, reader: str, films: dict[str, Path]) -> dict[str, Result]:
+async def results(kit: Kit, films: dict[str, Path]) -> dict[str, Result]:
     made: dict[str, Result] = {}
 
     async def run(name: str, film: str, fields: dict[str, Any]) -> None:
         fields = {"capture_mode": "continuous", **fields}
-        if name == "long" and reader == "pyav":
-            fields["capture_duration"] = 8.0  # that lag does not grow has little to do with the reader
         request = await kit.submit(camera.url_of(film), camera_ids[film], **fields)
         found = await kit.final(request, LONG + 15)
         made[name] = Result(found, await kit.frames(request), fields)

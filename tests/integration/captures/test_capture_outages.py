@@ -17,16 +17,9 @@ from models.schemas import IngestionResponse
 from models.values import IngestionStatus
 from services.storage_service.service import StorageService
 from tests.conftest import Backends, free_port, unique
-from tests.kits.capture_kit import Kit, make_films, open_kit, own_database
-
-pytestmark = pytest.mark.alone
+from tests.kits.capture_kit import Kit, open_kit, own_database
 
 CANCELLED = IngestionStatus.CANCELLED
-
-
-@pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return make_films(tmp_path_factory.mktemp("films"))
 
 
 @pytest.fixture(scope="module")

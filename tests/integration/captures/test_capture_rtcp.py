@@ -15,18 +15,15 @@ from demo.faults import FaultProxy
 from models.schemas import CameraCreate, ProbeRequest
 from services.storage_service.service import StorageService
 from tests.conftest import Backends, unique
-from tests.kits.capture_kit import Kit, Stored, make_films, open_kit, until
+from tests.kits.capture_kit import Kit, Stored, open_kit, until
 from utils.metrics import CAMERA_CLOCKS_OFF, READERS_LEFT
-
-pytestmark = pytest.mark.alone
 
 FIELDS = {"capture_mode": "continuous", "sampling": "exact"}
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    made = make_films(tmp_path_factory.mktemp("films"))
-    return {name: made[name] for name in ("h264", "h264b", "hevcb")}
+def films(films: dict[str, Path]) -> dict[str, Path]:
+    return {name: films[name] for name in ("h264", "h264b", "hevcb")}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

@@ -19,14 +19,11 @@ from services.rtsp_capture.media.decoder import Jpeg, PictureDecoder
 from services.rtsp_capture.media.gop_buffer import Packet, Picture
 from services.storage_service.service import StorageService
 from tests.conftest import Backends, unique
-from tests.kits.capture_kit import FRAME, PICTURES, Kit, make_films, open_kit, own_database, until
-
-pytestmark = pytest.mark.alone
+from tests.kits.capture_kit import FRAME, PICTURES, Kit, open_kit, own_database, until
 
 
 @pytest.fixture(scope="module")
-def camera(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Camera]:
-    films = make_films(tmp_path_factory.mktemp("films"))
+def camera(films: dict[str, Path]) -> Iterator[Camera]:
     with Camera({name: films[name] for name in ("h264", "h264b", "hevc")}) as camera:
         yield camera
 

@@ -13,14 +13,12 @@ import pytest
 
 from demo.camera import Camera
 from tests.conftest import Backends, Service, unique
-from tests.kits.service_support import all_frames, assert_objects, capture, own_database
+from tests.kits.service_support import all_frames, assert_objects, capture, own_database, status, until
 from tests.kits.stepped_clock import step
 from tests.kits.takeover_kit import Looker, Pair, assert_whole, log_lines
 
-pytestmark = pytest.mark.alone
-
 FPS = 5.0
-DURATION = 12.0
+DURATION = 10.0
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +55,8 @@ async def test_a_wall_clock_that_is_set_costs_no_lease_and_no_slot(
                 await looker.until_stored(15)
                 for ahead in (7200, -7200, 0):  # the object store refuses to be written to until the clock is right
                     step(clock, ahead)
-                    until = time.monotonic() + 1.5
-                    while time.monotonic() < until:
+                    ended = time.monotonic() + 1.5
+                    while time.monotonic() < ended:
                         assert await pair.epoch(request_id) == 1
                         await asyncio.sleep(0.1)
                 found = await looker.final()
@@ -89,7 +87,12 @@ async def test_a_trigger_means_the_clock_as_it_is_set_now(backends: Backends, tm
                 client, unique(), camera.url, capture_mode="event_driven", motion={"enabled": False}, fps=FPS, pre_roll=2,
                 post_roll=1,
             )  # fmt: skip
-            await asyncio.sleep(6)
+
+            async def begun() -> bool:
+                return bool((await status(client, request_id))["grid_start"])
+
+            await until(begun, "the first picture")
+            await asyncio.sleep(2.5)  # the ring holds a pre-roll
             stored = 0
             for ahead in (60, 0):  # set forwards, and back again
                 step(clock, ahead)

@@ -21,8 +21,6 @@ from demo.faults import FaultProxy
 from demo.film import Codec, make_film, make_sound, make_still, read_frame_number
 from demo.sources import capture_time
 
-pytestmark = pytest.mark.alone
-
 FPS = 25
 SECONDS = 2.0
 PICTURES = round(FPS * SECONDS)

@@ -21,7 +21,6 @@ from demo.camera import Camera
 from tests.conftest import ROOT, Backends, Service, free_port, running, unique
 from tests.kits.service_support import all_frames, capture, jpeg, own_database, service_on, until, upload
 
-pytestmark = pytest.mark.alone
 EVENTS = "/api/v1/events"
 STREAM = {"Accept": "text/event-stream"}
 UPLOAD = ["request.started", "frame.stored", "request.completed"]

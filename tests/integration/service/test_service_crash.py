@@ -36,8 +36,6 @@ from tests.kits.service_support import (
     upload,
 )
 
-pytestmark = pytest.mark.alone
-
 FPS = 5.0
 
 
@@ -50,7 +48,7 @@ def camera() -> Iterator[Camera]:
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One service with embedded parts, started again by the tests that kill it."""
-    service = embedded_service(tmp_path_factory.mktemp("crash"))
+    service = embedded_service(tmp_path_factory.mktemp("crash"), RTSP__LEASE_TTL="3")
     service.start()
     yield service
     if service.process is not None and service.process.poll() is None:
@@ -93,7 +91,7 @@ def assert_whole(found: dict[str, Any], frames: list[dict[str, Any]], slots: int
 
 
 async def test_kill_9_of_the_service_during_a_capture(embedded: Service, camera: Camera) -> None:
-    service, duration = embedded, 16
+    service, duration = embedded, 12
     async with client_of(service) as client:
         kept = (await upload(client, unique(), jpeg())).json()["frames"]
         request_id = await capture(
@@ -130,7 +128,7 @@ async def test_kill_9_of_the_service_during_a_capture(embedded: Service, camera:
 
 
 async def test_sigterm_hands_a_capture_back(backends: Backends, tmp_path: Path, camera: Camera) -> None:
-    service, duration = service_on(await own_database(backends), tmp_path), 10
+    service, duration = service_on(await own_database(backends), tmp_path), 8
     await asyncio.to_thread(service.start)
     async with client_of(service) as client:
         request_id = await capture(

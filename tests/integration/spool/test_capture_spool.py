@@ -20,20 +20,17 @@ from repositories.database import Database
 from services.spool.spool import Spool
 from services.storage_service.service import StorageService
 from tests.conftest import Backends, unique
-from tests.kits.capture_kit import Kit, make_films, open_kit, own_database, until
+from tests.kits.capture_kit import Kit, open_kit, own_database, until
 from tests.kits.faulty import Fault, behind, database_proxy, store_proxy
 from utils.exceptions import DatabaseUnavailable
 
-pytestmark = pytest.mark.alone
-
 FPS = 5.0
-OUTAGE = float(os.environ.get("SPOOL_TEST_OUTAGE", "4"))  # seconds; `15` for the figures of the closing note
+OUTAGE = float(os.environ.get("SPOOL_TEST_OUTAGE", "3"))  # seconds; `15` for the figures of the closing note
 SPOOL: dict[str, object] = {"AFTER": 0.5, "RETRY_MAX_DELAY": 1}
 
 
 @pytest.fixture(scope="module")
-def camera(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Camera]:
-    films = make_films(tmp_path_factory.mktemp("films"))
+def camera(films: dict[str, Path]) -> Iterator[Camera]:
     with Camera(films["h264"], name="h264", join="burst") as camera:
         yield camera
 

@@ -29,8 +29,6 @@ from tests.kits.service_support import (
     until,
 )
 
-pytestmark = pytest.mark.alone
-
 FPS = 5.0
 SECONDS = 10
 SETTINGS = {

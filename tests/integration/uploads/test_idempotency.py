@@ -25,8 +25,6 @@ from tests.kits.pg_proxy import Action, CommitProxy, Gate, after, before, late, 
 from tests.kits.service_support import final, jpeg, own_database, service_on, sha256, until
 from tests.unit.api.support import problem
 
-pytestmark = pytest.mark.alone
-
 RTSP = "/api/v1/ingest/rtsp"
 UPLOAD = "/api/v1/ingest/upload"
 KILLS = int(os.environ.get("TEST_KILLS", "1"))  # each costs a start; `make test-faults` kills more often

@@ -31,8 +31,6 @@ from tests.kits.service_support import (
     upload,
 )
 
-pytestmark = pytest.mark.alone
-
 PATH = "/api/v1/ingest/upload"
 MIB = 1_048_576
 FORM = {"Content-Type": "multipart/form-data; boundary=B"}
