@@ -222,7 +222,7 @@ async def triggers_now_in_the_past_and_overlapping_store_each_slot_once(kit: Kit
     found.assert_whole()
     windows = [(event.first_sequence, event.last_sequence) for event in found.events]
     print(windows)
-    later = (events[2].from_ - at).total_seconds()  # when `now` came in
+    later = (events[2].from_ - asked).total_seconds()  # when `now` came in
     assert abs(len(found.slots()) - 5 * (2 + 3 + later)) <= 2  # two seconds; three, of two that overlap
     assert found.request.grid_start is not None
     for event in found.events:
