@@ -210,10 +210,10 @@ async def nothing_moves_and_nothing_is_stored(kit: Kit, camera: Camera) -> None:
 async def triggers_now_in_the_past_and_overlapping_store_each_slot_once(kit: Kit, camera: Camera) -> None:
     request_id = await submit(kit, camera.url_of("car"), fps=5.0, capture_duration=9.0, pre_roll=1, post_roll=1)
     await begun(kit, request_id, 6.0)
-    at = datetime.now(UTC)
-    past = await trigger(kit, request_id, at=at - timedelta(seconds=4), label="past")
+    asked = datetime.now(UTC)
+    past = await trigger(kit, request_id, at=asked - timedelta(seconds=4), label="past")
     now = await trigger(kit, request_id, label="now")
-    before = await trigger(kit, request_id, at=at - timedelta(seconds=1))  # overlaps with `now`
+    before = await trigger(kit, request_id, at=asked - timedelta(seconds=1))  # overlaps with `now`
     events = await all_events(kit, request_id)
     assert [event.event_id for event in events] == [past, before, now]  # by time, whatever came in first
     assert {event.event_id: event.label for event in events} == {past: "past", now: "now", before: None}
