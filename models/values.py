@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+CAMERA_ID_PATTERN = r"^[A-Za-z0-9._-]{1,100}$"
+
 
 class SourceType(StrEnum):
     RTSP = "rtsp"
