@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 from models.values import CAMERA_ID_PATTERN
 
 MAX_META_BYTES = 16 * 1024
+RTSP_URL_PATTERN = r"^[Rr][Tt][Ss][Pp][Ss]?://"
 
 
 _RFC3339 = re.compile(r"^\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})$")
@@ -68,7 +69,7 @@ CameraId = Annotated[
 
 RtspUrl = Annotated[
     str,
-    Field(min_length=8, max_length=2048, pattern=r"^[Rr][Tt][Ss][Pp][Ss]?://", examples=["rtsp://192.168.1.20:554/stream1"]),
+    Field(min_length=8, max_length=2048, pattern=RTSP_URL_PATTERN, examples=["rtsp://192.168.1.20:554/stream1"]),
 ]
 
 

@@ -9,6 +9,10 @@ from pydantic import Field, model_validator
 
 from models.schemas.base import CameraId, FrameMeta, Input, Output, Timestamp, without_nulls
 
+CONTENT_TYPE_PATTERN = r"^[ -~]{1,255}$"
+SHA256_PATTERN = r"^[0-9a-f]{64}$"
+ETAG_PATTERN = r"^[!-~]{1,200}$"
+
 
 class UploadIngestionRequest(Input):
     """The form fields of POST /api/v1/ingest/upload beside `files`."""
@@ -28,10 +32,10 @@ class UploadSessionCreate(Input):
     )  # fmt: skip
     size_bytes: int = Field(ge=1, description="Exactly; at most UPLOAD__DIRECT_MAX_FILE_SIZE.")
     content_type: str | None = Field(
-        None, pattern=r"^[ -~]{1,255}$", examples=["image/tiff"],
+        None, pattern=CONTENT_TYPE_PATTERN, examples=["image/tiff"],
         description="The picture's; checked against its bytes. Not to be sent with the PUT.",
     )  # fmt: skip
-    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="Hex, lower case: what arrives must have it.")
+    sha256: str | None = Field(None, pattern=SHA256_PATTERN, description="Hex, lower case: what arrives must have it.")
     meta: FrameMeta = Field(default_factory=lambda: FrameMeta())
 
     @model_validator(mode="before")
@@ -42,7 +46,7 @@ class UploadSessionCreate(Input):
 
 class CompletedPart(Input):
     number: int = Field(ge=1, le=10_000)
-    etag: str = Field(pattern=r"^[!-~]{1,200}$", description="As the store answered it, with or without quotes.")
+    etag: str = Field(pattern=ETAG_PATTERN, description="As the store answered it, with or without quotes.")
 
 
 class UploadComplete(Input):
