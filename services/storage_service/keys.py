@@ -7,7 +7,7 @@ import secrets
 from datetime import UTC, datetime
 from uuid import UUID
 
-from models.schemas import CAMERA_ID_PATTERN
+from models.values import CAMERA_ID_PATTERN
 
 _CAMERA_ID = re.compile(CAMERA_ID_PATTERN)
 _ATTEMPT = re.compile(r"[0-9a-f]{16}")

@@ -29,7 +29,8 @@ from repositories.migrations.run import upgrade
 from services.events import event_log
 from services.events.event_log import EventLog, LogPage, Position, Start
 from services.events.relay import LogHead, Relay
-from services.reads.serializers import to_frame_info, to_summary
+from services.reads.serializers.frames import to_frame_info
+from services.reads.serializers.requests import to_summary
 from services.storage_service.presign import Presigned
 from tests.conftest import SECRETS_KEY, Backends, make_database
 from tests.integration.storage.test_repositories import AT, add_capture, capture_row, frame, take, upload_row

@@ -308,6 +308,15 @@ async def test_every_filter_of_the_lists(live: Running, camera: Camera) -> None:
     assert await frames(**mine, to="2026-05-04T13:30:00Z") == set()
     assert await frames(**mine, **{"from": "2026-05-04T15:30:00.000001+02:00"}) == {single}
 
+    stored_at = uploaded["frames"][0]["stored_at"]
+    after = (datetime.fromisoformat(stored_at) + timedelta(microseconds=1)).isoformat()
+    assert await frames(**mine, stored_from=stored_at) == {upload_id, single}
+    assert await frames(**mine, stored_from=stored_at, stored_to=after) == {upload_id}
+    assert await frames(**mine, stored_from=after) == {single}  # stored later, whatever its capture time
+    assert await frames(**mine, stored_to=stored_at) == set()
+    naive = await live.client.get("/api/v1/frames", params={**mine, "stored_from": "2026-05-04T13:30:00"})
+    assert problem(naive, 422, "invalid_request")["errors"][0]["name"] == "stored_from"
+
     nearest = (await live.client.get("/api/v1/frames/nearest", params={**mine, "at": "2026-05-04T13:29:58.5Z"})).json()
     assert (nearest["request_id"], nearest["distance_ms"]) == (upload_id, 1500)
     now = datetime.now(UTC).isoformat()

@@ -21,6 +21,7 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import event, text
 
+import repositories.frames
 from models.entities import IngestionRequest, count_slots, dropped_column
 from models.values import (
     FINAL_STATUSES,
@@ -1018,6 +1019,46 @@ async def test_bounds_of_time_are_inclusive_and_exclusive(db: Database, queries:
         assert bool(found.items) is there
 
 
+async def stored_apart(db: Database, request_id: UUID, count: int) -> None:
+    """As if the request's frames had been stored a minute apart, the last slot first."""
+    async with db.unit_of_work() as uow:
+        await uow.session.execute(
+            text("UPDATE frames SET stored_at = :at + (:n - sequence) * interval '1 minute' WHERE request_id = :id"),
+            {"at": AT, "n": count, "id": request_id},
+        )
+
+
+@pytest.mark.parametrize("sorted_window", [10_000, 1], ids=["sorted", "by capture time"])
+async def test_frames_by_when_they_were_stored(
+    db: Database, queries: Queries, monkeypatch: pytest.MonkeyPatch, sorted_window: int
+) -> None:
+    monkeypatch.setattr(repositories.frames, "SORTED_WINDOW", sorted_window)
+    camera = unique()
+    await stored_apart(db, await fill(db, camera, [AT + timedelta(seconds=n) for n in range(6)]), 6)
+
+    async def sequences(low: int | None, high: int | None, **more: Any) -> list[int]:
+        """Page by page; bounds in minutes after AT."""
+        wanted = FrameFilter(
+            camera_id=camera, stored_from=None if low is None else AT + timedelta(minutes=low),
+            stored_to=None if high is None else AT + timedelta(minutes=high), **more,
+        )  # fmt: skip
+        found: list[int] = []
+        cursor: str | None = None
+        while True:
+            page = await queries.list_frames(wanted, 2, cursor)
+            found += [item.sequence for item in page.items]
+            if page.next_cursor is None:
+                return found
+            cursor = page.next_cursor
+
+    assert await sequences(2, 5) == [2, 3, 4]  # stored at minutes 4, 3, 2: inclusive, exclusive, by capture time
+    assert await sequences(2, 5, descending=True) == [4, 3, 2]
+    assert await sequences(4, None) == [0, 1, 2]
+    assert await sequences(None, 2) == [5]
+    assert await sequences(2, 6, from_=AT + timedelta(seconds=3)) == [3, 4]
+    assert await sequences(7, None) == []
+
+
 async def test_a_cursor_is_good_for_its_own_filters_only(db: Database, queries: Queries) -> None:
     camera = unique()
     await fill(db, camera, [AT + timedelta(seconds=n) for n in range(4)])
@@ -1026,7 +1067,8 @@ async def test_a_cursor_is_good_for_its_own_filters_only(db: Database, queries: 
     assert cursor is not None
     for other in (
         FrameFilter(), FrameFilter(camera_id=camera, descending=True), FrameFilter(camera_id=camera, from_=AT),
-        FrameFilter(camera_id=camera, source_type=SourceType.RTSP),
+        FrameFilter(camera_id=camera, source_type=SourceType.RTSP), FrameFilter(camera_id=camera, stored_from=AT),
+        FrameFilter(camera_id=camera, stored_to=datetime(2100, 1, 1, tzinfo=UTC)),
     ):  # fmt: skip
         with pytest.raises(InvalidRequest):
             await queries.list_frames(other, 2, cursor)
@@ -1076,10 +1118,10 @@ async def big(backends: Backends) -> AsyncIterator[Database]:
         await uow.session.execute(
             text("""
             INSERT INTO frames (id, request_id, camera_id, source_type, sequence, storage_path, capture_timestamp,
-                                timestamp_source, width, height, size_bytes, format, content_type, sha256, state)
+                                timestamp_source, width, height, size_bytes, format, content_type, sha256, state, stored_at)
             SELECT gen_random_uuid(), r.id, r.camera_id, r.source_type, n, r.id || '/' || n,
                    r.created_at + n * interval '1 second', 'receipt', 1, 1, 1, 'jpg', 'image/jpeg', :sha,
-                   CASE WHEN n = 2 THEN 'deleted' ELSE 'stored' END
+                   CASE WHEN n = 2 THEN 'deleted' ELSE 'stored' END, r.created_at + n * interval '1 second'
             FROM ingestion_requests r, generate_series(0, 2) AS n"""),
             {"sha": SHA},
         )
@@ -1165,6 +1207,17 @@ async def test_lists_of_requests_use_an_index(big: Database, wanted: RequestFilt
 async def test_lists_of_frames_use_an_index(big: Database, wanted: FrameFilter, after: Any) -> None:
     nodes = await plan_of(big, lambda uow: uow.frames.find(wanted, after=after, limit=51))
     assert_indexed(nodes, 300)
+
+
+@pytest.mark.parametrize("camera_id", [None, "cam-7"])
+async def test_frames_of_a_short_window_of_storing_are_read_by_its_index(big: Database, camera_id: str | None) -> None:
+    """Not by capture time, where all older frames would be passed over."""
+    start = datetime(2026, 1, 8, tzinfo=UTC)
+    wanted = FrameFilter(camera_id=camera_id, stored_from=start, stored_to=start + timedelta(hours=1))
+    nodes = await plan_of(big, lambda uow: uow.frames.find(wanted, after=None, limit=51))
+    read = [node for node in nodes if "Scan" in node["Node Type"] and node["Node Type"] != "Subquery Scan"]
+    assert {"stored_at" in node.get("Index Name", "") for node in read} == {True}, nodes
+    assert all(node["Actual Rows"] + node.get("Rows Removed by Filter", 0) <= 130 for node in read), nodes
 
 
 async def test_other_reads_use_an_index(big: Database) -> None:

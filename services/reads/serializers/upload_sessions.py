@@ -1,4 +1,4 @@
-"""A session as the wire shows it. Pure."""
+"""Upload sessions as the wire shows them."""
 
 from __future__ import annotations
 
@@ -32,14 +32,17 @@ def _status(row: UploadSession, now: datetime) -> str:
     return SessionState.OPEN.value if row.expires_at > now else SessionState.EXPIRED.value
 
 
-def to_response(
+def to_session(
     row: UploadSession,
     now: datetime,
     sizes: Sequence[tuple[int, int]],
     arrived: Arrived,
     urls: Mapping[int, Presigned],
 ) -> UploadSessionResponse:
-    """`sizes`: (number, bytes) of each part; `urls` by number: of what is still to be sent."""
+    """The session at the time `now`.
+
+    `sizes`: (number, bytes) of each part; `urls`, by number: of the parts that are still to be sent.
+    """
     single = row.part_size is None
     whole = arrived.whole or row.state == SessionState.COMPLETED.value
     parts = None

@@ -1,13 +1,12 @@
-"""Rows as the wire shows them. Pure."""
+"""Requests as the wire shows them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
-from models.entities import CaptureEvent, CaptureGap, Frame, IngestionRequest
+from models.entities import CaptureGap, IngestionRequest
 from models.schemas import (
-    CaptureEventInfo,
     FrameInfo,
     Gap,
     IngestionResponse,
@@ -17,16 +16,12 @@ from models.schemas import (
     RequestSummary,
     StreamSource,
 )
-from models.values import CaptureParams, EventKind, IngestionStatus, SourceType
-from services.rtsp_capture.grid.event_slots import event_slots
-from services.storage_service.presign import Presigned
+from models.values import IngestionStatus, SourceType
 from utils.secret_box import SecretBox
 
-NO_URL = Presigned("", datetime.fromtimestamp(0, UTC))  # of a frame shown where its URL is not kept
 
-
-def describe(row: IngestionRequest) -> str:
-    """One sentence on where a request stands."""
+def message_of(row: IngestionRequest) -> str:
+    """One sentence on the status of a request."""
     status = IngestionStatus(row.status)
     dropped = sum(row.dropped().values())
     if row.source_type == SourceType.UPLOAD.value:
@@ -55,7 +50,7 @@ def to_summary(row: IngestionRequest, gaps: Sequence[CaptureGap], secrets: Secre
     error = row.error
     return RequestSummary(
         request_id=row.id, group_id=row.group_id, status=IngestionStatus(row.status), camera_id=row.camera_id,
-        source_type=SourceType(row.source_type), capture_mode=row.capture_mode, message=describe(row),
+        source_type=SourceType(row.source_type), capture_mode=row.capture_mode, message=message_of(row),
         frames_total=row.stored - row.deleted,
         progress=Progress(
             expected=row.due, stored=row.stored, in_flight=row.in_flight, dropped=row.dropped(),
@@ -73,38 +68,3 @@ def to_response(
 ) -> IngestionResponse:
     """The request with its frames."""
     return IngestionResponse(**dict(to_summary(row, gaps, secrets)), frames=frames)
-
-
-def window_of(row: CaptureEvent, request: IngestionRequest) -> range:
-    """The slots of an event; of a capture that has ended, those that came due."""
-    if request.grid_start is None or request.params is None:
-        return range(0)
-    params = CaptureParams.from_json(request.params)
-    window = event_slots(
-        row.from_at.timestamp() - params.pre_roll, row.seen_at.timestamp() + params.post_roll,
-        grid_start=request.grid_start.timestamp(), fps=params.fps, slots=params.slots, at_least_one=row.to_at is not None,
-    )  # fmt: skip
-    return range(min(window.start, request.expected), min(window.stop, request.expected)) if request.completed_at else window
-
-
-def to_event(row: CaptureEvent, window: range, frames: int) -> CaptureEventInfo:
-    """The event as the wire shows it."""
-    return CaptureEventInfo(
-        event_id=row.id, request_id=row.request_id, kind=EventKind(row.kind), label=row.label, score=row.score,
-        from_=row.from_at, to=row.to_at, frames=frames, first_sequence=window.start if window else None,
-        last_sequence=window.stop - 1 if window else None, created_at=row.created_at,
-    )  # fmt: skip
-
-
-def to_frame_info(row: Frame, url: Presigned) -> FrameInfo:
-    """The frame as the wire shows it, with a URL of this moment."""
-    return FrameInfo(
-        frame_id=row.id, request_id=row.request_id, camera_id=row.camera_id, source_type=SourceType(row.source_type),
-        sequence=row.sequence, filename=row.filename, storage_path=row.storage_path, storage_url=url.url,
-        url_expires_at=url.expires_at, timestamp=row.capture_timestamp, timestamp_source=row.timestamp_source,
-        timestamp_uncertainty_ms=row.timestamp_uncertainty_ms, camera_timestamp=row.camera_timestamp,
-        width=row.width, height=row.height,
-        size_bytes=row.size_bytes, format=row.format, content_type=row.content_type, sha256=row.sha256,
-        duplicate_of=row.duplicate_of, exif=row.exif, meta=row.meta, stored_at=row.stored_at,
-        held_at=row.held_at, hold_reason=row.hold_reason,
-    )  # fmt: skip
