@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Protocol
@@ -29,7 +28,7 @@ from services.rtsp_capture.grid.sampler import Chosen
 from services.rtsp_capture.media.decoder import Jpeg
 from services.rtsp_capture.media.gop_buffer import Picture
 from services.spool.spool import Spool
-from services.storage_service.keys import new_attempt, object_key
+from services.storage_service.keys import with_fresh_key
 from services.storage_service.service import StorageService
 from utils.exceptions import CaptureFailure
 from utils.logger import Throttle, get_logger
@@ -271,8 +270,7 @@ class FramePipeline:
     def _settled(self, item: PendingFrame, outcome: str, held_path: str | None) -> None:
         record = item.record
         if outcome == "condemned":  # the sweeper took the key: the bytes go under a new one
-            key = object_key(record.camera_id, record.frame_id, record.timestamp, new_attempt(), record.format)
-            item.record = replace(record, storage_path=key)
+            item.record = with_fresh_key(record)
             self._items[record.sequence] = item
             task = self._tasks[record.sequence] = asyncio.create_task(self._put(item))
             task.add_done_callback(partial(self._done, record.sequence))

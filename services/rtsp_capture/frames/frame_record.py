@@ -10,7 +10,7 @@ from uuid import UUID
 from models.values import FrameRecord, SourceType
 from services.rtsp_capture.media.decoder import Jpeg
 from services.rtsp_capture.media.gop_buffer import Packet
-from services.storage_service.keys import new_attempt, object_key
+from services.storage_service.keys import fresh_object_key
 from utils.ids import frame_id
 
 
@@ -34,7 +34,7 @@ def frame_record(
     meta = facts.meta | ({"integrity": jpeg.integrity} if jpeg.integrity else {})
     return FrameRecord(
         frame_id=identity, request_id=facts.request_id, camera_id=facts.camera_id, source_type=SourceType.RTSP,
-        sequence=slot, storage_path=object_key(facts.camera_id, identity, at, new_attempt(), "jpg"),
+        sequence=slot, storage_path=fresh_object_key(facts.camera_id, identity, at, "jpg"),
         timestamp=at, timestamp_source=packet.source,
         timestamp_uncertainty_ms=round(packet.uncertainty * 1000, 3), camera_timestamp=camera_at,
         width=jpeg.width, height=jpeg.height, size_bytes=len(jpeg.data), format="jpg",
