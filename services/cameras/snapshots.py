@@ -19,7 +19,7 @@ from services.idempotency.operation import Operation
 from services.orchestrator import Orchestrator
 from services.reads.queries import Queries
 from services.reads.serializers import NO_URL, to_frame_info
-from services.rtsp_capture.captures.capture import CaptureDeps
+from services.rtsp_capture.captures.context import CaptureDeps
 from services.rtsp_capture.frames.frame_record import CaptureFacts, frame_record
 from services.rtsp_capture.media.gop_buffer import Picture
 from services.rtsp_capture.streams.keep_open import key_of
