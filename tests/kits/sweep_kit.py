@@ -20,7 +20,7 @@ from repositories.migrations.run import upgrade
 from services.housekeeping.bucket_marker import BucketMarker
 from services.housekeeping.retention import Retention
 from services.housekeeping.sweeper import Sweeper
-from services.storage_service.keys import new_attempt, object_key
+from services.storage_service.keys import fresh_object_key
 from services.storage_service.service import StorageService
 from tests.conftest import Backends, make_database
 from utils.ids import frame_id, new_id
@@ -53,7 +53,7 @@ class Place:
         data = data if data is not None else secrets.token_bytes(200)
         request_id = new_id()
         identity = frame_id(request_id, 0, at)
-        key = object_key(camera_id, identity, at, new_attempt(), "jpg")
+        key = fresh_object_key(camera_id, identity, at, "jpg")
         digest = hashlib.sha256(data).hexdigest()
         await self.storage.put(key, data, "image/jpeg", digest)
         return FrameRecord(
