@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from models.values import FrameRecord
 from repositories.database import Database
-from repositories.ingestion_requests import Recorded
+from repositories.ledger import Recorded
 from services.rtsp_capture.frames.frame_record import CaptureFacts, PendingFrame
 from services.rtsp_capture.frames.slot_ledger import DUE_LAG_SECONDS, LedgerEntry, SlotLedger
 from utils.exceptions import DatabaseUnavailable

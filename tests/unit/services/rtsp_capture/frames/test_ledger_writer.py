@@ -13,7 +13,7 @@ import pytest
 
 from models.values import FrameRecord, Sampling
 from repositories.database import Database
-from repositories.ingestion_requests import Recorded
+from repositories.ledger import Recorded
 from services.rtsp_capture.frames.frame_record import CaptureFacts, PendingFrame
 from services.rtsp_capture.frames.ledger_writer import LedgerWriter
 from services.rtsp_capture.frames.slot_ledger import GridPlan, SlotLedger
