@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -16,7 +16,7 @@ async def first_of(work: Awaitable[T], *others: Awaitable[object]) -> asyncio.Fu
     dropped. A coroutine becomes a task; a future that is given is cancelled too.
     """
     task = asyncio.ensure_future(work)
-    tasks: list[asyncio.Future[object]] = [task, *(asyncio.ensure_future(other) for other in others)]  # type: ignore[list-item]
+    tasks: list[asyncio.Future[Any]] = [task, *(asyncio.ensure_future(other) for other in others)]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -24,7 +24,7 @@ async def first_of(work: Awaitable[T], *others: Awaitable[object]) -> asyncio.Fu
     return task
 
 
-async def cancel_all(*tasks: asyncio.Future[object]) -> None:
+async def cancel_all(*tasks: asyncio.Future[Any]) -> None:
     """Cancels the tasks and waits until they have ended; their errors are dropped."""
     for task in tasks:
         task.cancel()
