@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -30,10 +31,10 @@ from services.housekeeping.bucket_marker import Ownership
 from services.housekeeping.verifier import Verifier, Wanted
 from services.spool.folder import SpoolFolder
 from services.spool.record import SpoolRecord, encode
-from services.storage_service.keys import new_attempt
 from services.storage_service.service import StorageService
 from tests.conftest import ROOT, Backends, make_database, running, unique
-from tests.integration.service_support import (
+from tests.integration.spool.test_spool_replay import add_capture, finish
+from tests.kits.service_support import (
     all_frames,
     capture,
     embedded_service,
@@ -44,9 +45,8 @@ from tests.integration.service_support import (
     until,
     upload,
 )
-from tests.integration.sweep_kit import Place, open_place
-from tests.integration.test_spool_replay import add_capture, finish
-from tests.spool_frames import FPS, GRID, frame_of, picture
+from tests.kits.spool_frames import FPS, GRID, frame_of, picture
+from tests.kits.sweep_kit import Place, open_place
 from utils.ids import new_id
 from utils.secret_box import SecretBox, new_key
 
@@ -142,7 +142,7 @@ async def test_everything_comes_back_on_an_empty_machine(camera: Camera, tmp_pat
     assert done["log_id"] != str(old_log)
     code, report, errors = await command(target.environment, "verify")
     assert (code, report["ok"]) == (0, 7), errors
-    orphan = f"frames/2026/05/04/cam/{new_id()}-{new_attempt()}.jpg"
+    orphan = f"frames/2026/05/04/cam/{new_id()}-{secrets.token_hex(8)}.jpg"
     async with parts_of(tmp_path / "target" / "data") as place:
         assert (await place.sql("SELECT log_id FROM event_log"))[0][0] == UUID(done["log_id"])
         assert await place.marker.check() is Ownership.OURS
