@@ -114,7 +114,7 @@ class EventMode(ContinuousMode):
         motion = self._context.params.motion
         if motion.enabled:
             hz = self._context.deps.settings.MOTION_FPS
-            self._watch = MotionWatch(motion, hz, stream, self._context.control.wake.set)
+            self._watch = MotionWatch(motion, hz, stream.decoder, stream.ring, self._context.control.wake)
         return ()
 
     def on_picture(self, picture: Picture) -> None:
