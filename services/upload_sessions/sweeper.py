@@ -7,7 +7,7 @@ from datetime import timedelta
 from models.values import SessionState
 from repositories.database import Database
 from services.storage_service.service import StorageService
-from services.upload_sessions.sessions import COMPLETE_LEASE
+from services.upload_sessions.completion import COMPLETE_LEASE
 from utils.logger import get_logger
 from utils.metrics import STAGING_REMOVED, UPLOAD_SESSIONS, UPLOAD_SESSIONS_ENDED
 
