@@ -49,9 +49,9 @@ async def test_errors_are_those_of_the_work() -> None:
     async def fails() -> None:
         raise ValueError("of the work")
 
+    task = await first_of(fails(), asyncio.Event().wait())
+    assert task is not None
     with pytest.raises(ValueError, match="of the work"):
-        task = await first_of(fails(), asyncio.Event().wait())
-        assert task is not None
         task.result()
 
 
