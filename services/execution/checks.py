@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_delay, wait_fixed
 
 from config import Environment, Settings
-from repositories.database import Database, is_unavailable
+from repositories.database import Database
+from repositories.engine import is_unavailable
 from services.execution.embedded_parts import StartError
 from services.execution.health import Degraded
 from services.spool.spool import Spool

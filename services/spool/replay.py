@@ -18,7 +18,8 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from models.values import FrameRecord
-from repositories.database import Database, sqlstate
+from repositories.database import Database
+from repositories.engine import sqlstate
 from services.spool.index import Entry
 from services.spool.record import DamagedRecord, SpoolRecord
 from services.spool.spool import Spool
