@@ -332,6 +332,13 @@ class CaptureRun:
             for _ in range(8):
                 await asyncio.sleep(0)
 
+    @property
+    def undecided(self) -> int:
+        """The first slot that is not decided."""
+        mode = self.job._mode
+        assert mode is not None
+        return mode._context.ledger.grid.next_slot
+
     async def ended(self) -> IngestionStatus:
         async with asyncio.timeout(10):
             with suppress(LeaseLost):
