@@ -382,7 +382,7 @@ class Settings(BaseSettings):
     DEBUG: bool = Field(False, description="asyncio's debug mode: slow callbacks are logged.")
     DATA_DIR: Path = Field(
         Path("./data"),
-        description="Folder of the spool, secrets.keys and the embedded parts, which are nowhere else, and of temporary files.",
+        description="Folder of the spool, secrets.keys, the embedded parts (which are nowhere else) and temporary files.",
     )
     API: ApiSettings = Field(default_factory=lambda: ApiSettings())
     DB: DbSettings = Field(default_factory=lambda: DbSettings())
