@@ -381,7 +381,10 @@ class Settings(BaseSettings):
         Environment.DEVELOPMENT, description="development, test, or production (which refuses to start on embedded parts)."
     )
     DEBUG: bool = Field(False, description="asyncio's debug mode: slow callbacks are logged.")
-    DATA_DIR: Path = Field(Path("./data"), description="Everything that the embedded parts keep, and temporary files.")
+    DATA_DIR: Path = Field(
+        Path("./data"),
+        description="Folder of the spool, secrets.keys, the embedded parts (which are nowhere else) and temporary files.",
+    )
     API: ApiSettings = Field(default_factory=lambda: ApiSettings())
     DB: DbSettings = Field(default_factory=lambda: DbSettings())
     STORAGE: StorageSettings = Field(default_factory=lambda: StorageSettings())

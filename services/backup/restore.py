@@ -37,7 +37,6 @@ from services.spool.folder import SpoolFolder
 from services.spool.record import DamagedRecord, decode
 from services.storage_service.service import StorageService
 from utils.embedded.files import write_private
-from utils.exceptions import ObjectMissing
 from utils.secret_box import SecretBox, is_key
 
 MARK_KEY = ".trackshift/restore"
@@ -171,9 +170,8 @@ class Restore:
         if target.services:
             raise BackupError("A service is connected to this database: stop it first.")
         try:
-            mark = Mark.read(await again(lambda: self._storage.get(MARK_KEY)))
-        except ObjectMissing:
-            mark = None
+            found = await again(lambda: self._storage.head(MARK_KEY))
+            mark = Mark.read(await again(lambda: self._storage.get(MARK_KEY))) if found is not None else None
         except (ValueError, KeyError, TypeError):
             raise BackupError(f"The object {MARK_KEY} in the bucket cannot be read: begin with an empty bucket.") from None
         if mark is not None and mark.backup != self._manifest.id:
