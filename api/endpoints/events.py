@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
+from annotated_types import Ge, Le
 from fastapi import Depends, Query
 from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
@@ -24,7 +25,7 @@ from api.http.state import AppState
 from api.http.waiting import disconnected, while_wanted
 from models.schemas import CameraId, CloudEventPage
 from models.values import LogEventType, LogFilter
-from services.events.event_log import EventLog, LogPage, Start, parse_cursor
+from services.events.event_log import CURSOR_FORM, EventLog, LogPage, Start, parse_cursor
 from utils.exceptions import IngestionException, InvalidRequest
 from utils.logger import get_logger
 
@@ -40,6 +41,7 @@ BEAT = 15.0  # seconds of silence after which a stream says that it lives
 STALL = 30.0  # seconds that a client may leave what was sent unread
 FAREWELL = 1.0  # seconds that the end of a stream may take
 STREAM_PAGE = 100
+_TYPE = "|".join(re.escape(item.value) for item in LogEventType)
 _DECIMAL = re.compile(r"^[0-9]{1,6}(\.[0-9]{1,6})?\Z")
 
 
@@ -63,7 +65,10 @@ def _types(value: str | None) -> tuple[LogEventType, ...] | None:
 async def _filter(
     types: Annotated[
         str | None,
-        Query(max_length=500, description="Only these, comma-separated.", examples=["frame.stored,frame.deleted"]),
+        Query(
+            max_length=500, description="Only these, comma-separated.", examples=["frame.stored,frame.deleted"],
+            json_schema_extra={"pattern": f"^({_TYPE})(,({_TYPE}))*$"},
+        ),
     ] = None,
     camera_id: Annotated[CameraId | None, Query(description="Only of this camera.")] = None,
 ) -> LogFilter:
@@ -177,7 +182,10 @@ async def _answer(
         **problems("cursor_expired"),
     },
     openapi_extra={
-        "parameters": [header("Last-Event-ID", "Streams: the last id that came; goes before `after`.", "7f0c2a44-….4711")]
+        "parameters": [header(
+                "Last-Event-ID", "Streams: the last id that came; goes before `after`.",
+                "7f0c2a44-5d0e-4c39-9a34-0f8d1c7b2e61.4711", f"^{CURSOR_FORM}$",
+            )]
     },
 )
 async def read_events(
@@ -189,16 +197,19 @@ async def read_events(
         str | None,
         Query(
             max_length=100,
+            json_schema_extra={"pattern": f"^(latest|{CURSOR_FORM})$"},
             description="`next_cursor` of the page before, or any event's id. Absent: from the oldest event that is kept. "
             "`latest`: only what comes from now on.",
         ),
     ] = None,
     wait: Annotated[
         float,
-        BeforeValidator(_decimal, json_schema_input_type=float),
-        Query(ge=0, le=MAX_WAIT, description="Seconds to wait for the first event."),
+        Ge(0),
+        Le(MAX_WAIT),
+        BeforeValidator(_decimal),
+        Query(description="Seconds to wait for the first event."),
     ] = 0,
-    limit: Annotated[StrictInteger, Query(ge=1, le=1000, description="Events a page.")] = 100,
+    limit: Annotated[int, Ge(1), Le(1000), StrictInteger, Query(description="Events a page.")] = 100,
 ) -> Response:
     """At least once, in one order, none skipped: keep `next_cursor` when the page's work is done (docs/integration.md).
     A stream takes no notice of `wait` and `limit`; it ends when the service stops, and is resumed by Last-Event-ID."""

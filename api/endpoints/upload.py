@@ -34,11 +34,11 @@ _FORM: dict[str, Any] = {
             "items": {"type": "string", "format": "binary"},
             "description": "jpg, jpeg, png, bmp, tif, tiff; at most UPLOAD__MAX_BATCH_SIZE of UPLOAD__MAX_FILE_SIZE bytes.",
         },
-        "meta": {"type": "string", "description": "JSON as in POST /ingest/rtsp; may be empty."},
+        "meta": {"$ref": "#/components/schemas/FrameMeta", "description": "As JSON; may be absent or empty."},
         "source_type": {"type": "string", "enum": ["upload"], "default": "upload"},
     },
 }
-_EXAMPLE = {"camera_id": "pit-lane-1", "files": ["car-44.jpg"], "meta": '{"session": "FP1"}'}
+_EXAMPLE = {"camera_id": "pit-lane-1", "files": ["car-44.jpg"], "meta": {"session": "FP1"}}
 
 
 @router.post(
@@ -51,7 +51,7 @@ _EXAMPLE = {"camera_id": "pit-lane-1", "files": ["car-44.jpg"], "meta": '{"sessi
         201: answer("At least one file was stored; `rejected` has the others.", examples.UPLOADED, location=True),
         **problems(
             "request_timeout", "payload_too_large", "too_many_files", "image_too_large", "unsupported_media_type",
-            "unsupported_image_format", "invalid_image", "image_type_mismatch", "forbidden", "storage_unavailable",
+            "unsupported_image_format", "invalid_image", "image_type_mismatch", "storage_unavailable",
             "disk_full", *KEYED,
         ),
     },

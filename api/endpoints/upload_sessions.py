@@ -43,7 +43,7 @@ def session_location(session_id: UUID) -> str:
     responses={
         201: answer("PUT the file, or its parts, to the URLs; then complete.", examples.SESSION, location=True),
         **problems(
-            "payload_too_large", "unsupported_image_format", "too_many_pending", "unsupported_media_type", "forbidden",
+            "payload_too_large", "unsupported_image_format", "too_many_pending", "unsupported_media_type",
             "request_timeout", "storage_unavailable", *KEYED,
         ),
     },

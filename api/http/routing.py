@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import parse_qsl
 
 from fastapi import APIRouter
@@ -13,6 +13,8 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
+from starlette.types import Scope
 
 from api.http.body import pace_of, read_json
 from api.http.idempotency import check_key, serve, takes_key
@@ -53,6 +55,20 @@ def check_query(query: bytes, known: frozenset[str]) -> None:
 
 class StrictRoute(APIRoute):
     """Admission, query, JSON and Idempotency-Key are checked here, in this order, before FastAPI sees the request."""
+
+    literal_paths: ClassVar[set[str]] = set()  # of all routes: paths without parameters
+
+    def __init__(self, path: str, *args: Any, **kwargs: Any) -> None:
+        super().__init__(path, *args, **kwargs)
+        if "{" not in path:
+            self.literal_paths.add(path)
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """As Starlette's, but `/cameras/probe` is no `/cameras/{camera_id}`, whatever the method: a wrong one is 405."""
+        match, child = super().matches(scope)
+        if match is not Match.NONE and child.get("path_params") and scope["path"] in self.literal_paths:
+            return Match.NONE, {}
+        return match, child
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()

@@ -18,8 +18,6 @@ from models.values import CAMERA_ID_PATTERN
 
 MAX_META_BYTES = 16 * 1024
 RTSP_URL_PATTERN = r"^[Rr][Tt][Ss][Pp][Ss]?://"
-
-
 _RFC3339 = re.compile(r"^\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})$")
 
 
