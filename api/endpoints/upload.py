@@ -1,4 +1,4 @@
-"""POST /api/v1/ingest/upload: refused early when it can be, else received whole and handed to the orchestrator."""
+"""POST /api/v1/ingest/upload: refused before its body is read where possible, else received whole and stored."""
 
 from __future__ import annotations
 
@@ -80,10 +80,10 @@ async def upload_images(request: Request, response: Response, services: Services
         if declared is not None and declared > body_limit(state.settings):
             raise PayloadTooLarge("The body is larger than UPLOAD__MAX_BATCH_SIZE files of UPLOAD__MAX_FILE_SIZE.")
         async with receive_form(request, boundary, state, share) as form:
-            attempt = await begin(request, form_fingerprint(form))
-            attempt.answers(201, lambda stored: status_location(stored.request_id))
-            request_id = await services.orchestrator.ingest_upload(form.fields, form.files, attempt)
-    if (kept := await kept_answer(request, attempt)) is not None:
+            operation = await begin(request, form_fingerprint(form))
+            operation.answers(201, lambda stored: status_location(stored.request_id))
+            request_id = await services.orchestrator.ingest_upload(form.fields, form.files, operation)
+    if (kept := await kept_answer(request, operation)) is not None:
         return kept
     response.headers["Location"] = status_location(request_id)
     return await services.queries.get_request(request_id)

@@ -1,4 +1,4 @@
-"""What /openapi.json says beyond the endpoints' own signatures: errors, examples, and the pages that show it."""
+"""What /openapi.json has beyond the endpoints' signatures: errors, examples, links; and the pages that show it."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ IDEMPOTENCY = header(
     "2f6c1c9e",
     r'^("[!#-\[\]-~]{1,253}"|[!#-+\--~]{1,255})$',
 )
-KEYED = ("request_in_progress", "idempotency_key_reused")  # what a route with IDEMPOTENCY may answer because of it
+KEYED = ("request_in_progress", "idempotency_key_reused")  # the errors of routes with IDEMPOTENCY
 
 
 def schema_of(app: FastAPI) -> dict[str, Any]:

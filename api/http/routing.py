@@ -1,4 +1,4 @@
-"""The route class of every endpoint: what is checked before FastAPI reads parameters and body."""
+"""The route class of every endpoint: checks before FastAPI reads parameters and body."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import Scope
 
-from api.http.body import pace_of, read_json
+from api.http.body import body_deadline, read_json
 from api.http.idempotency import check_key, serve, takes_key
 from api.http.state import app_state
 from api.http.validation import MAX_ERRORS, invalid_fields
@@ -64,7 +64,7 @@ class StrictRoute(APIRoute):
             self.literal_paths.add(path)
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """As Starlette's, but `/cameras/probe` is no `/cameras/{camera_id}`, whatever the method: a wrong one is 405."""
+        """As Starlette's, but `/cameras/probe` never matches `/cameras/{camera_id}`: another method than POST is 405."""
         match, child = super().matches(scope)
         if match is not Match.NONE and child.get("path_params") and scope["path"] in self.literal_paths:
             return Match.NONE, {}
@@ -86,8 +86,8 @@ class StrictRoute(APIRoute):
             body: tuple[bytes, Any] | None = None if reads_itself else (b"", None)
             if takes_json:
                 api = state.settings.API
-                body = await read_json(request, pace_of(api), api.MAX_JSON_BYTES)
-                # Where Request.body() and .json() keep what they have read: FastAPI asks those.
+                body = await read_json(request, body_deadline(api), api.MAX_JSON_BYTES)
+                # The cache of Request.body() and .json(), which FastAPI calls.
                 request._body, request._json = body
             return await (serve(request, handler, body) if keyed else handler(request))
 
