@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -10,6 +9,7 @@ from starlette.requests import Request
 
 from api.http.state import AppState
 from utils.exceptions import ShuttingDown
+from utils.tasks import first_of
 
 T = TypeVar("T")
 
@@ -22,14 +22,7 @@ async def disconnected(request: Request) -> None:
 
 async def while_wanted(request: Request, state: AppState, work: Coroutine[Any, Any, T]) -> T:
     """The work's result. Cancels it and raises ShuttingDown when the client disconnects or the service stops."""
-    task = asyncio.ensure_future(work)
-    others = [asyncio.ensure_future(state.stopping.wait()), asyncio.ensure_future(disconnected(request))]
-    try:
-        await asyncio.wait({task, *others}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ShuttingDown  # a client that has gone does not read the answer
-        return task.result()
-    finally:
-        for each in (task, *others):
-            each.cancel()
-        await asyncio.gather(task, *others, return_exceptions=True)
+    task = await first_of(work, state.stopping.wait(), disconnected(request))
+    if task is None:
+        raise ShuttingDown  # a client that has gone does not read the answer
+    return task.result()

@@ -30,6 +30,7 @@ from utils.exceptions import CaptureFailure
 from utils.logger import get_logger
 from utils.metrics import PACKETS_DROPPED, STREAM_OPEN
 from utils.pool import WorkerPool
+from utils.tasks import first_of
 
 log = get_logger(__name__)
 _NO_PICTURES = "The camera keeps the connection and sent no picture for twice RTSP__READ_TIMEOUT."
@@ -207,14 +208,8 @@ class Stream:
         return thread.ended.result()
 
     async def _until_closing(self, work: Awaitable[Described]) -> Described | None:
-        task = asyncio.ensure_future(work)
-        closing = asyncio.ensure_future(self._closing.wait())
-        try:
-            await asyncio.wait({task, closing}, return_when=asyncio.FIRST_COMPLETED)
-            return task.result() if task.done() else None
-        finally:
-            for each in (task, closing):
-                each.cancel()
+        task = await first_of(work, self._closing.wait())
+        return task.result() if task is not None else None
 
     def _opened(self, info: StreamInfo) -> None:
         self.decoder.opened(info, self._segment)

@@ -43,7 +43,7 @@ async def database_back(kit: Kit) -> None:
     """Connections of before the outage are found broken, one after the other, when they are used."""
     for _ in range(50):
         try:
-            await kit.services.orchestrator._database.check()
+            await kit.services.orchestrator._database.version()
             return
         except DatabaseUnavailable:
             await asyncio.sleep(0.1)

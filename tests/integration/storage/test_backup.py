@@ -298,7 +298,7 @@ async def test_a_frame_deleted_meanwhile_is_gone_and_its_delete_goes_on(
     assert (done.exit_code, done.verified.ok, done.left_out) == (0, 1, 0)
     async with machine.place() as place:
         assert [await place.state(item) for item in (kept, deleted)] == ["stored", "deleting"]
-        await place.retention().look()
+        await place.retention().poll()
         assert [await place.state(item) for item in (kept, deleted)] == ["stored", "deleted"]
         assert (await place.sql("SELECT deleted FROM ingestion_requests WHERE id = :id", id=deleted.request_id)) == [(1,)]
         told = "SELECT count(*) FROM outbox_pending WHERE event->>'type' = 'frame.deleted' AND event->>'subject' = :id"
