@@ -399,8 +399,10 @@ def test_as_root_without_capabilities_it_names_the_folder_that_is_in_the_way(pri
         "import sys; from pathlib import Path; from utils.embedded.account import account_for\n"
         "folder = Path(sys.argv[1]); account_for(folder, folder / 'postgres', Path(sys.argv[2]))"
     )
-    command = ["setpriv", "--bounding-set=-setpcap", sys.executable, "-c", code, str(private_wheel), str(postgres.binaries())]
-    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=30)
+    arguments = [sys.executable, "-c", code, str(private_wheel), str(postgres.binaries())]
+    done = subprocess.run(
+        ["setpriv", "--bounding-set=-setpcap", *arguments], cwd=REPO, capture_output=True, text=True, timeout=30
+    )
     assert re.search(r"EmbeddedStartError: .* cannot enter /.*DATA_DIR", done.stderr), done.stderr
 
 
