@@ -131,7 +131,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         sweeper = Sweeper(settings.SWEEPER, database, storage, marker)
         retention = Retention(settings.RETENTION, database, storage, marker)
         required = {"database": _database_check(database), "storage": _storage_check(storage)}
-        health = HealthService(required, {"spool": partial(_check_spool, spool), "sweeper": sweeper.check})
+        internal = {"spool": partial(_check_spool, spool), "sweeper": sweeper.check}
+        health = HealthService(required, internal, settings.API.HEALTH_INTERVAL)
         sealing = asyncio.create_task(put_in_order(database, secrets, everything=not settings.DB.HOST), name="secrets")
         stack.push_async_callback(_cancelled, sealing)
         head = LogHead()
@@ -150,6 +151,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         stack.push_async_callback(retention.stop)
         keeper.start()
         stack.push_async_callback(keeper.stop)
+        health.start()
+        stack.push_async_callback(health.stop)
         orchestrator.start()
         stack.push_async_callback(orchestrator.stop, settings.API.SHUTDOWN_TIMEOUT / 2)
         log.info(

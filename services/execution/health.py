@@ -1,4 +1,7 @@
-"""Health: what can be used right now, checked on the live pools with timeouts of its own, cached for a second."""
+"""Health: what can be used right now, checked on the live pools with timeouts of its own, cached for a second.
+
+The checks also run on a clock of their own, so that `ingestion_dependency_up` is true without anybody asking.
+"""
 
 from __future__ import annotations
 
@@ -29,14 +32,30 @@ class HealthService:
     """Runs the checks of the parts it depends on, each of which makes the whole unhealthy.
 
     `internal`: what the service itself found wrong: shown in `checks`, no dependency, and makes the whole degraded.
+    Everything runs on the event loop. `start` begins to check every `interval` seconds, `stop` ends it.
     """
 
-    def __init__(self, required: dict[str, Check], internal: dict[str, Check]) -> None:
+    def __init__(self, required: dict[str, Check], internal: dict[str, Check], interval: float = 5.0) -> None:
         self._required = required
         self._internal = internal
         self._turn = asyncio.Lock()
         self._last: tuple[float, HealthCheckResponse] | None = None
+        self._interval = interval
+        self._task: asyncio.Task[None] | None = None
         self.stopping = False
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="health")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            await self.check()
+            await asyncio.sleep(self._interval)
 
     async def check(self) -> HealthCheckResponse:
         """The state of all parts, at most a second old; never raises."""
