@@ -188,8 +188,8 @@ class Restore:
         if mark is None:
             if objects:
                 await self._check_bucket(target.log_id)
-            if found := self._foreign_spool():
-                raise BackupError(f"The spool {self._spool.path} is not empty ({found}): move its files away first.")
+            if spooled := self._foreign_spool():
+                raise BackupError(f"The spool {self._spool.path} is not empty ({spooled}): move its files away first.")
         return mark or Mark(self._manifest.id, uuid4()), rows_done
 
     async def _check_bucket(self, log_id: UUID | None) -> None:
