@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -257,7 +258,8 @@ class Restore:
                             self._spool.bury(path.name)
                     count += 1
         except OSError as error:
-            raise BackupError(f"SPOOL__DIR {self._spool.path} cannot be written: {error.strerror}.") from error
+            reason = os.strerror(error.errno or 0)
+            raise BackupError(f"SPOOL__DIR {self._spool.path} cannot be written: {reason}.") from error
         return count
 
     def _restore_keys(self) -> None:
