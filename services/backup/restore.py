@@ -171,8 +171,8 @@ class Restore:
         if target.services:
             raise BackupError("A service is connected to this database: stop it first.")
         try:
-            found = await again(lambda: self._storage.head(MARK_KEY))
-            mark = Mark.read(await again(lambda: self._storage.get(MARK_KEY))) if found is not None else None
+            head = await again(lambda: self._storage.head(MARK_KEY))
+            mark = Mark.read(await again(lambda: self._storage.get(MARK_KEY))) if head is not None else None
         except (ValueError, KeyError, TypeError):
             raise BackupError(f"The object {MARK_KEY} in the bucket cannot be read: begin with an empty bucket.") from None
         if mark is not None and mark.backup != self._manifest.id:
