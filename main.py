@@ -10,10 +10,7 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 from starlette.middleware import Middleware
 
-from api.endpoints import burst, cameras, frames, health, upload, upload_sessions
-from api.endpoints import capture_events as events
-from api.endpoints import events as event_log
-from api.endpoints import requests as ingest
+from api.endpoints import burst, cameras, capture_events, events, frames, health, requests, upload, upload_sessions
 from api.http.errors import install_error_handlers
 from api.http.openapi import install_docs
 from api.http.state import AppState
@@ -69,7 +66,7 @@ def create_app(settings: Settings | None = None, *, open_services: OpenServices 
     )
     app.state.trackshift = state
     install_error_handlers(app)
-    for module in (burst, events, ingest, upload, upload_sessions, frames, cameras, event_log, health):
+    for module in (burst, capture_events, requests, upload, upload_sessions, frames, cameras, events, health):
         app.include_router(module.router)
     install_docs(app)
     return app

@@ -1,4 +1,4 @@
-"""Plain values that the layers pass round: enumerations, capture parameters, pictures, frames to store."""
+"""Plain values that all layers share: enumerations, capture parameters, frames, filters."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class TimestampSource(StrEnum):
 
 
 class DropReason(StrEnum):
-    """Why a slot that came due has no frame (CONTRACT, "The ledger")."""
+    """Why a slot that came due has no frame."""
 
     CAMERA_DOWN = "camera_down"
     NO_PICTURE = "no_picture"
@@ -151,7 +151,7 @@ class CaptureParams:
 
 @dataclass(frozen=True, slots=True)
 class FrameRecord:
-    """One stored object and what its row will say. The object is durable before this is made (invariant 1)."""
+    """One stored object and its row's values. Made only after the object is durable."""
 
     frame_id: UUID
     request_id: UUID
@@ -311,7 +311,7 @@ class EventFilter:
 
 
 class LogEventType(StrEnum):
-    """What the event log tells of (CloudEvents `type`)."""
+    """Types of the event log (CloudEvents `type`)."""
 
     FRAME_STORED = "frame.stored"
     FRAME_DELETED = "frame.deleted"
@@ -325,7 +325,7 @@ class LogEventType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LogFilter:
-    """What a reader of the event log wants; None: all."""
+    """What a reader of the event log selects; None: all."""
 
     types: tuple[LogEventType, ...] | None = None
     camera_id: str | None = None

@@ -1,4 +1,8 @@
-"""`Prefer: wait=N` (RFC 7240)."""
+"""`Prefer: wait=N` (RFC 7240).
+
+By hand (20 lines): PyPI has no parser of RFC 7240, and a preference is no structured field (RFC 9651), whose parsers refuse
+the whole header for one unknown preference with a form of its own. The contract leaves out what cannot be parsed.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work that is done only as long as somebody waits for it."""
+"""Work that is cancelled when its client goes away."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ T = TypeVar("T")
 
 
 async def disconnected(request: Request) -> None:
-    """Returns when the client has gone away. The body must have been read."""
+    """Returns when the client has disconnected. The body must have been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 async def while_wanted(request: Request, state: AppState, work: Coroutine[Any, Any, T]) -> T:
-    """The work's result; it is cancelled when the client goes away or the service stops. Raises ShuttingDown then."""
+    """The work's result. Cancels it and raises ShuttingDown when the client disconnects or the service stops."""
     task = await first_of(work, state.stopping.wait(), disconnected(request))
     if task is None:
-        raise ShuttingDown  # to a client that is gone, any answer will do
+        raise ShuttingDown  # a client that has gone does not read the answer
     return task.result()

@@ -25,6 +25,7 @@ from services.rtsp_capture.media.packets import StreamInfo
 from services.rtsp_capture.media.ring_budget import RingBudget
 from services.rtsp_capture.streams.stream_decoder import StreamDecoder
 from services.rtsp_capture.streams.stream_state import StreamTracker
+from services.rtsp_capture.timing.host_clock import HOST, HostClock
 from utils.exceptions import CaptureFailure
 from utils.logger import get_logger
 from utils.metrics import PACKETS_DROPPED, STREAM_OPEN
@@ -70,6 +71,7 @@ class StreamDeps:
     open_reader: ReaderFactory
     decode_pool: WorkerPool
     readers: Mapping[str, ReaderFactory] = field(default_factory=dict)  # those that a camera may name
+    host: HostClock = HOST  # brings receipt times to wall time
 
     def reader(self, name: str | None) -> ReaderFactory:
         """The reader of that name; the default one without a name, and for one that is not built."""
@@ -182,7 +184,7 @@ class Stream:
         )  # fmt: skip
         thread = ReaderThread(
             self.key.camera_id, self._deps.reader(self.key.reader)(options), self._segment, self._opened, self._packets,
-            max_offset=settings.MAX_CLOCK_OFFSET,
+            max_offset=settings.MAX_CLOCK_OFFSET, host=self._deps.host,
         )  # fmt: skip
         self._thread = thread
         thread.start()
