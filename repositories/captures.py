@@ -17,7 +17,16 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from models.entities import CaptureEvent, CaptureGap, IngestionRequest
-from models.values import FINAL_STATUSES, CaptureError, CaptureMode, Claim, DropReason, EventKind, IngestionStatus, SourceInfo
+from models.values import (
+    FINAL_STATUSES,
+    CaptureError,
+    CaptureMode,
+    Claim,
+    DropReason,
+    EventKind,
+    IngestionStatus,
+    SourceInfo,
+)
 from repositories.base import Repository
 from repositories.ledger import Ledger
 from repositories.sql import sql

@@ -108,7 +108,7 @@ class Exclusive:
     async def check(self) -> None:
         """Raises DatabaseUnavailable when the lock went with its connection: another process may have it."""
         try:
-            # Once invalidated it would be made anew, by a session without the lock.
+            # An invalidated one would be replaced by a session without the lock.
             same = not self._connection.invalidated
             same = same and await self._connection.scalar(text("SELECT pg_backend_pid()")) == self._backend
         except Exception as error:
@@ -139,7 +139,7 @@ class Database:
             DB_POOL.set_function(lambda: pool.checkedout() if isinstance(pool, AsyncAdaptedQueuePool) else 0)
 
     def unit_of_work(self, *, events: bool = True) -> AbstractAsyncContextManager[UnitOfWork]:
-        """One transaction; without `events` it reads, or writes what no event tells of, and `on_commit` is not called.
+        """One transaction; without `events` it reads, or writes what leads to no event, and `on_commit` is not called.
 
         Raises DatabaseUnavailable; after a failed COMMIT its outcome is unknown (rule 4).
         """

@@ -20,7 +20,7 @@ from utils.metrics import LEASES_FENCED
 
 log = get_logger(__name__)
 
-MARGIN = 1 / 6  # of LEASE_TTL: what clocks may run apart in a TTL, and what a write in hand may take
+MARGIN = 1 / 6  # of LEASE_TTL: what clocks may run apart in a TTL, and what a write under way may take
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 

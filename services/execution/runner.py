@@ -149,7 +149,7 @@ class CaptureRunner:
             job.start()
 
     async def stop(self, timeout: float) -> None:
-        """Takes no more work, stores what is in hand, hands captures back; at most `timeout` seconds."""
+        """Takes no more work, stores pending frames, hands captures back; at most `timeout` seconds."""
         await self._claiming.stop()
         await self._triggers.stop()
         for running in self._running.values():

@@ -109,7 +109,7 @@ class Replay:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
-        self._spool.arrived.set()  # what was put back is looked at again
+        self._spool.arrived.set()  # what was put back is due again
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("replay_failed", exc_info=error)
 
