@@ -21,7 +21,7 @@ from services.cameras.snapshots import Snapshots
 from services.events.event_log import EventLog
 from services.events.relay import LogHead, Relay
 from services.execution.embedded_parts import StartError, start_embedded
-from services.execution.health import Degraded, HealthService
+from services.execution.health import Check, Degraded, HealthService
 from services.housekeeping.bucket_marker import BucketMarker
 from services.housekeeping.retention import Retention
 from services.housekeeping.secrets import open_box, put_in_order
@@ -131,7 +131,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         sweeper = Sweeper(settings.SWEEPER, database, storage, marker)
         retention = Retention(settings.RETENTION, database, storage, marker)
         required = {"database": _database_check(database), "storage": _storage_check(storage)}
-        internal = {"spool": partial(_check_spool, spool), "sweeper": sweeper.check}
+        internal: dict[str, Check] = {"spool": partial(_check_spool, spool), "sweeper": sweeper.check}
         health = HealthService(required, internal, settings.API.HEALTH_INTERVAL)
         sealing = asyncio.create_task(put_in_order(database, secrets, everything=not settings.DB.HOST), name="secrets")
         stack.push_async_callback(_cancelled, sealing)
