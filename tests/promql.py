@@ -137,7 +137,7 @@ def _matches(matcher: Any, labels: dict[str, str]) -> bool:
     value = labels.get(matcher.name, "")
     kind = str(matcher.op).rsplit(".", 1)[-1].lower()
     if kind in ("equal", "notequal"):
-        return (value == matcher.value) == (kind == "equal")
+        return bool(value == matcher.value) == (kind == "equal")
     if kind in ("re", "notre"):
         return (re.fullmatch(matcher.value, value) is not None) == (kind == "re")
     raise NotImplementedError(kind)
@@ -182,6 +182,11 @@ def _quantile(quantile: float, buckets: Vector) -> Vector:
     return found
 
 
+def _seconds(duration: str) -> float:
+    window: Any = ast.parse(f"x[{duration}]") if duration != "0s" else None
+    return float(window.range.total_seconds()) if window is not None else 0.0
+
+
 def firing(
     rules: dict[str, Any], recording: Recording, start: float, end: float, every: float
 ) -> dict[str, dict[Labels, float]]:
@@ -189,7 +194,7 @@ def firing(
     evaluator = Evaluator(recording)
     found: dict[str, dict[Labels, float]] = {}
     for rule in (rule for group in rules["groups"] for rule in group["rules"]):
-        patience = ast.parse(f"x[{rule['for']}]").range.total_seconds() if "for" in rule else 0.0
+        patience = _seconds(rule.get("for", "0s"))
         active: dict[Labels, float] = {}
         fired: dict[Labels, float] = {}
         for step in range(int((end - start) / every) + 1):

@@ -43,7 +43,7 @@ class Watch:
     def __init__(self) -> None:
         self.url = ""
         self.recording = Recording(TARGET)
-        self.texts: list[str | None] = []
+        self.scrapes: list[tuple[float, str | None]] = []
         self._began = time.monotonic()
 
     @property
@@ -51,7 +51,7 @@ class Watch:
         return (time.monotonic() - self._began) * SCALE
 
     async def scrape(self) -> None:
-        if not self.texts:
+        if not self.scrapes:
             self._began = time.monotonic()
         async with httpx.AsyncClient() as client:
             try:
@@ -60,8 +60,8 @@ class Watch:
                 text = None
         if text is not None:
             text = AGES.sub(lambda found: f"{found[1]} {float(found[2]) * SCALE}", text)
-        self.texts.append(text)
-        self.recording.add(self.now, text)
+        self.scrapes.append((self.now, text))
+        self.recording.add(*self.scrapes[-1])
         await asyncio.sleep(EVERY / SCALE)
 
     def fired(self, alert: str) -> dict[str, float]:
@@ -72,16 +72,15 @@ class Watch:
 
     async def record(self, seconds: float) -> None:
         end = self.now + seconds
-        while not self.texts or self.now < end:
+        while not self.scrapes or self.now < end:
             await self.scrape()
 
-    async def until(self, alert: str, *names: str, at_most: float) -> dict[str, float]:
-        """Scrapes until the alert fires for all `names`, seconds by name since the call."""
-        began = self.now
+    async def until(self, alert: str, *names: str, since: float, at_most: float) -> dict[str, float]:
+        """Scrapes until the alert fires for all `names`; seconds by name since the fault began."""
         while not set(names) <= set(found := self.fired(alert)):
-            assert self.now - began < at_most, f"{alert} fires for {set(found)} only"
+            assert self.now - since < at_most, f"{alert} fires for {set(found)} only"
             await self.scrape()
-        took = {name: found[name] - began for name in names}
+        took = {name: found[name] - since for name in names}
         for name, seconds in took.items():
             print(f"{alert} {name or '-'}: {seconds:.0f} s")
         return took
@@ -113,11 +112,11 @@ async def service(outside: dict[str, EmbeddedParts], tmp_path: Path) -> AsyncIte
     db = DbSettings(HOST=postgres.host, PORT=postgres.port, USER=postgres.user, NAME=postgres.database)
     storage = StorageSettings(
         ENDPOINT=store.endpoint, ACCESS_KEY=store.access_key, SECRET_KEY=store.secret_key, BUCKET_NAME="frames"
-    )  # type: ignore[arg-type]
+    )
     made = service_on(
         Backends(db, storage, outside=False), tmp_path, RTSP__RECONNECT_DELAY=str(3 / SCALE),
         RTSP__RECONNECT_MAX_DELAY=str(30 / SCALE), API__HEALTH_INTERVAL=str(5 / SCALE),
-        SPOOL__AFTER=str(max(0.1, 3 / SCALE)),
+        SPOOL__AFTER=str(max(0.1, 3 / SCALE)), RTSP__MAX_CONCURRENT_STREAMS="3",
     )  # fmt: skip
     await asyncio.to_thread(made.start, 90)
     yield made
@@ -129,7 +128,7 @@ async def test_each_alert_fires_in_its_time_and_says_what_is_wrong(
     service: Service, outside: dict[str, EmbeddedParts], tmp_path: Path
 ) -> None:
     film = make_film(tmp_path, codec="h264", width=160, height=90, fps=10, seconds=2, bitrate=100_000)
-    kept, captured, well = unique("kept"), unique("captured"), unique("well")
+    kept, captured, well, roomless = unique("kept"), unique("captured"), unique("well"), unique("roomless")
     watch = Watch()
     watch.url = service.url
     with Camera(film, name="cam", join="burst") as broken, Camera(film, name="cam", join="burst") as healthy:
@@ -146,23 +145,29 @@ async def test_each_alert_fires_in_its_time_and_says_what_is_wrong(
         await watch.record(60)
         assert watch.fired("IngestionCameraDown") == watch.fired("IngestionDependencyDown") == {}
 
+        fault = watch.now
         broken.kill()  # unplugged: its address refuses, each retry passes through connecting and backing_off
-        took = await watch.until("IngestionCameraDown", kept, captured, at_most=900)
+        registered = {"camera_id": roomless, "rtsp_url": healthy.url, "keep_open": True}  # the three others have all room
+        assert (await asyncio.to_thread(httpx.post, f"{service.url}/api/v1/cameras", json=registered)).status_code == 201
+        took = await watch.until("IngestionCameraDown", kept, captured, roomless, since=fault, at_most=900)
         assert all(seconds >= 300 for seconds in took.values())
-        assert set(watch.fired("IngestionCameraDown")) == {kept, captured}
+        assert set(watch.fired("IngestionCameraDown")) == {kept, captured, roomless}
         await asyncio.to_thread(broken.start)
-        while "ingestion_stream_down_seconds{" in (watch.texts[-1] or ""):
+        while re.search(f"ingestion_stream_down_seconds.*({kept}|{captured})", watch.scrapes[-1][1] or ""):
             await watch.scrape()
         assert watch.fired("IngestionDependencyDown") == {}
 
+        fault = watch.now
         for part in outside.values():
             await asyncio.to_thread(part.stop)
-        took = await watch.until("IngestionDependencyDown", "database", "storage", at_most=600)
+        took = await watch.until("IngestionDependencyDown", "database", "storage", since=fault, at_most=900)
         assert all(seconds >= 60 for seconds in took.values())
-        await watch.until("IngestionSpool", "", at_most=1200)
+        took = await watch.until("IngestionSpool", "", since=fault, at_most=1200)
+        assert took[""] >= 300
 
+        fault = watch.now
         service.kill()
-        took = await watch.until("IngestionDown", "", at_most=600)
+        took = await watch.until("IngestionDown", "", since=fault, at_most=900)
         assert took[""] >= 60
     if shutil.which("promtool"):
         _ask_promtool(watch, tmp_path)
@@ -179,29 +184,33 @@ async def _live(client: httpx.AsyncClient, camera_id: str) -> bool:
 
 def _ask_promtool(watch: Watch, folder: Path) -> None:
     """The same scrapes, at exact intervals, by Prometheus itself: each alert fires at our moment, and not one before."""
-    exact = Recording(TARGET)
-    for n, text in enumerate(watch.texts):
-        exact.add(n * EVERY, text)
-    end = (len(watch.texts) - 1) * EVERY
+    exact, scrapes, count = Recording(TARGET), watch.scrapes, int(watch.scrapes[-1][0] / EVERY) + 1
+    for n in range(count):
+        exact.add(n * EVERY, next((text for at, text in reversed(scrapes) if at <= n * EVERY), scrapes[0][1]))
+    end = (count - 1) * EVERY
     ours = firing(RULES, exact, 0, end, EVERY)
     series = []
     for labels, points in exact.series.items():
         values = {round(at / EVERY): "stale" if value != value else repr(value) for at, value in points}
         named = dict(labels)
         shown = ",".join(f'{key}="{value}"' for key, value in named.items() if key != "__name__")
-        line = " ".join(values.get(n, "_") for n in range(len(watch.texts)))
+        line = " ".join(values.get(n, "_") for n in range(count))
         series.append({"series": f"{named['__name__']}{{{shown}}}", "values": line})
-    asked = [
-        {"expr": _firing(alert, labels), "eval_time": f"{at:.0f}s", "exp_samples": [{"labels": "{}", "value": 1}]}
+    moments = [
+        (alert, labels, at)
         for alert in ("IngestionCameraDown", "IngestionDependencyDown", "IngestionSpool", "IngestionDown")
         for labels, at in ours[alert].items()
     ]
-    silent = [{**item, "eval_time": f"{float(item['eval_time'][:-1]) - EVERY:.0f}s", "exp_samples": []} for item in asked]
-    assert len(asked) >= 6
+    expected = [
+        {"expr": _firing(alert, labels), "eval_time": f"{at - before:.0f}s", "exp_samples": samples}
+        for alert, labels, at in moments
+        for before, samples in ((0, [{"labels": "{}", "value": 1}]), (EVERY, []))
+    ]
+    assert len(moments) >= 6
     tests = {
         "rule_files": [str(ROOT / "deploy" / "alerts.yml")],
         "evaluation_interval": f"{EVERY:.0f}s",
-        "tests": [{"interval": f"{EVERY:.0f}s", "input_series": series, "promql_expr_test": asked + silent}],
+        "tests": [{"interval": f"{EVERY:.0f}s", "input_series": series, "promql_expr_test": expected}],
     }
     path = folder / "alerts_test.yml"
     path.write_text(yaml.safe_dump(tests))
