@@ -1,7 +1,8 @@
 """The check before a reader is opened: DESCRIBE in asyncio, so that every failure has its own code, in time.
 
 FFmpeg opens are serialised in the process, follow redirects with the Authorization header and give no reason.
-RTSP/1.0 (RFC 2326), Basic (RFC 7617) and Digest with MD5 (RFC 7616; FFmpeg knows no SHA-256), SDP (RFC 8866). One connection, closed before the stream is opened.
+RTSP/1.0 (RFC 2326), Basic (RFC 7617) and Digest with MD5 (RFC 7616; FFmpeg knows no SHA-256), SDP (RFC 8866).
+One connection, closed before the stream is opened.
 """
 
 from __future__ import annotations
