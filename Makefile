@@ -5,6 +5,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.install-stamp
 ARGS ?=
+# Without bytecode, every process compiles what it imports: seconds for each of the hundreds that the tests start.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo run test test-unit test-faults test-real lint bench bench-time bench-events bench-outbox docs lock docker-check clean
