@@ -1,4 +1,4 @@
-"""The wire: what clients send and get (CONTRACT.md), as Pydantic models.
+"""The wire: what clients send and get (docs/api.md), as Pydantic models.
 
 Input is strict: no coercion, unknown fields refused, times RFC 3339 with an offset. Output times are UTC, `Z`,
 six digits.
@@ -488,7 +488,7 @@ class CameraCreate(Input):
 
 
 def without_nulls(value: Any, model: type[BaseModel]) -> Any:
-    """The object without the model's fields that are null (CONTRACT: null means absent); anything else unchanged."""
+    """The object without the model's fields that are null (docs/api.md: null means absent); anything else unchanged."""
     if not isinstance(value, dict):
         return value
     return {key: item for key, item in value.items() if item is not None or key not in model.model_fields}

@@ -52,7 +52,7 @@ class TimestampSource(StrEnum):
 
 
 class DropReason(StrEnum):
-    """Why a slot that came due has no frame (CONTRACT, "The ledger")."""
+    """Why a slot that came due has no frame (docs/lifecycle.md)."""
 
     CAMERA_DOWN = "camera_down"
     NO_PICTURE = "no_picture"

@@ -1,7 +1,7 @@
 """Events of event_driven captures, and the admission of triggers.
 
 A trigger's row is the message to the capture's owner, whichever process that is: it is inserted while the request's row
-is locked and in progress, so an owner that finds no unseen one under the same lock may end the capture (rule 2).
+is locked and in progress, so an owner that finds none under that lock may end the capture (docs/rules.md, invariant 2).
 `created_at` is taken under that lock: one request's triggers are committed in its order.
 """
 

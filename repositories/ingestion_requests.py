@@ -1,6 +1,6 @@
 """Requests and their ledger.
 
-Two kinds of write (DESIGN, rule 1). Evidence, a stored frame or a dropped slot, is accepted from any epoch and
+Two kinds of write (docs/rules.md, rule 1). Evidence, a stored frame or a dropped slot, is accepted from any epoch and
 changes only that slot's accounting: `record`, one call of the SQL function `record_slots`. State (status, grid,
 gaps, errors) needs the newest epoch and a request that is not final: the methods that take a `Claim`.
 """
@@ -120,7 +120,7 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
     # -- admission ---------------------------------------------------------------------------------------------
 
     async def add_capture(self, row: IngestionRequest) -> IngestionRequest:
-        """A pending capture and its claimable lease, as stored; running it twice changes nothing (rule 4)."""
+        """A pending capture and its claimable lease, as stored; running it twice changes nothing (docs/rules.md, rule 4)."""
         values = {
             name: getattr(row, name)
             for name in ("id", "camera_id", "source_type", "capture_mode", "status", "rtsp_url", "params", "meta")
@@ -132,7 +132,7 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
         return (await self.session.scalars(self.select().where(IngestionRequest.id == row.id))).one()
 
     async def add_group(self, rows: Sequence[IngestionRequest], owner: str, ttl: float) -> set[UUID]:
-        """Captures that `owner` runs from the start, and their leases; running it twice changes nothing (rule 4).
+        """Captures that `owner` runs from the start, and their leases; idempotent (docs/rules.md, rule 4).
 
         Returns those whose first epoch is `owner`'s: none of a group that another process inserted before.
         """
@@ -226,7 +226,7 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
     async def adopt_grid(self, request_id: UUID, grid_start: datetime) -> datetime | None:
         """The grid's origin that holds: the row's, else `grid_start`, which is the row's from now on (compare and set).
 
-        None when there is no such request. From any epoch: frames numbered on that grid are there (rule 3).
+        None when there is no such request. From any epoch: frames numbered on that grid are there (docs/rules.md, rule 3).
         """
         held: datetime | None = await self.session.scalar(
             update(IngestionRequest)

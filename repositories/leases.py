@@ -1,4 +1,4 @@
-"""Leases: who runs which capture. Only the database's clock decides when one has lapsed (rule 3)."""
+"""Leases: who runs which capture. Only the database's clock decides when one has lapsed (docs/rules.md, rule 3)."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class LeaseRepository(Repository[CaptureLease]):
     async def add_held(self, owner: str, ttl: float, cameras: Mapping[UUID, str]) -> None:
         """Leases of new captures (by id: the camera) that `owner` has from the start, with epoch 1.
 
-        Running it twice changes nothing (rule 4).
+        Running it twice changes nothing (docs/rules.md, rule 4).
         """
         await self.session.execute(
             sql("""

@@ -1,4 +1,4 @@
-"""The event log: what moves events into their one order, what reads them, what removes old ones (rule 12).
+"""The event log: what moves events into their one order, what reads them, what removes old ones (docs/rules.md, rule 12).
 
 Nobody writes events here: triggers do, in the transaction of what they tell of (migrations/functions_0005).
 """

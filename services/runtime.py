@@ -197,7 +197,7 @@ async def _with_patience(what: str, work: Callable[[], Awaitable[object]]) -> No
 
 
 async def _check_durability(settings: Settings, database: Database) -> None:
-    """Acknowledged means durable (rule 8): production refuses a PostgreSQL that may forget."""
+    """Acknowledged means durable (docs/rules.md, rule 8): production refuses a PostgreSQL that may forget."""
     found = await database.durability_settings()
     if int(found["server_version_num"]) < 150_000:
         raise StartError("PostgreSQL is older than 15.")

@@ -292,7 +292,7 @@ CaptureCode = Literal[
     "lease_lost",
 ]  # fmt: skip
 
-# Before the first picture these end a capture at once: trying again cannot help (CONTRACT, "The end").
+# Before the first picture these end a capture at once: trying again cannot help (docs/api.md, "The end").
 FATAL_BEFORE_FIRST_PICTURE: frozenset[str] = frozenset(
     {
         "unauthorized_camera", "forbidden_camera", "no_video", "unsupported_codec", "tls_error",

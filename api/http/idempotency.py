@@ -31,7 +31,7 @@ from utils.exceptions import IngestionException, MalformedRequest
 
 REPLAYED = "Idempotent-Replayed"
 ANONYMOUS = "anonymous"
-# Not answers to this request but to this moment: they free the key (CONTRACT, "Safe retries").
+# Not answers to this request but to this moment: they free the key (docs/retries.md).
 _NOT_KEPT = (401, 403, 408, 409, 429)
 _IN_THREAD = 65_536  # bytes of JSON; less is hashed faster than a thread is reached
 # A structured-field string ("k") or the bare key; visible ASCII. A bare comma would be two keys in one header.

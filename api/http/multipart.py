@@ -100,7 +100,7 @@ class FormReader:
         return operations
 
     def result(self) -> tuple[UploadIngestionRequest, list[SpooledFile]]:
-        """The form and its files; else what is wrong, form errors first (CONTRACT, upload)."""
+        """The form and its files; else what is wrong, form errors first (docs/api.md, upload)."""
         if not self._ended:
             raise MalformedRequest("The multipart body ends before its last boundary.")
         if not self._file_parts:

@@ -1,4 +1,4 @@
-"""The relay: moves events from where their transactions wrote them into the one log (DESIGN, rule 12).
+"""The relay: moves events from where their transactions wrote them into the one log (docs/rules.md, rule 12).
 
 Each process runs one; an advisory lock in the database lets one at a time through, so any may die at any moment. Its poll
 tells this process how far the log goes, whoever moved the events: readers that wait (`LogHead`) need no query of their own
