@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from functools import cache
 from pathlib import Path
 
 import pytest
+
+from config import VERSION
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")])
@@ -107,6 +110,15 @@ def test_comments_cite_rules_that_exist() -> None:
     assert cited <= set(range(1, 13))
 
 
+def test_each_room_has_its_line() -> None:
+    table = (ROOT / "docs" / "architecture.md").read_text("utf-8").partition("\n## Folders\n")[2].partition("\n## ")[0]
+    lines = set(re.findall(r"^\| `([\w/]+)/` ", table, re.MULTILINE))
+    inner = [ROOT / "api", ROOT / "services", ROOT / "services" / "rtsp_capture"]
+    rooms = {str(path.parent.relative_to(ROOT)) for folder in inner for path in folder.glob("*/__init__.py")}
+    assert rooms - {"services/rtsp_capture"} - lines == set()
+    assert {line for line in lines if not (ROOT / line).is_dir()} == set()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_pages_are_short(page: Path) -> None:
     words = len(CODE.sub("", page.read_text("utf-8")).split())
@@ -117,3 +129,8 @@ def test_every_page_is_in_the_index() -> None:
     index = (ROOT / "docs" / "README.md").read_text("utf-8")
     linked = {link.partition("#")[0] for link in LINK.findall(index)}
     assert {page.name for page in (ROOT / "docs").glob("*.md")} - linked == {"README.md"}
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"] == VERSION
+    assert f"## [{VERSION}]" in (ROOT / "CHANGELOG.md").read_text("utf-8")
