@@ -13,14 +13,16 @@ import re
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL
 
 VERSION = "0.1.0"  # pyproject.toml says the same
+BUCKET_NAME_PATTERN = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
 
 DEFAULT_CREDENTIALS = frozenset({"", "admin", "changeme", "minioadmin", "password", "postgres", "secret", "trackshift"})
 LOOPBACK_NETWORKS = ("127.0.0.0/8", "::1/128")
@@ -64,6 +66,19 @@ def _fernet_key(key: SecretStr) -> SecretStr:
 
 class Group(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_unset(cls, given: Any) -> Any:
+        """`NAME=` is unset where the default is no text: an empty path would be the folder that the service starts in."""
+        if not isinstance(given, dict):
+            return given
+        fields = cls.model_fields
+        return {name: value for name, value in given.items() if value != "" or _has_text(fields.get(name))}
+
+
+def _has_text(field: FieldInfo | None) -> bool:
+    return field is None or (field.default is not None and field.default_factory is None)
 
 
 class ApiSettings(Group):
@@ -126,7 +141,7 @@ class StorageSettings(Group):
     ACCESS_KEY: SecretStr = Field(SecretStr(""), description="Access key id.")
     SECRET_KEY: SecretStr = Field(SecretStr(""), description="Secret access key.")
     BUCKET_NAME: str = Field(
-        "trackshift-frames", pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", description="Bucket; created when it is missing."
+        "trackshift-frames", pattern=BUCKET_NAME_PATTERN, description="Bucket; created when it is missing."
     )
     REGION: str = Field("us-east-1", description="Region that requests are signed for.")
     SECURE: bool = Field(False, description="https when ENDPOINT is host:port without a scheme.")
@@ -384,7 +399,7 @@ class Settings(BaseSettings):
     DEBUG: bool = Field(False, description="asyncio's debug mode: slow callbacks are logged.")
     DATA_DIR: Path = Field(
         Path("./data"),
-        description="Folder of the embedded parts, the spool (frames that are nowhere else), the key file, temporary files.",
+        description="Folder of the spool and secrets.keys (both are nowhere else), the embedded parts, temporary files.",
     )
     API: ApiSettings = Field(default_factory=lambda: ApiSettings())
     DB: DbSettings = Field(default_factory=lambda: DbSettings())

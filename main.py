@@ -10,14 +10,11 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 from starlette.middleware import Middleware
 
-from api.endpoints import burst, cameras, frames, health, upload, upload_sessions
-from api.endpoints import capture_events as events
-from api.endpoints import events as event_log
-from api.endpoints import requests as ingest
+from api.endpoints import burst, cameras, capture_events, events, frames, health, requests, upload, upload_sessions
 from api.http.errors import install_error_handlers
 from api.http.openapi import install_docs
 from api.http.state import AppState
-from api.http.validation import safe_message
+from api.http.validation import message_of
 from api.lifespan import OpenServices, make_lifespan
 from api.middleware import Cors, Guard, Head, RequestContext
 from config import VERSION, ConfigurationError, Settings, get_settings
@@ -69,7 +66,7 @@ def create_app(settings: Settings | None = None, *, open_services: OpenServices 
     )
     app.state.trackshift = state
     install_error_handlers(app)
-    for module in (burst, events, ingest, upload, upload_sessions, frames, cameras, event_log, health):
+    for module in (burst, capture_events, requests, upload, upload_sessions, frames, cameras, events, health):
         app.include_router(module.router)
     install_docs(app)
     return app
@@ -85,7 +82,7 @@ def _settings_problems(error: Exception) -> list[str]:
     for item in error.errors(include_url=False):
         # pydantic-settings lowers names that it does not know; an index is inside one setting.
         name = "__".join(part.upper() for part in item["loc"] if isinstance(part, str)) or "settings"
-        message = safe_message(item["type"], item["msg"])
+        message = message_of(item)
         if item["type"] == "value_error" and repr(str(item["input"])) not in item["msg"]:
             message = item["msg"].removeprefix("Value error, ")  # one of ours, which explains without quoting
         lines.append(f"{name}: {message}")

@@ -1,4 +1,4 @@
-"""Plain values that the layers pass round: enumerations, capture parameters, pictures, frames to store."""
+"""Plain values that all layers share: enumerations, capture parameters, frames, filters."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 from uuid import UUID
+
+CAMERA_ID_PATTERN = r"^[A-Za-z0-9._-]{1,100}$"
 
 
 class SourceType(StrEnum):
@@ -52,7 +54,7 @@ class TimestampSource(StrEnum):
 
 
 class DropReason(StrEnum):
-    """Why a slot that came due has no frame (docs/lifecycle.md)."""
+    """Why a slot that came due has no frame."""
 
     CAMERA_DOWN = "camera_down"
     NO_PICTURE = "no_picture"
@@ -149,7 +151,7 @@ class CaptureParams:
 
 @dataclass(frozen=True, slots=True)
 class FrameRecord:
-    """One stored object and what its row will say. The object is durable before this is made (invariant 1)."""
+    """One stored object and its row's values. Made only after the object is durable."""
 
     frame_id: UUID
     request_id: UUID
@@ -271,12 +273,14 @@ class RequestFilter:
 
 @dataclass(frozen=True, slots=True)
 class FrameFilter:
-    """What a list of frames is narrowed to, and its order by capture time."""
+    """What a list of frames is narrowed to, and its order by capture time. `from_`, `to`: capture times."""
 
     camera_id: str | None = None
     request_id: UUID | None = None
     from_: datetime | None = None
     to: datetime | None = None
+    stored_from: datetime | None = None
+    stored_to: datetime | None = None
     source_type: SourceType | None = None
     descending: bool = False
 
@@ -307,7 +311,7 @@ class EventFilter:
 
 
 class LogEventType(StrEnum):
-    """What the event log tells of (CloudEvents `type`)."""
+    """Types of the event log (CloudEvents `type`)."""
 
     FRAME_STORED = "frame.stored"
     FRAME_DELETED = "frame.deleted"
@@ -321,7 +325,7 @@ class LogEventType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LogFilter:
-    """What a reader of the event log wants; None: all."""
+    """What a reader of the event log selects; None: all."""
 
     types: tuple[LogEventType, ...] | None = None
     camera_id: str | None = None

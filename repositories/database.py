@@ -24,12 +24,14 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 from config import DbSettings, database_url
 from repositories.camera_configs import CameraConfigRepository
 from repositories.capture_events import CaptureEventRepository
+from repositories.captures import CaptureRepository
+from repositories.event_log import EventLogRepository
 from repositories.frames import FrameRepository
 from repositories.idempotency import IdempotencyRepository
 from repositories.ingestion_requests import IngestionRequestRepository
 from repositories.leases import LeaseRepository
+from repositories.ledger import Ledger
 from repositories.object_keys import ObjectKeyRepository
-from repositories.outbox import OutboxRepository
 from repositories.secrets import SecretsRepository
 from repositories.storage_usage import StorageUsageRepository
 from repositories.upload_sessions import UploadSessionRepository
@@ -95,6 +97,14 @@ class UnitOfWork:
         return IngestionRequestRepository(self.session)
 
     @cached_property
+    def captures(self) -> CaptureRepository:
+        return CaptureRepository(self.session)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        return Ledger(self.session)
+
+    @cached_property
     def frames(self) -> FrameRepository:
         return FrameRepository(self.session)
 
@@ -111,8 +121,8 @@ class UnitOfWork:
         return CaptureEventRepository(self.session)
 
     @cached_property
-    def outbox(self) -> OutboxRepository:
-        return OutboxRepository(self.session)
+    def event_log(self) -> EventLogRepository:
+        return EventLogRepository(self.session)
 
     @cached_property
     def keys(self) -> IdempotencyRepository:
@@ -273,11 +283,10 @@ class Database:
                 raise
             raise DatabaseUnavailable(retry_after=2) from error
 
-    async def check(self) -> dict[str, Any]:
-        """One cheap query on the live pool. Raises DatabaseUnavailable."""
+    async def version(self) -> str:
+        """PostgreSQL's version, by one cheap query on the live pool. Raises DatabaseUnavailable."""
         async with self.unit_of_work() as uow:
-            row = (await uow.session.execute(text("SELECT current_setting('server_version') AS version"))).one()
-            return {"version": row.version}
+            return str(await uow.session.scalar(text("SELECT current_setting('server_version')")))
 
     async def durability_settings(self) -> dict[str, str]:
         """fsync, full_page_writes and synchronous_commit as this session has them."""

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from api.http import examples
 from api.http.dependencies import ServicesDep, StateDep
-from api.http.idempotency import AttemptDep
+from api.http.idempotency import OperationDep
 from api.http.openapi import IDEMPOTENCY, KEYED, answer, problems
 from api.http.params import StrictUuid
 from api.http.routing import make_router
@@ -30,7 +30,7 @@ GroupId = Annotated[StrictUuid, Path(description="The burst's id.")]
     summary="Take one moment of several cameras",
     response_model=BurstResponse,
     responses={
-        201: answer("At least one frame is stored; `complete` and `results` tell the rest.", examples.BURST)
+        201: answer("At least one frame is stored; see `complete` and `results`.", examples.BURST)
         | {"headers": {"Location": {"description": "The burst.", "schema": {"type": "string"}}}},
         **problems(
             "camera_not_found", "camera_disabled", "storage_unavailable", *KEYED, "payload_too_large",
@@ -43,7 +43,7 @@ GroupId = Annotated[StrictUuid, Path(description="The burst's id.")]
     },
 )  # fmt: skip
 async def take_burst(
-    body: BurstRequest, request: Request, response: Response, services: ServicesDep, state: StateDep, attempt: AttemptDep
+    body: BurstRequest, request: Request, response: Response, services: ServicesDep, state: StateDep, operation: OperationDep
 ) -> Any:
     """One frame a camera, the one nearest to the same moment, by a single_frame request each.
 
@@ -51,7 +51,7 @@ async def take_burst(
     frame is stored the answer is the first camera's problem, with all of `results`.
     """
     services.orchestrator.check_accepting()
-    taken = await while_wanted(request, state, services.bursts.take(body, attempt))
+    taken = await while_wanted(request, state, services.bursts.take(body, operation))
     response.headers["Location"] = f"/api/v1/ingest/burst/{taken.group_id}"
     return taken
 

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from api.http import examples
 from api.http.dependencies import ServicesDep
-from api.http.idempotency import AttemptDep
+from api.http.idempotency import OperationDep
 from api.http.openapi import IDEMPOTENCY, KEYED, answer, problems
 from api.http.params import Cursor, Limit, RequestId
 from api.http.routing import make_router
@@ -36,14 +36,14 @@ router = make_router("/api/v1/ingest/requests", tags=["ingest"])
     },
 )  # fmt: skip
 async def trigger_event(
-    request_id: RequestId, response: Response, services: ServicesDep, attempt: AttemptDep,
+    request_id: RequestId, response: Response, services: ServicesDep, operation: OperationDep,
     body: TriggerRequest | None = None,
 ) -> Any:
     """The slots from pre_roll seconds before `at` until post_roll seconds after it are stored, those that have passed
     from the stream's ring. The capture may run in another process: the event is kept, and found by it within a second."""
     location = f"/api/v1/ingest/requests/{request_id}/events"
-    attempt.answers(202, lambda _: location)
-    event_id = await services.orchestrator.trigger(request_id, body or TriggerRequest(), attempt)
+    operation.answers(202, lambda _: location)
+    event_id = await services.orchestrator.trigger(request_id, body or TriggerRequest(), operation)
     response.headers["Location"] = location
     return TriggerAccepted(event_id=event_id)
 

@@ -1,4 +1,4 @@
-"""/api/v1/ingest: captures, their state, cancelling."""
+"""/api/v1/ingest: starting captures; requests' status, lists, cancelling."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from api.http import examples
 from api.http.dependencies import ServicesDep, StateDep
-from api.http.idempotency import AttemptDep
+from api.http.idempotency import OperationDep
 from api.http.openapi import IDEMPOTENCY, KEYED, PREFER, answer, problems
 from api.http.params import Cursor, Limit, RequestId, StrictUuid
 from api.http.prefer import wait_final
@@ -47,12 +47,12 @@ def status_location(request_id: UUID) -> str:
 )  # fmt: skip
 async def submit_capture(
     body: RTSPIngestionRequest, request: Request, response: Response, services: ServicesDep, state: StateDep,
-    attempt: AttemptDep,
+    operation: OperationDep,
 ) -> Any:
     """Answers at once, before the camera is reached. With `Prefer: wait=N` it waits for the final state."""
     services.orchestrator.check_accepting()
-    attempt.answers(202, lambda accepted: status_location(accepted.request_id))
-    accepted = await services.orchestrator.submit_capture(body, attempt)
+    operation.answers(202, lambda accepted: status_location(accepted.request_id))
+    accepted = await services.orchestrator.submit_capture(body, operation)
     response.headers["Location"] = status_location(accepted.request_id)
     if await wait_final(request, response, state, services, accepted.request_id):
         response.status_code = 200

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from api.endpoints.requests import status_location
 from api.http import examples
 from api.http.dependencies import ServicesDep, StateDep
-from api.http.idempotency import AttemptDep
+from api.http.idempotency import OperationDep
 from api.http.multipart import clean_filename
 from api.http.openapi import IDEMPOTENCY, KEYED, answer, problems
 from api.http.params import StrictUuid
@@ -43,14 +43,14 @@ def session_location(session_id: UUID) -> str:
     responses={
         201: answer("PUT the file, or its parts, to the URLs; then complete.", examples.SESSION, location=True),
         **problems(
-            "payload_too_large", "unsupported_image_format", "too_many_pending", "unsupported_media_type", "forbidden",
+            "payload_too_large", "unsupported_image_format", "too_many_pending", "unsupported_media_type",
             "request_timeout", "storage_unavailable", *KEYED,
         ),
     },
     openapi_extra={"parameters": [IDEMPOTENCY], **_json(examples.SESSION_NEW)},
 )  # fmt: skip
 async def open_upload_session(
-    body: UploadSessionCreate, response: Response, services: ServicesDep, attempt: AttemptDep
+    body: UploadSessionCreate, response: Response, services: ServicesDep, operation: OperationDep
 ) -> Any:
     """For files larger than a form's, and for links that break: what has arrived stays, the rest is sent again.
 
@@ -61,7 +61,7 @@ async def open_upload_session(
         raise InvalidRequest.of("filename", "must have a base name", code="filename")
     kind = (body.content_type or "").partition(";")[0].strip().lower() or None
     wanted = body.model_copy(update={"filename": name, "content_type": kind})
-    session = await services.direct.create(wanted, attempt.request_id)
+    session = await services.direct.create(wanted, operation.request_id)
     response.headers["Location"] = session_location(session.session_id)
     return session
 

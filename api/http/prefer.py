@@ -1,8 +1,11 @@
-"""`Prefer: wait=N` (RFC 7240)."""
+"""`Prefer: wait=N` (RFC 7240).
+
+By hand (20 lines): PyPI has no parser of RFC 7240, and a preference is no structured field (RFC 9651), whose parsers refuse
+the whole header for one unknown preference with a form of its own. The contract leaves out what cannot be parsed.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import re
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -12,6 +15,7 @@ from starlette.responses import Response
 
 from api.http.state import AppState
 from api.http.waiting import disconnected
+from utils.tasks import first_of
 
 if TYPE_CHECKING:
     from services.runtime import Services
@@ -61,12 +65,6 @@ async def wait_final(request: Request, response: Response, state: AppState, serv
     if seconds is None:
         return False
     response.headers["Preference-Applied"] = f"wait={seconds}"
-    final = asyncio.ensure_future(services.orchestrator.wait_final(request_id, float(seconds)))
-    others = [asyncio.ensure_future(state.stopping.wait()), asyncio.ensure_future(disconnected(request))]
-    try:
-        await asyncio.wait({final, *others}, return_when=asyncio.FIRST_COMPLETED)
-        return bool(final.result()) if final.done() else False
-    finally:
-        for task in (final, *others):
-            task.cancel()
-        await asyncio.gather(final, *others, return_exceptions=True)
+    waiting = services.orchestrator.wait_final(request_id, float(seconds))
+    final = await first_of(waiting, state.stopping.wait(), disconnected(request))
+    return final is not None and final.result()

@@ -1,8 +1,7 @@
-"""Work that is done only as long as somebody waits for it."""
+"""Work that is cancelled when its client goes away."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -10,26 +9,20 @@ from starlette.requests import Request
 
 from api.http.state import AppState
 from utils.exceptions import ShuttingDown
+from utils.tasks import first_of
 
 T = TypeVar("T")
 
 
 async def disconnected(request: Request) -> None:
-    """Returns when the client has gone away. The body must have been read."""
+    """Returns when the client has disconnected. The body must have been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 async def while_wanted(request: Request, state: AppState, work: Coroutine[Any, Any, T]) -> T:
-    """The work's result; it is cancelled when the client goes away or the service stops. Raises ShuttingDown then."""
-    task = asyncio.ensure_future(work)
-    others = [asyncio.ensure_future(state.stopping.wait()), asyncio.ensure_future(disconnected(request))]
-    try:
-        await asyncio.wait({task, *others}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ShuttingDown  # to a client that is gone, any answer will do
-        return task.result()
-    finally:
-        for each in (task, *others):
-            each.cancel()
-        await asyncio.gather(task, *others, return_exceptions=True)
+    """The work's result. Cancels it and raises ShuttingDown when the client disconnects or the service stops."""
+    task = await first_of(work, state.stopping.wait(), disconnected(request))
+    if task is None:
+        raise ShuttingDown  # a client that has gone does not read the answer
+    return task.result()

@@ -9,24 +9,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 
 from models.entities import CameraConfiguration, Frame, IngestionRequest
 from models.schemas import FrameInfo, RTSPIngestionRequest, SnapshotRequest
 from models.values import FINAL_STATUSES, CaptureMode, CaptureParams, FrameRecord, IngestionStatus
 from repositories.database import UnitOfWork
+from services.admission.captures import capture_row
 from services.idempotency.operation import Operation
 from services.orchestrator import Orchestrator
 from services.reads.queries import Queries
-from services.reads.serializers import NO_URL, to_frame_info
-from services.rtsp_capture.captures.capture import CaptureDeps
+from services.reads.serializers.frames import NO_URL, to_frame_info
+from services.rtsp_capture.captures.context import CaptureDeps
 from services.rtsp_capture.frames.frame_record import CaptureFacts, frame_record
 from services.rtsp_capture.media.gop_buffer import Picture
 from services.rtsp_capture.streams.keep_open import key_of
 from services.rtsp_capture.streams.stream import Stream
 from services.storage_service.commit_with_reupload import commit_with_reupload
-from services.storage_service.keys import new_attempt, object_key
+from services.storage_service.keys import with_fresh_key
 from utils.exceptions import (
     CameraFailed,
     CameraNotFound,
@@ -66,7 +66,10 @@ class Snapshots:
         wanted = RTSPIngestionRequest(
             camera_id=camera_id, capture_mode=CaptureMode.SINGLE_FRAME, jpeg_quality=body.jpeg_quality, meta=body.meta
         )
-        row = self._orchestrator.capture_row(wanted, camera, body.max_staleness)
+        row = capture_row(
+            wanted, camera, self._capture.secrets,
+            default_fps=self._capture.settings.DEFAULT_FPS, max_staleness=body.max_staleness,
+        )  # fmt: skip
         row.id = operation.request_id
         if (frame := await self._at_once(row, camera, operation)) is not None:
             return await self._queries.info(frame)
@@ -97,7 +100,7 @@ class Snapshots:
     async def _store(
         self, row: IngestionRequest, params: CaptureParams, stream: Stream, picture: Picture, operation: Operation
     ) -> Frame | None:
-        jpeg = await stream.snapshot(picture, params.jpeg_quality)
+        jpeg = await stream.decoder.snapshot(picture, params.jpeg_quality)
         packet = picture.packet
         facts = CaptureFacts(row.id, row.camera_id, params.jpeg_quality, row.meta)
         record = frame_record(facts, 0, packet.timestamp, packet.timestamp, packet, jpeg)
@@ -110,9 +113,9 @@ class Snapshots:
             return await self._capture.database.retry_until_known(lambda uow: _commit(uow, row, records[0], operation))
 
         async def put_again(taken: FrameRecord) -> FrameRecord:
-            key = object_key(taken.camera_id, taken.frame_id, taken.timestamp, new_attempt(), taken.format)
-            await self._capture.storage.put(key, jpeg.data, taken.content_type, taken.sha256)
-            return replace(taken, storage_path=key)
+            again = with_fresh_key(taken)
+            await self._capture.storage.put(again.storage_path, jpeg.data, again.content_type, again.sha256)
+            return again
 
         frame = await commit_with_reupload([record], commit, put_again)
         if frame is None:

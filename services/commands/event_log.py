@@ -1,4 +1,4 @@
-"""`reset-event-log`: a new identity for the event log, after a database was restored (docs/integration.md)."""
+"""`reset-event-log`: a new identity for the event log, after a restore by other means than `restore`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from utils.exceptions import DatabaseUnavailable
 
 
 def reset() -> None:
-    """Give the event log a new identity, and print it. Cursors of before are answered 410 afterwards."""
+    """Give the event log a new identity, and print it. Cursors of before are answered 410 afterwards.
+
+    `restore` does this by itself. After a restore by other means run `bucket adopt` too: the bucket's marker names the log.
+    """
     print(run(reset_event_log(get_settings())))
 
 
@@ -35,4 +38,4 @@ async def reset_event_log(settings: Settings) -> UUID:
         database = Database(settings.DB, "trackshift-reset-event-log")
         stack.push_async_callback(database.close)
         async with database.unit_of_work() as uow:
-            return await uow.outbox.new_log()
+            return await uow.event_log.reset()

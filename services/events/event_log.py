@@ -7,30 +7,27 @@ log's end, or before what is kept: CursorExpired.
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 from uuid import UUID
-
-from cloudevents.core.v1.event import CloudEvent
 
 from models.values import LogFilter
 from repositories.database import Database
-from repositories.outbox import LogSlice
+from repositories.event_log import LogSlice
 from services.events.relay import LogHead
+from services.reads.serializers.event_log import LogEvent, to_cloud_event
 from utils.exceptions import CursorExpired, InvalidRequest, Overloaded
 from utils.metrics import EVENT_READERS
 
-SOURCE = "/trackshift/ingestion"  # the same for all instances: they write one log
 BATCH = 200  # events read by one statement
-LOOK = 5000  # events that one statement may pass over because of a filter
-LOOKS = 20  # such statements for one page
+SCAN = 5000  # events that one statement may pass over because of a filter
+SCANS = 20  # such statements for one page
 PAGE_BYTES = 4_194_304  # a page ends after the event that goes beyond
-_CURSOR = re.compile(r"^([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.(0|[1-9][0-9]{0,17})\Z")
+CURSOR_FORM = r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.(0|[1-9][0-9]{0,17})"  # log_id, seq
+_CURSOR = re.compile(rf"^{CURSOR_FORM}\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +45,6 @@ class Position:
 Start = Position | Literal["oldest", "latest"]
 
 
-@dataclass(frozen=True, slots=True)
-class LogEvent:
-    """One event: its id, which is the cursor after it, its type, and the whole as CloudEvents JSON."""
-
-    id: str
-    type: str
-    body: bytes
-
-
 @dataclass(slots=True)
 class LogPage:
     """Events and where to go on. `behind`: there is more in the log already."""
@@ -72,21 +60,6 @@ def parse_cursor(text: str, name: str, location: Literal["query", "header"]) -> 
     if found is None:
         raise InvalidRequest.of(name, "is not a cursor of the event log", location=location, code="cursor")
     return Position(UUID(found[1]), int(found[2]))
-
-
-def to_cloud_event(log_id: UUID, seq: int, row: str) -> LogEvent:
-    """An event's row as CloudEvents JSON. Raises the library's CloudEventValidationError for one that is none."""
-    kept: dict[str, Any] = json.loads(row)
-    attributes: dict[str, Any] = {
-        "specversion": "1.0", "id": f"{log_id}.{seq}", "source": SOURCE, "type": kept["type"],
-        "subject": kept["subject"], "time": datetime.fromisoformat(kept["time"]), "datacontenttype": "application/json",
-        "cameraid": kept["camera_id"],
-    }  # fmt: skip
-    event = CloudEvent(attributes, kept["data"])
-    # Its own JSON format leaves out the six digits of a time that has none.
-    whole = {**event.get_attributes(), "time": kept["time"], "data": event.get_data()}
-    body = json.dumps(whole, ensure_ascii=False, separators=(",", ":")).encode()
-    return LogEvent(attributes["id"], event.get_type(), body)
 
 
 class EventLog:
@@ -152,7 +125,7 @@ class EventLog:
             return LogPage(Position(found.log_id, found.head), behind=False)
         page: LogPage | None = None
         size = 0
-        for _ in range(LOOKS):
+        for _ in range(SCANS):
             after = page.position.seq if page else start.seq if isinstance(start, Position) else 0
             found = await self._slice(after, wanted, min(BATCH, limit - (len(page.events) if page else 0)))
             held = page.position if page else start if isinstance(start, Position) else None
@@ -163,8 +136,8 @@ class EventLog:
             page = page or LogPage(Position(found.log_id, after), behind=True)
             page.events += [to_cloud_event(found.log_id, seq, row) for seq, row in found.events]
             size += sum(len(row) for _, row in found.events)
-            page.position = Position(found.log_id, found.looked_to)
-            page.behind = found.looked_to < found.head
+            page.position = Position(found.log_id, found.scanned_to)
+            page.behind = found.scanned_to < found.head
             if not page.behind or len(page.events) >= limit or size >= PAGE_BYTES:
                 break
         assert page is not None
@@ -172,6 +145,6 @@ class EventLog:
 
     async def _slice(self, after: int, wanted: LogFilter, at_most: int) -> LogSlice:
         async with self._database.one_statement() as uow:
-            return await uow.outbox.read(
-                after, types=wanted.types, camera_id=wanted.camera_id, at_most=at_most, look=LOOK
+            return await uow.event_log.read(
+                after, types=wanted.types, camera_id=wanted.camera_id, at_most=at_most, scan=SCAN
             )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import io
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from config import StorageSettings
 from services.storage_service.bucket import BATCH, Bucket, Digest, ListedObject, ObjectHead
 from services.storage_service.client import STORE_FAILURES, closed, make_client, translated
-from services.storage_service.keys import EXTENSIONS, new_attempt, object_key
+from services.storage_service.keys import EXTENSIONS
 from services.storage_service.presign import Presigned, Presigner, endpoint_url, safe_filename
 from services.storage_service.staging import Staging
 from utils.exceptions import IngestionException, StorageUnavailable
@@ -28,8 +28,7 @@ from utils.metrics import STORAGE_ERRORS, STORAGE_SECONDS
 from utils.pool import WorkerPool
 
 __all__ = [
-    "EXTENSIONS", "Digest", "ListedObject", "ObjectHead", "Presigned", "Staging", "StorageService", "new_attempt",
-    "object_key",
+    "EXTENSIONS", "Digest", "ListedObject", "ObjectHead", "Presigned", "Staging", "StorageService",
 ]  # fmt: skip
 
 CHUNK = 262_144  # bytes handed over at once by read_range
@@ -107,7 +106,7 @@ class StorageService:
         """The whole object. Raises ObjectMissing."""
         return await self._call("get", self._bucket.get, key)
 
-    async def read_range(self, key: str, start: int, stop: int) -> AsyncIterator[bytes]:
+    async def read_range(self, key: str, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         """Bytes `start` to `stop` (exclusive) in chunks; errors come with the first step or any later one.
 
         Use it under `contextlib.aclosing`, or read it to its end: that closes the connection. Raises

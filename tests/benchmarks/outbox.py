@@ -28,7 +28,7 @@ from repositories.migrations.run import upgrade
 from services.events.event_log import EventLog, Start
 from services.events.relay import LogHead, Relay
 from tests.benchmarks.harness import Cpu, line, share
-from tests.integration.test_repositories import add_capture, frame
+from tests.integration.storage.test_repositories import add_capture, frame
 from utils.embedded.supervisor import EmbeddedParts
 
 _WRITERS = 8
@@ -44,7 +44,7 @@ async def _triggers(db: Database, on: bool) -> None:
 async def _store(db: Database, request_id: UUID, slot: int) -> str:
     record = frame(request_id, slot)
     async with db.one_statement() as uow:
-        await uow.requests.record(request_id, [record], {}, slot + 1)
+        await uow.ledger.record(request_id, [record], {}, slot + 1)
     return str(record.frame_id)
 
 

@@ -18,7 +18,7 @@ from services.spool.folder import Files, SpoolFolder
 from services.spool.index import Entry, SpoolIndex
 from services.spool.record import DamagedRecord, SpoolRecord, decode, decode_header, encode
 from services.spool.spool import Spool
-from tests.spool_frames import FPS, GRID, frame_of, picture
+from tests.kits.spool_frames import FPS, GRID, frame_of, picture
 from utils.ids import new_id
 from utils.metrics import SPOOL_DEAD, SPOOL_DROPPED, SPOOL_FRAMES
 
@@ -328,7 +328,7 @@ async def test_dead_records_are_kept_while_there_is_room(tmp_path: Path) -> None
         if slot < 4:
             entry = spool.index.take(0)
             assert entry is not None
-            await spool.leave(entry, "dead", "refused")
+            await spool.remove(entry, "dead", "refused")
     assert SPOOL_DEAD.labels(reason="refused")._value.get() - before == 4
     assert len(list(spool.folder.dead.iterdir())) == 4
     assert spool.take_abandoned() == (one, {0, 1, 2, 3})
