@@ -108,6 +108,10 @@ class ApiSettings(Group):
     MAX_CONCURRENT_REQUESTS: int = Field(
         1000, ge=1, le=100_000, description="Requests served at once; more are answered 503 `overloaded`."
     )
+    HEALTH_INTERVAL: float = Field(
+        5, gt=0, le=60, description="Seconds between checks of PostgreSQL and the store that nobody asks for: "
+        "`ingestion_dependency_up` follows them.",
+    )  # fmt: skip
     IDEMPOTENCY_TTL: float = Field(
         86_400, ge=1, le=604_800, description="Seconds that an Idempotency-Key and its answer are kept."
     )

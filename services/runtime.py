@@ -143,6 +143,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         for job in (
             *idempotency.jobs,
             PeriodicJob("staging-sweeper", staging.sweep, staging_interval),
+            PeriodicJob("health", health.check, settings.API.HEALTH_INTERVAL),
             PeriodicJob("sweeper", sweeper.poll, SWEEPER_INTERVAL, jitter=0.2),
             PeriodicJob("retention", retention.poll, settings.RETENTION.INTERVAL),
         ):

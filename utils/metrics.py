@@ -1,6 +1,7 @@
 """Prometheus metrics: the one place where they are named. docs/metrics.md explains them.
 
-Labels are bounded: route templates, codes and reasons, never ids, URLs or camera names.
+Labels are bounded: route templates, codes and reasons, never secrets, URLs, subjects or ids. The one exception is
+the camera id of STREAM_DOWN, whose series exist only while a camera is down, so that the alert names the camera.
 """
 
 from __future__ import annotations
@@ -53,6 +54,10 @@ LEASE_RENEWAL = Histogram(
     buckets=_LATENCY, registry=REGISTRY,
 )  # fmt: skip
 STREAMS = Gauge("ingestion_streams", "RTSP streams by state.", ["state"], registry=REGISTRY)
+STREAM_DOWN = Gauge(
+    "ingestion_stream_down_seconds", "Seconds for which a wanted camera has had no stream; absent while it has one.",
+    ["camera_id"], registry=REGISTRY,
+)  # fmt: skip
 PROBES = Counter("ingestion_probes", "Cameras tried, by outcome: reachable, or the code.", ["outcome"], registry=REGISTRY)
 STREAM_FAILURES = Counter(
     "ingestion_stream_failures", "Failed opens and broken streams, by code.", ["code"], registry=REGISTRY

@@ -24,7 +24,7 @@ import simplejpeg
 from config import RtspSettings, SpoolSettings
 from models.entities import CaptureEvent, IngestionRequest
 from models.values import CaptureParams, Claim, DropReason, FrameRecord, IngestionStatus
-from repositories.ingestion_requests import Recorded
+from repositories.ledger import Recorded
 from services.rtsp_capture.captures.context import CaptureDeps
 from services.rtsp_capture.captures.job import CaptureJob
 from services.rtsp_capture.connection.preflight import Described

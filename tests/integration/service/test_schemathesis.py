@@ -12,10 +12,10 @@ from pathlib import Path
 import httpx
 import pytest
 import pytest_asyncio
-from tests.integration.service_support import jpeg, own_database, service_on, upload
 
 from demo.camera import Camera
 from tests.conftest import ROOT, Backends, running
+from tests.kits.service_support import jpeg, own_database, service_on, upload
 
 pytestmark = pytest.mark.alone
 SECONDS = 50  # for all phases; fuzzing and sequences get what is left

@@ -12,13 +12,13 @@ from typing import Any
 import httpx
 import pytest
 from pydantic import SecretStr
-from tests.integration.service_support import all_frames, assert_objects, jpeg, service_on, sha256, until, upload
 
 from config import StorageSettings
 from services.storage_service.client import make_client
 from services.storage_service.service import StorageService
 from services.storage_service.staging import staging_key
 from tests.conftest import Backends, make_database, running
+from tests.kits.service_support import all_frames, assert_objects, jpeg, service_on, sha256, until, upload
 from tests.s3_policy import make_user, policy_for
 from utils.exceptions import StorageUnavailable
 from utils.ids import new_id
