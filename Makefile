@@ -66,6 +66,10 @@ bench-time: $(STAMP) ## How true frames' times are, beside a naive reader's; pri
 docs: $(STAMP) ## Writes .env.example and docs/configuration.md from config.py
 	$(PY) -m docs.generate
 
+.PHONY: graph
+graph: $(STAMP) ## Draws the folders from their imports into docs/architecture.md; fails on a circle
+	$(PY) -m docs.graph
+
 lock: build/uv/bin/uv ## Pins requirements*.in into requirements*.txt
 	for name in requirements requirements-embedded requirements-dev; do \
 	  build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --no-annotate $(ARGS) $$name.in -o $$name.txt || exit 1; done
