@@ -45,7 +45,7 @@ test: lint ## Everything: lint, then unit and integration tests
 	$(PY) -m pytest -m alone $(ARGS) || { $(AGAIN) -m alone $(ARGS); }
 
 test-unit: $(STAMP) ## Unit tests only
-	$(PY) -m pytest tests/unit $(ARGS)
+	$(PY) -m pytest tests/unit -n 2 --dist loadfile -p no:schemathesis -p no:hypothesispytest $(ARGS)
 
 test-faults: $(STAMP) ## Every fault many times; a table of what was lost and doubled (ARGS=names, --rounds N)
 	$(PY) -m tests.faults $(ARGS)
