@@ -43,7 +43,7 @@ test: $(STAMP) ## Everything: lint, then unit and integration tests; tells each 
 	@$(PY) -m tests.parts $(ARGS)
 
 test-unit: $(STAMP) ## Unit tests only
-	$(PY) -m pytest tests/unit $(ARGS)
+	$(PY) -m pytest tests/unit -n 2 --dist loadfile -p no:schemathesis -p no:hypothesispytest $(ARGS)
 
 test-faults: $(STAMP) ## Every fault many times; a table of what was lost and doubled (ARGS=names, --rounds N)
 	$(PY) -m tests.faults $(ARGS)
