@@ -18,8 +18,9 @@ from tests.conftest import ROOT, Backends, running
 from tests.integration.service_support import jpeg, own_database, service_on, upload
 
 pytestmark = pytest.mark.alone
-# (phases, seconds): by the schema alone, then in sequences by the links.
-RUNS = [("examples,coverage,fuzzing", 40), ("stateful", 20)]
+# By the schema alone, then in sequences by the links. Bounded by numbers of cases, not by time: a busy machine must not
+# test less.
+RUNS = [("examples,coverage,fuzzing", 5), ("stateful", 20)]  # (phases, examples of an operation; sequences)
 OPERATIONS = 33
 LOCAL_NETWORKS = '["127.0.0.0/8"]'
 
@@ -39,9 +40,9 @@ async def client(backends: Backends, tmp_path_factory: pytest.TempPathFactory) -
             yield found
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize(("phases", "seconds"), RUNS)
-async def test_schemathesis_finds_nothing(client: httpx.AsyncClient, tmp_path: Path, phases: str, seconds: int) -> None:
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("phases", "examples"), RUNS)
+async def test_schemathesis_finds_nothing(client: httpx.AsyncClient, tmp_path: Path, phases: str, examples: int) -> None:
     environment = {
         **os.environ, "PYTHONPATH": str(ROOT), "SCHEMATHESIS_HOOKS": "tests.integration.schemathesis_hooks",
         "SCHEMATHESIS_LIVE_URL": client.headers["camera-url"],
@@ -49,8 +50,8 @@ async def test_schemathesis_finds_nothing(client: httpx.AsyncClient, tmp_path: P
     command = [
         str(Path(sys.executable).with_name("schemathesis")),
         "--config-file", str(Path(__file__).with_name("schemathesis.toml")),
-        "run", f"{client.base_url}/openapi.json", "--checks", "all", "--phases", phases, "--max-time", str(seconds),
-        "--seed", "1", "--max-examples", "10", "--request-timeout", "30", "--no-shrink", "--continue-on-failure",
+        "run", f"{client.base_url}/openapi.json", "--checks", "all", "--phases", phases,
+        "--seed", "1", "--max-examples", str(examples), "--request-timeout", "30", "--no-shrink", "--continue-on-failure",
         "--no-color", "--generation-database", "none",
     ]  # fmt: skip
     process = await asyncio.create_subprocess_exec(
@@ -62,4 +63,4 @@ async def test_schemathesis_finds_nothing(client: httpx.AsyncClient, tmp_path: P
     assert process.returncode == 0, text
     reached = re.search(r"Tested: (\d+)", text)
     assert reached is not None
-    assert int(reached[1]) >= OPERATIONS, "an operation was not reached"
+    assert int(reached[1]) == OPERATIONS, "an operation was not reached"
