@@ -1023,7 +1023,10 @@ async def stored_apart(db: Database, request_id: UUID, count: int) -> None:
     """As if the request's frames had been stored a minute apart, the last slot first."""
     async with db.unit_of_work() as uow:
         await uow.session.execute(
-            text("UPDATE frames SET stored_at = :at + (:n - sequence) * interval '1 minute' WHERE request_id = :id"),
+            text(
+                "UPDATE frames SET stored_at = CAST(:at AS timestamptz) + interval '1 minute' * (CAST(:n AS int) - sequence)"
+                " WHERE request_id = :id"
+            ),
             {"at": AT, "n": count, "id": request_id},
         )
 
