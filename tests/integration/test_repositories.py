@@ -1105,6 +1105,7 @@ async def big(backends: Backends) -> AsyncIterator[Database]:
     """A database with enough rows that a planner has to think, analysed."""
     own = await make_database(backends.db, f"plans_{secrets.token_hex(5)}")
     await upgrade(own)
+    own = own.model_copy(update={"STATEMENT_TIMEOUT": 120})  # filling it takes a second, on a busy machine ten
     made = Database(own, "trackshift-plans")
     async with made.unit_of_work() as uow:
         for table in ("ingestion_requests", "frames"):  # events of none of them are wanted
