@@ -141,7 +141,7 @@ class Database:
     def unit_of_work(self, *, events: bool = True) -> AbstractAsyncContextManager[UnitOfWork]:
         """One transaction; without `events` it reads, or writes what leads to no event, and `on_commit` is not called.
 
-        Raises DatabaseUnavailable; after a failed COMMIT its outcome is unknown (rule 4).
+        Raises DatabaseUnavailable; after a failed COMMIT its outcome is unknown (docs/rules.md, rule 4).
         """
         return self._work(self._sessions, events)
 
@@ -170,7 +170,7 @@ class Database:
     async def retry_until_known(
         self, work: Callable[[UnitOfWork], Awaitable[T]], *, tries: int = 3, pause: float = 0.2
     ) -> T:
-        """Runs an idempotent transaction again until its outcome is known (rule 4). Raises DatabaseUnavailable.
+        """Runs an idempotent transaction until its outcome is known (docs/rules.md, rule 4). Raises DatabaseUnavailable.
 
         The work carries its own ids and says ON CONFLICT, so a second run of one that had committed changes nothing.
         """

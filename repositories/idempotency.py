@@ -1,4 +1,4 @@
-"""Idempotency keys: who runs a request, under which ids, and how it was answered (rule 5).
+"""Idempotency keys: who runs a request, under which ids, and how it was answered (docs/rules.md, rule 5).
 
 A row is locked by every transaction that commits something under it (`keep`, `begin`), as its last statement before
 COMMIT. So a transaction that finds the row unlocked knows the outcome of that COMMIT: `release` waits instead of guessing.

@@ -51,7 +51,7 @@ async def wait_until_usable(
 
 
 async def check_durability(settings: Settings, database: Database) -> None:
-    """Acknowledged means durable (rule 8): production refuses a PostgreSQL that can lose commits. Raises StartError."""
+    """Production refuses a PostgreSQL that can lose commits (docs/rules.md, rule 8). Raises StartError."""
     found = await database.durability_settings()
     if int(found["server_version_num"]) < 150_000:
         raise StartError("PostgreSQL is older than 15.")

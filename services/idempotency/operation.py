@@ -1,4 +1,4 @@
-"""One run of a POST: its ids, and how its answer is kept in the transaction of what it reports (rule 5)."""
+"""One run of a POST: its ids, and how its answer is kept in the transaction that does the work (docs/rules.md, rule 5)."""
 
 from __future__ import annotations
 

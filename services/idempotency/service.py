@@ -1,4 +1,4 @@
-"""Safe retries: a request with an Idempotency-Key is done once, however often it is sent (rule 5).
+"""Safe retries: a request with an Idempotency-Key is done once, however often it is sent (docs/rules.md, rule 5).
 
 A key's row is committed first, with the id under which everything is done and a lease. The answer, without URLs, is
 committed together with what it reports (`Operation.keep`). Where that is not one transaction, the first of them marks
@@ -90,7 +90,7 @@ class IdempotencyService:
     async def _take(
         self, uow: UnitOfWork, name: KeyName, fingerprint: str, sealed: str, run: UUID, request_id: UUID
     ) -> Operation | KeptAnswer:
-        """One transaction; running it twice changes nothing (rule 4)."""
+        """One transaction; running it twice changes nothing (docs/rules.md, rule 4)."""
         for _ in range(TRIES):
             if await uow.keys.insert(name, run, request_id, sealed, self._lease):
                 return Operation(request_id, name, run)
