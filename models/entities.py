@@ -29,7 +29,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import INT4MULTIRANGE, JSONB, Range
+from sqlalchemy.dialects.postgresql import ARRAY, INT4MULTIRANGE, JSONB, Range
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from models.values import CaptureMode, DropReason, IngestionStatus, SessionState, SourceType, TimestampSource
@@ -101,6 +101,7 @@ class IngestionRequest(Base):
     error: Mapped[Json | None]
     source: Mapped[Json | None]
     group_id: Mapped[UUID | None]  # requests of one burst
+    owner: Mapped[str | None]  # the principal that asked (models.access); null: access was off
     rejected: Mapped[list[Json]] = mapped_column(server_default=text("'[]'::jsonb"))
     grid_start: Mapped[datetime | None]
     expected: Mapped[int] = mapped_column(Integer, server_default=text("0"))
@@ -145,6 +146,10 @@ class IngestionRequest(Base):
         Index(None, "status", "created_at", "id"),
         Index(None, "source_type", "created_at", "id"),
         Index(None, "capture_mode", "created_at", "id"),
+        Index(
+            "ix_ingestion_requests_pending_owner", "owner",
+            postgresql_where=text("status = 'pending' AND owner IS NOT NULL"),
+        ),
         Index("ix_ingestion_requests_group_id", "group_id", "id", postgresql_where=text("group_id IS NOT NULL")),
         Index("ix_ingestion_requests_plain_url", "id", postgresql_where=text(_PLAIN_URL)),
     )
@@ -408,6 +413,7 @@ class UploadSession(Base):
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
     request_id: Mapped[UUID] = mapped_column(unique=True)  # fixed from the start: however often it is completed
+    owner: Mapped[str | None]  # the principal that opened it (models.access); null: access was off
     camera_id: Mapped[str]
     filename: Mapped[str]
     content_type: Mapped[str | None]
@@ -479,30 +485,94 @@ class Event(Base):
 
 
 class ApiKey(Base):
-    """Who may call: only a hash of the key is kept."""
+    """An API key: who may call. Only SHA-256 hashes of the whole key are kept."""
 
     __tablename__ = "api_keys"
 
-    id: Mapped[UUID] = mapped_column(primary_key=True)
+    key_id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str]
-    key_hash: Mapped[str] = mapped_column(unique=True)
-    scopes: Mapped[list[Json]] = mapped_column(server_default=text("'[]'::jsonb"))
-    cameras: Mapped[list[Json] | None]
+    secret_hash: Mapped[str]
+    previous_hash: Mapped[str | None]  # the secret before the last rotation, good until `previous_until`
+    previous_until: Mapped[datetime | None]
+    scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    cameras: Mapped[list[str] | None] = mapped_column(ARRAY(Text))  # null: all
     created_at: Mapped[datetime] = _now()
     expires_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]  # to the minute
     revoked_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint("key_id ~ '^[0-9A-Za-z]{12}$'", name="key_id"),
+        CheckConstraint("(previous_hash IS NULL) = (previous_until IS NULL)", name="previous"),
+        Index(None, "created_at", "key_id"),
+    )
+
+
+class BrowserSession(Base):
+    """A browser that was given a cookie for a credential. `id`: SHA-256 of the cookie's value.
+
+    `secret_hash`: SHA-256 of the credential, for keys and the bootstrap secret: the session ends with it. Scopes and
+    cameras are a JWT's; those of keys are looked up.
+    """
+
+    __tablename__ = "browser_sessions"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    subject: Mapped[str]
+    secret_hash: Mapped[str | None]
+    scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    cameras: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    created_at: Mapped[datetime] = _now()
+    expires_at: Mapped[datetime]
+
+    __table_args__ = (
+        CheckConstraint(_one_of("kind", ("key", "bootstrap", "jwt")), name="kind"),
+        Index(None, "expires_at"),
+    )
+
+
+class AccessState(Base):
+    """The one row of access control: raised by a trigger with every change of a key or session."""
+
+    __tablename__ = "access_state"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    version: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    cursor_key: Mapped[bytes]  # HMAC key of list cursors
+
+    __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
+
+
+class DeletedCamera(Base):
+    """A camera id that was registered once: with frames left, only an administrator registers it again."""
+
+    __tablename__ = "deleted_cameras"
+
+    camera_id: Mapped[str] = mapped_column(primary_key=True)
+    deleted_at: Mapped[datetime] = _now()
 
 
 class Audit(Base):
-    """Who did what."""
+    """Who did what. A trigger refuses changes, and removal before `keep_until`."""
 
     __tablename__ = "audit"
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    entry: Mapped[UUID] = mapped_column(server_default=func.gen_random_uuid())
     at: Mapped[datetime] = _now()
-    caller: Mapped[str | None]
+    subject: Mapped[str | None]
+    kind: Mapped[str | None]
+    address: Mapped[str | None]
     action: Mapped[str]
     target: Mapped[str | None]
+    status: Mapped[int | None] = mapped_column(Integer)
+    trace_id: Mapped[str | None]
     details: Mapped[Json | None]
+    keep_until: Mapped[datetime] = mapped_column(server_default=text("(now() + '365 days'::interval)"))
 
-    __table_args__ = (Index(None, "at"),)
+    __table_args__ = (
+        Index(None, "at", "entry"),
+        Index(None, "keep_until"),
+        Index("uq_audit_entry", "entry", unique=True),
+    )

@@ -333,6 +333,21 @@ class CameraFilter:
 
 
 @dataclass(frozen=True, slots=True)
+class ApiKeyFilter:
+    """What a list of API keys is narrowed to: nothing yet; cursors are bound to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFilter:
+    """What the audit is narrowed to; times are inclusive from, exclusive to."""
+
+    subject: str | None = None
+    action: str | None = None
+    from_: datetime | None = None
+    to: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class KeyName:
     """A client's key within its scope: caller, method and path."""
 

@@ -22,6 +22,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, a
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from config import DbSettings, database_url
+from repositories.access.api_keys import ApiKeyRepository
+from repositories.access.audit import AuditRepository
+from repositories.access.browser_sessions import BrowserSessionRepository
+from repositories.access.state import AccessStateRepository
 from repositories.camera_configs import CameraConfigRepository
 from repositories.capture_events import CaptureEventRepository
 from repositories.frames import FrameRepository
@@ -134,6 +138,22 @@ class UnitOfWork:
     def upload_sessions(self) -> UploadSessionRepository:
         return UploadSessionRepository(self.session)
 
+    @cached_property
+    def api_keys(self) -> ApiKeyRepository:
+        return ApiKeyRepository(self.session)
+
+    @cached_property
+    def browser_sessions(self) -> BrowserSessionRepository:
+        return BrowserSessionRepository(self.session)
+
+    @cached_property
+    def audit(self) -> AuditRepository:
+        return AuditRepository(self.session)
+
+    @cached_property
+    def access_state(self) -> AccessStateRepository:
+        return AccessStateRepository(self.session)
+
 
 class Exclusive:
     """What one session at a time may do, as long as its connection lives."""
@@ -178,6 +198,12 @@ class Database:
             "idle_in_transaction_session_timeout": "3000",
             "tcp_user_timeout": "5000",
         }
+        self._direct: dict[str, Any] = {
+            "host": settings.HOST, "port": settings.PORT, "user": settings.USER, "database": settings.NAME,
+            "password": settings.PASSWORD.get_secret_value() or None, "timeout": settings.CONNECT_TIMEOUT,
+            "ssl": settings.SSL if not settings.HOST.startswith("/") else False,
+            "server_settings": {"application_name": f"{application_name}-listen"},
+        }  # fmt: skip
         self.engine: AsyncEngine = create_async_engine(
             database_url(settings),
             poolclass=AsyncAdaptedQueuePool,
@@ -272,6 +298,28 @@ class Database:
             if ours or not is_unavailable(error):  # the block's own errors pass through as they are
                 raise
             raise DatabaseUnavailable(retry_after=2) from error
+
+    @asynccontextmanager
+    async def notifications(self, channel: str, on_notify: Callable[[], None]) -> AsyncIterator[asyncio.Event]:
+        """LISTENs on a connection of its own for the block; yields an event that is set when that connection is lost.
+
+        What was notified before, or while it is lost, is not told. Raises DatabaseUnavailable.
+        """
+        lost = asyncio.Event()
+        try:
+            connection = await asyncpg.connect(**self._direct)
+        except Exception as error:
+            if not is_unavailable(error):
+                raise
+            raise DatabaseUnavailable(retry_after=2) from error
+        try:
+            connection.add_termination_listener(lambda _connection: lost.set())
+            await connection.add_listener(channel, lambda *_: on_notify())
+            yield lost
+        except (asyncpg.PostgresError, OSError) as error:
+            raise DatabaseUnavailable(retry_after=2) from error
+        finally:
+            connection.terminate()
 
     async def check(self) -> dict[str, Any]:
         """One cheap query on the live pool. Raises DatabaseUnavailable."""

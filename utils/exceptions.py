@@ -78,9 +78,35 @@ class TimestampOutOfRange(InvalidRequest):
     default_message = "frame_timestamp lies beyond what the stream's ring holds, or more than 24 h ahead."
 
 
+class Unauthorized(IngestionException):
+    """No credential, or one that is wrong, expired or revoked: clients are not told which. `details["given"]`: there
+    was one."""
+
+    code = "unauthorized"
+    default_message = "A valid credential is needed: Authorization: Bearer …"
+
+
 class Forbidden(IngestionException):
+    """`details["scope"]`: the scopes that the credential lacks, as RFC 6750 writes them."""
+
     code = "forbidden"
     default_message = "This caller may not do that."
+
+
+class CsrfFailed(IngestionException):
+    code = "csrf_failed"
+    default_message = "A browser session needs X-CSRF-Token (from /api/v1/me) for this."
+
+
+class KeyNotFound(IngestionException):
+    code = "key_not_found"
+    default_message = "There is no such API key."
+
+
+class RateLimited(IngestionException):
+    code = "rate_limited"
+    retryable = True
+    default_message = "Too many requests for this caller. Try again later."
 
 
 class AddressNotAllowed(IngestionException):

@@ -19,7 +19,14 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from config import DbSettings, database_url
 from models.entities import Base
-from repositories.migrations import functions_0001, functions_0003, functions_0005, functions_0007, functions_0008
+from repositories.migrations import (
+    functions_0001,
+    functions_0003,
+    functions_0005,
+    functions_0007,
+    functions_0008,
+    functions_0010,
+)
 from repositories.migrations.run import LOCK_KEY, downgrade, upgrade
 from tests.conftest import ROOT, Backends, clean_environment, make_database
 
@@ -50,7 +57,7 @@ SELECT 'type ' || typname FROM pg_type WHERE typnamespace = 'public'::regnamespa
 
 HEAD = ScriptDirectory(str(ROOT / "repositories" / "migrations")).get_current_head()
 # In their order: a later one replaces functions of an earlier one.
-FUNCTIONS = (functions_0003, functions_0005, functions_0007, functions_0008)
+FUNCTIONS = (functions_0003, functions_0005, functions_0007, functions_0008, functions_0010)
 
 
 async def fresh(backends: Backends) -> DbSettings:

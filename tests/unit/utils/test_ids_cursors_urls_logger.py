@@ -144,8 +144,8 @@ def test_forged_cursors_are_refused_and_never_crash() -> None:
     ],
 )  # fmt: skip
 def test_a_cursor_with_a_right_tag_and_a_wrong_inside_is_refused(payload: bytes) -> None:
-    forged = base64.urlsafe_b64encode(_tag(payload, FrameFilter()) + payload).decode().rstrip("=")
-    assert len(_tag(payload, FrameFilter())) == _TAG_BYTES
+    forged = base64.urlsafe_b64encode(_tag(payload, FrameFilter(), b"k") + payload).decode().rstrip("=")
+    assert len(_tag(payload, FrameFilter(), b"k")) == _TAG_BYTES
     with pytest.raises(InvalidRequest):
         decode_cursor(forged, FrameFilter())
 
