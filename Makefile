@@ -6,9 +6,6 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.install-stamp
 ARGS ?=
 
-# What failed, once more and in a new process: fixtures that a whole file shares are made anew. Nothing else is excused.
-AGAIN := [ $$? -eq 1 ] && echo "Once more, what failed:" && $(PY) -m pytest --last-failed --last-failed-no-failures none
-
 .DEFAULT_GOAL := help
 .PHONY: help install demo run test test-unit test-faults test-real lint bench bench-time bench-events bench-outbox docs lock docker-check clean
 
@@ -40,9 +37,8 @@ lint: $(STAMP) ## ruff, mypy --strict, import contracts, generated docs
 	$(VENV)/bin/lint-imports
 	$(PY) -m docs.generate --check
 
-test: lint ## Everything: lint, then unit and integration tests
-	$(PY) -m pytest -m "not alone" -n 2 --dist loadfile $(ARGS) || { $(AGAIN) -m "not alone" $(ARGS); }
-	$(PY) -m pytest -m alone $(ARGS) || { $(AGAIN) -m alone $(ARGS); }
+test: $(STAMP) ## Everything: lint, then unit and integration tests; tells each part's time and the flaky tests
+	@$(PY) -m tests.parts $(ARGS)
 
 test-unit: $(STAMP) ## Unit tests only
 	$(PY) -m pytest tests/unit $(ARGS)

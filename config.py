@@ -22,6 +22,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL
 
 VERSION = "0.1.0"  # pyproject.toml says the same
+BUCKET_NAME_PATTERN = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
 
 DEFAULT_CREDENTIALS = frozenset({"", "admin", "changeme", "minioadmin", "password", "postgres", "secret", "trackshift"})
 MIN_SECRET = 32  # characters of AUTH__BOOTSTRAP_KEY and AUTH__JWT_SECRET
@@ -145,7 +146,7 @@ class StorageSettings(Group):
     ACCESS_KEY: SecretStr = Field(SecretStr(""), description="Access key id.")
     SECRET_KEY: SecretStr = Field(SecretStr(""), description="Secret access key.")
     BUCKET_NAME: str = Field(
-        "trackshift-frames", pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", description="Bucket; made when missing."
+        "trackshift-frames", pattern=BUCKET_NAME_PATTERN, description="Bucket; made when missing."
     )
     REGION: str = Field("us-east-1", description="Region that requests are signed for.")
     SECURE: bool = Field(False, description="https when ENDPOINT is host:port without a scheme.")

@@ -17,7 +17,7 @@ from api.endpoints import requests as ingest
 from api.http.errors import install_error_handlers
 from api.http.openapi import install_docs
 from api.http.state import AppState
-from api.http.validation import safe_message
+from api.http.validation import message_of
 from api.lifespan import OpenServices, make_lifespan
 from api.middleware import Cors, Guard, Head, RequestContext
 from config import VERSION, ConfigurationError, Settings, get_settings
@@ -85,7 +85,7 @@ def _settings_problems(error: Exception) -> list[str]:
     for item in error.errors(include_url=False):
         # pydantic-settings lowers names that it does not know; an index is inside one setting.
         name = "__".join(part.upper() for part in item["loc"] if isinstance(part, str)) or "settings"
-        message = safe_message(item["type"], item["msg"])
+        message = message_of(item)
         if item["type"] == "value_error" and repr(str(item["input"])) not in item["msg"]:
             message = item["msg"].removeprefix("Value error, ")  # one of ours, which explains without quoting
         lines.append(f"{name}: {message}")

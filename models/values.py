@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+CAMERA_ID_PATTERN = r"^[A-Za-z0-9._-]{1,100}$"
+
 
 class SourceType(StrEnum):
     RTSP = "rtsp"
@@ -271,12 +273,14 @@ class RequestFilter:
 
 @dataclass(frozen=True, slots=True)
 class FrameFilter:
-    """What a list of frames is narrowed to, and its order by capture time."""
+    """What a list of frames is narrowed to, and its order by capture time. `from_`, `to`: capture times."""
 
     camera_id: str | None = None
     request_id: UUID | None = None
     from_: datetime | None = None
     to: datetime | None = None
+    stored_from: datetime | None = None
+    stored_to: datetime | None = None
     source_type: SourceType | None = None
     descending: bool = False
 

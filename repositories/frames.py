@@ -8,12 +8,15 @@ from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy.orm import aliased
 
 from models.entities import Audit, Frame, ObjectKey
 from models.values import FrameFilter
 from repositories.base import Key, Repository
 from repositories.sql import sql
 from utils.exceptions import FrameOnHold
+
+SORTED_WINDOW = 10_000  # frames; a larger window of `stored_at` is read in the order of capture times
 
 
 class Old(NamedTuple):
@@ -42,6 +45,15 @@ class Removal(NamedTuple):
     key: str
 
 
+def _stored_window(wanted: FrameFilter) -> list[ColumnElement[bool]]:
+    found = []
+    if wanted.stored_from is not None:
+        found.append(Frame.stored_at >= wanted.stored_from)
+    if wanted.stored_to is not None:
+        found.append(Frame.stored_at < wanted.stored_to)
+    return found
+
+
 def _before(seconds: float) -> ColumnElement[datetime]:
     """That many seconds ago, by the database's clock."""
     return func.now() - func.make_interval(0, 0, 0, 0, 0, 0, seconds)
@@ -68,8 +80,21 @@ class FrameRepository(Repository[Frame]):
             query = query.where(Frame.capture_timestamp >= wanted.from_)
         if wanted.to is not None:
             query = query.where(Frame.capture_timestamp < wanted.to)
-        by = (Frame.capture_timestamp, Frame.id)
+        frame = Frame
+        if stored := _stored_window(wanted):
+            query = query.where(*stored)
+            if await self._at_most(SORTED_WINDOW, stored):
+                # OFFSET 0: read by the window's index and sort. Left to itself the planner takes the index by capture
+                # time and passes over every older frame: 448 ms instead of 5 for an hour of 500,000 frames.
+                frame = aliased(Frame, query.offset(0).subquery())
+                query = select(frame)
+        by = (frame.capture_timestamp, frame.id)
         return await self.page(query, by, after=after, limit=limit, descending=wanted.descending)
+
+    async def _at_most(self, limit: int, stored: Sequence[ColumnElement[bool]]) -> bool:
+        """Whether the window of `stored_at` has at most `limit` stored frames."""
+        few = select(Frame.id).where(Frame.state == "stored", *stored).limit(limit + 1).subquery()
+        return (await self.session.scalar(select(func.count()).select_from(few)) or 0) <= limit
 
     async def of_request(self, request_id: UUID, *, newest_first: bool, limit: int) -> list[Frame]:
         """A request's stored frames by sequence."""

@@ -38,8 +38,9 @@ from repositories.database import Database, UnitOfWork
 from services.execution.runner import CaptureRunner
 from services.idempotency.operation import Operation
 from services.reads.queries import read_request
-from services.reads.serializers import NO_URL, to_frame_info, to_response
-from services.rtsp_capture.captures.capture import CaptureDeps
+from services.reads.serializers.frames import NO_URL, to_frame_info
+from services.reads.serializers.requests import to_response
+from services.rtsp_capture.captures.context import CaptureDeps
 from services.rtsp_capture.connection.address import AddressPolicy, parse_rtsp_url
 from services.storage_service.commit_with_reupload import commit_with_reupload
 from services.upload_handler.handler import UploadHandler

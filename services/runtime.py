@@ -29,7 +29,7 @@ from services.housekeeping.sweeper import Sweeper
 from services.idempotency.service import IdempotencyService
 from services.orchestrator import Orchestrator
 from services.reads.queries import Queries
-from services.rtsp_capture.captures.capture import CaptureDeps
+from services.rtsp_capture.captures.context import CaptureDeps
 from services.rtsp_capture.connection.address import AddressPolicy
 from services.rtsp_capture.connection.opencv_reader import OpenCvReader
 from services.rtsp_capture.connection.preflight import preflight

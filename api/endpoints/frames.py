@@ -27,14 +27,18 @@ router = make_router("/api/v1/frames", tags=["frames"])
 async def _filter(
     camera_id: Annotated[CameraId | None, Query()] = None,
     request_id: Annotated[StrictUuid | None, Query()] = None,
-    from_: Annotated[Timestamp | None, Query(alias="from", description="Inclusive.")] = None,
-    to: Annotated[Timestamp | None, Query(description="Exclusive.")] = None,
+    from_: Annotated[Timestamp | None, Query(alias="from", description="Capture time, inclusive.")] = None,
+    to: Annotated[Timestamp | None, Query(description="Capture time, exclusive.")] = None,
+    stored_from: Annotated[
+        Timestamp | None, Query(description="`stored_at`, inclusive: what a reader of events missed, for example.")
+    ] = None,
+    stored_to: Annotated[Timestamp | None, Query(description="`stored_at`, exclusive.")] = None,
     source_type: Annotated[SourceType | None, Query()] = None,
     order: Annotated[Literal["asc", "desc"], Query(description="By `timestamp`.")] = "asc",
 ) -> FrameFilter:
     return FrameFilter(
-        camera_id=camera_id, request_id=request_id, from_=from_, to=to, source_type=source_type,
-        descending=order == "desc",
+        camera_id=camera_id, request_id=request_id, from_=from_, to=to, stored_from=stored_from, stored_to=stored_to,
+        source_type=source_type, descending=order == "desc",
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,28 +15,25 @@ from api.http.dependencies import StateDep
 from api.http.openapi import answer, problems
 from api.http.routing import make_router
 from api.http.state import AppState
-from config import VERSION
 from models.schemas import HealthCheckResponse, LiveResponse
+from services.execution.health import Health
+from services.reads.serializers.health import to_health
 from utils.metrics import REGISTRY
 
 router = make_router(tags=["operations"])
 
 
-async def _check(state: AppState) -> HealthCheckResponse:
+async def _check(state: AppState) -> Health:
     if state.services is None:
-        return HealthCheckResponse(
-            status="unhealthy", timestamp=datetime.now(UTC), version=VERSION, dependencies={}, checks={}
-        )
-    health = await state.services.health.check()
-    if state.stopping.is_set():
-        return health.model_copy(update={"status": "unhealthy"})
-    return health
+        return Health("unhealthy", datetime.now(UTC), dependencies={}, checks={})
+    health: Health = await state.services.health.check()
+    return replace(health, status="unhealthy") if state.stopping.is_set() else health
 
 
-def _answer(health: HealthCheckResponse) -> Response:
+def _answer(health: Health) -> Response:
     status = 503 if health.status == "unhealthy" else 200
     headers = {"Cache-Control": "no-store"} | ({"Retry-After": "1"} if status == 503 else {})
-    return JSONResponse(health.model_dump(mode="json"), status_code=status, headers=headers)
+    return JSONResponse(to_health(health).model_dump(mode="json"), status_code=status, headers=headers)
 
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {

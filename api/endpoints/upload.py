@@ -16,7 +16,8 @@ from api.http.multipart import boundary_of
 from api.http.openapi import IDEMPOTENCY, KEYED, answer, problems
 from api.http.receive import body_limit, receive_form
 from api.http.routing import make_router
-from models.schemas import CAMERA_ID_PATTERN, IngestionResponse
+from models.schemas import IngestionResponse
+from models.values import CAMERA_ID_PATTERN
 from utils.exceptions import PayloadTooLarge
 
 router = make_router("/api/v1/ingest", tags=["ingest"])

@@ -26,7 +26,7 @@ _REF = "#/components/schemas/{model}"
 COMMON = ("malformed_request", "invalid_request", "internal_error", "database_unavailable", "overloaded", "shutting_down")
 _FIELD_EXAMPLES: dict[str, list[dict[str, str]]] = {
     "invalid_request": [{"in": "body", "pointer": "/fps", "name": "fps", "code": "less_than_equal",
-                         "message": "Input should be less than or equal to 30"}],
+                         "message": "must be at most 30"}],
     "not_applicable": [{"in": "body", "pointer": "/motion", "name": "motion", "code": "not_applicable",
                         "message": "motion does not apply to capture_mode single_frame"}],
 }  # fmt: skip

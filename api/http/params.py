@@ -10,6 +10,7 @@ from fastapi import Path, Query
 from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
+CURSOR_PATTERN = r"^[!-~]+$"
 _UUID = re.compile(r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\Z")
 _INTEGER = re.compile(r"^-?(0|[1-9][0-9]{0,17})\Z")
 
@@ -40,5 +41,8 @@ Limit = Annotated[StrictInteger, Query(ge=1, le=200, description="Items a page."
 Flag = Annotated[bool, BeforeValidator(_boolean, json_schema_input_type=bool)]
 Cursor = Annotated[
     str | None,
-    Query(min_length=1, max_length=2048, pattern=r"^[!-~]+$", description="`next_cursor` of the page before, same filters."),
+    Query(
+        min_length=1, max_length=2048, pattern=CURSOR_PATTERN,
+        description="`next_cursor` of the page before, with the same filters.",
+    ),
 ]

@@ -13,19 +13,18 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from config import RtspSettings
-from models.entities import CameraConfiguration, Frame, IngestionRequest
-from models.schemas import BurstError, BurstRequest, BurstResponse, BurstResult, RTSPIngestionRequest
-from models.values import FINAL_STATUSES, CaptureMode, CaptureParams, IngestionStatus
+from models.entities import CameraConfiguration
+from models.schemas import BurstRequest, BurstResponse, RTSPIngestionRequest
+from models.values import FINAL_STATUSES, CaptureMode
 from repositories.database import Database
 from services.idempotency.operation import Operation
 from services.orchestrator import Orchestrator
-from services.reads.serializers import to_frame_info
+from services.reads.serializers.bursts import to_burst
 from services.rtsp_capture.media.gop_buffer import Picture
 from services.rtsp_capture.media.packets import StreamInfo
 from services.rtsp_capture.streams.hub import StreamHub
 from services.rtsp_capture.streams.keep_open import key_of
 from services.rtsp_capture.streams.stream import Stream, StreamKey
-from services.storage_service.presign import Presigned
 from services.storage_service.service import StorageService
 from utils.exceptions import (
     CameraDisabled,
@@ -237,32 +236,3 @@ class BurstService:
             failed = CameraFailed(error.code, error.message, retryable=error.retryable)  # type: ignore[arg-type]
         failed.details.update(told)
         return failed
-
-
-def to_burst(
-    group_id: UUID, rows: Sequence[IngestionRequest], frames: dict[UUID, Frame], urls: dict[UUID, Presigned]
-) -> BurstResponse:
-    """A burst as the wire shows it, from its requests and their frames. Pure."""
-    asked = {row.id: CaptureParams.from_json(row.params or {}) for row in rows}
-    ordered = sorted(rows, key=lambda row: burst.index if (burst := asked[row.id].burst) is not None else 0)
-    first = asked[ordered[0].id]
-    at, tolerance = first.frame_timestamp, first.burst.tolerance_ms if first.burst is not None else 0.0
-    assert at is not None
-    results = []
-    for row in ordered:
-        frame, error = frames.get(row.id), row.error if row.status == IngestionStatus.FAILED.value else None
-        offset = round((frame.capture_timestamp - at).total_seconds() * 1000, 3) if frame is not None else None
-        results.append(
-            BurstResult(
-                camera_id=row.camera_id, request_id=row.id, status=IngestionStatus(row.status), offset_ms=offset,
-                within_tolerance=offset is not None and abs(offset) <= tolerance,
-                frame=to_frame_info(frame, urls[row.id]) if frame is not None else None,
-                error=BurstError(**{name: error[name] for name in BurstError.model_fields}) if error else None,
-            )
-        )  # fmt: skip
-    times = [frame.capture_timestamp for frame in frames.values()]
-    return BurstResponse(
-        group_id=group_id, at=at, tolerance_ms=tolerance,
-        skew_ms=round((max(times) - min(times)).total_seconds() * 1000, 3) if len(times) > 1 else None,
-        complete=all(result.within_tolerance for result in results), stored=len(times), results=results,
-    )  # fmt: skip

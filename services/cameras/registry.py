@@ -18,6 +18,7 @@ from models.schemas import (
 )
 from models.values import CameraFilter, Transport
 from repositories.database import Database, UnitOfWork
+from services.reads.serializers.cameras import to_camera, to_probe, to_stream_status
 from services.rtsp_capture.connection.address import AddressPolicy, parse_rtsp_url
 from services.rtsp_capture.streams.keep_open import KeepOpenStreams
 from services.rtsp_capture.streams.probe import Prober
@@ -162,13 +163,8 @@ class CameraRegistry:
         return row
 
     def _shown(self, row: CameraRow) -> CameraConfiguration:
-        return CameraConfiguration(
-            camera_id=row.camera_id, name=row.name, description=row.description, rtsp_url=self._secrets.masked(row.rtsp_url),
-            transport=Transport(row.transport), location=row.location, camera_angle=row.camera_angle,
-            calibration=row.calibration, default_fps=row.default_fps, enabled=row.enabled, keep_open=row.keep_open,
-            reader=row.reader, retention_days=row.retention_days, meta=row.meta, created_at=row.created_at,
-            updated_at=row.updated_at, stream=self._keeper.status(row.camera_id),
-        )  # fmt: skip
+        found = self._keeper.stream_of(row.camera_id)
+        return to_camera(row, self._secrets, to_stream_status(*found) if found is not None else None)
 
     # -- trying ------------------------------------------------------------------------------------------------
 
@@ -176,10 +172,11 @@ class CameraRegistry:
         """Raises AddressNotAllowed for an IP literal outside, Overloaded."""
         address = parse_rtsp_url(body.rtsp_url)
         self._policy.check_literal(address)
-        return await self._prober.probe("url", address, (body.transport or Transport.TCP).value)
+        result = await self._prober.probe("url", address, (body.transport or Transport.TCP).value)
+        return to_probe(result)
 
     async def probe(self, camera_id: str) -> ProbeResponse:
         """Also of a disabled camera. Raises Overloaded."""
         row = await self._row(camera_id)
         address = parse_rtsp_url(self._secrets.open(row.rtsp_url))
-        return await self._prober.probe(camera_id, address, row.transport, row.reader)
+        return to_probe(await self._prober.probe(camera_id, address, row.transport, row.reader))

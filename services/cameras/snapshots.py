@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 
 from models.entities import CameraConfiguration, Frame, IngestionRequest
@@ -19,14 +18,14 @@ from repositories.database import UnitOfWork
 from services.idempotency.operation import Operation
 from services.orchestrator import Orchestrator
 from services.reads.queries import Queries
-from services.reads.serializers import NO_URL, to_frame_info
-from services.rtsp_capture.captures.capture import CaptureDeps
+from services.reads.serializers.frames import NO_URL, to_frame_info
+from services.rtsp_capture.captures.context import CaptureDeps
 from services.rtsp_capture.frames.frame_record import CaptureFacts, frame_record
 from services.rtsp_capture.media.gop_buffer import Picture
 from services.rtsp_capture.streams.keep_open import key_of
 from services.rtsp_capture.streams.stream import Stream
 from services.storage_service.commit_with_reupload import commit_with_reupload
-from services.storage_service.keys import new_attempt, object_key
+from services.storage_service.keys import with_fresh_key
 from utils.exceptions import (
     CameraFailed,
     CameraNotFound,
@@ -110,9 +109,9 @@ class Snapshots:
             return await self._capture.database.retry_until_known(lambda uow: _commit(uow, row, records[0], operation))
 
         async def put_again(taken: FrameRecord) -> FrameRecord:
-            key = object_key(taken.camera_id, taken.frame_id, taken.timestamp, new_attempt(), taken.format)
-            await self._capture.storage.put(key, jpeg.data, taken.content_type, taken.sha256)
-            return replace(taken, storage_path=key)
+            again = with_fresh_key(taken)
+            await self._capture.storage.put(again.storage_path, jpeg.data, again.content_type, again.sha256)
+            return again
 
         frame = await commit_with_reupload([record], commit, put_again)
         if frame is None:

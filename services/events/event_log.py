@@ -7,25 +7,21 @@ log's end, or before what is kept: CursorExpired.
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 from uuid import UUID
-
-from cloudevents.core.v1.event import CloudEvent
 
 from models.values import LogFilter
 from repositories.database import Database
 from repositories.outbox import LogSlice
 from services.events.relay import LogHead
+from services.reads.serializers.event_log import LogEvent, to_cloud_event
 from utils.exceptions import CursorExpired, InvalidRequest, Overloaded
 from utils.metrics import EVENT_READERS
 
-SOURCE = "/trackshift/ingestion"  # the same for all instances: they write one log
 BATCH = 200  # events read by one statement
 LOOK = 5000  # events that one statement may pass over because of a filter
 LOOKS = 20  # such statements for one page
@@ -48,15 +44,6 @@ class Position:
 Start = Position | Literal["oldest", "latest"]
 
 
-@dataclass(frozen=True, slots=True)
-class LogEvent:
-    """One event: its id, which is the cursor after it, its type, and the whole as CloudEvents JSON."""
-
-    id: str
-    type: str
-    body: bytes
-
-
 @dataclass(slots=True)
 class LogPage:
     """Events and where to go on. `behind`: there is more in the log already."""
@@ -72,21 +59,6 @@ def parse_cursor(text: str, name: str, location: Literal["query", "header"]) -> 
     if found is None:
         raise InvalidRequest.of(name, "is not a cursor of the event log", location=location, code="cursor")
     return Position(UUID(found[1]), int(found[2]))
-
-
-def to_cloud_event(log_id: UUID, seq: int, row: str) -> LogEvent:
-    """An event's row as CloudEvents JSON. Raises the library's CloudEventValidationError for one that is none."""
-    kept: dict[str, Any] = json.loads(row)
-    attributes: dict[str, Any] = {
-        "specversion": "1.0", "id": f"{log_id}.{seq}", "source": SOURCE, "type": kept["type"],
-        "subject": kept["subject"], "time": datetime.fromisoformat(kept["time"]), "datacontenttype": "application/json",
-        "cameraid": kept["camera_id"],
-    }  # fmt: skip
-    event = CloudEvent(attributes, kept["data"])
-    # Its own JSON format leaves out the six digits of a time that has none.
-    whole = {**event.get_attributes(), "time": kept["time"], "data": event.get_data()}
-    body = json.dumps(whole, ensure_ascii=False, separators=(",", ":")).encode()
-    return LogEvent(attributes["id"], event.get_type(), body)
 
 
 class EventLog:

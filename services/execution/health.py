@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Literal
 
-from config import VERSION
-from models.schemas import HealthCheck, HealthCheckResponse
 from utils.exceptions import IngestionException
 from utils.logger import get_logger
 from utils.metrics import DEPENDENCY_UP
@@ -19,6 +19,26 @@ CACHE_SECONDS = 1.0
 CHECK_TIMEOUT = 2.5  # seconds for one check
 SLOW = 1.0  # seconds beyond which a part that answers is called degraded
 Check = Callable[[], Awaitable[str | None]]
+State = Literal["healthy", "degraded", "unhealthy"]
+
+
+@dataclass(frozen=True, slots=True)
+class PartHealth:
+    """The result of one check; `latency_ms` is None for an internal one."""
+
+    status: State
+    latency_ms: float | None
+    detail: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """The state of the whole and of its parts; `dependencies` without the internal checks."""
+
+    status: State
+    timestamp: datetime
+    dependencies: dict[str, State]
+    checks: dict[str, PartHealth]
 
 
 class Degraded(Exception):
@@ -35,10 +55,10 @@ class HealthService:
         self._required = required
         self._internal = internal
         self._turn = asyncio.Lock()
-        self._last: tuple[float, HealthCheckResponse] | None = None
+        self._last: tuple[float, Health] | None = None
         self.stopping = False
 
-    async def check(self) -> HealthCheckResponse:
+    async def check(self) -> Health:
         """The state of all parts, at most a second old; never raises."""
         async with self._turn:
             now = time.monotonic()
@@ -48,30 +68,30 @@ class HealthService:
             self._last = (time.monotonic(), answer)
             return answer
 
-    async def _look(self) -> HealthCheckResponse:
+    async def _look(self) -> Health:
         parts = self._required
         results = dict(
             zip(parts, await asyncio.gather(*(self._one(name, part) for name, part in parts.items())), strict=True)
         )
         results |= {name: await self._own(check) for name, check in self._internal.items()}
         found = {result.status for result in results.values()}
-        status = "healthy"
+        status: State = "healthy"
         if self.stopping or "unhealthy" in found:
             status = "unhealthy"
         elif "degraded" in found:
             status = "degraded"
-        return HealthCheckResponse(
-            status=status, timestamp=datetime.now(UTC), version=VERSION,
+        return Health(
+            status=status, timestamp=datetime.now(UTC),
             dependencies={name: results[name].status for name in parts}, checks=results,
         )  # fmt: skip
 
-    async def _own(self, check: Check) -> HealthCheck:
+    async def _own(self, check: Check) -> PartHealth:
         try:
-            return HealthCheck(status="healthy", latency_ms=None, detail=await check())
+            return PartHealth(status="healthy", latency_ms=None, detail=await check())
         except (Degraded, IngestionException) as error:
-            return HealthCheck(status="degraded", latency_ms=None, detail=str(error))
+            return PartHealth(status="degraded", latency_ms=None, detail=str(error))
 
-    async def _one(self, name: str, check: Check) -> HealthCheck:
+    async def _one(self, name: str, check: Check) -> PartHealth:
         started = time.perf_counter()
         detail: str | None = None
         ok = False
@@ -88,5 +108,5 @@ class HealthService:
             detail = "the check itself failed"
         took = time.perf_counter() - started
         DEPENDENCY_UP.labels(dependency=name).set(ok)
-        status = "unhealthy" if not ok else "degraded" if took > SLOW else "healthy"
-        return HealthCheck(status=status, latency_ms=round(took * 1000, 2), detail=detail)
+        status: State = "unhealthy" if not ok else "degraded" if took > SLOW else "healthy"
+        return PartHealth(status=status, latency_ms=round(took * 1000, 2), detail=detail)

@@ -22,7 +22,7 @@ from models.entities import CaptureEvent
 from models.values import Claim
 from repositories.database import Database
 from services.execution.lease_watch import LeaseWatch
-from services.rtsp_capture.captures.capture import CaptureDeps
+from services.rtsp_capture.captures.context import CaptureDeps
 from services.rtsp_capture.captures.job import CaptureJob
 from utils.exceptions import DatabaseUnavailable, LeaseLost
 from utils.ids import new_id
@@ -260,8 +260,8 @@ class CaptureRunner:
         while True:
             await asyncio.sleep(TRIGGER_POLL)
             since = {
-                request_id: events.inbox.since for request_id, running in self._running.items()
-                if (events := running.job.events) is not None
+                request_id: known for request_id, running in self._running.items()
+                if (known := running.job.triggers_since) is not None
             }  # fmt: skip
             if not since:
                 continue

@@ -20,7 +20,9 @@ from models.values import EventFilter, FrameFilter, RequestFilter, SourceType
 from repositories.database import Database, UnitOfWork
 from repositories.frames import Removal
 from services.housekeeping.object_deletion import delete_objects
-from services.reads.serializers import to_event, to_frame_info, to_response, to_summary, window_of
+from services.reads.serializers.capture_events import to_event, window_of
+from services.reads.serializers.frames import to_frame_info
+from services.reads.serializers.requests import to_response, to_summary
 from services.storage_service.service import StorageService
 from utils.cursors import decode_cursor, encode_cursor
 from utils.exceptions import FrameNotFound, RequestNotFound

@@ -22,7 +22,7 @@ from repositories.database import Database, sqlstate
 from services.spool.index import Entry
 from services.spool.record import DamagedRecord, SpoolRecord
 from services.spool.spool import Spool
-from services.storage_service.keys import new_attempt, object_key
+from services.storage_service.keys import with_fresh_key
 from services.storage_service.service import StorageService
 from utils.exceptions import DatabaseUnavailable, IngestionException
 from utils.ids import frame_id
@@ -160,11 +160,10 @@ class Replay:
         frame = await self._placed(record)
         for _ in range(_KEYS):
             try:
-                key = object_key(frame.camera_id, frame.frame_id, frame.timestamp, new_attempt(), frame.format)
+                attempt = with_fresh_key(frame)
             except ValueError:
                 raise CannotBeStored("refused") from None
-            attempt = replace(frame, storage_path=key)
-            await self._storage.put(key, data, frame.content_type, frame.sha256)
+            await self._storage.put(attempt.storage_path, data, frame.content_type, frame.sha256)
             outcome = await self._record(attempt)
             if outcome == "late":
                 raise CannotBeStored("late")  # the request ended, and never had this slot

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import re
 import secrets
+from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
-from models.schemas import CAMERA_ID_PATTERN
+from models.values import CAMERA_ID_PATTERN, FrameRecord
 
 _CAMERA_ID = re.compile(CAMERA_ID_PATTERN)
 _ATTEMPT = re.compile(r"[0-9a-f]{16}")
 EXTENSIONS = frozenset({"jpg", "png", "bmp", "tiff"})
 
 
-def new_attempt() -> str:
-    """16 random hex digits: one for each PUT, so that a stalled earlier PUT can never replace this one's bytes."""
-    return secrets.token_hex(8)
+def fresh_object_key(camera_id: str, frame_id: UUID, at: datetime, ext: str) -> str:
+    """A key that no other PUT uses, so that a stalled earlier PUT can never replace this one's bytes.
+
+    Raises ValueError as `object_key` does.
+    """
+    return object_key(camera_id, frame_id, at, secrets.token_hex(8), ext)
+
+
+def with_fresh_key(record: FrameRecord) -> FrameRecord:
+    """The record, to be stored under a fresh key. Raises ValueError as `object_key` does."""
+    key = fresh_object_key(record.camera_id, record.frame_id, record.timestamp, record.format)
+    return replace(record, storage_path=key)
 
 
 def object_key(camera_id: str, frame_id: UUID, at: datetime, attempt: str, ext: str) -> str:

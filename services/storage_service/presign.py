@@ -1,7 +1,7 @@
 """Presigned URLs (AWS Signature Version 4, query string), made by hand: 0.03 ms each instead of botocore's 0.4.
 
 A list answers up to 200 of them: botocore's signer, in a thread, kept the GIL and with it the event loop for 50-125 ms
-then; with this one the longest pause was 27 ms (tests/integration/test_service_load.py). A unit test compares every
+then; with this one the longest pause was 27 ms (tests/integration/service/test_service_load.py). A unit test compares every
 part with botocore's own.
 """
 

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from config import StorageSettings
 from services.storage_service.bucket import BATCH, Bucket, Digest, ListedObject, ObjectHead
 from services.storage_service.client import STORE_FAILURES, closed, make_client, translated
-from services.storage_service.keys import EXTENSIONS, new_attempt, object_key
+from services.storage_service.keys import EXTENSIONS
 from services.storage_service.presign import Presigned, Presigner, endpoint_url, safe_filename
 from services.storage_service.staging import Staging
 from utils.exceptions import IngestionException, StorageUnavailable
@@ -28,8 +28,7 @@ from utils.metrics import STORAGE_ERRORS, STORAGE_SECONDS
 from utils.pool import WorkerPool
 
 __all__ = [
-    "EXTENSIONS", "Digest", "ListedObject", "ObjectHead", "Presigned", "Staging", "StorageService", "new_attempt",
-    "object_key",
+    "EXTENSIONS", "Digest", "ListedObject", "ObjectHead", "Presigned", "Staging", "StorageService",
 ]  # fmt: skip
 
 CHUNK = 262_144  # bytes handed over at once by read_range

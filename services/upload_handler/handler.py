@@ -6,7 +6,7 @@ import asyncio
 import errno
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -16,7 +16,7 @@ from PIL import Image
 from config import Settings
 from models.schemas import UploadIngestionRequest
 from models.values import FrameRecord, ReceivedFile, Rejected, SourceType
-from services.storage_service.keys import new_attempt, object_key
+from services.storage_service.keys import fresh_object_key, with_fresh_key
 from services.storage_service.service import StorageService
 from services.upload_handler.upload_time import upload_time
 from services.upload_handler.validation import CheckedImage, check_image
@@ -91,9 +91,9 @@ class UploadHandler:
 
     async def put_again(self, record: FrameRecord, file: ReceivedFile) -> FrameRecord:
         """Stores a file's bytes under a new key: the sweeper took the one of `record`. Raises StorageUnavailable."""
-        key = object_key(record.camera_id, record.frame_id, record.timestamp, new_attempt(), record.format)
-        await self._storage.put_file(key, file.path, file.size, record.content_type, file.sha256)
-        return replace(record, storage_path=key)
+        again = with_fresh_key(record)
+        await self._storage.put_file(again.storage_path, file.path, file.size, again.content_type, file.sha256)
+        return again
 
     async def close(self) -> None:
         """Waits for the pictures being checked. Repeating it is fine."""
@@ -129,7 +129,7 @@ class UploadHandler:
     ) -> FrameRecord:
         taken = upload_time(form.meta.timestamp_ref, image.exif, self._zone, arrived_at)
         identity = frame_id(request_id, file.index, taken.at)
-        key = object_key(form.camera_id, identity, taken.at, new_attempt(), image.format)
+        key = fresh_object_key(form.camera_id, identity, taken.at, image.format)
         async with self._large if file.size > LARGE else nullcontext():
             await self._storage.put_file(key, file.path, file.size, image.content_type, file.sha256)
         return FrameRecord(

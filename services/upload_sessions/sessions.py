@@ -21,13 +21,13 @@ from models.entities import IngestionRequest, UploadSession
 from models.schemas import UploadIngestionRequest, UploadSessionCreate, UploadSessionResponse
 from models.values import FrameRecord, ReceivedFile, SessionState, SourceType
 from repositories.database import Database, UnitOfWork
+from services.reads.serializers.upload_sessions import Arrived, to_session
 from services.storage_service.commit_with_reupload import commit_with_reupload
 from services.storage_service.service import StorageService
 from services.storage_service.staging import Staging
 from services.upload_handler.handler import SERVER_SIDE, UploadHandler
 from services.upload_handler.validation import format_by_name
 from services.upload_sessions.plan import missing_parts, part_size_of, sizes_of, whole_parts
-from services.upload_sessions.serializer import Arrived, to_response
 from utils.exceptions import (
     ChecksumMismatch,
     DatabaseUnavailable,
@@ -342,4 +342,4 @@ class UploadSessions:
                 left = (row.expires_at - now).total_seconds()
                 found = await self._staging.urls(row.id, wanted, row.upload_id, left)
                 urls = {number: url for (number, _), url in zip(wanted, found, strict=True)}
-        return to_response(row, now, sizes, arrived, urls)
+        return to_session(row, now, sizes, arrived, urls)

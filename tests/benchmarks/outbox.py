@@ -28,7 +28,7 @@ from repositories.migrations.run import upgrade
 from services.events.event_log import EventLog, Start
 from services.events.relay import LogHead, Relay
 from tests.benchmarks.harness import Cpu, line, share
-from tests.integration.test_repositories import add_capture, frame
+from tests.integration.storage.test_repositories import add_capture, frame
 from utils.embedded.supervisor import EmbeddedParts
 
 _WRITERS = 8

@@ -18,7 +18,7 @@ import httpx
 from demo.camera import Camera
 from tests.benchmarks.film import FPS, bench_film
 from tests.benchmarks.harness import Cpu, Running, goal, line, service
-from tests.integration.service_support import jpeg
+from tests.kits.service_support import jpeg
 
 BEFORE = "0465342"  # the last commit without outbox, spool, idempotency and sweeper
 _CLIENTS = 4

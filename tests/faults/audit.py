@@ -12,7 +12,7 @@ import boto3
 
 from tests.faults.workload import Captures, Uploaders, digests
 from tests.faults.world import Outcome, World
-from tests.integration.service_support import sha256
+from tests.kits.service_support import sha256
 
 # Slots without a frame because nobody looked at the camera at that time: no frame existed that could have been lost.
 UNSEEN = frozenset({"lease_lost", "camera_down", "no_picture", "cancelled"})

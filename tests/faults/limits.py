@@ -23,13 +23,13 @@ from config import DbSettings
 from repositories.migrations.run import upgrade
 from tests.conftest import Service, clean_environment, make_database, unique
 from tests.faults.audit import audit
-from tests.faults.faults import scenario
+from tests.faults.faults import Fault, fault, scenario
 from tests.faults.proxies import S3Fault
 from tests.faults.storm import Storm, storm
 from tests.faults.workload import Upload, Uploaders
 from tests.faults.world import Outcome, World, client_of, in_time
-from tests.integration.service_support import jpeg, sha256
-from tests.integration.test_migrations import connect, migrate_in_a_process
+from tests.integration.storage.test_migrations import connect, migrate_in_a_process
+from tests.kits.service_support import jpeg, sha256
 
 # -- disks -------------------------------------------------------------------------------------------------------
 
@@ -65,7 +65,7 @@ async def temporary_disk_full(world: World, rounds: int) -> Outcome:
 
         return await storm(
             world, "disk full: temporary files", rounds, act, captures=0,
-            UPLOAD__TEMP_UPLOAD_DIR=str(disk), UPLOAD__DISK_RESERVE="0",
+            settings={"UPLOAD__TEMP_UPLOAD_DIR": str(disk), "UPLOAD__DISK_RESERVE": "0"},
         )  # fmt: skip
 
 
@@ -83,7 +83,7 @@ async def spool_disk_full(world: World, rounds: int) -> Outcome:
 
         return await storm(
             world, "disk full: spool", rounds, act, clients=0,
-            SPOOL__DIR=str(disk), SPOOL__DISK_RESERVE="0", may_drop="spool_full,queue_full",
+            settings={"SPOOL__DIR": str(disk), "SPOOL__DISK_RESERVE": "0"}, may_drop="spool_full,queue_full",
         )  # fmt: skip
 
 
@@ -103,7 +103,7 @@ async def embedded_disk_full(world: World, rounds: int) -> Outcome:
                 outcome.tried += 1
                 await _served(uploads, "uploads")
                 ballast = await asyncio.to_thread(fill, disk)
-                await asyncio.sleep(5)
+                await asyncio.sleep(3)
                 await asyncio.to_thread(ballast.unlink)
                 outcome.recover = max(outcome.recover, await _served(uploads, "recovery"))
             await uploads.stop()
@@ -197,67 +197,61 @@ def _connected(service: Service) -> socket.socket:
     return socket.create_connection((url.hostname or "", url.port or 0), timeout=30)
 
 
-@scenario("client gone in mid-upload")
-async def client_gone(world: World, rounds: int) -> Outcome:
+async def _client_gone(made: Storm, seconds: float) -> None:
     """Clients hang up after any number of bytes; nothing of theirs is left, the others are served."""
+    camera_id = unique()
+    for _ in range(20):
+        head, body = _body(camera_id, jpeg((640, 480)))
+        stop = secrets.randbelow(len(body))
 
-    async def act(made: Storm) -> None:
-        camera_id = unique()
-        for _ in range(20):
-            head, body = _body(camera_id, jpeg((640, 480)))
-            stop = secrets.randbelow(len(body))
+        def hang_up(head: bytes = head, body: bytes = body, stop: int = stop) -> None:
+            with _connected(made.service) as link:
+                link.sendall(head + body[:stop])
 
-            def hang_up(head: bytes = head, body: bytes = body, stop: int = stop) -> None:
-                with _connected(made.service) as link:
-                    link.sendall(head + body[:stop])
-
-            await asyncio.to_thread(hang_up)
-        async with client_of(made.service) as client:
-            answer = await client.get("/api/v1/ingest/requests", params={"camera_id": camera_id})
-            assert answer.json()["items"] == []
-        left = Path(made.service.environment["DATA_DIR"]) / "tmp"
-        async with client_of(made.service):
-            await in_time(lambda: not list(left.glob("ingest-*/upload-*")), "temporary files to go", 20)
-
-    return await storm(world, "client gone in mid-upload", rounds, act, captures=0)
+        await asyncio.to_thread(hang_up)
+    async with client_of(made.service) as client:
+        answer = await client.get("/api/v1/ingest/requests", params={"camera_id": camera_id})
+        assert answer.json()["items"] == []
+    left = Path(made.service.environment["DATA_DIR"]) / "tmp"
+    async with client_of(made.service):
+        await in_time(lambda: not list(left.glob("ingest-*/upload-*")), "temporary files to go", 20)
 
 
-@scenario("slow clients, 1 byte a second")
-async def slow_clients(world: World, rounds: int) -> Outcome:
+fault(Fault("client gone in mid-upload", _client_gone, captures=0))
+
+
+async def _slow_clients(made: Storm, seconds: float) -> None:
     """As many slow clients as places: they are ended, the others get theirs."""
-
-    async def act(made: Storm) -> None:
-        links = []
-        for _ in range(4):
-            link = await asyncio.to_thread(_connected, made.service)
-            head, body = _body(unique(), jpeg((64, 48)))
-            await asyncio.to_thread(link.sendall, head + body[:20])
-            links.append((link, body))
-        answers: set[bytes] = set()
-        for at in range(20, 60):
-            for link, body in list(links):
-                try:
-                    await asyncio.to_thread(link.sendall, body[at : at + 1])
-                    link.setblocking(False)
-                    with contextlib.suppress(BlockingIOError):
-                        answers.add(link.recv(200)[:12])
-                        links.remove((link, body))
-                        link.close()
-                        continue
-                    link.setblocking(True)
-                except OSError:
+    links = []
+    for _ in range(4):
+        link = await asyncio.to_thread(_connected, made.service)
+        head, body = _body(unique(), jpeg((64, 48)))
+        await asyncio.to_thread(link.sendall, head + body[:20])
+        links.append((link, body))
+    answers: set[bytes] = set()
+    for at in range(20, 60):
+        for link, body in list(links):
+            try:
+                await asyncio.to_thread(link.sendall, body[at : at + 1])
+                link.setblocking(False)
+                with contextlib.suppress(BlockingIOError):
+                    answers.add(link.recv(200)[:12])
                     links.remove((link, body))
-            if not links:
-                break
-            await asyncio.sleep(1)
-        for link, _ in links:
-            link.close()
-        assert not links, "slow clients were never ended"
-        assert answers <= {b"HTTP/1.1 408", b""}, answers
+                    link.close()
+                    continue
+                link.setblocking(True)
+            except OSError:
+                links.remove((link, body))
+        if not links:
+            break
+        await asyncio.sleep(1)
+    for link, _ in links:
+        link.close()
+    assert not links, "slow clients were never ended"
+    assert answers <= {b"HTTP/1.1 408", b""}, answers
 
-    return await storm(
-        world, "slow clients, 1 byte a second", rounds, act, captures=0, API__BODY_TIMEOUT="5",
-    )  # fmt: skip
+
+fault(Fault("slow clients, 1 byte a second", _slow_clients, captures=0, settings={"API__BODY_TIMEOUT": "5"}))
 
 
 @scenario("same key from 10 clients")
@@ -297,64 +291,59 @@ async def _sent(uploaders: Uploaders, one: Upload) -> dict[str, Any]:
 # -- limits ------------------------------------------------------------------------------------------------------
 
 
-@scenario("10,000 requests pending")
-async def many_pending(world: World, rounds: int) -> Outcome:
+async def _many_pending(made: Storm, seconds: float) -> None:
     """Captures of dead cameras wait by the thousand; uploads and a live camera are served meanwhile."""
-
-    async def act(made: Storm) -> None:
-        connection = await made.world.connect()
-        try:
-            # As admission writes them: 10,000 POSTs would take minutes.
-            await connection.execute(
-                "INSERT INTO ingestion_requests (id, camera_id, source_type, capture_mode, status, rtsp_url, params)"
-                " SELECT gen_random_uuid(), 'pending-' || n, 'rtsp', 'single_frame', 'pending', rtsp_url,"
-                " params || $1::jsonb"
-                " FROM generate_series(1, 10000) AS n,"
-                " (SELECT rtsp_url, params FROM ingestion_requests WHERE capture_mode = 'continuous' LIMIT 1) AS model",
-                '{"mode": "single_frame", "max_frames": null, "duration": null}',
+    connection = await made.world.connect()
+    try:
+        # As admission writes them: 10,000 POSTs would take minutes.
+        await connection.execute(
+            "INSERT INTO ingestion_requests (id, camera_id, source_type, capture_mode, status, rtsp_url, params)"
+            " SELECT gen_random_uuid(), 'pending-' || n, 'rtsp', 'single_frame', 'pending', rtsp_url,"
+            " params || $1::jsonb"
+            " FROM generate_series(1, 10000) AS n,"
+            " (SELECT rtsp_url, params FROM ingestion_requests WHERE capture_mode = 'continuous' LIMIT 1) AS model",
+            '{"mode": "single_frame", "max_frames": null, "duration": null}',
+        )
+        await connection.execute(
+            "INSERT INTO capture_leases (request_id, camera_id) SELECT id, camera_id FROM ingestion_requests"
+            " WHERE status = 'pending' AND camera_id LIKE 'pending-%'"
+        )
+        async with client_of(made.service) as client:
+            answer = await client.post(
+                "/api/v1/ingest/rtsp", json={"camera_id": unique(), "rtsp_url": made.world.camera.url}
             )
-            await connection.execute(
-                "INSERT INTO capture_leases (request_id, camera_id) SELECT id, camera_id FROM ingestion_requests"
-                " WHERE status = 'pending' AND camera_id LIKE 'pending-%'"
-            )
-            async with client_of(made.service) as client:
-                answer = await client.post(
-                    "/api/v1/ingest/rtsp", json={"camera_id": unique(), "rtsp_url": made.world.camera.url}
-                )
-                assert answer.status_code == 429, answer.text
-                assert answer.json()["code"] == "too_many_pending"
-                assert "retry-after" in answer.headers
-            await made.recovered()
-        finally:
-            await connection.execute("DELETE FROM capture_leases WHERE camera_id LIKE 'pending-%'")
-            await connection.execute(
-                "DELETE FROM frames WHERE camera_id LIKE 'pending-%'"
-            )
-            await connection.execute("DELETE FROM ingestion_requests WHERE camera_id LIKE 'pending-%'")
-            await connection.close()
-
-    return await storm(world, "10,000 requests pending", rounds, act, RTSP__MAX_PENDING="9000")
+            assert answer.status_code == 429, answer.text
+            assert answer.json()["code"] == "too_many_pending"
+            assert "retry-after" in answer.headers
+        await made.recovered()
+    finally:
+        await connection.execute("DELETE FROM capture_leases WHERE camera_id LIKE 'pending-%'")
+        await connection.execute(
+            "DELETE FROM frames WHERE camera_id LIKE 'pending-%'"
+        )
+        await connection.execute("DELETE FROM ingestion_requests WHERE camera_id LIKE 'pending-%'")
+        await connection.close()
 
 
-@scenario("file descriptors used up")
-async def descriptors_used_up(world: World, rounds: int) -> Outcome:
+fault(Fault("10,000 requests pending", _many_pending, settings={"RTSP__MAX_PENDING": "9000"}))
+
+
+async def _descriptors_used_up(made: Storm, seconds: float) -> None:
     """The process may open few files more, and clients hold connections: it serves again when they are gone."""
+    assert made.service.process is not None
+    process = psutil.Process(made.service.process.pid)
+    soft, hard = process.rlimit(resource.RLIMIT_NOFILE)
+    process.rlimit(resource.RLIMIT_NOFILE, (process.num_fds() + 8, hard))
+    links = []
+    try:
+        for _ in range(40):
+            with contextlib.suppress(OSError):
+                links.append(await asyncio.to_thread(_connected, made.service))
+        await asyncio.sleep(seconds)
+    finally:
+        for link in links:
+            link.close()
+        process.rlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
-    async def act(made: Storm) -> None:
-        assert made.service.process is not None
-        process = psutil.Process(made.service.process.pid)
-        soft, hard = process.rlimit(resource.RLIMIT_NOFILE)
-        process.rlimit(resource.RLIMIT_NOFILE, (process.num_fds() + 8, hard))
-        links = []
-        try:
-            for _ in range(40):
-                with contextlib.suppress(OSError):
-                    links.append(await asyncio.to_thread(_connected, made.service))
-            await asyncio.sleep(3)
-        finally:
-            for link in links:
-                link.close()
-            process.rlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
-    return await storm(world, "file descriptors used up", rounds, act)
-
+fault(Fault("file descriptors used up", _descriptors_used_up, seconds=3, briefly=1))

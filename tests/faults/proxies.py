@@ -182,7 +182,7 @@ class PostgresProxy(Proxy):
     """Cuts connections around what a client sends.
 
     `cut`: None; "before": when a statement that holds `pattern` comes, it is not passed on; "after": it is, and its
-    answer is not. `share`: of those statements.
+    answer is not. `share`: of those statements, beyond the next `sure` ones, which are cut in any case.
     """
 
     def __init__(self, backend: tuple[str, int] | str) -> None:
@@ -190,6 +190,7 @@ class PostgresProxy(Proxy):
         self.cut: str | None = None
         self.pattern = b"COMMIT"
         self.share = 1.0
+        self.sure = 0
         self.stalled = False
         self._losing: set[asyncio.StreamWriter] = set()
 
@@ -199,7 +200,8 @@ class PostgresProxy(Proxy):
         while data := await reader.read(_CHUNK):
             while self.stalled:
                 await asyncio.sleep(0.02)
-            if self.cut is not None and self.pattern in data and random.random() < self.share:
+            if self.cut is not None and self.pattern in data and (self.sure > 0 or random.random() < self.share):
+                self.sure -= 1
                 self.broken += 1
                 if self.cut == "before":
                     return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from tests.conftest import Service
 from tests.faults.audit import audit
@@ -17,7 +17,7 @@ RECOVERY = 60.0  # seconds after the fault within which uploads are answered and
 class Storm:
     """A service under load. `break_and_mend` may replace `service` by another one."""
 
-    def __init__(self, world: World, fault: str, *, clients: int, captures: int, settings: dict[str, str]) -> None:
+    def __init__(self, world: World, fault: str, *, clients: int, captures: int, settings: Mapping[str, str]) -> None:
         self.world = world
         self.outcome = Outcome(fault)
         self.service = world.service(**settings)
@@ -77,13 +77,13 @@ async def storm(
     captures: int = 2,
     may_drop: str = "",
     program: str = "main.py",
-    **settings: str,
+    settings: Mapping[str, str] | None = None,
 ) -> Outcome:
     """`rounds` times: break, mend, recover. Raises AssertionError when it does not recover.
 
     `may_drop`: reasons, by comma, for which pictures may be given up under this fault; they are counted all the same.
     """
-    made = Storm(world, fault, clients=clients, captures=captures, settings=settings)
+    made = Storm(world, fault, clients=clients, captures=captures, settings=settings or {})
     made.service.program = program
     await made.begin()
     try:

@@ -16,7 +16,7 @@ import httpx
 
 from tests.conftest import unique
 from tests.faults.world import FPS
-from tests.integration.service_support import FINAL, assert_ledger, jpeg, sha256
+from tests.kits.service_support import FINAL, assert_ledger, jpeg, sha256
 
 RETRYABLE = (408, 409, 429, 500, 502, 503, 504, 507)
 

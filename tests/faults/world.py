@@ -97,7 +97,7 @@ class World:
     def heal(self) -> None:
         """Nothing is broken any more."""
         self.store.fault = None
-        self.sql.cut, self.sql.pattern, self.sql.share, self.sql.stalled = None, b"COMMIT", 1.0, False
+        self.sql.cut, self.sql.pattern, self.sql.share, self.sql.sure, self.sql.stalled = None, b"COMMIT", 1.0, 0, False
 
     def close(self) -> None:
         self.heal()
@@ -178,6 +178,16 @@ def world(folder: Path) -> Iterator[World]:
                 made.close()
     finally:
         parts.stop()
+
+
+async def becomes(check: Callable[[], bool], seconds: float) -> bool:
+    """Whether it is so within `seconds`; waits no longer than until it is."""
+    ended = time.monotonic() + seconds
+    while not check():
+        if time.monotonic() > ended:
+            return False
+        await asyncio.sleep(0.02)
+    return True
 
 
 async def in_time(check: Callable[[], bool], what: str, seconds: float = 30.0) -> float:

@@ -1,4 +1,4 @@
-"""What a running capture is told from outside: to end, to hand back, that it is another's."""
+"""How a running capture is controlled from outside: told to end or to hand back, or that another process has it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 
 class CaptureControl:
-    """Set by the runner, looked at by the capture. On the event loop."""
+    """Set by the runner, read by the capture. On the event loop."""
 
     def __init__(self, may_act: Callable[[], bool]) -> None:
         """`may_act`: whether the lease holds by this host's own clock."""
         self._may_act = may_act
         self.cancelled = False  # the client asked for the end; frames captured before are stored
-        self.handing_back = False  # the process stops: what is in hand is stored, another process goes on
+        self.handing_back = False  # the process stops: pending frames are stored, another process continues
         self.lost = False  # another owner has a newer epoch
         self.wake = asyncio.Event()
 
@@ -23,15 +23,15 @@ class CaptureControl:
 
     @property
     def fenced(self) -> bool:
-        """Whether another may own the capture by now: until that is known it writes no state and decides no slot.
+        """Whether another process may own the capture by now: until that is known it writes no state and decides no slot.
 
-        Its pictures are evidence, and go on being stored or kept.
+        Its pictures are evidence: they are stored or spooled all the same.
         """
         return not self._may_act()
 
     @property
     def given_up(self) -> bool:
-        """Whether waiting for the database has no point any more."""
+        """Whether waiting for the database is pointless."""
         return self.lost or self.handing_back
 
     async def sleep(self, seconds: float) -> None:

@@ -1,10 +1,10 @@
 """From a chosen picture to a stored frame, or to the spool: decode, PUT, row, each stage bounded, the newest winning.
 
-A frame counts as in flight from the moment its slot is due until it is in the row's `stored` or `dropped`; while its
-capture runs that includes the spool. Here it waits a few seconds at most. Not decoded within RTSP__MAX_LAG: dropped as
-queue_full. Decoded, and not stored within SPOOL__AFTER or two tries: spooled. Beyond RTSP__FRAME_BUFFER_SIZE pictures of
-a capture, and RTSP__PICTURE_BUDGET bytes of all, the oldest that wait go the same ways. What is being decoded or PUT at
-this moment does not wait: with a slow store it would be given up half-way for ever.
+Each frame has one task, which takes it through all stages. A slot is pending from the moment its picture is submitted
+until it is stored, spooled or dropped. A picture waits a few seconds at most. Not decoded within RTSP__MAX_LAG: dropped
+as queue_full. Decoded, and not stored within SPOOL__AFTER or two tries: spooled. Beyond RTSP__FRAME_BUFFER_SIZE pictures
+of a capture, and RTSP__PICTURE_BUDGET bytes of all, the oldest that wait go the same ways. A picture that is being
+decoded or PUT does not count as waiting: with a slow store every PUT would be abandoned half-way, and none would end.
 """
 
 from __future__ import annotations
@@ -12,25 +12,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Protocol
 
+from models.entities import IngestionRequest
 from models.values import DropReason
-from repositories.database import Database
+from repositories.ingestion_requests import Recorded
 from services.rtsp_capture.frames.frame_puts import FramePuts
-from services.rtsp_capture.frames.frame_record import CaptureFacts, frame_record
+from services.rtsp_capture.frames.frame_record import CaptureFacts, PendingFrame, frame_record
 from services.rtsp_capture.frames.frame_spool import FrameSpool
+from services.rtsp_capture.frames.interfaces import FrameListener, PictureSource, PipelineDeps
 from services.rtsp_capture.frames.ledger_writer import LedgerWriter
-from services.rtsp_capture.frames.pending_frame import PendingFrame
-from services.rtsp_capture.frames.picture_budget import PictureBudget
+from services.rtsp_capture.frames.slot_ledger import SlotLedger
 from services.rtsp_capture.grid.sampler import Chosen
-from services.rtsp_capture.media.decoder import Jpeg
-from services.rtsp_capture.media.gop_buffer import Picture
-from services.spool.spool import Spool
-from services.storage_service.keys import new_attempt, object_key
-from services.storage_service.service import StorageService
+from services.storage_service.keys import with_fresh_key
 from utils.exceptions import CaptureFailure
 from utils.logger import Throttle, get_logger
 from utils.metrics import CAPTURE_TO_STORED, FRAMES, QUEUE_DEPTH
@@ -40,68 +35,37 @@ _throttle = Throttle(10, time.monotonic)
 _DECODE = QUEUE_DEPTH.labels(queue="decode")
 
 
-class Decodes(Protocol):
-    """What turns a picture into a JPEG: a Stream."""
-
-    async def decode(self, picture: Picture, quality: int) -> Jpeg:
-        """Raises CaptureFailure decode_failed."""
-
-
 class FramePipeline:
-    """The frames of one capture on their way. On the event loop.
-
-    `rows`: those that only lack their row, and dropped slots; `spool`: those that store or database had no time for.
-    """
+    """The pending frames of one capture. On the event loop."""
 
     def __init__(
-        self,
-        facts: CaptureFacts,
-        database: Database,
-        storage: StorageService,
-        spool: Spool,
-        *,
-        budget: PictureBudget,
-        size: int,
-        max_lag: float,
-        fps: float,
-        epoch: int,
-        due: Callable[[], int],
-        slot_time: Callable[[int], float],
-        on_stored: Callable[[Jpeg], None],
-        try_another: Callable[[int], bool],
-        idle: Callable[[int, int], list[int]],
+        self, facts: CaptureFacts, deps: PipelineDeps, ledger: SlotLedger, listener: FrameListener, epoch: int
     ) -> None:
-        """`fps`: slots a second of the grid. `try_another(slot)`: whether the slot, whose picture was damaged, gets another
-        one. `idle(first, stop)`: which slots of first .. stop - 1 belong to no event."""
+        """`epoch`: the claim's, which spooled frames carry."""
         self._facts = facts
-        self._budget = budget
-        self._size = size
-        self._max_lag = max_lag
-        self._slot_time = slot_time
-        self._on_stored = on_stored
-        self._try_another = try_another
-        self._last_slot = -1  # of those taken in, whose picture is the latest
-        self._tasks: dict[int, asyncio.Task[None]] = {}  # by slot, oldest first: decode and PUT
+        self._budget = deps.pictures
+        self._size = size = deps.settings.FRAME_BUFFER_SIZE
+        self._max_lag = deps.settings.MAX_LAG
+        self._ledger = ledger
+        self._listener = listener
+        self._tasks: dict[int, asyncio.Task[None]] = {}  # by slot, oldest first
         self._decoding: dict[int, float] = {}  # slots whose picture is not decoded yet, since when; oldest first
-        self._items: dict[int, PendingFrame] = {}  # by slot, oldest first: decoded, waiting to be PUT or being PUT
-        self.spool = FrameSpool(
-            spool, facts.request_id, fps=fps, epoch=epoch, stored=self._from_spool,
-            lost=lambda slot: self.drop([slot], DropReason.SPOOL_FULL),
-        )  # fmt: skip
-        self._puts = FramePuts(storage, budget, size, self.spool.after)
+        self._decoded: dict[int, PendingFrame] = {}  # by slot
+        self._last_slot = -1  # the latest one submitted, and the capture time of its picture
         self._last_timestamp = 0.0
         self.decode_failures = 0
-        self.stored = 0
-        self.rows = LedgerWriter(
-            facts.request_id, facts.camera_id, database, after=self.spool.after, most=max(1, size // 4), due=due,
-            idle=idle, settled=self._settled, overdue=self._to_spool,
-        )  # fmt: skip
+        max_wait = deps.spool.settings.AFTER
+        self._spool = FrameSpool(deps.spool, facts, ledger, epoch)
+        self._puts = FramePuts(deps.storage, deps.pictures, size, max_wait)
+        self._writer = LedgerWriter(facts, deps.database, ledger, max_wait=max_wait, max_waiting=max(1, size // 4))
 
-    def go_on(self, stored: int, last_frame_at: datetime | None, last_slot: int = -1) -> None:
-        """Continues what an earlier owner stored: times go on from its last one, which filled `last_slot`."""
-        self.stored = stored
-        self._last_timestamp = last_frame_at.timestamp() if last_frame_at is not None else 0.0
-        self._last_slot = last_slot
+    def resume(self, row: IngestionRequest) -> int:
+        """Continues an earlier owner's work: capture times go on from its last frame. Returns that frame's slot, or -1."""
+        self._ledger.stored = row.stored
+        if row.grid_start is not None and row.last_frame_at is not None:
+            self._last_timestamp = row.last_frame_at.timestamp()
+            self._last_slot = round((row.last_frame_at - row.grid_start).total_seconds() * self._ledger.plan.fps)
+        return self._last_slot
 
     @property
     def decoding(self) -> bool:
@@ -109,124 +73,126 @@ class FramePipeline:
         return bool(self._decoding)
 
     @property
-    def spooled(self) -> set[int]:
-        """Slots whose frames are in the spool, an earlier owner's too."""
-        return self.spool.slots
-
-    @property
-    def in_hand(self) -> int:
+    def pending(self) -> int:
         """Pictures in memory that are neither stored nor dropped nor on their way into the spool."""
-        return len(self._tasks.keys() | self.rows.ready.keys())  # a slot may be in both for a moment
+        return len(self._tasks)
 
-    @property
-    def in_flight(self) -> int:
-        """Pictures taken in that may still be stored: in memory, or in the spool."""
-        return len(self._tasks.keys() | self.rows.ready.keys() | self.spool.writing.keys() | self.spooled)
-
-    def submit(self, chosen: Chosen, source: Decodes) -> None:
-        """Takes a picture in; the oldest that still wait make room when there are too many, or they wait too long."""
+    def submit(self, chosen: Chosen, source: PictureSource) -> None:
+        """Takes a picture in; the oldest that wait make room when there are too many, or they wait too long."""
         now = time.monotonic()
         for slot, since in list(self._decoding.items())[1:]:  # the first one is being decoded
             if now - since <= self._max_lag:
                 break
-            self._give_up(slot)
-        while self.in_hand >= self._size:
+            self._evict(slot)
+        while self.pending >= self._size:
             if (oldest := self._oldest_waiting()) is None:
-                self.drop([chosen.slot], DropReason.QUEUE_FULL)
+                self._ledger.drop(chosen.slot, DropReason.QUEUE_FULL)
                 return
-            self._give_up(oldest)
+            self._evict(oldest)
         timestamp = chosen.picture.timestamp
         if chosen.slot > self._last_slot:
-            # Never backwards within one capture, whatever the clocks did (invariant 4). A slot of before, which an event
-            # reaches back to, has its place by itself: a picture lies within half a slot of its slot's time.
+            # Never backwards within one capture, whatever the clocks did. An earlier slot, which a capture event reaches
+            # back to, has its place by itself: a picture lies within half a slot of its slot's time.
             timestamp = max(timestamp, self._last_timestamp + 1e-6)
             self._last_timestamp, self._last_slot = timestamp, chosen.slot
+        self._ledger.pend(chosen.slot)
         self._decoding[chosen.slot] = now
-        task = self._tasks[chosen.slot] = asyncio.create_task(self._store(chosen, timestamp, source))
-        task.add_done_callback(partial(self._done, chosen.slot))
+        self._tasks[chosen.slot] = asyncio.create_task(self._run(chosen, timestamp, source))
+
+    # -- making room -------------------------------------------------------------------------------------------
 
     def _oldest_waiting(self) -> int | None:
-        """The oldest slot that is neither being decoded nor being PUT."""
+        """The oldest slot that is neither being decoded nor being PUT nor settled."""
         first = next(iter(self._decoding), None)  # a stream's pictures are decoded one by one, in order
-        waiting = (slot for slot in self._tasks if slot != first and slot not in self._puts.busy)
-        candidates = [slot for slot in (next(waiting, None), next(iter(self.rows.ready), None)) if slot is not None]
-        return min(candidates, default=None)
+        return next((slot for slot in self._tasks if slot != first and self._waits(slot)), None)
 
-    def _give_up(self, slot: int) -> None:
-        """A picture that waits makes room: it goes to the spool, or, not decoded yet, for good."""
-        if (item := self._items.get(slot) or self.rows.take(slot)) is not None:
-            self._to_spool(item)
-        elif self._stop(slot):
-            self.drop([slot], DropReason.QUEUE_FULL)
+    def _waits(self, slot: int) -> bool:
+        frame = self._decoded.get(slot)
+        return slot not in self._puts.busy and (frame is None or not frame.settled)
 
-    def _stop(self, slot: int) -> bool:
-        """Whether there was a task for the slot, which is cancelled."""
+    def _evict(self, slot: int) -> None:
+        """A picture that waits makes room: it goes to the spool, or, not decoded yet, is dropped."""
+        if not self._spool_or_cancel(slot):
+            self._ledger.drop(slot, DropReason.QUEUE_FULL)
+
+    def _spool_or_cancel(self, slot: int) -> bool:
+        """Ends the slot's task. False for a picture that was not decoded: it is gone."""
+        frame = self._decoded.get(slot)
+        if frame is not None:
+            if not frame.settled:  # else its task stores it in a moment
+                self._to_spool(frame)
+            return True
+        self._cancel(slot)
+        self._ledger.release(slot)
+        return False
+
+    def _cancel(self, slot: int) -> None:
         self._decoding.pop(slot, None)  # the task itself may not have begun, and never will
-        if (task := self._tasks.pop(slot, None)) is None:
-            return False
-        if task is not asyncio.current_task():
+        if (task := self._tasks.pop(slot, None)) is not None and task is not asyncio.current_task():
             task.cancel()
-        return True
 
-    def drop(self, slots: list[int], reason: DropReason) -> None:
-        """Books slots as without a frame."""
-        self.rows.drop(slots, reason)
+    def _to_spool(self, frame: PendingFrame) -> None:
+        del self._decoded[frame.slot]
+        self._cancel(frame.slot)
+        self._budget.free(frame.reservation)
+        self._spool.put(frame)
 
     # -- the end -----------------------------------------------------------------------------------------------
 
-    async def drain(self, timeout: float, told: Callable[[], bool] = lambda: False) -> bool:
-        """Waits until nothing is in memory; False when `timeout` seconds were not enough, or it was `told` to leave."""
-        return await self._until(lambda: not (self.in_hand or self.spool.writing), timeout, told)
+    async def drain(self, timeout: float, stop: Callable[[], bool] = lambda: False) -> bool:
+        """Waits until nothing is in memory; False when `timeout` seconds were not enough, or `stop` said so."""
+        return await self._wait_until(lambda: not (self._tasks or self._spool.writing), timeout, stop)
 
-    async def replayed(self, timeout: float, told: Callable[[], bool]) -> bool:
+    async def wait_for_replay(self, timeout: float, stop: Callable[[], bool]) -> bool:
         """Waits until the spool has none of this capture's frames; as `drain`."""
-        return await self._until(lambda: not self.spooled, timeout, told)
+        return await self._wait_until(lambda: not self._ledger.spooled, timeout, stop)
 
-    async def _until(self, done: Callable[[], bool], timeout: float, told: Callable[[], bool]) -> bool:
+    async def _wait_until(self, done: Callable[[], bool], timeout: float, stop: Callable[[], bool]) -> bool:
         deadline, pause = time.monotonic() + timeout, 0.005
         while not done():
-            if told() or time.monotonic() >= deadline:
+            if stop() or time.monotonic() >= deadline:
                 return False
-            if not self._tasks:  # else others follow, with which these go together
-                self.rows.nudge()
+            if len(self._writer) == len(self._tasks):  # else others follow, with which these are committed together
+                self._writer.hurry()
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, 0.1)
         return True
 
     async def flush(self) -> None:
-        """What is in memory and decoded goes to the spool; returns when it is there. What is not decoded is cancelled."""
-        for slot in [*self._tasks, *self.rows.ready]:
-            if (item := self._items.get(slot) or self.rows.take(slot)) is not None:
-                self._to_spool(item)
-            else:
-                self._stop(slot)
-        await self.spool.written()
-
-    def unbooked(self) -> dict[DropReason, set[int]]:
-        """What the row is to be told at the end: slots dropped, slots whose frames are in the spool."""
-        drops = self.rows.drops
-        if self.spooled:
-            drops[DropReason.SPOOLED] = set(self.spooled)
-        return drops
+        """Spools what is decoded, cancels what is not; returns when nothing is in memory."""
+        while self._tasks:
+            for slot in list(self._tasks):
+                self._spool_or_cancel(slot)
+            await asyncio.sleep(0)  # those that are settled end by themselves
+        await self._spool.written()
 
     async def close(self) -> None:
-        """Ends the commits, and spools what is still in memory. What that leaves unbooked the end of the capture books."""
+        """Ends the commits, and spools what is still in memory. The capture's last transaction books the rest."""
         await self.flush()
-        await self.rows.close()
-        self.spool.close()
+        await self._writer.close()
+        self._spool.close()
 
-    # -- stages ------------------------------------------------------------------------------------------------
+    # -- one frame ---------------------------------------------------------------------------------------------
 
-    def _done(self, slot: int, task: asyncio.Task[None]) -> None:
-        if self._tasks.get(slot) is task:
-            del self._tasks[slot]
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("frame_failed", ingestion_id=str(self._facts.request_id), slot=slot, exc_info=error)
-            if (item := self._items.pop(slot, None)) is not None:
-                self._budget.free(item.held)
-            self.drop([slot], DropReason.DECODE_FAILED)
+    async def _run(self, chosen: Chosen, timestamp: float, source: PictureSource) -> None:
+        slot = chosen.slot
+        try:
+            frame = await self._decode(chosen, timestamp, source)
+            del chosen, source  # the picture's whole GOP would stay in memory while it waits for the store
+            if frame is not None:
+                await self._store(frame)
+        except Exception:
+            log.exception("frame_failed", ingestion_id=str(self._facts.request_id), slot=slot)
+            if (failed := self._decoded.get(slot)) is not None:
+                self._budget.free(failed.reservation)
+            self._ledger.drop(slot, DropReason.DECODE_FAILED)
+        finally:
+            if self._tasks.get(slot) is asyncio.current_task():
+                del self._tasks[slot]
+                self._decoded.pop(slot, None)
 
-    async def _store(self, chosen: Chosen, timestamp: float, source: Decodes) -> None:
+    async def _decode(self, chosen: Chosen, timestamp: float, source: PictureSource) -> PendingFrame | None:
+        """The decoded picture; None when it is damaged."""
         slot = chosen.slot
         _DECODE.inc()
         try:
@@ -238,52 +204,43 @@ class FramePipeline:
                     "decode_failed", ingestion_id=str(self._facts.request_id), slot=slot, reason=failure.message,
                     withheld=withheld,
                 )  # fmt: skip
-            if not self._try_another(slot):
-                self.drop([slot], DropReason.DECODE_FAILED)
-            return
+            self._ledger.release(slot)
+            if not self._listener.on_damaged(slot):
+                self._ledger.drop(slot, DropReason.DECODE_FAILED)
+            return None
         finally:
             _DECODE.dec()
             self._decoding.pop(slot, None)
-        record = frame_record(self._facts, slot, self._slot_time(slot), timestamp, chosen.picture.packet, jpeg)
-        grid_start = datetime.fromtimestamp(self._slot_time(0), UTC)
-        del chosen, source  # the picture's whole GOP would stay in memory while it waits for the store
-        held = self._budget.hold(len(jpeg.data), partial(self._give_up, slot))
-        item = self._items[slot] = PendingFrame(record, jpeg, grid_start, time.monotonic(), held)
-        await self._put(item)
+        grid = self._ledger.grid
+        record = frame_record(self._facts, slot, grid.time_of(slot), timestamp, chosen.picture.packet, jpeg)
+        reservation = self._budget.hold(len(jpeg.data), partial(self._evict, slot))
+        frame = PendingFrame(record, jpeg, datetime.fromtimestamp(grid.grid_start, UTC), time.monotonic(), reservation)
+        self._decoded[slot] = frame
+        return frame
 
-    async def _put(self, item: PendingFrame) -> None:
-        if not self.rows.away and await self._puts.put(item):
-            self._items.pop(item.record.sequence, None)
-            self.rows.add(item)
-        else:
-            self._to_spool(item)
-
-    def _to_spool(self, item: PendingFrame) -> None:
-        slot = item.record.sequence
-        self._items.pop(slot, None)
-        self._stop(slot)
-        self._budget.free(item.held)
-        self.spool.put(item)
-
-    def _from_spool(self) -> None:
-        self.stored += 1
-
-    def _settled(self, item: PendingFrame, outcome: str, held_path: str | None) -> None:
-        record = item.record
-        if outcome == "condemned":  # the sweeper took the key: the bytes go under a new one
-            key = object_key(record.camera_id, record.frame_id, record.timestamp, new_attempt(), record.format)
-            item.record = replace(record, storage_path=key)
-            self._items[record.sequence] = item
-            task = self._tasks[record.sequence] = asyncio.create_task(self._put(item))
-            task.add_done_callback(partial(self._done, record.sequence))
+    async def _store(self, frame: PendingFrame) -> None:
+        """PUT and commit, again under a fresh key when the sweeper took the object; else to the spool."""
+        while not self._writer.away and await self._puts.put(frame):
+            recorded = await self._writer.record(frame)
+            if recorded.outcome == "condemned":
+                frame.record = with_fresh_key(frame.record)
+                continue
+            if recorded.outcome == "overdue":
+                break
+            self._budget.free(frame.reservation)
+            self._report(frame, recorded)
             return
-        self._budget.free(item.held)
-        if outcome == "stored" or (outcome == "exists" and held_path == record.storage_path):
-            self.stored += 1
+        self._to_spool(frame)
+
+    def _report(self, frame: PendingFrame, recorded: Recorded) -> None:
+        record, outcome = frame.record, recorded.outcome
+        if outcome == "stored" or (outcome == "exists" and recorded.storage_path == record.storage_path):
+            self._ledger.store(frame.slot)
             FRAMES.labels(source="rtsp", outcome="stored").inc()
             CAPTURE_TO_STORED.observe(max(0.0, time.time() - record.timestamp.timestamp()))
-            self._on_stored(item.jpeg)
+            self._listener.on_stored(frame.jpeg)
         elif outcome == "refused":
-            self.drop([record.sequence], DropReason.SPOOL_FULL)
+            self._ledger.drop(frame.slot, DropReason.SPOOL_FULL)
         else:
-            log.info("frame_not_needed", ingestion_id=str(record.request_id), slot=record.sequence, outcome=outcome)
+            self._ledger.release(frame.slot)
+            log.info("frame_not_needed", ingestion_id=str(record.request_id), slot=frame.slot, outcome=outcome)

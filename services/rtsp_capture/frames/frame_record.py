@@ -1,4 +1,4 @@
-"""What a stored picture's row says. Pure."""
+"""What a stored picture's row says, and a picture on its way there."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 from uuid import UUID
 
 from models.values import FrameRecord, SourceType
+from services.rtsp_capture.frames.picture_budget import Reservation
 from services.rtsp_capture.media.decoder import Jpeg
 from services.rtsp_capture.media.gop_buffer import Packet
-from services.storage_service.keys import new_attempt, object_key
+from services.storage_service.keys import fresh_object_key
 from utils.ids import frame_id
 
 
@@ -24,17 +25,33 @@ class CaptureFacts:
     meta: dict[str, Any]
 
 
+@dataclass(slots=True, eq=False)
+class PendingFrame:
+    """A decoded picture that is neither in the row nor in the spool yet."""
+
+    record: FrameRecord
+    jpeg: Jpeg
+    grid_start: datetime  # of the grid that the record's slot counts on
+    since: float  # monotonic seconds at which it was decoded
+    reservation: Reservation  # in the process's picture budget
+    settled: bool = False  # its commit has an outcome, which its task has not handled yet
+
+    @property
+    def slot(self) -> int:
+        return self.record.sequence
+
+
 def frame_record(
     facts: CaptureFacts, slot: int, slot_time: float, timestamp: float, packet: Packet, jpeg: Jpeg
 ) -> FrameRecord:
-    """The record of the slot's picture, with a new object key. `timestamp`: its capture time; seconds since the epoch."""
+    """The record of the slot's picture, with a fresh object key. `timestamp`: its capture time; seconds since the epoch."""
     at = datetime.fromtimestamp(timestamp, UTC)
     identity = frame_id(facts.request_id, slot, datetime.fromtimestamp(slot_time, UTC))
     camera_at = datetime.fromtimestamp(packet.camera_time, UTC) if packet.camera_time is not None else None
     meta = facts.meta | ({"integrity": jpeg.integrity} if jpeg.integrity else {})
     return FrameRecord(
         frame_id=identity, request_id=facts.request_id, camera_id=facts.camera_id, source_type=SourceType.RTSP,
-        sequence=slot, storage_path=object_key(facts.camera_id, identity, at, new_attempt(), "jpg"),
+        sequence=slot, storage_path=fresh_object_key(facts.camera_id, identity, at, "jpg"),
         timestamp=at, timestamp_source=packet.source,
         timestamp_uncertainty_ms=round(packet.uncertainty * 1000, 3), camera_timestamp=camera_at,
         width=jpeg.width, height=jpeg.height, size_bytes=len(jpeg.data), format="jpg",

@@ -3,69 +3,60 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from uuid import UUID
 
-from services.rtsp_capture.frames.pending_frame import PendingFrame
+from models.values import DropReason
+from services.rtsp_capture.frames.frame_record import CaptureFacts, PendingFrame
+from services.rtsp_capture.frames.slot_ledger import SlotLedger
 from services.spool.spool import Spool
 
 
 class FrameSpool:
-    """On the event loop. `writing`: by slot, frames that are being written."""
+    """Reports to the ledger what becomes of each frame. On the event loop."""
 
-    def __init__(
-        self,
-        spool: Spool,
-        request_id: UUID,
-        *,
-        fps: float,
-        epoch: int,
-        stored: Callable[[], None],
-        lost: Callable[[int], None],
-    ) -> None:
-        """`stored` is called for each frame that left the spool for its slot, `lost` with the slot of one that will not."""
+    def __init__(self, spool: Spool, facts: CaptureFacts, ledger: SlotLedger, epoch: int) -> None:
         self._spool = spool
-        self._request_id = request_id
-        self._fps = fps
+        self._request_id = facts.request_id
+        self._ledger = ledger
         self._epoch = epoch
-        self._stored = stored
-        self._lost = lost
-        self.writing: dict[int, asyncio.Task[None]] = {}
-        self.after = spool.settings.AFTER  # seconds that a frame may wait for store and database
-        self.slots = spool.follow(request_id, self._told)
-        """Slots whose frames are in the spool, an earlier owner's too."""
+        self._writes: dict[int, asyncio.Task[None]] = {}  # by slot
+        ledger.spooled |= spool.follow(self._request_id, self._on_outcome)
 
-    def put(self, item: PendingFrame) -> None:
-        """Begins to write a frame; it is in `slots` once it is on disk."""
-        self.writing[item.record.sequence] = asyncio.create_task(self._write(item))
+    @property
+    def writing(self) -> bool:
+        return bool(self._writes)
+
+    def put(self, frame: PendingFrame) -> None:
+        """Begins to write a frame; the ledger has it as spooled once it is on disk."""
+        self._writes[frame.slot] = asyncio.create_task(self._write(frame))
 
     async def written(self) -> None:
         """Waits until nothing is being written."""
-        while self.writing:
-            await asyncio.wait(list(self.writing.values()))
+        while self._writes:
+            await asyncio.wait(list(self._writes.values()))
 
     def close(self) -> None:
-        self._spool.unfollow(self._request_id, self._told)
+        self._spool.unfollow(self._request_id, self._on_outcome)
 
-    async def _write(self, item: PendingFrame) -> None:
-        slot = item.record.sequence
+    async def _write(self, frame: PendingFrame) -> None:
+        slot = frame.slot
         try:
             kept = await self._spool.put(
-                item.record, item.jpeg.data, grid_start=item.grid_start, fps=self._fps, epoch=self._epoch
+                frame.record, frame.jpeg.data, grid_start=frame.grid_start, fps=self._ledger.plan.fps, epoch=self._epoch
             )
             if not kept:
-                self._lost(slot)
+                self._ledger.drop(slot, DropReason.SPOOL_FULL)
         finally:
-            if self.writing.get(slot) is asyncio.current_task():
-                del self.writing[slot]
+            if self._writes.get(slot) is asyncio.current_task():
+                del self._writes[slot]
+                self._ledger.release(slot)
 
-    def _told(self, slot: int, outcome: str) -> None:
-        """What became of a record of this request, whoever spooled it."""
+    def _on_outcome(self, slot: int, outcome: str) -> None:
+        """What became of a record of this request, whichever owner spooled it."""
         if outcome == "spooled":
-            self.slots.add(slot)
-            return
-        self.slots.discard(slot)
-        if outcome in ("stored", "exists"):  # exists: by a commit of ours whose outcome was not known, or another's
-            self._stored()
+            self._ledger.spool(slot)
+        elif outcome in ("stored", "exists"):  # exists: by a commit of ours whose outcome was not known, or another's
+            self._ledger.store(slot)
         elif outcome in ("dropped", "dead"):
-            self._lost(slot)
+            self._ledger.drop(slot, DropReason.SPOOL_FULL)
+        else:
+            self._ledger.spooled.discard(slot)

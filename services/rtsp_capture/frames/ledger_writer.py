@@ -1,7 +1,7 @@
-"""Stored objects and dropped slots of one capture on their way into its row, in batches, oldest first.
+"""Commits stored objects and the ledger's entries to the capture's row, in batches, oldest first.
 
-What is left when the database is away stays here: frames for SPOOL__AFTER seconds, then they are the spool's; slots
-until the database is back, or until the capture's last transaction takes them.
+While the database is away frames wait here for SPOOL__AFTER seconds; then their outcome is `overdue`. Dropped and idle
+slots wait in the ledger until the database is back, or until the capture's last transaction takes them.
 """
 
 from __future__ import annotations
@@ -9,268 +9,215 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-from uuid import UUID
 
-from models.values import DropReason, FrameRecord
+from models.values import FrameRecord
 from repositories.database import Database
-from services.rtsp_capture.frames.pending_frame import PendingFrame
+from repositories.ingestion_requests import Recorded
+from services.rtsp_capture.frames.frame_record import CaptureFacts, PendingFrame
+from services.rtsp_capture.frames.slot_ledger import DUE_LAG_SECONDS, LedgerEntry, SlotLedger
 from utils.exceptions import DatabaseUnavailable
 from utils.logger import Throttle, get_logger
-from utils.metrics import FRAMES, FRAMES_DROPPED, QUEUE_DEPTH
+from utils.metrics import QUEUE_DEPTH
 
 log = get_logger(__name__)
 _throttle = Throttle(10, time.monotonic)
 _ROWS = QUEUE_DEPTH.labels(queue="rows")
-_BATCH = 100  # frames in one transaction
-_LEDGER_LAG = 1.0  # seconds that `expected` in the row may lag behind when no frame is committed
-_IDLE_LAG = 5.0  # the same while only slots come due that belong to no event, which clients do not see
-_GATHER = 0.2  # seconds between two commits at the least: what comes meanwhile goes together
-_LOOK = 0.5  # seconds between looks at frames that wait for the grid's origin to be saved
-_FIRST_DELAY, _MAX_DELAY = 0.2, 3.0  # seconds between tries while the database is away
+_MAX_BATCH = 100  # frames in one transaction
+_COMMIT_INTERVAL = 0.2  # seconds between two commits at the least: what comes meanwhile goes together
+_POLL_INTERVAL = 0.5  # seconds, while frames wait for the grid's origin to be saved or for a commit that hangs
+_FIRST_RETRY_DELAY, _MAX_RETRY_DELAY = 0.2, 3.0  # seconds, while the database is away
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """A frame that waits for its commit."""
+
+    frame: PendingFrame
+    outcome: asyncio.Future[Recorded]
 
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    items: list[PendingFrame]
-    drops: dict[DropReason, set[int]]
-    due: int
-    opened: frozenset[int]
-    idle: list[int]
+    waiting: list[_Waiting]
+    entry: LedgerEntry
 
     @property
     def records(self) -> list[FrameRecord]:
-        return [item.record for item in self.items]
+        return [each.frame.record for each in self.waiting]
 
 
 class LedgerWriter:
-    """On the event loop. `settled` is called with a frame, its outcome and the path that its row has."""
+    """One a capture. On the event loop."""
 
     def __init__(
-        self,
-        request_id: UUID,
-        camera_id: str,
-        database: Database,
-        *,
-        after: float,
-        most: int,
-        due: Callable[[], int],
-        idle: Callable[[int, int], list[int]],
-        settled: Callable[[PendingFrame, str, str | None], None],
-        overdue: Callable[[PendingFrame], None],
+        self, facts: CaptureFacts, database: Database, ledger: SlotLedger, *, max_wait: float, max_waiting: int
     ) -> None:
-        """`after`: seconds that a frame may wait here; then `overdue` is called with it, and it is no more here.
-
-        `most`: frames that may wait for others to be committed with."""
-        self._request_id = request_id
-        self._camera_id = camera_id
+        """`max_wait`: seconds that a frame may wait for an absent database. `max_waiting`: frames that may wait for
+        others to be committed with."""
+        self._facts = facts
         self._database = database
-        self._after = after
-        self._most = most
-        self._due = due
-        self._idle = idle
-        self._settled = settled
-        self._overdue = overdue
-        self.ready: dict[int, PendingFrame] = {}  # by slot: stored objects without a row yet
-        self._drops: dict[DropReason, set[int]] = {}
-        self._opened: set[int] = set()  # slots that an event has come to want, which may be booked idle
-        self._changed = asyncio.Event()
-        self._hurried = asyncio.Event()
-        self._open = False
-        self.recorded_due = 0
-        self._committed_at = 0.0
-        self._frames_at = 0.0  # of the last commit that had any
-        self._batch = _BATCH
-        self._delay = 0.0
+        self._ledger = ledger
+        self._max_wait = max_wait
+        self._max_waiting = max_waiting
+        self._waiting: dict[int, _Waiting] = {}  # by slot, oldest first: stored objects without a row yet
+        self._hurry = asyncio.Event()  # the next commit shall not wait for more
+        self._frames_at = 0.0  # of the last commit that had frames, monotonic seconds
+        self._batch_size = _MAX_BATCH
+        self._retry_delay = 0.0
         self._hanging = False
-        self._task = asyncio.create_task(self._loop(), name=f"commit-{request_id}")
+        self._task = asyncio.create_task(self._run(), name=f"commit-{facts.request_id}")
 
     @property
     def away(self) -> bool:
         """Whether the database could not be used at the last try, or does not answer this one."""
-        return self._delay > 0 or self._hanging
+        return self._retry_delay > 0 or self._hanging
 
-    @property
-    def opened(self) -> frozenset[int]:
-        """Slots given to `open` that the row does not know of yet."""
-        return frozenset(self._opened)
+    def __len__(self) -> int:
+        """How many frames wait."""
+        return len(self._waiting)
 
-    @property
-    def drops(self) -> dict[DropReason, set[int]]:
-        """Slots given to `drop` that the row does not know of yet."""
-        return {reason: set(slots) for reason, slots in self._drops.items()}
+    async def record(self, frame: PendingFrame) -> Recorded:
+        """Waits for the frame's commit; returns its outcome, which may also be `overdue`, or `refused` by the database.
 
-    def begin(self) -> None:
-        """The row has the grid's origin: frames, which are numbered by it, may be committed."""
-        self._open = True
-        self._changed.set()
-
-    def add(self, item: PendingFrame) -> None:
-        self.ready[item.record.sequence] = item
+        Cancelling the call takes the frame back, but not out of a commit that runs: then the row has it.
+        """
+        waiting = self._waiting[frame.slot] = _Waiting(frame, asyncio.get_running_loop().create_future())
         _ROWS.inc()
-        self._changed.set()
-        if len(self.ready) >= self._most:
-            self._hurried.set()
-
-    def take(self, slot: int) -> PendingFrame | None:
-        """The frame, which is not to be committed from here any more. A commit under way may have it: then it is."""
-        if (found := self.ready.pop(slot, None)) is not None:
+        self._ledger.changed.set()
+        if len(self._waiting) >= self._max_waiting:
+            self._hurry.set()
+        try:
+            return await waiting.outcome
+        finally:
+            frame.settled = False
+            self._remove(waiting)
             _ROWS.dec()
-        return found
 
-    def drop(self, slots: list[int], reason: DropReason) -> None:
-        """Books slots as without a frame."""
-        if slots:
-            self._drops.setdefault(reason, set()).update(slots)
-            self._changed.set()
-            FRAMES_DROPPED.labels(reason=reason.value).inc(len(slots))
-            FRAMES.labels(source="rtsp", outcome="dropped").inc(len(slots))
-
-    def open(self, slots: list[int]) -> None:
-        """An event has come to want these slots, some of which came due before and may be booked as idle."""
-        self._opened.update(slots)
-        self._changed.set()
-
-    def booked(self, due: int) -> None:
-        """The row knows what became of every slot below `due`."""
-        self.recorded_due = max(due, self.recorded_due)
-
-    def unbooked_idle(self, due: int) -> list[int]:
-        """The idle slots below `due` that the row does not know of yet."""
-        return self._idle(self.recorded_due, due)
-
-    def touch(self) -> None:
-        """Slots came due: the row says so with the next frame, or soon when none comes."""
-        due, waited = self._due(), time.monotonic() - self._committed_at
-        if due <= self.recorded_due or waited <= _LEDGER_LAG:
-            return
-        if waited > _IDLE_LAG or len(self.unbooked_idle(due)) < due - self.recorded_due:
-            self._changed.set()
-
-    def nudge(self) -> None:
-        """Looks again now."""
-        self._hurried.set()
-        self._changed.set()
+    def hurry(self) -> None:
+        """Commits now."""
+        self._hurry.set()
+        self._ledger.changed.set()
 
     async def close(self) -> None:
-        """Ends the commits; what is not known to be in the row stays in `ready`, `drops` and `opened`."""
+        """Ends the commits; what is not known to be in the row stays in the ledger."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
     # -- the loop ----------------------------------------------------------------------------------------------
 
-    async def _loop(self) -> None:
+    async def _run(self) -> None:
         while True:
-            await self._woken()
-            await self._gathered()
-            self._give_up_overdue()
-            batch = self._next() if self._open else None
-            if batch is None:
+            await self._wait_for_change()
+            await self._wait_for_more()
+            self._expire_overdue()
+            if (batch := self._next_batch()) is None:
                 continue
             try:
-                recorded = await self._watched(batch)
+                recorded = await self._commit_watched(batch)
             except DatabaseUnavailable:
                 await self._wait_for_database()
             except Exception:
-                log.exception("commit_refused", ingestion_id=str(self._request_id), frames=len(batch.items))
+                log.exception("commit_refused", ingestion_id=str(self._facts.request_id), frames=len(batch.waiting))
                 await self._refused(batch)
             else:
-                self._delay = 0.0
-                self._booked(batch)
-                outcomes = {one.sequence: one for one in recorded}
-                for item in batch.items:
-                    if self.take(item.record.sequence) is not None:  # else it became the spool's meanwhile
-                        one = outcomes[item.record.sequence]
-                        self._settled(item, one.outcome, one.storage_path)
+                self._retry_delay = 0.0
+                self._committed(batch, recorded)
 
-    async def _woken(self) -> None:
+    async def _wait_for_change(self) -> None:
         try:
-            async with asyncio.timeout(None if self._open or not self.ready else _LOOK):
-                await self._changed.wait()
+            async with asyncio.timeout(None if self._ledger.saved or not self._waiting else _POLL_INTERVAL):
+                await self._ledger.changed.wait()
         except TimeoutError:
             pass
-        self._changed.clear()
+        self._ledger.changed.clear()
 
-    async def _gathered(self) -> None:
+    async def _wait_for_more(self) -> None:
         """At 25 frames a second a commit for each costs the loop 2 ms, and with ten in it hardly more."""
-        left = self._frames_at + _GATHER - time.monotonic()
-        if left > 0 and not self._hurried.is_set():
+        left = self._frames_at + _COMMIT_INTERVAL - time.monotonic()
+        if left > 0 and not self._hurry.is_set():
             try:
                 async with asyncio.timeout(left):
-                    await self._hurried.wait()
+                    await self._hurry.wait()
             except TimeoutError:
                 pass
-        self._hurried.clear()
-        self._changed.clear()
+        self._hurry.clear()
+        self._ledger.changed.clear()
 
-    def _give_up_overdue(self) -> None:
-        oldest = time.monotonic() - self._after
-        if self.away or not self._open:
-            for slot, item in list(self.ready.items()):
-                if item.since < oldest:
-                    self.take(slot)
-                    self._overdue(item)
-
-    def _next(self) -> _Batch | None:
-        items, due, opened = list(self.ready.values())[: self._batch], self._due(), self.opened
-        if not items and not self._drops and not opened and due <= self.recorded_due:
+    def _next_batch(self) -> _Batch | None:
+        if not self._ledger.saved:
             return None
-        return _Batch(items, self.drops, due, opened, self.unbooked_idle(due))
+        waiting = [each for each in self._waiting.values() if not each.outcome.done()][: self._batch_size]
+        entry = self._ledger.entry()
+        return _Batch(waiting, entry) if waiting or self._ledger.is_news(entry) else None
 
-    async def _watched(self, batch: _Batch) -> Any:
+    async def _commit_watched(self, batch: _Batch) -> list[Recorded]:
         """The commit. Should the database not answer, frames do not wait for its timeout here."""
-        commit, patience = asyncio.create_task(self._commit(batch)), self._after
+        commit, patience = asyncio.create_task(self._commit(batch)), self._max_wait
         try:
             while not (await asyncio.wait({commit}, timeout=patience))[0]:
-                self._hanging, patience = True, _LOOK
-                self._give_up_overdue()
+                self._hanging, patience = True, _POLL_INTERVAL
+                self._expire_overdue()
             return commit.result()
         finally:
             self._hanging = False
             commit.cancel()
 
-    async def _commit(self, batch: _Batch) -> Any:
-        if batch.opened:
+    async def _commit(self, batch: _Batch) -> list[Recorded]:
+        request_id, entry = self._facts.request_id, batch.entry
+        if entry.opened:
             async with self._database.unit_of_work() as uow:
-                await uow.requests.open_slots(self._request_id, batch.opened)
-                return await uow.requests.record(self._request_id, batch.records, batch.drops, batch.due, batch.idle)
+                await uow.requests.open_slots(request_id, entry.opened)
+                return await uow.requests.record(request_id, batch.records, entry.drops, entry.due, entry.idle)
         async with self._database.one_statement() as uow:
-            return await uow.requests.record(self._request_id, batch.records, batch.drops, batch.due, batch.idle)
+            return await uow.requests.record(request_id, batch.records, entry.drops, entry.due, entry.idle)
 
-    def _booked(self, batch: _Batch) -> None:
-        self.booked(batch.due)
-        self._opened -= batch.opened
-        self._committed_at = time.monotonic()
-        if batch.items:
-            self._frames_at = self._committed_at
-        for reason, slots in batch.drops.items():
-            self._drops[reason] -= slots
-            if not self._drops[reason]:
-                del self._drops[reason]
-        if len(batch.items) < len(self.ready):
-            self._hurried.set()
-            self._changed.set()
+    def _committed(self, batch: _Batch, recorded: list[Recorded]) -> None:
+        self._ledger.booked(batch.entry)
+        if batch.waiting:
+            self._frames_at = time.monotonic()
+        outcomes = {one.sequence: one for one in recorded}
+        for waiting in batch.waiting:
+            self._settle(waiting, outcomes[waiting.frame.slot])
+        if self._waiting:
+            self.hurry()
 
     async def _wait_for_database(self) -> None:
-        self._delay = min(max(_FIRST_DELAY, self._delay * 2), _MAX_DELAY)
-        if (withheld := _throttle.allow(str(self._request_id))) is not None:
+        self._retry_delay = min(max(_FIRST_RETRY_DELAY, self._retry_delay * 2), _MAX_RETRY_DELAY)
+        if (withheld := _throttle.allow(str(self._facts.request_id))) is not None:
             log.warning(
-                "frames_waiting", ingestion_id=str(self._request_id), camera_id=self._camera_id, waiting=len(self.ready),
-                for_="database", withheld=withheld,
+                "frames_waiting", ingestion_id=str(self._facts.request_id), camera_id=self._facts.camera_id,
+                waiting=len(self._waiting), for_="database", withheld=withheld,
             )  # fmt: skip
-        self._give_up_overdue()
-        await asyncio.sleep(self._delay * random.uniform(0.5, 1.0))  # noqa: S311
-        self._changed.set()
+        self._expire_overdue()
+        await asyncio.sleep(self._retry_delay * random.uniform(0.5, 1.0))  # noqa: S311
+        self._ledger.changed.set()
 
     async def _refused(self, batch: _Batch) -> None:
         """The database refuses these for good: one by one from now on, so that the one at fault blocks no other."""
-        if len(batch.items) == 1:
-            item = batch.items[0]
-            self.take(item.record.sequence)
-            self._settled(item, "refused", None)
-        elif not batch.items:
-            await asyncio.sleep(_LEDGER_LAG)
-        self._batch = 1
-        self._changed.set()
+        if len(batch.waiting) == 1:
+            (waiting,) = batch.waiting
+            self._settle(waiting, Recorded(waiting.frame.slot, "refused", None))
+        elif not batch.waiting:
+            await asyncio.sleep(DUE_LAG_SECONDS)
+        self._batch_size = 1
+        self._ledger.changed.set()
+
+    # -- frames that wait --------------------------------------------------------------------------------------
+
+    def _expire_overdue(self) -> None:
+        oldest = time.monotonic() - self._max_wait
+        if self.away or not self._ledger.saved:
+            for slot, waiting in list(self._waiting.items()):
+                if waiting.frame.since < oldest:
+                    self._settle(waiting, Recorded(slot, "overdue", None))
+
+    def _settle(self, waiting: _Waiting, recorded: Recorded) -> None:
+        self._remove(waiting)
+        if not waiting.outcome.done():  # done: the frame became the spool's meanwhile
+            waiting.frame.settled = True
+            waiting.outcome.set_result(recorded)
+
+    def _remove(self, waiting: _Waiting) -> None:
+        if self._waiting.get(waiting.frame.slot) is waiting:
+            del self._waiting[waiting.frame.slot]

@@ -9,12 +9,9 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from models.entities import CameraConfiguration
-from models.schemas import CameraClock, StreamError, StreamStatus
 from repositories.database import Database
-from services.rtsp_capture.media.gop_buffer import Packet
 from services.rtsp_capture.streams.hub import StreamHub
 from services.rtsp_capture.streams.stream import Stream, StreamKey
 from utils.exceptions import DatabaseUnavailable, InvalidRequest, SecretUnreadable
@@ -125,41 +122,15 @@ class KeepOpenStreams:
 
     # -- how a stream stands -----------------------------------------------------------------------------------
 
-    def status(self, camera_id: str) -> StreamStatus | None:
-        """The camera's stream in this process; of several (a capture with another URL) the kept one, else the busiest."""
+    def stream_of(self, camera_id: str) -> tuple[Stream, int] | None:
+        """The camera's stream in this process, and how many captures use it.
+
+        Of several (a capture with another URL) the kept one, else the busiest.
+        """
         kept = self._kept.get(camera_id)
         found = [(stream, users) for stream, users in self._hub.streams() if stream.key.camera_id == camera_id]
         if not found:
             return None
         stream, users = max(found, key=lambda item: (kept is not None and item[0].key == kept.key, item[1]))
         mine = kept is not None and kept.key == stream.key and kept.acquiring.done()
-        return describe(stream, users - mine)
-
-
-def describe(stream: Stream, jobs: int) -> StreamStatus:
-    """The stream as the wire shows it."""
-    standing, span, info = stream.standing, stream.ring.span, stream.info
-    failed = standing.last_failure
-    return StreamStatus(
-        state=standing.state.value, since=_utc(standing.since), codec=info.codec if info else None,
-        width=(info.width or None) if info else None, height=(info.height or None) if info else None,
-        fps=info.fps if info else None,
-        ring_seconds=round(max(0.0, span[1] - span[0]), 3) if span else 0.0, ring_bytes=stream.ring.bytes, jobs=jobs,
-        last_packet_at=_utc(stream.last_packet.received) if stream.last_packet is not None else None,
-        reconnects=stream.reconnects, clock=clock_of(stream.last_packet) if stream.last_packet is not None else None,
-        last_error=_error(failed[0].code, failed[0].message, failed[1]) if failed is not None else None,
-    )  # fmt: skip
-
-
-def clock_of(packet: Packet) -> CameraClock:
-    """By whose clock this packet is stamped, and how far the camera's is from ours."""
-    offset = packet.clock_offset
-    return CameraClock(source=packet.source.value, offset_ms=round(offset * 1000, 3) if offset is not None else None)
-
-
-def _error(code: str, message: str, at: float) -> StreamError:
-    return StreamError(code=code, message=message, at=_utc(at))
-
-
-def _utc(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
+        return stream, users - mine

@@ -12,14 +12,12 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import median
 
-from models.schemas import ProbeResponse
 from services.rtsp_capture.connection.address import CameraAddress
 from services.rtsp_capture.connection.reader import ReaderOptions
 from services.rtsp_capture.connection.reader_thread import ReaderThread
 from services.rtsp_capture.media.decoder import Jpeg, PictureDecoder
 from services.rtsp_capture.media.gop_buffer import Gop, Packet, Picture
 from services.rtsp_capture.media.packets import StreamInfo
-from services.rtsp_capture.streams.keep_open import clock_of
 from services.rtsp_capture.streams.stream import StreamDeps
 from utils.exceptions import CaptureFailure, Overloaded
 from utils.logger import get_logger
@@ -35,7 +33,6 @@ AT_ONCE = 4
 MAX_WAITING = 16
 QUALITY = 90
 FAR_APART = 4.0  # seconds between keyframes that deserve a warning
-_DAY = 86_400
 _ORDER = 0.001  # seconds; a picture shown this much before one that came earlier: B-frames
 
 
@@ -125,6 +122,19 @@ class ProbeFindings:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """What a probe has found. Times in seconds since the epoch, durations in seconds."""
+
+    reachable: bool
+    failure: CaptureFailure | None  # of the connection, or of decoding the picture
+    connect_s: float | None  # until the camera had answered DESCRIBE
+    findings: ProbeFindings
+    began_at: float
+    picture: Jpeg | None = None
+    warnings: tuple[str, ...] = ()
+
+
 class Prober:
     """At most AT_ONCE cameras at a time. On the event loop; shares the streams' check, readers and decoding pool."""
 
@@ -134,7 +144,7 @@ class Prober:
         self._waiting = 0
         self._ending: set[asyncio.Task[None]] = set()
 
-    async def probe(self, name: str, address: CameraAddress, transport: str, reader: str | None = None) -> ProbeResponse:
+    async def probe(self, name: str, address: CameraAddress, transport: str, reader: str | None = None) -> ProbeResult:
         """What the camera is like; one that cannot be reached is an answer too. Raises Overloaded."""
         if self._waiting >= MAX_WAITING:
             raise Overloaded("Cameras are being tried already, and others wait for it. Try again.", retry_after=5)
@@ -147,8 +157,9 @@ class Prober:
             found = await self._probe(name, address, transport, reader)
         finally:
             self._turns.release()
-        PROBES.labels(outcome="reachable" if found.reachable else found.code).inc()
-        log.info("camera_probed", camera_id=name, reachable=found.reachable, code=found.code, codec=found.codec)
+        code, info = found.failure.code if found.failure else None, found.findings.info
+        PROBES.labels(outcome="reachable" if found.reachable else code).inc()
+        log.info("camera_probed", camera_id=name, reachable=found.reachable, code=code, codec=info.codec if info else None)
         return found
 
     async def close(self) -> None:
@@ -156,13 +167,13 @@ class Prober:
         if self._ending:
             await asyncio.gather(*self._ending, return_exceptions=True)
 
-    async def _probe(self, name: str, address: CameraAddress, transport: str, reader: str | None) -> ProbeResponse:
+    async def _probe(self, name: str, address: CameraAddress, transport: str, reader: str | None) -> ProbeResult:
         seen = ProbeFindings()
         began, began_at = time.monotonic(), time.time()
-        connect_ms: float | None = None
+        connect_s: float | None = None
         try:
             described = await self._deps.preflight(address)
-            connect_ms = (time.monotonic() - began) * 1000
+            connect_s = time.monotonic() - began
             settings = self._deps.settings
             options = ReaderOptions(
                 address.url(host=address.host if address.tls else described.address, credentials=True), transport,
@@ -170,13 +181,15 @@ class Prober:
             )  # fmt: skip
             await self._watch(name, seen, options, reader)
         except CaptureFailure as failure:
-            return _unreachable(failure, connect_ms)
-        code, detail, picture = None, None, None
+            return ProbeResult(False, failure, connect_s, ProbeFindings(), began_at)
+        undecoded: CaptureFailure | None = None
+        picture: Jpeg | None = None
         try:
             picture = await self._picture(seen)
         except CaptureFailure as failure:
-            code, detail = failure.code, failure.message
-        return _answer(seen, picture, code, detail, transport, connect_ms, began_at, settings.MAX_CLOCK_OFFSET)
+            undecoded = failure
+        warnings = tuple(seen.warnings(transport, settings.MAX_CLOCK_OFFSET))
+        return ProbeResult(True, undecoded, connect_s, seen, began_at, picture, warnings)
 
     async def _watch(self, name: str, seen: ProbeFindings, options: ReaderOptions, reader: str | None) -> None:
         """Packets until there are enough. Raises CaptureFailure when none came."""
@@ -219,32 +232,3 @@ class Prober:
             return None
         gop = Gop.begin(seen.keys[0], None)
         return await self._deps.decode_pool.run(PictureDecoder(seen.info).decode, Picture(seen.keys[0], gop, 0), QUALITY)
-
-
-def _unreachable(failure: CaptureFailure, connect_ms: float | None) -> ProbeResponse:
-    return ProbeResponse(
-        reachable=False, code=failure.code, detail=failure.message, codec=None, width=None, height=None, fps=None,
-        keyframe_interval_s=None, bitrate_bps=None, clock=None, connect_ms=_rounded(connect_ms, 1), first_frame_ms=None,
-        mb_per_day_at_1fps=None, warnings=[],
-    )  # fmt: skip
-
-
-def _answer(
-    seen: ProbeFindings, picture: Jpeg | None, code: str | None, detail: str | None, transport: str, connect_ms: float,
-    began_at: float, max_offset: float,
-) -> ProbeResponse:  # fmt: skip
-    info, keys = seen.info, seen.keys
-    size = picture or info
-    return ProbeResponse(
-        reachable=True, code=code, detail=detail, codec=info.codec if info else None,
-        width=(size.width or None) if size else None, height=(size.height or None) if size else None,
-        fps=_rounded(seen.fps, 3), keyframe_interval_s=_rounded(seen.keyframe_interval, 3), bitrate_bps=seen.bitrate,
-        clock=clock_of(seen.packets[-1]), connect_ms=round(connect_ms, 1),
-        first_frame_ms=round((keys[0].received - began_at) * 1000, 1) if keys else None,
-        mb_per_day_at_1fps=round(len(picture.data) * _DAY / 1e6, 1) if picture else None,
-        warnings=seen.warnings(transport, max_offset),
-    )  # fmt: skip
-
-
-def _rounded(value: float | None, digits: int) -> float | None:
-    return None if value is None else round(value, digits)

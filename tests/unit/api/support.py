@@ -27,7 +27,6 @@ from models.schemas import (
     EventPage,
     FrameInfo,
     FramePage,
-    HealthCheckResponse,
     IngestionResponse,
     NearestFrame,
     ProbeRequest,
@@ -49,6 +48,7 @@ from models.values import (
     SourceType,
     TimestampSource,
 )
+from services.execution.health import Health
 from services.idempotency.operation import Operation, without_urls
 from utils.exceptions import (
     CameraNotFound,
@@ -344,8 +344,8 @@ class FakeKeys:
 class FakeHealth:
     status: Any = "healthy"
 
-    async def check(self) -> HealthCheckResponse:
-        return HealthCheckResponse(status=self.status, timestamp=NOW, version="0", dependencies={}, checks={})
+    async def check(self) -> Health:
+        return Health(self.status, NOW, dependencies={}, checks={})
 
 
 class Api:

@@ -16,7 +16,8 @@ from api.endpoints import events as event_log
 from api.endpoints.events import blocks, wants_stream
 from models.schemas import CloudEventPage
 from models.values import LogEventType, LogFilter
-from services.events.event_log import LogEvent, LogPage, Position, to_cloud_event
+from services.events.event_log import LogPage, Position
+from services.reads.serializers.event_log import LogEvent, to_cloud_event
 from tests.unit.api.support import Api, problem
 from tests.unit.api.support import api as api
 from utils.exceptions import CursorExpired, Overloaded

@@ -125,7 +125,7 @@ async def test_the_pictures_that_waited_longest_go_and_those_being_stored_stay()
     metric = PICTURE_BYTES._value.get()
     first = budget.hold(40, lambda: given_up.append("first"))
     second = budget.hold(40, lambda: given_up.append("second"))
-    async with budget.turn(first):
+    async with budget.storing(first):
         budget.hold(40, lambda: given_up.append("third"))
         assert given_up == ["second"]
         assert budget.bytes == PICTURE_BYTES._value.get() - metric == 80
@@ -146,7 +146,7 @@ async def test_at_most_so_many_are_stored_at_once() -> None:
     async def store() -> None:
         nonlocal now, most
         held = budget.hold(10, lambda: None)
-        async with budget.turn(held):
+        async with budget.storing(held):
             now += 1
             most = max(most, now)
             await asyncio.sleep(0)

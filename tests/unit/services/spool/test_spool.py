@@ -18,7 +18,7 @@ from services.spool.folder import Files, SpoolFolder
 from services.spool.index import Entry, SpoolIndex
 from services.spool.record import DamagedRecord, SpoolRecord, decode, decode_header, encode
 from services.spool.spool import Spool
-from tests.spool_frames import FPS, GRID, frame_of, picture
+from tests.kits.spool_frames import FPS, GRID, frame_of, picture
 from utils.ids import new_id
 from utils.metrics import SPOOL_DEAD, SPOOL_DROPPED, SPOOL_FRAMES
 

@@ -14,7 +14,7 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
 
 from services.storage_service.client import make_client, translated
-from services.storage_service.keys import new_attempt, object_key
+from services.storage_service.keys import fresh_object_key, object_key
 from services.storage_service.presign import Presigner, endpoint_url, safe_filename
 from utils.exceptions import ObjectMissing, RangeNotSatisfiable, StorageUnavailable
 from utils.logger import Throttle
@@ -31,16 +31,16 @@ def test_a_key_has_the_utc_day_the_camera_the_frame_and_the_attempt() -> None:
     )
 
 
-def test_attempts_never_repeat() -> None:
-    attempts = {new_attempt() for _ in range(1000)}
-    assert len(attempts) == 1000
-    assert all(re.fullmatch(r"[0-9a-f]{16}", attempt) for attempt in attempts)
+def test_fresh_keys_never_repeat() -> None:
+    keys = {fresh_object_key("cam", FRAME, NOW, "jpg") for _ in range(1000)}
+    assert len(keys) == 1000
+    assert all(re.fullmatch(rf"frames/2026/05/04/cam/{FRAME}-[0-9a-f]{{16}}\.jpg", key) for key in keys)
 
 
 @pytest.mark.parametrize("camera", [".", "..", "", "a/b", "a\n", "a" * 101, "ä", "a b"])
 def test_a_camera_id_that_could_leave_its_folder_is_refused(camera: str) -> None:
     with pytest.raises(ValueError):
-        object_key(camera, FRAME, NOW, new_attempt(), "jpg")
+        fresh_object_key(camera, FRAME, NOW, "jpg")
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_attempt_and_extension_are_checked(attempt: str, ext: str) -> None:
 
 def test_a_time_without_offset_is_refused() -> None:
     with pytest.raises(ValueError):
-        object_key("cam", FRAME, datetime(2026, 1, 1), new_attempt(), "jpg")  # noqa: DTZ001
+        fresh_object_key("cam", FRAME, datetime(2026, 1, 1), "jpg")  # noqa: DTZ001
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from models.values import FrameRecord, Sampling
 from repositories.database import Database
+from repositories.ingestion_requests import Recorded
+from services.rtsp_capture.frames.frame_record import CaptureFacts, PendingFrame
 from services.rtsp_capture.frames.ledger_writer import LedgerWriter
-from services.rtsp_capture.frames.pending_frame import PendingFrame
+from services.rtsp_capture.frames.slot_ledger import GridPlan, SlotLedger
 from utils.ids import new_id
 
 
@@ -31,48 +35,46 @@ class Commits:
         return [SimpleNamespace(sequence=one.sequence, outcome="stored", storage_path="") for one in records]
 
 
-def in_hand(slot: int) -> PendingFrame:
-    return cast("PendingFrame", SimpleNamespace(record=SimpleNamespace(sequence=slot), since=0.0))
+def pending(slot: int) -> PendingFrame:
+    record = cast("FrameRecord", SimpleNamespace(sequence=slot))
+    return PendingFrame(record, cast(Any, None), datetime.now(UTC), 0.0, cast(Any, None))
+
+
+def begun_ledger() -> SlotLedger:
+    """Of a grid whose first slot is due, and whose origin the row has."""
+    ledger = SlotLedger(GridPlan(1.0, Sampling.EXACT, 1), lambda: 0.0)
+    ledger.begin_grid(0.0)
+    ledger.grid_saved(0.0)
+    return ledger
+
+
+def writer(database: Commits, ledger: SlotLedger, most: int) -> LedgerWriter:
+    facts = CaptureFacts(new_id(), "cam", 90, {})
+    return LedgerWriter(facts, cast("Database", database), ledger, max_wait=30, max_waiting=most)
 
 
 async def committed(most: int) -> list[list[int]]:
     """The commits of ten frames that come 5 ms apart."""
-    database, settled = Commits(), asyncio.Event()
-    slots: list[int] = []
-
-    def note(item: PendingFrame, outcome: str, path: str | None) -> None:
-        slots.append(item.record.sequence)
-        if len(slots) == 10:
-            settled.set()
-
-    rows = LedgerWriter(
-        new_id(), "cam", cast("Database", database), after=30, most=most, due=lambda: 0, idle=lambda first, stop: [],
-        settled=note, overdue=lambda item: None,
-    )  # fmt: skip
-    rows.begin()
+    database = Commits()
+    rows = writer(database, begun_ledger(), most)
+    outcomes: list[asyncio.Task[Recorded]] = []
     for slot in range(10):
-        rows.add(in_hand(slot))
+        outcomes.append(asyncio.create_task(rows.record(pending(slot))))
         await asyncio.sleep(0.005)
     async with asyncio.timeout(5):
-        await settled.wait()
+        assert [(await one).sequence for one in outcomes] == list(range(10))
     await rows.close()
-    assert slots == list(range(10))
-    return database.batches
+    return [batch for batch in database.batches if batch]
 
 
 async def test_a_commit_without_frames_makes_no_frame_wait() -> None:
     """The grid's first: slots came due, and the row says so before the first frame is there."""
-    database, settled = Commits(), asyncio.Event()
-    rows = LedgerWriter(
-        new_id(), "cam", cast("Database", database), after=30, most=100, due=lambda: 1, idle=lambda first, stop: [],
-        settled=lambda *_: settled.set(), overdue=lambda item: None,
-    )  # fmt: skip
-    rows.begin()
+    database = Commits()
+    rows = writer(database, begun_ledger(), 100)
     await asyncio.sleep(0.05)
     assert database.batches == [[]]
-    rows.add(in_hand(0))
     async with asyncio.timeout(0.1):
-        await settled.wait()
+        assert (await rows.record(pending(0))).outcome == "stored"
     await rows.close()
 
 

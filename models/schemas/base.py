@@ -1,0 +1,122 @@
+"""What every schema is made of: strict input, output, times, ids, bounded objects.
+
+Input is strict: no coercion, unknown fields refused, times RFC 3339 with an offset. Output times are UTC, `Z`, six
+digits.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic_core import PydanticCustomError
+
+from models.values import CAMERA_ID_PATTERN
+
+MAX_META_BYTES = 16 * 1024
+RTSP_URL_PATTERN = r"^[Rr][Tt][Ss][Pp][Ss]?://"
+
+
+_RFC3339 = re.compile(r"^\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})$")
+
+
+def parse_time(value: Any) -> Any:
+    """RFC 3339 text to an aware UTC datetime (microseconds); raises a validation error for anything else."""
+    if isinstance(value, datetime):
+        return value
+    if not isinstance(value, str) or not _RFC3339.match(value):
+        raise PydanticCustomError("timestamp", "must be an RFC 3339 time with an offset, e.g. 2026-05-04T13:30:00Z")
+    text = value.upper().replace(" ", "T")
+    head, dot, tail = text.partition(".")
+    if dot:  # datetime takes six digits at most
+        digits = re.match(r"\d+", tail)
+        fraction = digits.group() if digits else ""
+        text = f"{head}.{fraction[:6].ljust(6, '0')}{tail[len(fraction) :]}"
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise PydanticCustomError("timestamp", "is not a time that exists") from None
+
+
+def format_time(value: datetime) -> str:
+    """UTC, `Z`, six digits."""
+    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+Timestamp = Annotated[
+    datetime,
+    BeforeValidator(parse_time, json_schema_input_type=str),
+    PlainSerializer(format_time, return_type=str, when_used="json"),
+    Field(json_schema_extra={"format": "date-time", "examples": ["2026-05-04T13:30:00.000000Z"]}),
+]
+
+
+def _not_only_dots(value: str) -> str:
+    if not value.strip("."):
+        raise PydanticCustomError("camera_id", "must not be only dots")
+    return value
+
+
+CameraId = Annotated[
+    str,
+    Field(pattern=CAMERA_ID_PATTERN, min_length=1, max_length=100, examples=["pit-lane-1"]),
+    AfterValidator(_not_only_dots),
+]
+
+
+RtspUrl = Annotated[
+    str,
+    Field(min_length=8, max_length=2048, pattern=RTSP_URL_PATTERN, examples=["rtsp://192.168.1.20:554/stream1"]),
+]
+
+
+class Input(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
+
+
+class Output(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+def without_nulls(value: Any, model: type[BaseModel]) -> Any:
+    """The object without the model's fields that are null (CONTRACT: null means absent); anything else unchanged."""
+    if not isinstance(value, dict):
+        return value
+    return {key: item for key, item in value.items() if item is not None or key not in model.model_fields}
+
+
+def _bounded_object(limit: int) -> Any:
+    def check(value: dict[str, Any]) -> dict[str, Any]:
+        if len(json.dumps(value, ensure_ascii=False).encode()) > limit:
+            raise PydanticCustomError("object_too_large", "is larger than {limit} bytes", {"limit": limit})
+        return value
+
+    return AfterValidator(check)
+
+
+BoundedObject = Annotated[dict[str, Any], _bounded_object(MAX_META_BYTES)]
+
+
+class FrameMeta(Input):
+    """Free to fill; stored with the request and every frame."""
+
+    session: str | None = Field(None, examples=["FP1"])
+    timestamp_ref: Timestamp | None = None
+    location: str | None = None
+    camera_angle: str | None = None
+    exposure: float | None = Field(None, ge=0, description="Seconds.")
+    sensor_info: dict[str, Any] | None = None
+    extra: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _bounded(self) -> FrameMeta:
+        if len(json.dumps(self.to_json(), ensure_ascii=False).encode()) > MAX_META_BYTES:
+            raise PydanticCustomError("meta_too_large", "meta is larger than 16 KiB")
+        return self
+
+    def to_json(self) -> dict[str, Any]:
+        """Only what was sent, as JSON."""
+        return self.model_dump(mode="json", exclude_none=True)

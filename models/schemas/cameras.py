@@ -1,0 +1,161 @@
+"""Cameras: the registry, a stream's status, probes, snapshots."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from models.schemas.base import BoundedObject, CameraId, FrameMeta, Input, Output, RtspUrl, Timestamp, without_nulls
+from models.values import Transport
+
+_Name = Annotated[str, Field(max_length=200)]
+
+
+_Text = Annotated[str, Field(max_length=4000)]
+
+
+Reader = Literal["opencv", "pyav"]
+
+
+RetentionDays = Annotated[float, Field(gt=0, le=36_500)]
+
+
+class CameraCreate(Input):
+    """POST /api/v1/cameras."""
+
+    camera_id: CameraId
+    name: _Name | None = Field(None, examples=["Pit lane, entry"])
+    description: _Text | None = None
+    rtsp_url: RtspUrl = Field(description="May carry user:password; kept encrypted, shown masked.")
+    transport: Transport = Field(Transport.TCP, strict=False)
+    location: _Name | None = None
+    camera_angle: _Name | None = None
+    calibration: BoundedObject | None = Field(None, description="Free; at most 16 KiB.")
+    default_fps: float | None = Field(None, gt=0, le=30, description="Of captures that say none; null: RTSP__DEFAULT_FPS.")
+    enabled: bool = Field(True, description="false: captures and snapshots are 409 camera_disabled; running ones go on.")
+    keep_open: bool = Field(False, description="Keep the stream open, captures or not.")
+    reader: Reader | None = Field(None, description="null: RTSP__READER.")
+    retention_days: RetentionDays | None = Field(
+        None, description="Days after which its stored frames are deleted; null: RETENTION__DAYS."
+    )
+    meta: BoundedObject = Field(default_factory=dict, description="Free; at most 16 KiB.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, value: Any) -> Any:
+        return without_nulls(value, cls)
+
+
+class CameraPatch(Input):
+    """PATCH /api/v1/cameras/{camera_id}, RFC 7396: absent members stay, null resets, objects are merged."""
+
+    camera_id: CameraId | None = Field(None, description="May be sent back; cannot change.")
+    name: _Name | None = None
+    description: _Text | None = None
+    rtsp_url: RtspUrl | None = Field(None, description="Equal to the masked form: the secret stays. Cannot be null.")
+    transport: Transport | None = Field(None, strict=False)
+    location: _Name | None = None
+    camera_angle: _Name | None = None
+    calibration: dict[str, Any] | None = None
+    default_fps: float | None = Field(None, gt=0, le=30)
+    enabled: bool | None = None
+    keep_open: bool | None = None
+    reader: Reader | None = None
+    retention_days: RetentionDays | None = None
+    meta: dict[str, Any] | None = None
+
+
+class StreamError(Output):
+    code: str
+    message: str
+    at: Timestamp
+
+
+class CameraClock(Output):
+    source: Literal["rtcp", "receipt"] = Field(description="By whose clock frames are stamped: the camera's, or ours.")
+    offset_ms: float | None = Field(
+        description="Camera's clock minus ours, less the delay from sensor to here; null when the camera's is not known."
+    )
+
+
+class StreamStatus(Output):
+    """A camera's stream as this process has it."""
+
+    state: Literal["connecting", "live", "stalled", "backing_off", "closed"]
+    since: Timestamp
+    codec: str | None
+    width: int | None
+    height: int | None
+    fps: float | None
+    ring_seconds: float = Field(description="How far back past timestamps and pre-roll reach.")
+    ring_bytes: int
+    jobs: int = Field(description="Captures that use it.")
+    last_packet_at: Timestamp | None
+    reconnects: int
+    clock: CameraClock | None = Field(None, description="null before the first picture.")
+    last_error: StreamError | None
+
+
+class CameraConfiguration(Output):
+    camera_id: str
+    name: str | None
+    description: str | None
+    rtsp_url: str = Field(description="Its password masked.")
+    transport: Transport
+    location: str | None
+    camera_angle: str | None
+    calibration: dict[str, Any] | None
+    default_fps: float | None
+    enabled: bool
+    keep_open: bool
+    reader: Reader | None
+    retention_days: float | None = Field(None, description="Days after which its frames go; null: RETENTION__DAYS.")
+    meta: dict[str, Any]
+    created_at: Timestamp
+    updated_at: Timestamp
+    stream: StreamStatus | None = Field(description="Read-only; null when this process has no stream of the camera.")
+
+
+class CameraPage(Output):
+    items: list[CameraConfiguration]
+    next_cursor: str | None
+
+
+class ProbeRequest(Input):
+    """POST /api/v1/cameras/probe."""
+
+    rtsp_url: RtspUrl
+    transport: Transport | None = Field(None, strict=False, description="null: tcp.")
+
+
+class ProbeResponse(Output):
+    reachable: bool
+    code: str | None = Field(description="What went wrong: a capture's error code.")
+    detail: str | None
+    codec: str | None
+    width: int | None
+    height: int | None
+    fps: float | None = Field(description="True, counted over the packets' own times.")
+    keyframe_interval_s: float | None
+    bitrate_bps: int | None
+    clock: CameraClock | None
+    connect_ms: float | None = Field(description="Until the camera had answered DESCRIBE.")
+    first_frame_ms: float | None = Field(description="Until its first keyframe was here.")
+    mb_per_day_at_1fps: float | None = Field(description="From one picture as it would be stored, quality 90.")
+    warnings: list[str]
+
+
+class SnapshotRequest(Input):
+    """POST /api/v1/cameras/{camera_id}/snapshot."""
+
+    meta: FrameMeta = Field(default_factory=lambda: FrameMeta())
+    jpeg_quality: int = Field(90, ge=50, le=100)
+    max_staleness: float = Field(
+        0, ge=0, le=3600, description="Seconds. 0: the newest picture; else the last keyframe will do while it is younger."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, value: Any) -> Any:
+        return without_nulls(value, cls)

@@ -1,0 +1,56 @@
+"""Stored frames."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+from uuid import UUID
+
+from pydantic import Field
+
+from models.schemas.base import Input, Output, Timestamp
+from models.values import SourceType, TimestampSource
+
+
+class FrameInfo(Output):
+    frame_id: UUID
+    request_id: UUID
+    camera_id: str
+    source_type: SourceType
+    sequence: int = Field(description="The slot's number on the request's grid; of an upload: the file's index.")
+    filename: str | None
+    storage_path: str = Field(description="The object's key, without the bucket.")
+    storage_url: str = Field(description="Presigned URL, made for this answer.")
+    url_expires_at: Timestamp
+    timestamp: Timestamp = Field(description="Capture time.")
+    timestamp_source: TimestampSource
+    timestamp_uncertainty_ms: float | None
+    camera_timestamp: Timestamp | None = Field(
+        None, description="Capture time by the camera's own clock, where it is known, whether it is trusted or not."
+    )
+    width: int
+    height: int
+    size_bytes: int
+    format: Literal["jpg", "png", "bmp", "tiff"]
+    content_type: str
+    sha256: str
+    duplicate_of: UUID | None
+    exif: dict[str, Any] | None
+    meta: dict[str, Any]
+    stored_at: Timestamp
+    held_at: Timestamp | None = Field(None, description="On hold since: the frame is not deleted until it is released.")
+    hold_reason: str | None = None
+
+
+class NearestFrame(FrameInfo):
+    distance_ms: float
+
+
+class FramePage(Output):
+    items: list[FrameInfo]
+    next_cursor: str | None
+
+
+class HoldRequest(Input):
+    """POST /api/v1/frames/{frame_id}/hold."""
+
+    reason: str | None = Field(None, min_length=1, max_length=200, examples=["protest of car 44"])

@@ -1,0 +1,86 @@
+"""Requests: status, progress, error, frames."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from pydantic import ConfigDict, Field
+
+from models.schemas.base import Output, Timestamp
+from models.schemas.frames import FrameInfo
+from models.values import CaptureMode, IngestionStatus, SourceType
+
+
+class Gap(Output):
+    model_config = ConfigDict(extra="forbid", populate_by_name=True, serialize_by_alias=True)
+
+    from_: Timestamp = Field(alias="from")
+    to: Timestamp | None
+    reason: str
+
+
+class Progress(Output):
+    expected: int = Field(description="Slots that have come due = stored + in_flight + the sum of dropped.")
+    stored: int
+    in_flight: int
+    dropped: dict[str, int]
+    duplicates: int
+    gaps: list[Gap]
+    reconnects: int
+    last_frame_at: Timestamp | None
+
+
+class RequestError(Output):
+    code: str
+    message: str
+    retryable: bool
+    at: Timestamp
+
+
+class RejectedFile(Output):
+    index: int
+    filename: str | None
+    code: str
+    detail: str
+    retryable: bool
+
+
+class StreamSource(Output):
+    url: str = Field(description="Its password masked.")
+    codec: str | None
+    width: int | None
+    height: int | None
+    fps: float | None
+
+
+class RequestSummary(Output):
+    """A request in a list: everything but its frames and gaps."""
+
+    request_id: UUID
+    group_id: UUID | None = Field(None, description="Of a burst's requests: the burst.")
+    status: IngestionStatus
+    camera_id: str
+    source_type: SourceType
+    capture_mode: CaptureMode | None
+    message: str
+    frames_total: int
+    progress: Progress
+    error: RequestError | None
+    rejected: list[RejectedFile]
+    meta: dict[str, Any]
+    source: StreamSource | None
+    grid_start: Timestamp | None
+    created_at: Timestamp
+    started_at: Timestamp | None
+    completed_at: Timestamp | None
+    updated_at: Timestamp
+
+
+class IngestionResponse(RequestSummary):
+    frames: list[FrameInfo] = Field(description="An upload's all, by sequence; a capture's newest 100, newest first.")
+
+
+class RequestPage(Output):
+    items: list[RequestSummary]
+    next_cursor: str | None

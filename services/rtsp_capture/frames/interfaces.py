@@ -1,0 +1,40 @@
+"""What a frame pipeline needs from others: its stores, the stream that decodes, the capture that it reports to."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from config import RtspSettings
+from repositories.database import Database
+from services.rtsp_capture.frames.picture_budget import PictureBudget
+from services.rtsp_capture.media.decoder import Jpeg
+from services.rtsp_capture.media.gop_buffer import Picture
+from services.spool.spool import Spool
+from services.storage_service.service import StorageService
+
+
+class PictureSource(Protocol):
+    """What turns a picture into a JPEG: a stream."""
+
+    async def decode(self, picture: Picture, quality: int) -> Jpeg:
+        """Raises CaptureFailure decode_failed."""
+
+
+class FrameListener(Protocol):
+    """What the pipeline reports to its capture; drops it reports to the ledger. Both must return at once."""
+
+    def on_stored(self, picture: Jpeg) -> None:
+        """A frame is stored, and the ledger has it."""
+
+    def on_damaged(self, slot: int) -> bool:
+        """The slot's picture cannot be decoded. True: the capture wants another one; False: the slot is dropped."""
+
+
+class PipelineDeps(Protocol):
+    """What a pipeline works with; `CaptureDeps` has it."""
+
+    settings: RtspSettings
+    database: Database
+    storage: StorageService
+    pictures: PictureBudget
+    spool: Spool
