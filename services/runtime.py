@@ -15,6 +15,9 @@ from urllib.parse import urlsplit
 from config import Environment, Settings
 from repositories.database import Database, is_unavailable
 from repositories.migrations.run import upgrade
+from services.access.api_keys import ApiKeys
+from services.access.audit_log import AuditLog
+from services.access.service import Access
 from services.cameras.burst import BurstService
 from services.cameras.registry import CameraRegistry
 from services.cameras.snapshots import Snapshots
@@ -76,6 +79,9 @@ class Services:
     event_log: EventLog
     idempotency: IdempotencyService
     direct: UploadSessions
+    access: Access
+    api_keys: ApiKeys
+    audit_log: AuditLog
 
 
 @asynccontextmanager
@@ -91,6 +97,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         database = Database(effective.DB)
         stack.push_async_callback(database.close)
         await _check_durability(settings, database)
+        access = await Access.open(settings, database)
+        access.start()
+        stack.push_async_callback(access.stop)
         patience = min(effective.DB.STATEMENT_TIMEOUT, settings.RTSP.LEASE_TTL / 3)
         renewing = effective.DB.model_copy(update={"STATEMENT_TIMEOUT": patience, "POOL_TIMEOUT": patience})
         leases = Database(renewing, "trackshift-leases", dedicated=True)
@@ -173,6 +182,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             event_log=event_log,
             idempotency=idempotency,
             direct=direct,
+            access=access,
+            api_keys=ApiKeys(database, access.cursors),
+            audit_log=AuditLog(database, access.cursors),
         )
         health.stopping = True
 

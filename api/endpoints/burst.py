@@ -9,12 +9,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.http import examples
+from api.http.access.rules import needs
 from api.http.dependencies import ServicesDep, StateDep
 from api.http.idempotency import AttemptDep
 from api.http.openapi import IDEMPOTENCY, KEYED, answer, problems
 from api.http.params import StrictUuid
 from api.http.routing import make_router
 from api.http.waiting import while_wanted
+from models.access import Scope
 from models.schemas import BurstRequest, BurstResponse
 from utils.exceptions import CaptureCode
 
@@ -42,6 +44,7 @@ GroupId = Annotated[StrictUuid, Path(description="The burst's id.")]
         "requestBody": {"content": {"application/json": {"example": examples.BURST_NEW}}},
     },
 )  # fmt: skip
+@needs(Scope.INGEST_WRITE)
 async def take_burst(
     body: BurstRequest, request: Request, response: Response, services: ServicesDep, state: StateDep, attempt: AttemptDep
 ) -> Any:
@@ -63,5 +66,6 @@ async def take_burst(
     response_model=BurstResponse,
     responses={200: answer("As it stands now.", examples.BURST), **problems("request_not_found")},
 )
+@needs(Scope.INGEST_READ)
 async def get_burst(group_id: GroupId, services: ServicesDep) -> Any:
     return await services.bursts.get(group_id)

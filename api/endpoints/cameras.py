@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.http import examples
+from api.http.access.rules import needs
 from api.http.body import media_type
 from api.http.dependencies import ServicesDep, StateDep
 from api.http.idempotency import AttemptDep
@@ -16,6 +17,7 @@ from api.http.openapi import IDEMPOTENCY, KEYED, answer, problems
 from api.http.params import Cursor, Limit
 from api.http.routing import make_router
 from api.http.waiting import while_wanted
+from models.access import Scope
 from models.schemas import (
     CameraConfiguration,
     CameraCreate,
@@ -58,6 +60,7 @@ def _located(description: str, example: Any, what: str) -> dict[str, Any]:
     },
     openapi_extra=_body_example(examples.CAMERA_NEW),
 )
+@needs(Scope.CAMERAS_WRITE)
 async def create_camera(body: CameraCreate, response: Response, services: ServicesDep) -> Any:
     created = await services.cameras.create(body)
     response.headers["Location"] = f"/api/v1/cameras/{created.camera_id}"
@@ -71,6 +74,7 @@ async def create_camera(body: CameraCreate, response: Response, services: Servic
     response_model=CameraPage,
     responses={200: answer("A page.", examples.CAMERA_PAGE), **problems()},
 )
+@needs(Scope.CAMERAS_READ)
 async def list_cameras(services: ServicesDep, limit: Limit = 50, cursor: Cursor = None) -> Any:
     return await services.cameras.list(limit, cursor)
 
@@ -86,6 +90,7 @@ async def list_cameras(services: ServicesDep, limit: Limit = 50, cursor: Cursor 
     },
     openapi_extra=_body_example({"rtsp_url": "rtsp://192.168.1.20:554/stream1"}),
 )
+@needs(Scope.CAMERAS_WRITE)
 async def probe_url(body: ProbeRequest, request: Request, services: ServicesDep, state: StateDep) -> Any:
     """Connects, reads 3 to 12 seconds of packets, decodes one picture. Stores nothing."""
     return await while_wanted(request, state, services.cameras.probe_url(body))
@@ -98,6 +103,7 @@ async def probe_url(body: ProbeRequest, request: Request, services: ServicesDep,
     response_model=CameraConfiguration,
     responses={200: answer("The camera.", examples.CAMERA), **problems("camera_not_found")},
 )
+@needs(Scope.CAMERAS_READ)
 async def get_camera(camera_id: PathCameraId, services: ServicesDep) -> Any:
     return await services.cameras.get(camera_id)
 
@@ -130,6 +136,7 @@ async def _patch_type(request: Request) -> None:
         }
     },
 )
+@needs(Scope.CAMERAS_WRITE)
 async def update_camera(camera_id: PathCameraId, body: CameraPatch, services: ServicesDep) -> Any:
     """Absent members stay, null resets, objects are merged. An rtsp_url equal to its masked form keeps the secret."""
     return await services.cameras.update(camera_id, body)
@@ -142,6 +149,7 @@ async def update_camera(camera_id: PathCameraId, body: CameraPatch, services: Se
     summary="Remove a camera; its frames stay",
     responses=problems("camera_not_found", "camera_in_use"),
 )
+@needs(Scope.CAMERAS_WRITE)
 async def delete_camera(camera_id: PathCameraId, services: ServicesDep) -> Response:
     await services.cameras.delete(camera_id)
     return Response(status_code=204)
@@ -157,6 +165,7 @@ async def delete_camera(camera_id: PathCameraId, services: ServicesDep) -> Respo
         **problems("camera_not_found"),
     },
 )
+@needs(Scope.CAMERAS_WRITE)
 async def probe_camera(camera_id: PathCameraId, request: Request, services: ServicesDep, state: StateDep) -> Any:
     """As `POST /cameras/probe`, with the registered URL; also of a disabled camera."""
     return await while_wanted(request, state, services.cameras.probe(camera_id))
@@ -181,6 +190,7 @@ def _frame_location(frame: FrameInfo) -> str:
     },
     openapi_extra={"parameters": [IDEMPOTENCY], **_body_example(examples.SNAPSHOT)},
 )  # fmt: skip
+@needs(Scope.INGEST_WRITE)
 async def take_snapshot(
     camera_id: PathCameraId,
     request: Request,

@@ -7,11 +7,13 @@ from typing import Any
 from starlette.responses import Response
 
 from api.http import examples
+from api.http.access.rules import needs
 from api.http.dependencies import ServicesDep
 from api.http.idempotency import AttemptDep
 from api.http.openapi import IDEMPOTENCY, KEYED, answer, problems
 from api.http.params import Cursor, Limit, RequestId
 from api.http.routing import make_router
+from models.access import Scope
 from models.schemas import EventPage, TriggerAccepted, TriggerRequest
 
 router = make_router("/api/v1/ingest/requests", tags=["ingest"])
@@ -35,6 +37,7 @@ router = make_router("/api/v1/ingest/requests", tags=["ingest"])
         "requestBody": {"content": {"application/json": {"example": examples.TRIGGER}}},
     },
 )  # fmt: skip
+@needs(Scope.INGEST_WRITE)
 async def trigger_event(
     request_id: RequestId, response: Response, services: ServicesDep, attempt: AttemptDep,
     body: TriggerRequest | None = None,
@@ -55,5 +58,6 @@ async def trigger_event(
     response_model=EventPage,
     responses={200: answer("A page.", examples.EVENT_PAGE), **problems("request_not_found")},
 )
+@needs(Scope.INGEST_READ)
 async def list_events(request_id: RequestId, services: ServicesDep, limit: Limit = 50, cursor: Cursor = None) -> Any:
     return await services.queries.list_events(request_id, limit, cursor)

@@ -13,15 +13,18 @@ from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive, Send
+from starlette.types import Scope as ASGIScope
 
 from api.http import examples
+from api.http.access.rules import needs
 from api.http.dependencies import ServicesDep, StateDep
 from api.http.openapi import header, problems
 from api.http.params import StrictInteger
 from api.http.routing import make_router
 from api.http.state import AppState
 from api.http.waiting import disconnected, while_wanted
+from models.access import Scope
 from models.schemas import CameraId, CloudEventPage
 from models.values import LogEventType, LogFilter
 from services.events.event_log import EventLog, LogPage, Start, parse_cursor
@@ -102,7 +105,7 @@ class _EventStream(Response):
         del self.headers["content-length"]
         self._first, self._log, self._wanted, self._state, self._place = first, log, wanted, state, place
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         with self._place:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             request = Request(scope, receive)
@@ -180,6 +183,7 @@ async def _answer(
         "parameters": [header("Last-Event-ID", "Streams: the last id that came; goes before `after`.", "7f0c2a44-….4711")]
     },
 )
+@needs(Scope.EVENTS_READ)
 async def read_events(
     request: Request,
     services: ServicesDep,

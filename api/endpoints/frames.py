@@ -11,12 +11,14 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from api.http import examples
+from api.http.access.rules import needs
 from api.http.dependencies import ServicesDep
 from api.http.errors import problem_response
 from api.http.openapi import answer, problems
 from api.http.params import Cursor, Flag, FrameId, Limit, StrictUuid
 from api.http.ranges import Span, Unsatisfiable, none_match, requested_span
 from api.http.routing import make_router
+from models.access import Scope
 from models.schemas import CameraId, FrameInfo, FramePage, HoldRequest, NearestFrame, Timestamp
 from models.values import FrameFilter, SourceType
 from utils.exceptions import RangeNotSatisfiable
@@ -49,6 +51,7 @@ async def _filter(
     response_model=FramePage,
     responses={200: answer("A page.", examples.FRAME_PAGE), **problems()},
 )
+@needs(Scope.FRAMES_READ)
 async def list_frames(
     services: ServicesDep,
     matching: Annotated[FrameFilter, Depends(_filter)],
@@ -66,6 +69,7 @@ async def list_frames(
     response_model=NearestFrame,
     responses={200: answer("The frame.", examples.NEAREST), **problems("frame_not_found")},
 )
+@needs(Scope.FRAMES_READ)
 async def nearest_frame(
     services: ServicesDep, camera_id: Annotated[CameraId, Query()], at: Annotated[Timestamp, Query()]
 ) -> Any:
@@ -79,6 +83,7 @@ async def nearest_frame(
     response_model=FrameInfo,
     responses={200: answer("The frame.", examples.FRAME), **problems("frame_not_found")},
 )
+@needs(Scope.FRAMES_READ)
 async def get_frame(frame_id: FrameId, services: ServicesDep) -> Any:
     return await services.queries.get_frame(frame_id)
 
@@ -90,6 +95,7 @@ async def get_frame(frame_id: FrameId, services: ServicesDep) -> Any:
     summary="Delete a frame",
     responses=problems("storage_unavailable", "frame_on_hold"),
 )
+@needs(Scope.FRAMES_DELETE)
 async def delete_frame(frame_id: FrameId, services: ServicesDep) -> Response:
     """Row and object; 204 also when repeated or unknown."""
     await services.queries.delete_frame(frame_id)
@@ -107,6 +113,7 @@ async def delete_frame(frame_id: FrameId, services: ServicesDep) -> Response:
     },
     openapi_extra={"requestBody": {"content": {"application/json": {"example": examples.HOLD}}}},
 )
+@needs(Scope.FRAMES_DELETE)
 async def hold_frame(frame_id: FrameId, services: ServicesDep, body: HoldRequest | None = None) -> Any:
     """Until it is released nobody deletes it: neither retention nor a client (409). Repeating it is fine."""
     return await services.queries.hold_frame(frame_id, body.reason if body else None)
@@ -119,6 +126,7 @@ async def hold_frame(frame_id: FrameId, services: ServicesDep, body: HoldRequest
     summary="End a frame's hold",
     responses=problems("frame_not_found"),
 )
+@needs(Scope.FRAMES_DELETE)
 async def release_frame(frame_id: FrameId, services: ServicesDep) -> Response:
     """204 also for a frame that is on none."""
     await services.queries.release_frame(frame_id)
@@ -166,6 +174,7 @@ async def _body(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         **problems("frame_not_found", "range_not_satisfiable", "storage_unavailable"),
     },
 )
+@needs(Scope.FRAMES_READ)
 async def get_frame_content(
     frame_id: FrameId,
     request: Request,

@@ -10,12 +10,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.http import examples
+from api.http.access.rules import needs
 from api.http.dependencies import ServicesDep, StateDep
 from api.http.idempotency import AttemptDep
 from api.http.openapi import IDEMPOTENCY, KEYED, PREFER, answer, problems
 from api.http.params import Cursor, Limit, RequestId, StrictUuid
 from api.http.prefer import wait_final
 from api.http.routing import make_router
+from models.access import Scope
 from models.schemas import CameraId, IngestionResponse, RequestPage, RTSPIngestionRequest, Timestamp
 from models.values import CaptureMode, IngestionStatus, RequestFilter, SourceType
 
@@ -45,6 +47,7 @@ def status_location(request_id: UUID) -> str:
     },
     openapi_extra={"parameters": [PREFER, IDEMPOTENCY]},
 )  # fmt: skip
+@needs(Scope.INGEST_WRITE)
 async def submit_capture(
     body: RTSPIngestionRequest, request: Request, response: Response, services: ServicesDep, state: StateDep,
     attempt: AttemptDep,
@@ -69,6 +72,7 @@ async def submit_capture(
     responses={200: answer("The state.", examples.FINAL), **problems("request_not_found")},
     openapi_extra={"parameters": [PREFER]},
 )
+@needs(Scope.INGEST_READ)
 async def get_request(
     request_id: RequestId, request: Request, response: Response, services: ServicesDep, state: StateDep
 ) -> Any:
@@ -102,6 +106,7 @@ async def _filter(
     response_model=RequestPage,
     responses={200: answer("A page.", examples.REQUEST_PAGE), **problems()},
 )
+@needs(Scope.INGEST_READ)
 async def list_requests(
     services: ServicesDep,
     matching: Annotated[RequestFilter, Depends(_filter)],
@@ -124,6 +129,7 @@ async def list_requests(
     },
     openapi_extra={"parameters": [IDEMPOTENCY]},
 )
+@needs(Scope.INGEST_WRITE)
 async def cancel_request(request_id: RequestId, response: Response, services: ServicesDep) -> Any:
     was_final = await services.orchestrator.cancel(request_id)
     response.headers["Location"] = status_location(request_id)

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from api.endpoints.requests import status_location
 from api.http import examples
+from api.http.access.rules import needs
 from api.http.body import check_encoding, content_length
 from api.http.dependencies import ServicesDep, StateDep
 from api.http.idempotency import begin, form_fingerprint, kept_answer
@@ -16,6 +17,7 @@ from api.http.multipart import boundary_of
 from api.http.openapi import IDEMPOTENCY, KEYED, answer, problems
 from api.http.receive import body_limit, receive_form
 from api.http.routing import make_router
+from models.access import Scope
 from models.schemas import IngestionResponse
 from models.values import CAMERA_ID_PATTERN
 from utils.exceptions import PayloadTooLarge
@@ -67,6 +69,7 @@ _EXAMPLE = {"camera_id": "pit-lane-1", "files": ["car-44.jpg"], "meta": '{"sessi
         },
     },
 )  # fmt: skip
+@needs(Scope.INGEST_WRITE)
 async def upload_images(request: Request, response: Response, services: ServicesDep, state: StateDep) -> Any:
     """Each file is stored or refused by itself, its bytes unchanged. If none is stored, the answer is the first
     file's problem with all of `rejected`."""

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from api.endpoints.requests import status_location
 from api.http import examples
+from api.http.access.rules import needs
 from api.http.dependencies import ServicesDep, StateDep
 from api.http.idempotency import AttemptDep
 from api.http.multipart import clean_filename
@@ -17,6 +18,7 @@ from api.http.openapi import IDEMPOTENCY, KEYED, answer, problems
 from api.http.params import StrictUuid
 from api.http.receive import local_file
 from api.http.routing import make_router
+from models.access import Scope
 from models.schemas import IngestionResponse, UploadComplete, UploadSessionCreate, UploadSessionResponse
 from utils.exceptions import InvalidRequest
 
@@ -49,6 +51,7 @@ def session_location(session_id: UUID) -> str:
     },
     openapi_extra={"parameters": [IDEMPOTENCY], **_json(examples.SESSION_NEW)},
 )  # fmt: skip
+@needs(Scope.INGEST_WRITE)
 async def open_upload_session(
     body: UploadSessionCreate, response: Response, services: ServicesDep, attempt: AttemptDep
 ) -> Any:
@@ -76,6 +79,7 @@ async def open_upload_session(
         **problems("session_not_found", "storage_unavailable"),
     },
 )
+@needs(Scope.INGEST_WRITE)
 async def get_upload_session(session_id: SessionId, services: ServicesDep) -> Any:
     """Parts that have arrived have no URL; the others have a fresh one. Ended sessions are known for 7 days."""
     return await services.direct.get(session_id)
@@ -97,6 +101,7 @@ async def get_upload_session(session_id: SessionId, services: ServicesDep) -> An
     },
     openapi_extra={"parameters": [IDEMPOTENCY], **_json(examples.SESSION_COMPLETE)},
 )  # fmt: skip
+@needs(Scope.INGEST_WRITE)
 async def complete_upload_session(
     session_id: SessionId, response: Response, services: ServicesDep, state: StateDep, body: UploadComplete | None = None
 ) -> Any:
@@ -125,6 +130,7 @@ async def complete_upload_session(
     summary="Give up a direct upload",
     responses={204: {"description": "It is over, and nothing of it is kept."}, **problems("request_in_progress")},
 )
+@needs(Scope.INGEST_WRITE)
 async def abort_upload_session(session_id: SessionId, services: ServicesDep) -> None:
     """Any UUID, repeated or unknown: 204. A completed one stays completed: its frame is deleted as any other."""
     await services.direct.abort(session_id)

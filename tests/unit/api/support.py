@@ -362,9 +362,10 @@ class Api:
         self.state.services = SimpleNamespace(
             settings=self.settings, orchestrator=self.orchestrator, queries=self.queries, health=self.health,
             cameras=self.cameras, snapshots=self.cameras, bursts=self.bursts, idempotency=self.keys, direct=FakeDirect(),
+            access=None,
         )  # fmt: skip
         self.client = httpx.AsyncClient(
-            transport=httpx.ASGITransport(self.app, raise_app_exceptions=True), base_url="http://test"
+            transport=httpx.ASGITransport(self.app, raise_app_exceptions=True), base_url="http://localhost"
         )
 
     async def __call__(self, method: str, path: str, **kwargs: Any) -> httpx.Response:

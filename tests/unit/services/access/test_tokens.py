@@ -24,7 +24,7 @@ ISSUER, AUDIENCE = "https://issuer.example", "trackshift"
 SECRET = "a secret that is longer than thirty-two characters"
 RSA, EC, ED = RSAKey.generate_key(2048), ECKey.generate_key("P-256"), OKPKey.generate_key("Ed25519")
 OTHER = RSAKey.generate_key(2048)
-KEYS = {"rsa": RSA, "ec": EC, "ed": ED}
+KEYS: dict[str, Any] = {"rsa": RSA, "ec": EC, "ed": ED}
 
 
 def public_set() -> bytes:
@@ -145,7 +145,8 @@ async def test_cameras_and_scopes() -> None:
     async def cameras(claim: Any, **settings: Any) -> CameraGrant:
         return (await verifier(**settings).verify(signed(claims(cameras=claim)))).cameras
 
-    for nothing in (..., None, []):
+    nothings: tuple[Any, ...] = (..., None, [])
+    for nothing in nothings:
         assert await cameras(nothing) == NO_CAMERAS
         assert await cameras(nothing, JWT_CAMERAS_DEFAULT="all") == ALL_CAMERAS
     assert await cameras(["pit-*", "b"]) == CameraGrant(("b", "pit-*"))
