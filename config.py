@@ -13,11 +13,12 @@ import re
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL
 
@@ -81,6 +82,19 @@ def _fernet_key(key: SecretStr) -> SecretStr:
 
 class Group(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_unset(cls, given: Any) -> Any:
+        """`NAME=` is unset where the default is no text: an empty path would be the folder that the service starts in."""
+        if not isinstance(given, dict):
+            return given
+        fields = cls.model_fields
+        return {name: value for name, value in given.items() if value != "" or _has_text(fields.get(name))}
+
+
+def _has_text(field: FieldInfo | None) -> bool:
+    return field is None or (field.default is not None and field.default_factory is None)
 
 
 class ApiSettings(Group):

@@ -11,6 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
 from models.entities import Base
+from models.values import Claim
+from repositories.sql import sql
 
 E = TypeVar("E", bound=Base)
 Key = tuple[datetime, UUID]
@@ -57,3 +59,11 @@ class Repository(Generic[E]):
 
     def select(self) -> Select[E]:
         return select(self.entity)
+
+    async def fence(self, claim: Claim) -> bool:
+        """Locks the capture's lease if `claim` has its newest epoch; False when another owner has taken over."""
+        found = await self.session.scalar(
+            sql("SELECT 1 FROM capture_leases WHERE request_id = :id AND epoch = :epoch FOR UPDATE"),
+            {"id": claim.request_id, "epoch": claim.epoch},
+        )
+        return found is not None

@@ -1,24 +1,23 @@
-"""Events of event_driven captures, and the admission of triggers.
+"""Events of event_driven captures, and triggers.
 
 A trigger's row is the message to the capture's owner, whichever process that is: it is inserted while the request's row
-is locked and in progress, so an owner that finds no unseen one under the same lock may end the capture (rule 2).
+is locked and in progress, so an owner that finds no unknown one under the same lock may end the capture.
 `created_at` is taken under that lock: one request's triggers are committed in its order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 
 from models.entities import CaptureEvent
 from models.values import Claim, EventKind, EventNote
 from repositories.base import Key, Repository
-from repositories.leases import LeaseRepository
 from repositories.sql import sql
 from utils.exceptions import LeaseLost
 
@@ -32,7 +31,7 @@ class CaptureEventRepository(Repository[CaptureEvent]):
 
     async def save(self, claim: Claim, request_id: UUID, note: EventNote) -> None:
         """A motion event as its capture's owner knows it; repeated and older notes change nothing. Raises LeaseLost."""
-        if not await LeaseRepository(self.session).fence(claim):
+        if not await self.fence(claim):
             raise LeaseLost
         values: dict[str, Any] = {
             "id": note.id, "request_id": request_id, "kind": note.kind.value, "label": note.label, "score": note.score,
@@ -86,26 +85,6 @@ class CaptureEventRepository(Repository[CaptureEvent]):
             .order_by(CaptureEvent.created_at.desc(), CaptureEvent.id.desc()).limit(limit)
         )  # fmt: skip
         return list((await self.session.scalars(query)).all())
-
-    async def close_open(self, request_id: UUID) -> None:
-        """Ends events that last where they were seen last: their owner is gone, or the capture ends."""
-        await self.session.execute(
-            update(CaptureEvent)
-            .where(CaptureEvent.request_id == request_id, CaptureEvent.to_at.is_(None))
-            .values(to_at=CaptureEvent.seen_at)
-        )
-
-    async def unseen(self, request_id: UUID, since: datetime, known: Iterable[UUID]) -> bool:
-        """Whether a trigger from `since` on is not among the `known`."""
-        query = (
-            select(CaptureEvent.id)
-            .where(
-                CaptureEvent.request_id == request_id, CaptureEvent.created_at >= since,
-                CaptureEvent.kind == EventKind.TRIGGER.value, CaptureEvent.id.not_in(list(known)),
-            )
-            .limit(1)
-        )  # fmt: skip
-        return await self.session.scalar(query) is not None
 
     async def find(self, request_id: UUID, *, after: Key | None, limit: int) -> list[CaptureEvent]:
         """A request's events by the time at which they began."""

@@ -28,12 +28,14 @@ from repositories.access.browser_sessions import BrowserSessionRepository
 from repositories.access.state import AccessStateRepository
 from repositories.camera_configs import CameraConfigRepository
 from repositories.capture_events import CaptureEventRepository
+from repositories.captures import CaptureRepository
+from repositories.event_log import EventLogRepository
 from repositories.frames import FrameRepository
 from repositories.idempotency import IdempotencyRepository
 from repositories.ingestion_requests import IngestionRequestRepository
 from repositories.leases import LeaseRepository
+from repositories.ledger import Ledger
 from repositories.object_keys import ObjectKeyRepository
-from repositories.outbox import OutboxRepository
 from repositories.secrets import SecretsRepository
 from repositories.storage_usage import StorageUsageRepository
 from repositories.upload_sessions import UploadSessionRepository
@@ -99,6 +101,14 @@ class UnitOfWork:
         return IngestionRequestRepository(self.session)
 
     @cached_property
+    def captures(self) -> CaptureRepository:
+        return CaptureRepository(self.session)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        return Ledger(self.session)
+
+    @cached_property
     def frames(self) -> FrameRepository:
         return FrameRepository(self.session)
 
@@ -115,8 +125,8 @@ class UnitOfWork:
         return CaptureEventRepository(self.session)
 
     @cached_property
-    def outbox(self) -> OutboxRepository:
-        return OutboxRepository(self.session)
+    def event_log(self) -> EventLogRepository:
+        return EventLogRepository(self.session)
 
     @cached_property
     def keys(self) -> IdempotencyRepository:

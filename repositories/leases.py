@@ -1,9 +1,9 @@
-"""Leases: who runs which capture. Only the database's clock decides when one has lapsed (rule 3)."""
+"""Leases: who runs which capture. Only the database's clock decides when one has lapsed."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -23,7 +23,7 @@ _LAPSED = """(l.expires_at IS NULL OR l.expires_at < clock_timestamp()
 
 @dataclass(frozen=True, slots=True)
 class Renewed:
-    """What became of claims: renewed, locked by somebody at this moment; of both, those asked to cancel."""
+    """What became of claims: renewed (`ours`), or locked by another transaction now (`busy`); of both, those to cancel."""
 
     ours: frozenset[UUID]
     busy: frozenset[UUID]
@@ -44,19 +44,19 @@ class LeaseRepository(Repository[CaptureLease]):
             WITH running AS (SELECT key AS camera_id, value::int AS n FROM jsonb_each_text(CAST(:running AS jsonb))),
             free AS (
                 SELECT l.request_id, l.camera_id, r.n,
-                       row_number() OVER (PARTITION BY l.camera_id ORDER BY l.request_id) AS turn,
+                       row_number() OVER (PARTITION BY l.camera_id ORDER BY l.request_id) AS place,
                        first_value(l.request_id) OVER (PARTITION BY l.camera_id ORDER BY l.request_id) AS first_id
                 FROM capture_leases l LEFT JOIN running r USING (camera_id)
                 WHERE {_LAPSED}
             ),
             ranked AS (
-                SELECT request_id, n, turn + coalesce(n, 0) AS turn,
+                SELECT request_id, n, place + coalesce(n, 0) AS place,
                        dense_rank() OVER (PARTITION BY n IS NULL ORDER BY first_id) AS camera_rank
                 FROM free
             ),
             due AS (
                 SELECT request_id FROM ranked WHERE n IS NOT NULL OR camera_rank <= :new_cameras
-                ORDER BY turn, request_id LIMIT :limit
+                ORDER BY place, request_id LIMIT :limit
             ),
             taken AS (
                 SELECT l.request_id FROM capture_leases l
@@ -71,28 +71,6 @@ class LeaseRepository(Repository[CaptureLease]):
             {"owner": owner, "ttl": ttl, "limit": limit, "running": json.dumps(running), "new_cameras": new_cameras},
         )
         return [Claim(row.request_id, row.epoch, resumed=row.epoch > 1) for row in rows]
-
-    async def add_held(self, owner: str, ttl: float, cameras: Mapping[UUID, str]) -> None:
-        """Leases of new captures (by id: the camera) that `owner` has from the start, with epoch 1.
-
-        Running it twice changes nothing (rule 4).
-        """
-        await self.session.execute(
-            sql("""
-            INSERT INTO capture_leases (request_id, camera_id, owner, epoch, expires_at)
-            SELECT request_id, camera_id, :owner, 1, now() + make_interval(secs => :ttl)
-            FROM unnest(CAST(:ids AS uuid[]), CAST(:cameras AS text[])) AS new(request_id, camera_id)
-            ON CONFLICT DO NOTHING
-            """),
-            {"owner": owner, "ttl": ttl, "ids": list(cameras), "cameras": list(cameras.values())},
-        )
-
-    async def held(self, owner: str, request_ids: Sequence[UUID]) -> set[UUID]:
-        """Which of these captures `owner` has had from the start (epoch 1)."""
-        query = select(CaptureLease.request_id).where(
-            CaptureLease.request_id.in_(request_ids), CaptureLease.owner == owner, CaptureLease.epoch == 1
-        )
-        return set((await self.session.scalars(query)).all())
 
     async def take_cancelled(self, owner: str, ttl: float, limit: int) -> list[Claim]:
         """Takes up to `limit` captures that nobody runs and whose end was asked for: they only need to be ended.
@@ -155,14 +133,6 @@ class LeaseRepository(Repository[CaptureLease]):
             sql("UPDATE capture_leases SET owner = NULL, expires_at = NULL WHERE request_id = :id AND epoch = :epoch"),
             {"id": claim.request_id, "epoch": claim.epoch},
         )
-
-    async def fence(self, claim: Claim) -> bool:
-        """Locks the lease if `claim` is the newest epoch; False when another owner has taken over."""
-        found = await self.session.scalar(
-            sql("SELECT 1 FROM capture_leases WHERE request_id = :id AND epoch = :epoch FOR UPDATE"),
-            {"id": claim.request_id, "epoch": claim.epoch},
-        )
-        return found is not None
 
     async def camera_ids(self, claims: Sequence[Claim]) -> dict[UUID, str]:
         """The cameras of claimed captures."""

@@ -286,7 +286,7 @@ class Orchestrator:
 
     async def cancel(self, request_id: UUID) -> bool:
         """Asks for a capture's end; True when it was final already. Raises RequestNotFound, DatabaseUnavailable."""
-        before = await self._database.retry_until_known(lambda uow: uow.requests.request_cancel(request_id))
+        before = await self._database.retry_until_known(lambda uow: uow.captures.request_cancel(request_id))
         if before is None:
             raise RequestNotFound
         if (job := self.runner.job(request_id)) is not None:
@@ -347,7 +347,7 @@ class Orchestrator:
     ) -> CaptureEvent:
         if (known := await uow.events.get(event_id)) is not None:
             return known  # this very call, or an earlier run of its key, whose COMMIT was not known to have succeeded
-        row = await uow.requests.lock(request_id)
+        row = await uow.captures.lock(request_id)
         if row is None:
             raise RequestNotFound
         running = row.status == IngestionStatus.IN_PROGRESS.value and row.cancel_requested_at is None

@@ -117,6 +117,13 @@ IDEMPOTENCY = Counter(
 )
 IDEMPOTENCY_RUNNING = Gauge("ingestion_idempotency_running", "Keys whose request is being served.", registry=REGISTRY)
 IDEMPOTENCY_SWEPT = Counter("ingestion_idempotency_swept", "Keys removed after their time.", registry=REGISTRY)
+JOB_RUNS = Counter(
+    "ingestion_job_runs", "Runs of background jobs, by outcome: ok, unavailable (database or store), failed.",
+    ["job", "outcome"], registry=REGISTRY,
+)  # fmt: skip
+JOB_LAST_SUCCESS = Gauge(
+    "ingestion_job_last_success_timestamp_seconds", "When a background job last succeeded.", ["job"], registry=REGISTRY
+)
 EMBEDDED_RESTARTS = Counter(
     "ingestion_embedded_restarts", "Embedded parts started again after dying.", ["part"], registry=REGISTRY
 )

@@ -88,7 +88,10 @@ async def end_session(request: Request, services: ServicesDep, who: WhoDep) -> R
     operation_id="protected_resource",
     summary="Metadata of the protected resource (RFC 9728)",
     response_model=ProtectedResource,
-    responses={200: answer("Where tokens come from, and the scopes.", examples.RESOURCE), **problems("invalid_request", common=False)},
+    responses={
+        200: answer("Where tokens come from, and the scopes.", examples.RESOURCE),
+        **problems("invalid_request", common=False),
+    },
 )
 @public
 async def protected_resource(request: Request, state: StateDep) -> Any:

@@ -74,7 +74,7 @@ class CameraRegistry:
         if row.rtsp_url != values["rtsp_url"]:  # no two sealings are alike: this row is another's
             raise CameraExists
         log.info("camera_created", camera_id=row.camera_id, keep_open=row.keep_open)
-        self._keeper.look()
+        self._keeper.poll_now()
         return self._shown(row)
 
     async def get(self, camera_id: str) -> CameraConfiguration:
@@ -106,7 +106,7 @@ class CameraRegistry:
 
         row = await self._database.retry_until_known(change)
         log.info("camera_changed", camera_id=camera_id, fields=sorted(sent))
-        self._keeper.look()
+        self._keeper.poll_now()
         return self._shown(row)
 
     async def delete(self, camera_id: str) -> None:
@@ -126,7 +126,7 @@ class CameraRegistry:
 
         await self._database.retry_until_known(remove)
         log.info("camera_deleted", camera_id=camera_id)
-        self._keeper.look()
+        self._keeper.poll_now()
 
     def _changes(self, row: CameraRow, sent: Mapping[str, Any]) -> dict[str, Any]:
         """The columns that a patch changes."""

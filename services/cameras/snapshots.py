@@ -96,7 +96,7 @@ class Snapshots:
     async def _store(
         self, row: IngestionRequest, params: CaptureParams, stream: Stream, picture: Picture, operation: Operation
     ) -> Frame | None:
-        jpeg = await stream.snapshot(picture, params.jpeg_quality)
+        jpeg = await stream.decoder.snapshot(picture, params.jpeg_quality)
         packet = picture.packet
         facts = CaptureFacts(row.id, row.camera_id, params.jpeg_quality, row.meta)
         record = frame_record(facts, 0, packet.timestamp, packet.timestamp, packet, jpeg)

@@ -35,4 +35,4 @@ async def reset_event_log(settings: Settings) -> UUID:
         database = Database(settings.DB, "trackshift-reset-event-log")
         stack.push_async_callback(database.close)
         async with database.unit_of_work() as uow:
-            return await uow.outbox.new_log()
+            return await uow.event_log.reset()

@@ -14,12 +14,13 @@ from pydantic_settings import SettingsError
 
 from config import ConfigurationError, Settings
 from repositories.database import Database
+from services.backup.archive import BackupError
 from services.execution.embedded_parts import StartError, reach
 from services.storage_service.service import StorageService
 from utils.exceptions import IngestionException
 
 T = TypeVar("T")
-EXPECTED = (ConfigurationError, StartError, ValidationError, SettingsError, IngestionException)
+EXPECTED = (BackupError, ConfigurationError, StartError, ValidationError, SettingsError, IngestionException)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

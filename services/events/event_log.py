@@ -16,15 +16,15 @@ from uuid import UUID
 
 from models.values import LogFilter
 from repositories.database import Database
-from repositories.outbox import LogSlice
+from repositories.event_log import LogSlice
 from services.events.relay import LogHead
 from services.reads.serializers.event_log import LogEvent, to_cloud_event
 from utils.exceptions import CursorExpired, InvalidRequest, Overloaded
 from utils.metrics import EVENT_READERS
 
 BATCH = 200  # events read by one statement
-LOOK = 5000  # events that one statement may pass over because of a filter
-LOOKS = 20  # such statements for one page
+SCAN = 5000  # events that one statement may pass over because of a filter
+SCANS = 20  # such statements for one page
 PAGE_BYTES = 4_194_304  # a page ends after the event that goes beyond
 _CURSOR = re.compile(r"^([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.(0|[1-9][0-9]{0,17})\Z")
 
@@ -124,7 +124,7 @@ class EventLog:
             return LogPage(Position(found.log_id, found.head), behind=False)
         page: LogPage | None = None
         size = 0
-        for _ in range(LOOKS):
+        for _ in range(SCANS):
             after = page.position.seq if page else start.seq if isinstance(start, Position) else 0
             found = await self._slice(after, wanted, min(BATCH, limit - (len(page.events) if page else 0)))
             held = page.position if page else start if isinstance(start, Position) else None
@@ -135,8 +135,8 @@ class EventLog:
             page = page or LogPage(Position(found.log_id, after), behind=True)
             page.events += [to_cloud_event(found.log_id, seq, row) for seq, row in found.events]
             size += sum(len(row) for _, row in found.events)
-            page.position = Position(found.log_id, found.looked_to)
-            page.behind = found.looked_to < found.head
+            page.position = Position(found.log_id, found.scanned_to)
+            page.behind = found.scanned_to < found.head
             if not page.behind or len(page.events) >= limit or size >= PAGE_BYTES:
                 break
         assert page is not None
@@ -144,6 +144,6 @@ class EventLog:
 
     async def _slice(self, after: int, wanted: LogFilter, at_most: int) -> LogSlice:
         async with self._database.one_statement() as uow:
-            return await uow.outbox.read(
-                after, types=wanted.types, camera_id=wanted.camera_id, at_most=at_most, look=LOOK
+            return await uow.event_log.read(
+                after, types=wanted.types, camera_id=wanted.camera_id, at_most=at_most, scan=SCAN
             )

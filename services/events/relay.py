@@ -12,7 +12,7 @@ from contextlib import suppress
 from uuid import UUID
 
 from repositories.database import Database
-from repositories.outbox import OutboxRepository, Relayed
+from repositories.event_log import EventLogRepository, Relayed
 from utils.exceptions import DatabaseUnavailable
 from utils.logger import get_logger
 from utils.metrics import EVENT_RELAY_SECONDS, EVENTS_EXPIRED, EVENTS_RELAYED
@@ -84,14 +84,14 @@ class Relay:
             try:
                 # Kept open: each statement is a transaction by itself, and a session for each would cost as much again.
                 async with self._database.one_statement() as uow:
-                    await self._follow(uow.outbox)
+                    await self._follow(uow.event_log)
             except DatabaseUnavailable:
                 pass  # logged where it happened; what is pending stays pending
             except Exception:
                 log.exception("event_relay_failed")
             await asyncio.sleep(AWAY)
 
-    async def _follow(self, outbox: OutboxRepository) -> None:
+    async def _follow(self, outbox: EventLogRepository) -> None:
         pause = 0.0
         while True:
             self._wake.clear()
@@ -115,7 +115,7 @@ class Relay:
             EVENTS_RELAYED.inc(done.moved)
             EVENT_RELAY_SECONDS.observe(done.waited)
 
-    async def _sweep(self, outbox: OutboxRepository) -> None:
+    async def _sweep(self, outbox: EventLogRepository) -> None:
         """One batch of what retention has passed, so that relaying never waits for a long removal."""
         now = asyncio.get_running_loop().time()
         if now < self._sweep_at:

@@ -197,7 +197,7 @@ class Replay:
         """Raises CannotBeStored when PostgreSQL refuses the frame for good."""
         try:
             async with self._database.one_statement() as uow:
-                (recorded,) = await uow.requests.record(frame.request_id, [frame], {}, frame.sequence + 1)
+                (recorded,) = await uow.ledger.record(frame.request_id, [frame], {}, frame.sequence + 1)
         except Exception as error:
             state = sqlstate(error)
             if state == "23503":
@@ -212,7 +212,7 @@ class Replay:
         while (found := self._spool.take_abandoned()) is not None:
             try:
                 async with self._database.one_statement() as uow:
-                    await uow.requests.abandon(*found)
+                    await uow.ledger.abandon(*found)
             except DatabaseUnavailable:
                 self._spool.give_back_abandoned(*found)
                 return

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import io
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -106,7 +106,7 @@ class StorageService:
         """The whole object. Raises ObjectMissing."""
         return await self._call("get", self._bucket.get, key)
 
-    async def read_range(self, key: str, start: int, stop: int) -> AsyncIterator[bytes]:
+    async def read_range(self, key: str, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         """Bytes `start` to `stop` (exclusive) in chunks; errors come with the first step or any later one.
 
         Use it under `contextlib.aclosing`, or read it to its end: that closes the connection. Raises

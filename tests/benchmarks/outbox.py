@@ -44,7 +44,7 @@ async def _triggers(db: Database, on: bool) -> None:
 async def _store(db: Database, request_id: UUID, slot: int) -> str:
     record = frame(request_id, slot)
     async with db.one_statement() as uow:
-        await uow.requests.record(request_id, [record], {}, slot + 1)
+        await uow.ledger.record(request_id, [record], {}, slot + 1)
     return str(record.frame_id)
 
 

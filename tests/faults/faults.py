@@ -64,7 +64,7 @@ async def one_after_the_other(world: World, title: str, names: list[str]) -> Out
         print(f"{time.strftime('%X')} {now.name}")  # the last one is the one that a failure is about
         await now.act(made, now.briefly)
 
-    return await storm(world, title, len(names), act, settings=settings)
+    return await storm(world, title, len(names), act, pause=0.1, settings=settings)
 
 
 def scenario(name: str) -> Callable[[Scenario], Scenario]:

@@ -17,12 +17,14 @@ RECOVERY = 60.0  # seconds after the fault within which uploads are answered and
 class Storm:
     """A service under load. `break_and_mend` may replace `service` by another one."""
 
-    def __init__(self, world: World, fault: str, *, clients: int, captures: int, settings: Mapping[str, str]) -> None:
+    def __init__(
+        self, world: World, fault: str, *, clients: int, pause: float, captures: int, settings: Mapping[str, str]
+    ) -> None:
         self.world = world
         self.outcome = Outcome(fault)
         self.service = world.service(**settings)
         self.services: list[Service] = [self.service]
-        self.uploads: Uploaders | None = Uploaders(lambda: self.service.url, clients) if clients else None
+        self.uploads: Uploaders | None = Uploaders(lambda: self.service.url, clients, pause) if clients else None
         self.captures: Captures | None = Captures(self._urls) if captures else None
         self._wanted = captures
 
@@ -74,6 +76,7 @@ async def storm(
     break_and_mend: Callable[[Storm], Awaitable[None]],
     *,
     clients: int = 3,
+    pause: float = 0.0,
     captures: int = 2,
     may_drop: str = "",
     program: str = "main.py",
@@ -81,9 +84,10 @@ async def storm(
 ) -> Outcome:
     """`rounds` times: break, mend, recover. Raises AssertionError when it does not recover.
 
+    `pause`: seconds that a client of the `clients` waits after each upload.
     `may_drop`: reasons, by comma, for which pictures may be given up under this fault; they are counted all the same.
     """
-    made = Storm(world, fault, clients=clients, captures=captures, settings=settings or {})
+    made = Storm(world, fault, clients=clients, pause=pause, captures=captures, settings=settings or {})
     made.service.program = program
     await made.begin()
     try:

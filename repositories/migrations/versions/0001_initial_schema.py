@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-from repositories.migrations import functions_0001 as functions
+from repositories.migrations import functions
 
 revision = "0001"
 down_revision = None
 branch_labels = None
 depends_on = None
 
+_REASONS = (
+    "camera_down", "no_picture", "decode_failed", "queue_full", "spool_full",
+    "spooled", "surplus", "lease_lost", "cancelled", "rejected",
+)  # fmt: skip
+_DROPPED = " - ".join(f"slot_count(dropped_{reason})" for reason in _REASONS)
+
+
+def _slots(name: str) -> sa.Column[Any]:
+    return sa.Column(
+        name, postgresql.INT4MULTIRANGE(), server_default=sa.text("'{}'::int4multirange"), nullable=False
+    )  # fmt: skip
+
 
 def upgrade() -> None:
-    for statement in functions.CREATE_BEFORE_TABLES:
-        op.execute(statement)
+    functions.create("slot_count")
     op.create_table(
         "api_keys",
         sa.Column("id", sa.UUID(), nullable=False),
@@ -121,49 +134,11 @@ def upgrade() -> None:
         sa.Column("deleted", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("duplicates", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("reconnects", sa.Integer(), server_default=sa.text("0"), nullable=False),
-        sa.Column(
-            "dropped_camera_down",
-            postgresql.INT4MULTIRANGE(),
-            server_default=sa.text("'{}'::int4multirange"),
-            nullable=False,
-        ),
-        sa.Column(
-            "dropped_no_picture", postgresql.INT4MULTIRANGE(), server_default=sa.text("'{}'::int4multirange"), nullable=False
-        ),
-        sa.Column(
-            "dropped_decode_failed",
-            postgresql.INT4MULTIRANGE(),
-            server_default=sa.text("'{}'::int4multirange"),
-            nullable=False,
-        ),
-        sa.Column(
-            "dropped_queue_full", postgresql.INT4MULTIRANGE(), server_default=sa.text("'{}'::int4multirange"), nullable=False
-        ),
-        sa.Column(
-            "dropped_spool_full", postgresql.INT4MULTIRANGE(), server_default=sa.text("'{}'::int4multirange"), nullable=False
-        ),
-        sa.Column(
-            "dropped_spooled", postgresql.INT4MULTIRANGE(), server_default=sa.text("'{}'::int4multirange"), nullable=False
-        ),
-        sa.Column(
-            "dropped_surplus", postgresql.INT4MULTIRANGE(), server_default=sa.text("'{}'::int4multirange"), nullable=False
-        ),
-        sa.Column(
-            "dropped_lease_lost", postgresql.INT4MULTIRANGE(), server_default=sa.text("'{}'::int4multirange"), nullable=False
-        ),
-        sa.Column(
-            "dropped_cancelled", postgresql.INT4MULTIRANGE(), server_default=sa.text("'{}'::int4multirange"), nullable=False
-        ),
-        sa.Column(
-            "dropped_rejected", postgresql.INT4MULTIRANGE(), server_default=sa.text("'{}'::int4multirange"), nullable=False
-        ),
+        *(_slots(f"dropped_{reason}") for reason in _REASONS),
         sa.Column(
             "in_flight",
             sa.Integer(),
-            sa.Computed(
-                "expected - stored - slot_count(dropped_camera_down) - slot_count(dropped_no_picture) - slot_count(dropped_decode_failed) - slot_count(dropped_queue_full) - slot_count(dropped_spool_full) - slot_count(dropped_spooled) - slot_count(dropped_surplus) - slot_count(dropped_lease_lost) - slot_count(dropped_cancelled) - slot_count(dropped_rejected)",
-                persisted=True,
-            ),
+            sa.Computed(f"expected - stored - {_DROPPED}", persisted=True),
             nullable=False,
         ),
         sa.Column("last_frame_at", sa.DateTime(timezone=True), nullable=True),
@@ -342,51 +317,13 @@ def upgrade() -> None:
         postgresql_where=sa.text("state = 'stored'"),
     )
     op.create_index(op.f("ix_frames_stored_at_id"), "frames", ["stored_at", "id"], unique=False)
-    for statement in functions.CREATE_AFTER_TABLES:
-        op.execute(statement)
 
 
 def downgrade() -> None:
-    for statement in functions.DROP_BEFORE_TABLES:
-        op.execute(statement)
-    op.drop_index(op.f("ix_frames_stored_at_id"), table_name="frames")
-    op.drop_index(
-        op.f("ix_frames_source_type_capture_timestamp_id"), table_name="frames", postgresql_where=sa.text("state = 'stored'")
-    )
-    op.drop_index(
-        op.f("ix_frames_request_id_capture_timestamp_id"), table_name="frames", postgresql_where=sa.text("state = 'stored'")
-    )
-    op.drop_index("ix_frames_deleting", table_name="frames", postgresql_where=sa.text("state = 'deleting'"))
-    op.drop_index(op.f("ix_frames_capture_timestamp_id"), table_name="frames", postgresql_where=sa.text("state = 'stored'"))
-    op.drop_index(op.f("ix_frames_camera_id_sha256_stored_at_id"), table_name="frames")
-    op.drop_index(
-        op.f("ix_frames_camera_id_capture_timestamp_id"), table_name="frames", postgresql_where=sa.text("state = 'stored'")
-    )
-    op.drop_table("frames")
-    op.drop_index(op.f("ix_capture_leases_owner"), table_name="capture_leases")
-    op.drop_index(op.f("ix_capture_leases_expires_at"), table_name="capture_leases")
-    op.drop_table("capture_leases")
-    op.drop_index("uq_capture_gaps_open", table_name="capture_gaps", postgresql_where=sa.text("to_at IS NULL"))
-    op.drop_index(op.f("ix_capture_gaps_request_id_from_at_id"), table_name="capture_gaps")
-    op.drop_table("capture_gaps")
-    op.drop_table("outbox_pending")
-    op.drop_table("object_keys")
-    op.drop_index(op.f("ix_ingestion_requests_status_created_at_id"), table_name="ingestion_requests")
-    op.drop_index(op.f("ix_ingestion_requests_source_type_created_at_id"), table_name="ingestion_requests")
-    op.drop_index(op.f("ix_ingestion_requests_created_at_id"), table_name="ingestion_requests")
-    op.drop_index(op.f("ix_ingestion_requests_capture_mode_created_at_id"), table_name="ingestion_requests")
-    op.drop_index(op.f("ix_ingestion_requests_camera_id_created_at_id"), table_name="ingestion_requests")
-    op.drop_table("ingestion_requests")
-    op.drop_index(op.f("ix_idempotency_keys_created_at"), table_name="idempotency_keys")
-    op.drop_table("idempotency_keys")
-    op.drop_index(op.f("ix_events_type_seq"), table_name="events")
-    op.drop_index(op.f("ix_events_created_at"), table_name="events")
-    op.drop_index(op.f("ix_events_camera_id_seq"), table_name="events")
-    op.drop_table("events")
-    op.drop_index(op.f("ix_camera_configurations_created_at_camera_id"), table_name="camera_configurations")
-    op.drop_table("camera_configurations")
-    op.drop_index(op.f("ix_audit_at"), table_name="audit")
-    op.drop_table("audit")
-    op.drop_table("api_keys")
-    for statement in functions.DROP_AFTER_TABLES:
-        op.execute(statement)
+    tables = (
+        "frames", "capture_leases", "capture_gaps", "outbox_pending", "object_keys", "ingestion_requests",
+        "idempotency_keys", "events", "camera_configurations", "audit", "api_keys",
+    )  # fmt: skip
+    for table in tables:
+        op.drop_table(table)
+    functions.drop("settle_slots", "record_slots", "slot_count")

@@ -6,16 +6,19 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-from repositories.migrations import functions_0001
-from repositories.migrations import functions_0003 as functions
+from repositories.migrations import functions
 
 revision = "0003"
 down_revision = "0002"
 branch_labels = None
 depends_on = None
 
+_REASONS = (
+    "camera_down", "no_picture", "decode_failed", "queue_full", "spool_full",
+    "spooled", "surplus", "lease_lost", "cancelled", "rejected",
+)  # fmt: skip
 _GROUPED = sa.text("group_id IS NOT NULL")
-_DROPPED = " - ".join(f"slot_count(dropped_{reason})" for reason in functions.REASONS)
+_DROPPED = " - ".join(f"slot_count(dropped_{reason})" for reason in _REASONS)
 
 
 def _ledger(in_flight: str) -> None:
@@ -71,15 +74,11 @@ def upgrade() -> None:
     op.create_index(
         op.f("ix_capture_events_request_id_created_at_id"), "capture_events", ["request_id", "created_at", "id"]
     )
-    for statement in functions.CREATE_OR_REPLACE:
-        op.execute(statement)
+    functions.create("record_slots", "settle_slots", "open_slots")
 
 
 def downgrade() -> None:
-    for statement in functions.DROP:
-        op.execute(statement)
-    for statement in functions_0001.CREATE_AFTER_TABLES:
-        op.execute(statement.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION"))
+    functions.drop("record_slots", "settle_slots", "open_slots")
     op.drop_table("capture_events")
     _ledger(f"expected - stored - {_DROPPED}")
     op.drop_column("ingestion_requests", "idle_slots")

@@ -5,13 +5,16 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from repositories.migrations import functions_0005 as functions
+from repositories.migrations import functions
 
 revision = "0005"
 down_revision = "0004"
 branch_labels = None
 depends_on = None
 
+_FUNCTIONS = (
+    "wire_time", "tell_frame_stored", "tell_frame_deleted", "tell_request", "tell_gap", "relay_events", "expire_events",
+)  # fmt: skip
 # A queue's dead rows lie where its next reader begins: they are to go long before a share of the table is dead.
 _VACUUM = "autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=5000"
 
@@ -22,13 +25,11 @@ def upgrade() -> None:
     op.drop_index(op.f("ix_events_type_seq"), table_name="events")
     op.add_column("event_log", sa.Column("oldest", sa.BigInteger(), server_default=sa.text("1"), nullable=False))
     op.execute(f"ALTER TABLE outbox_pending SET ({_VACUUM})")
-    for statement in functions.CREATE_OR_REPLACE:
-        op.execute(statement)
+    functions.create(*_FUNCTIONS)
 
 
 def downgrade() -> None:
-    for statement in functions.DROP:
-        op.execute(statement)
+    functions.drop(*_FUNCTIONS)
     op.execute("ALTER TABLE outbox_pending RESET (autovacuum_vacuum_scale_factor, autovacuum_vacuum_threshold)")
     op.drop_column("event_log", "oldest")
     op.create_index(op.f("ix_events_type_seq"), "events", ["type", "seq"])

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from alembic import op
-
-from repositories.migrations import functions_0003
-from repositories.migrations import functions_0007 as functions
+from repositories.migrations import functions
 
 revision = "0007"
 down_revision = "0006"
@@ -14,11 +11,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    for statement in functions.CREATE_OR_REPLACE:
-        op.execute(statement)
+    functions.create("record_slots", "abandon_slots")
 
 
 def downgrade() -> None:
-    for statement in functions.DROP:
-        op.execute(statement)
-    op.execute(functions_0003.RECORD_SLOTS)
+    functions.drop("abandon_slots")

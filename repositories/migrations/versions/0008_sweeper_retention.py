@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from repositories.migrations import functions_0008 as functions
+from repositories.migrations import functions
 
 revision = "0008"
 down_revision = "0007"
@@ -81,8 +81,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_storage_changes")),
     )
     # The trigger locks the table against writers until the commit: what is summed up after it is all there is.
-    for statement in functions.CREATE_OR_REPLACE:
-        op.execute(statement)
+    functions.create("note_usage")
     op.execute(
         "INSERT INTO storage_usage (id, bytes, frames) "
         "SELECT 1, coalesce(sum(size_bytes), 0), count(*) FROM frames WHERE state = 'stored'"
@@ -90,8 +89,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for statement in functions.DROP:
-        op.execute(statement)
+    functions.drop("note_usage")
     for table in ("storage_changes", "storage_usage", "sweeper_state", "integrity_violations"):
         op.drop_table(table)
     op.drop_constraint(op.f("ck_camera_configurations_retention_days"), "camera_configurations", type_="check")

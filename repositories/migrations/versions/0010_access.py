@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-from repositories.migrations import functions_0010 as functions
+from repositories.migrations import functions
 
 revision = "0010"
 down_revision = "0009"
@@ -89,13 +89,11 @@ def upgrade() -> None:
     op.add_column("ingestion_requests", sa.Column("owner", sa.Text(), nullable=True))
     op.create_index("ix_ingestion_requests_pending_owner", "ingestion_requests", ["owner"], postgresql_where=_PENDING)
     op.add_column("upload_sessions", sa.Column("owner", sa.Text(), nullable=True))
-    for statement in functions.CREATE_OR_REPLACE:
-        op.execute(statement)
+    functions.create("tell_access", "keep_audit")
 
 
 def downgrade() -> None:
-    for statement in functions.DROP:
-        op.execute(statement)
+    functions.drop("keep_audit", "tell_access")
     op.drop_column("upload_sessions", "owner")
     op.drop_index("ix_ingestion_requests_pending_owner", table_name="ingestion_requests")
     op.drop_column("ingestion_requests", "owner")

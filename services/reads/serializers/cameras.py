@@ -28,10 +28,10 @@ def to_camera(row: CameraRow, secrets: SecretBox, stream: StreamStatus | None) -
 
 def to_stream_status(stream: Stream, jobs: int) -> StreamStatus:
     """The status of a stream that `jobs` captures use."""
-    standing, span, info = stream.standing, stream.ring.span, stream.info
-    failed = standing.last_failure
+    status, span, info = stream.status, stream.ring.span, stream.info
+    failed = status.last_failure
     return StreamStatus(
-        state=standing.state.value, since=_utc(standing.since), codec=info.codec if info else None,
+        state=status.state.value, since=_utc(status.since), codec=info.codec if info else None,
         width=(info.width or None) if info else None, height=(info.height or None) if info else None,
         fps=info.fps if info else None,
         ring_seconds=round(max(0.0, span[1] - span[0]), 3) if span else 0.0, ring_bytes=stream.ring.bytes, jobs=jobs,

@@ -111,10 +111,10 @@ class Capture:
         if first > 0:
             if spooled := [slot for slot in ledger.spooled if slot < first]:
                 drops = {DropReason.SPOOLED: spooled}
-                await self._state.run(lambda uow: uow.requests.record(row.id, [], drops, 0))
+                await self._state.run(lambda uow: uow.ledger.record(row.id, [], drops, 0))
             since = row.last_frame_at or grid_start
             lost = await self.mode.lost_slots(first)
-            await self._state.run(lambda uow: uow.requests.take_over(claim, first, since, lost))
+            await self._state.run(lambda uow: uow.captures.take_over(claim, first, since, lost))
             self._state.lease_was_lost(since.timestamp())
             ledger.booked_below(first)
         ledger.grid_saved(origin)

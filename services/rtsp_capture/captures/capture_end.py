@@ -90,7 +90,7 @@ class _End:
     async def _hand_back(self, uow: UnitOfWork) -> None:
         await uow.leases.hand_back(self._context.claim)
         if drops := self._ledger.final_drops():
-            await uow.requests.record(self._context.row.id, [], drops, self._ledger.due())
+            await uow.ledger.record(self._context.row.id, [], drops, self._ledger.due())
 
     async def _finish(self, rest: DropReason) -> tuple[IngestionStatus, int]:
         """Writes the final state; returns it, and how many slots had come due. New triggers keep the request open."""
@@ -110,7 +110,7 @@ class _End:
         context, error, drops = self._context, self._error(), self._ledger.final_drops()
         events, gap_end = self._mode.events_at_end(due), datetime.fromtimestamp(context.clock.now(), UTC)
         return await context.state.run(
-            lambda uow: uow.requests.finish(
+            lambda uow: uow.captures.finish(
                 context.claim, wanted, expected=due, rest=rest, error=error, gap_end=gap_end, events=events, drops=drops
             )
         )

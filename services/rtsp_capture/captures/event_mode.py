@@ -19,8 +19,8 @@ from uuid import UUID
 from config import RtspSettings
 from models.entities import CaptureEvent
 from models.values import CaptureParams, EventKind, EventNote
+from repositories.captures import EventsAtEnd
 from repositories.database import UnitOfWork
-from repositories.ingestion_requests import EventsAtEnd
 from services.rtsp_capture.captures.context import CaptureContext
 from services.rtsp_capture.captures.mode import ContinuousMode
 from services.rtsp_capture.captures.motion_watch import MotionWatch
@@ -114,7 +114,7 @@ class EventMode(ContinuousMode):
         motion = self._context.params.motion
         if motion.enabled:
             hz = self._context.deps.settings.MOTION_FPS
-            self._watch = MotionWatch(motion, hz, stream, self._context.control.wake.set)
+            self._watch = MotionWatch(motion, hz, stream.decoder, stream.ring, self._context.control.wake)
         return ()
 
     def on_picture(self, picture: Picture) -> None:

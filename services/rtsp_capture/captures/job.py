@@ -65,7 +65,7 @@ class CaptureJob:
     async def run(self) -> None:
         """Raises LeaseLost when another process has the capture, DatabaseUnavailable when it could not begin."""
         state = RequestState(self.claim, self._deps.database, self._control)
-        row = await state.run(lambda uow: uow.requests.start(self.claim))
+        row = await state.run(lambda uow: uow.captures.start(self.claim))
         if row.params is None or row.rtsp_url is None:
             raise LeaseLost
         params = CaptureParams.from_json(row.params)

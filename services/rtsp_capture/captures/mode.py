@@ -13,7 +13,7 @@ from datetime import datetime
 from config import RtspSettings
 from models.entities import CaptureEvent
 from models.values import CaptureParams
-from repositories.ingestion_requests import EventsAtEnd
+from repositories.captures import EventsAtEnd
 from services.rtsp_capture.captures.context import CaptureContext
 from services.rtsp_capture.captures.slot_filler import SlotFiller
 from services.rtsp_capture.frames.slot_ledger import GridPlan

@@ -3,9 +3,10 @@
 Method: a background of its own for every point, kept as a running average. Each picture is first fitted to it in
 brightness (one gain and one offset for the whole picture, robustly), so that clouds and auto exposure are no motion.
 A point that then differs by more than `threshold` grey levels stands out; specks are removed, and the picture moves
-when the largest connected patch covers `min_area` of it. What stands out and holds still for STILL seconds becomes
-background: a car that has stopped, and the asphalt where one stood. A picture of which more than GLOBAL stands out
-(lights switched, camera turned, another exposure that gain and offset do not explain) is learnt anew, no event.
+when the largest connected patch covers `min_area` of it. What stands out and holds still for STILL_SECONDS becomes
+background: a car that has stopped, and the asphalt where one stood. When more than GLOBAL_SHARE of a picture stands out
+(lights switched, camera turned, an exposure that gain and offset do not explain), the background is learnt again from
+that picture, and there is no motion event.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 WIDTH = 160  # points across the pictures that are compared
-WARM_UP = 3  # pictures that the background is learnt from before anything can move
-STILL = 3.0  # seconds after which what stands still is background
-LEARN = 4.0  # seconds, time constant of the running average
-GLOBAL = 0.6  # share of the picture beyond which it is not an object that changed
-_CLIPPED = 8  # grey levels from black and white within which a sensor tells no brightness
-_RELIGHT = 10.0  # grey levels that the fit moves a middle grey by: more is another light, judged with more tolerance
+WARM_UP_PICTURES = 3  # pictures that the background is learnt from before anything can move
+STILL_SECONDS = 3.0  # after which what stands still is background
+LEARN_SECONDS = 4.0  # time constant of the running average
+GLOBAL_SHARE = 0.6  # of the picture; when more of it changed it was not an object
+_CLIPPED = 8  # grey levels from black and white within which a sensor measures no brightness
+_RELIGHT = 10.0  # grey levels by which the fit moves a middle grey; more means another light, which needs more tolerance
 _MAX_GAIN = 2.5
 _SPECK = np.ones((3, 3), np.uint8)
 _PARTS = np.ones((7, 7), np.uint8)
@@ -33,8 +34,8 @@ _Plane = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What one picture told. `area`: share (0-1) of the picture that the largest moving patch covers."""
+class MotionResult:
+    """The result for one picture. `area`: share (0-1) of the picture that the largest moving patch covers."""
 
     moving: bool
     area: float
@@ -54,42 +55,42 @@ class MotionModel:
         self._seen = 0
 
     def forget(self) -> None:
-        """Begins anew with the next picture: another connection, perhaps another view."""
+        """Begins again with the next picture: another connection, perhaps another view."""
         self._background = None
 
-    def compare(self, luma: Luma) -> Look:
+    def compare(self, luma: Luma) -> MotionResult:
         """Judges a picture against the background without learning from it."""
-        if self._background is None or self._seen < WARM_UP or self._background.shape != luma.shape:
-            return Look(False, 0.0)
+        if self._background is None or self._seen < WARM_UP_PICTURES or self._background.shape != luma.shape:
+            return MotionResult(False, 0.0)
         mask, _, _ = self._foreground(luma.astype(np.float32), self._background)
         return self._judge(mask)
 
-    def look(self, luma: Luma, at: float) -> Look:
+    def update(self, luma: Luma, at: float) -> MotionResult:
         """Judges the next picture, taken at `at` (seconds, any origin), and learns from it."""
         plane = luma.astype(np.float32)
         if self._background is None or self._background.shape != plane.shape:
-            self._learn_anew(plane, at)
+            self._restart(plane, at)
             self._seen = 1
-            return Look(False, 0.0)
+            return MotionResult(False, 0.0)
         passed, self._at = max(0.0, at - self._at), at
-        if self._seen < WARM_UP:
+        if self._seen < WARM_UP_PICTURES:
             self._seen += 1
             _, gain, offset = self._foreground(plane, self._background)
             fitted = gain * self._background + offset
             self._background = (fitted + (plane - fitted) / self._seen).astype(np.float32)
             self._previous = plane
-            return Look(False, 0.0)
+            return MotionResult(False, 0.0)
         mask, gain, offset = self._foreground(plane, self._background)
-        if np.count_nonzero(mask) > GLOBAL * mask.size:
-            self._learn_anew(plane, at)
-            return Look(False, 0.0)
+        if np.count_nonzero(mask) > GLOBAL_SHARE * mask.size:
+            self._restart(plane, at)
+            return MotionResult(False, 0.0)
         self._learn(plane, mask, gain, offset, passed)
         return self._judge(mask)
 
-    def _judge(self, mask: Luma) -> Look:
+    def _judge(self, mask: Luma) -> MotionResult:
         count, _, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
         area = max((int(stats[i, cv2.CC_STAT_AREA]) for i in range(1, count)), default=0) / mask.size
-        return Look(area >= self._min_area, area)
+        return MotionResult(area >= self._min_area, area)
 
     def _foreground(self, plane: _Plane, background: _Plane) -> tuple[Luma, float, float]:
         """Where the picture stands out (0 and 1), and the (gain, offset) that fit the background to it."""
@@ -110,19 +111,19 @@ class MotionModel:
         assert self._previous is not None
         assert self._still is not None
         background = gain * self._background + offset  # under the picture's light
-        share = 1 - math.exp(-passed / LEARN)
+        share = 1 - math.exp(-passed / LEARN_SECONDS)
         outside = mask == 0
         background[outside] += share * (plane - background)[outside]
         unchanged = np.abs(plane - (gain * self._previous + offset)) <= self._threshold
         unchanged |= np.abs(plane - self._previous) <= self._threshold
         self._still = np.where(~outside & unchanged, self._still + passed, 0).astype(np.float32)
-        settled = self._still >= STILL
+        settled = self._still >= STILL_SECONDS
         background[settled] = plane[settled]
         self._still[settled] = 0
         self._background = background.astype(np.float32, copy=False)
         self._previous = plane
 
-    def _learn_anew(self, plane: _Plane, at: float) -> None:
+    def _restart(self, plane: _Plane, at: float) -> None:
         self._background = plane.copy()
         self._previous = plane
         self._still = np.zeros_like(plane)
@@ -160,7 +161,9 @@ def fit_light(background: _Plane, plane: _Plane) -> tuple[float, float]:
 
 
 class MotionEvents:
-    """Looks, in the order of their times, to events: one begins when something moves, and ends when nothing did for `quiet`.
+    """From results, in the order of their times, to motion events.
+
+    One begins when something moves, and ends when nothing has moved for `quiet` seconds.
 
     All times are capture times in seconds since the epoch.
     """
@@ -168,17 +171,17 @@ class MotionEvents:
     def __init__(self, quiet: float, cooldown: float) -> None:
         self._quiet = quiet
         self._cooldown = cooldown
-        self._free_at = -math.inf  # a new event may begin
-        self.began: float | None = None  # of the event that lasts
-        self.last = 0.0  # something moved
-        self.score = 0.0  # the largest area of the event
+        self._free_at = -math.inf  # when a new motion event may begin
+        self.began: float | None = None  # of the current motion event
+        self.last = 0.0  # when something moved
+        self.score = 0.0  # its largest area
 
     @property
     def open(self) -> bool:
         return self.began is not None
 
     def moved(self, at: float, area: float) -> bool:
-        """Something moved at `at`; True when an event begins with it."""
+        """Something moved at `at`; True when a motion event begins with it."""
         if self.began is None:
             if at < self._free_at:
                 return False
@@ -188,10 +191,10 @@ class MotionEvents:
         return False
 
     def still(self, at: float) -> bool:
-        """Nothing moved at `at`, or nobody looked until then; True when the event is over."""
+        """Nothing moved at `at`, or no picture was analysed until then; True when the motion event is over."""
         return self.began is not None and at - self.last >= self._quiet
 
     def end(self) -> None:
-        """The event is over."""
+        """The motion event is over."""
         self.began = None
         self._free_at = self.last + self._cooldown

@@ -1,10 +1,10 @@
-"""Watches a stream for motion: which pictures are looked at, one at a time, and the events that they make.
+"""Watches a stream for motion: which pictures are analysed, one at a time, and the motion events that follow from them.
 
-While nothing moves only keyframes are decoded, about one a second. When something does, pictures follow at MOTION_FPS or
-near it, on the capture's own grid, so that a picture which is stored is decoded once; and those since the last look are
-looked at too, for the event began somewhere there. Pictures that come due during a look wait for it, the newest MAX_WAITING
-of them: a busy pool makes analysis late by some seconds, which the ring outlasts, and does not make it blind.
-Everything here runs on the event loop but the decoding and the arithmetic (the decode pool).
+While nothing moves only keyframes are decoded, about one a second. When something moves, pictures are analysed at about
+MOTION_FPS, on the capture's own grid, so that a picture which is stored is decoded once. Pictures since the last analysis
+are searched, too, because the motion event began among them. Pictures that come due during an analysis wait, the newest
+MAX_WAITING of them: with a busy pool the analysis is late by some seconds, which the ring outlasts, but not blind.
+Everything here runs on the event loop except the decoding and the arithmetic (the decode pool).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from models.values import EventKind, EventNote, MotionParams, Sampling
-from services.rtsp_capture.captures.motion import WIDTH, Look, Luma, MotionEvents, MotionModel
+from services.rtsp_capture.captures.motion import WIDTH, Luma, MotionEvents, MotionModel, MotionResult
 from services.rtsp_capture.grid.sampler import SlotSampler
 from services.rtsp_capture.media.gop_buffer import Picture, Ring
 from utils.exceptions import CaptureFailure
@@ -27,48 +27,49 @@ from utils.metrics import MOTION_LOOKS, MOTION_SKIPPED
 
 log = get_logger(__name__)
 
-QUIET = 2.0  # seconds without motion after which an event is over
-IDLE_EVERY = 0.75  # seconds that must lie between two keyframes that are looked at while nothing moves
-LOOK_BACK = 40  # pictures since the last look that are searched for an event's beginning
-MAX_WAITING = 10  # pictures that wait to be looked at
-UNSEEN = 3.0  # seconds beyond QUIET without a look after which an event is over: the stream broke
-LATE = 30.0  # the same while pictures wait to be looked at: the pool is busy
-EXTEND_EVERY = 1.0  # seconds between notes on an event that goes on
-MAX_NOTES = 1000  # events that wait to be written; then none begins
+QUIET_SECONDS = 2.0  # without motion after which a motion event is over
+IDLE_INTERVAL = 0.75  # seconds at least between two keyframes that are analysed while nothing moves
+MAX_SEARCHED_PICTURES = 40  # pictures since the last analysis that are searched for a motion event's beginning
+MAX_WAITING = 10  # pictures that wait to be analysed
+STREAM_LOSS_TIMEOUT = 3.0  # seconds beyond QUIET_SECONDS without an analysis: the stream broke, the motion event is over
+BUSY_POOL_TIMEOUT = 30.0  # seconds, the same while pictures wait to be analysed
+EXTEND_INTERVAL = 1.0  # seconds between notes on a motion event that continues
+MAX_NOTES = 1000  # motion events that wait to be written; then none begins
 
 
-class Source(Protocol):
-    """What is watched: a Stream."""
+class LumaSource(Protocol):
+    """Hands out a picture's luma: a stream's decoder."""
 
-    ring: Ring
-
-    async def inspect(self, picture: Picture, width: int, judge: Callable[[Luma], Look]) -> Look:
+    async def inspect(self, picture: Picture, width: int, judge: Callable[[Luma], MotionResult]) -> MotionResult:
         """Raises CaptureFailure decode_failed."""
 
 
 @dataclass(slots=True)
-class _Event:
+class _MotionEvent:
     note: EventNote
-    written: float = -math.inf  # what the note before said of how long it lasts
+    written: float = -math.inf  # `seen` of the note that was written last
 
 
 class MotionWatch:
-    """One a capture. `on_change` is called when there is something for `notes`."""
+    """One a capture."""
 
-    def __init__(self, params: MotionParams, fps: float, source: Source, on_change: Callable[[], None]) -> None:
-        """`fps`: how many pictures a second are looked at while something moves."""
+    def __init__(
+        self, params: MotionParams, fps: float, source: LumaSource, ring: Ring, changed: asyncio.Event
+    ) -> None:
+        """`fps`: how many pictures a second are analysed while something moves. `changed` is set when `notes` has news."""
         self._fps = fps
         self._source = source
-        self._on_change = on_change
+        self._ring = ring
+        self._changed = changed
         self._model = MotionModel(params.threshold, params.min_area)
-        self._events = MotionEvents(QUIET, params.cooldown)
-        self._event: _Event | None = None
-        self._over: deque[EventNote] = deque()
-        self._dense: SlotSampler | None = None
-        self._dense_until = -math.inf
-        self._looked: tuple[int, float] | None = None  # (segment, when) of the picture looked at last
+        self._motion_events = MotionEvents(QUIET_SECONDS, params.cooldown)
+        self._current: _MotionEvent | None = None
+        self._ended: deque[EventNote] = deque()
+        self._moving_grid: SlotSampler | None = None
+        self._moving_until = -math.inf
+        self._analysed: tuple[int, float] | None = None  # (segment, capture time) of the last picture
         self._waiting: deque[Picture] = deque(maxlen=MAX_WAITING)
-        self._asked = -math.inf  # when the picture was taken that was put there last
+        self._queued_at = -math.inf  # capture time of the picture that was queued last
         self._task: asyncio.Task[None] | None = None
 
     # -- pictures ----------------------------------------------------------------------------------------------
@@ -76,113 +77,111 @@ class MotionWatch:
     def offer(self, picture: Picture, grid: SlotSampler) -> None:
         """The stream's next packet, in decoding order; `grid` is the capture's."""
         at = picture.timestamp
-        if self._dense is not None and at > self._dense_until:
-            self._dense = None
-        if self._dense is not None:
-            for item in self._dense.offer(picture)[0]:
-                self._want(item.picture)
-        elif at <= self._dense_until:
-            self._dense = _dense_sampler(grid, self._fps, at)
-        elif picture.packet.key and not 0 <= at - self._asked < IDLE_EVERY:
-            self._want(picture)
+        if self._moving_grid is not None and at > self._moving_until:
+            self._moving_grid = None
+        if self._moving_grid is not None:
+            for item in self._moving_grid.offer(picture)[0]:
+                self._queue(item.picture)
+        elif at <= self._moving_until:
+            self._moving_grid = _moving_sampler(grid, self._fps, at)
+        elif picture.packet.key and not 0 <= at - self._queued_at < IDLE_INTERVAL:
+            self._queue(picture)
 
-    def _want(self, picture: Picture) -> None:
+    def _queue(self, picture: Picture) -> None:
         if len(self._waiting) == MAX_WAITING:
             MOTION_SKIPPED.inc()
         self._waiting.append(picture)
-        self._asked = picture.timestamp
+        self._queued_at = picture.timestamp
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._look_on(), name="motion")
+            self._task = asyncio.create_task(self._run(), name="motion")
 
-    async def _look_on(self) -> None:
+    async def _run(self) -> None:
         while self._waiting:
             try:
-                await self._look(self._waiting.popleft())
+                await self._analyse(self._waiting.popleft())
             except CaptureFailure:
-                pass  # a damaged picture tells nothing
-            except Exception:  # nothing may end the watching
+                pass  # a damaged picture shows nothing
+            except Exception:  # nothing may end the watch
                 log.exception("motion_failed")
 
-    async def _look(self, picture: Picture) -> None:
-        packet, at, before = picture.packet, picture.timestamp, self._looked
+    async def _analyse(self, picture: Picture) -> None:
+        packet, at, before = picture.packet, picture.timestamp, self._analysed
         if before is None or before[0] != packet.segment:
             self._model.forget()
-        look = await self._source.inspect(picture, WIDTH, lambda luma: self._model.look(luma, at))
+        result = await self._source.inspect(picture, WIDTH, lambda luma: self._model.update(luma, at))
         MOTION_LOOKS.inc()
-        self._looked = (packet.segment, at)
-        if not look.moving:
+        self._analysed = (packet.segment, at)
+        if not result.moving:
             self._still(at)
             return
-        began, area = at, look.area
-        first = not self._events.open and self._dense is None
-        self._dense_until = max(self._dense_until, at + QUIET)  # at once: the search below takes its time
+        began, area = at, result.area
+        first = not self._motion_events.open and self._moving_grid is None
+        self._moving_until = max(self._moving_until, at + QUIET_SECONDS)  # at once: the search below takes its time
         if first and before is not None and before[0] == packet.segment:
             began = await self._beginning(before[1], picture)
         self._moved(began, area)
         self._moved(at, area)
 
     async def _beginning(self, after: float, moving: Picture) -> float:
-        """When what moves now was there first, since the last look."""
-        for picture in list(_between(self._source.ring, after, moving, 1 / self._fps))[-LOOK_BACK:]:
+        """When what moves now was there first, since the last analysis."""
+        for picture in list(_between(self._ring, after, moving, 1 / self._fps))[-MAX_SEARCHED_PICTURES:]:
             try:
-                look = await self._source.inspect(picture, WIDTH, self._model.compare)
+                result = await self._source.inspect(picture, WIDTH, self._model.compare)
             except CaptureFailure:
                 continue
             MOTION_LOOKS.inc()
-            if look.moving:
+            if result.moving:
                 return picture.timestamp
         return moving.timestamp
 
     # -- events ------------------------------------------------------------------------------------------------
 
     def _moved(self, at: float, area: float) -> None:
-        if self._event is None and len(self._over) >= MAX_NOTES:
+        if self._current is None and len(self._ended) >= MAX_NOTES:
             return
-        if self._events.moved(at, area):
-            self._event = _Event(EventNote(new_id(), EventKind.MOTION, at, at, over=False, score=round(area, 4)))
-        elif self._event is not None:
-            begun = self._event.note
-            note = EventNote(
-                begun.id, begun.kind, begun.start, self._events.last, over=False, score=round(self._events.score, 4)
-            )
-            self._event.note = note
-        if self._event is not None and self._event.note.seen - self._event.written >= EXTEND_EVERY:
-            self._on_change()
+        if self._motion_events.moved(at, area):
+            self._current = _MotionEvent(EventNote(new_id(), EventKind.MOTION, at, at, over=False, score=round(area, 4)))
+        elif self._current is not None:
+            begun = self._current.note
+            last, score = self._motion_events.last, round(self._motion_events.score, 4)
+            self._current.note = EventNote(begun.id, begun.kind, begun.start, last, over=False, score=score)
+        if self._current is not None and self._current.note.seen - self._current.written >= EXTEND_INTERVAL:
+            self._changed.set()
 
     def _still(self, at: float) -> None:
-        if self._events.still(at):
+        if self._motion_events.still(at):
             self._end()
 
     def _end(self) -> None:
-        self._events.end()
-        if self._event is not None:
-            note, self._event = self._event.note, None
-            self._over.append(EventNote(note.id, note.kind, note.start, note.seen, over=True, score=note.score))
-            self._on_change()
+        self._motion_events.end()
+        if self._current is not None:
+            note, self._current = self._current.note, None
+            self._ended.append(EventNote(note.id, note.kind, note.start, note.seen, over=True, score=note.score))
+            self._changed.set()
 
     def notes(self, now: float) -> list[EventNote]:
-        """What is to be written: events that are over, and the one that lasts when there is news of it."""
+        """What is to be written: motion events that are over, and the current one when there is news of it."""
         busy = self._task is not None and not self._task.done()
-        self._still(now - (LATE if busy else UNSEEN))
-        found = list(self._over)
-        self._over.clear()
-        event = self._event
-        if event is not None and event.note.seen - event.written >= EXTEND_EVERY:
+        self._still(now - (BUSY_POOL_TIMEOUT if busy else STREAM_LOSS_TIMEOUT))
+        found = list(self._ended)
+        self._ended.clear()
+        event = self._current
+        if event is not None and event.note.seen - event.written >= EXTEND_INTERVAL:
             event.written = event.note.seen
             found.append(event.note)
         return found
 
     async def close(self) -> None:
-        """Looks no more; an event that lasts is over."""
+        """Ends the analysis, and the current motion event."""
         self._waiting.clear()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        if self._events.open:
+        if self._motion_events.open:
             self._end()
 
 
-def _dense_sampler(grid: SlotSampler, fps: float, at: float) -> SlotSampler:
+def _moving_sampler(grid: SlotSampler, fps: float, at: float) -> SlotSampler:
     """Moments about `fps` times a second from `at` on, so that the grid's slots are among them, or they among the slots."""
     rate = grid.fps * math.ceil(fps / grid.fps) if grid.fps < fps else grid.fps / math.floor(grid.fps / fps)
     first = max(0, math.ceil((at - grid.grid_start) * rate))

@@ -100,23 +100,23 @@ class RequestState:
             ledger.grid_saved(await self._save_grid(ledger.grid.grid_start))
         if (source := self.source) is not None and source != self._saved_source:
             found = source
-            await self.run(lambda uow: uow.requests.set_source(self._claim, found))
+            await self.run(lambda uow: uow.captures.set_source(self._claim, found))
             self._saved_source = source
         if (error := self.error()) is not None and self._worth_saving():
             self._saved_failure, self._saved_at = self.failure, self._failed_at
-            await self.run(lambda uow: uow.requests.set_error(self._claim, error))
+            await self.run(lambda uow: uow.captures.set_error(self._claim, error))
         while self._gap_marks:
             begins, at = self._gap_marks[0]
             await self._mark_gap(begins, _utc(at))
             self._gap_marks.popleft()
         if (count := self._reconnects) != self._saved_reconnects:
-            await self.run(lambda uow: uow.requests.set_reconnects(self._claim, count))
+            await self.run(lambda uow: uow.captures.set_reconnects(self._claim, count))
             self._saved_reconnects = count
 
     async def _save_grid(self, grid_start: float) -> float:
         """Sets the grid's origin unless it is set; returns the one that the row has."""
         source, at = self.source, _utc(grid_start)
-        saved = await self.run(lambda uow: uow.requests.set_grid_start(self._claim, at, source))
+        saved = await self.run(lambda uow: uow.captures.set_grid_start(self._claim, at, source))
         self._saved_source = source
         return saved.timestamp()
 
@@ -129,9 +129,9 @@ class RequestState:
 
     async def _mark_gap(self, begins: bool, at: datetime) -> None:
         if begins:
-            await self.run(lambda uow: uow.requests.open_gap(self._claim, at, DropReason.CAMERA_DOWN.value))
+            await self.run(lambda uow: uow.captures.open_gap(self._claim, at, DropReason.CAMERA_DOWN.value))
         else:
-            await self.run(lambda uow: uow.requests.close_gap(self._claim, at))
+            await self.run(lambda uow: uow.captures.close_gap(self._claim, at))
 
     async def run(self, work: Callable[[UnitOfWork], Awaitable[T]]) -> T:
         """A state write, retried until its outcome is known. Raises LeaseLost when it is refused or abandoned."""

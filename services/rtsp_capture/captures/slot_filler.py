@@ -88,7 +88,7 @@ class SlotFiller:
             if self._ledger.room == 0:
                 self._ledger.drop(item.slot, DropReason.SURPLUS)
             else:
-                self._context.frames.submit(item, self.stream)
+                self._context.frames.submit(item, self.stream.decoder)
         for slot in missed:
             self._ledger.drop(slot, self._why_missed(slot))
         if chosen or missed:

@@ -28,8 +28,8 @@ from utils.metrics import CAMERA_CLOCKS_OFF, PACKETS, PACKETS_DROPPED, QUEUE_DEP
 log = get_logger(__name__)
 _throttle = Throttle(600, time.monotonic)
 
-MAX_WAITING = 2000  # packets between thread and loop
-MAX_LEFT = 16  # threads of the process whose read does not end, and for which nobody waits any more
+MAX_WAITING_PACKETS = 2000  # packets between thread and loop
+MAX_ABANDONED = 16  # threads of the process whose read does not end, and for which nobody waits any more
 _DEPTH = QUEUE_DEPTH.labels(queue="packets")
 
 
@@ -78,7 +78,7 @@ class ReaderThread:
         self._count = 0
         self._label: float | None = None  # the last packet's stream time
         self._lost = False  # packets were dropped, and no keyframe has come since
-        self._left = False
+        self._abandoned = False
         self.ended: asyncio.Future[ReaderEnd] = self._loop.create_future()
         self._thread = threading.Thread(target=self._run, name=f"rtsp-{name}"[:60], daemon=False)
 
@@ -89,15 +89,15 @@ class ReaderThread:
         """Tells the thread to end; it does within the read timeout (or the open timeout). `ended` says when."""
         self._quit.set()
 
-    def leave(self, failure: CaptureFailure) -> bool:
+    def abandon(self, failure: CaptureFailure) -> bool:
         """Ends the connection for whoever waits for it, though its thread is in a read that nothing ends: it goes when
-        the read does, and what it gives then is for nobody. False when MAX_LEFT threads of the process are left so.
+        the read does, and what it gives then is for nobody. False when MAX_ABANDONED threads of the process are left so.
         """
-        if len(_left) >= MAX_LEFT:
+        if len(_abandoned) >= MAX_ABANDONED:
             return False
-        _left.add(self)
-        READERS_LEFT.set(len(_left))
-        self._left = True
+        _abandoned.add(self)
+        READERS_LEFT.set(len(_abandoned))
+        self._abandoned = True
         self._quit.set()
         self._finish(ReaderEnd(failure, self._count))
         return True
@@ -198,7 +198,7 @@ class ReaderThread:
 
     def _hand_over(self, packet: Packet) -> bool:
         with self._guard:
-            if len(self._waiting) >= MAX_WAITING:
+            if len(self._waiting) >= MAX_WAITING_PACKETS:
                 PACKETS_DROPPED.labels(reason="queue_full").inc(len(self._waiting) + 1)
                 _DEPTH.dec(len(self._waiting))
                 self._waiting.clear()
@@ -225,7 +225,7 @@ class ReaderThread:
             _DEPTH.dec(len(packets))
             self._waiting.clear()
             self._waking = False
-        if not self._left:
+        if not self._abandoned:
             self._on_packets(packets)
 
     def _finish(self, end: ReaderEnd) -> None:
@@ -233,13 +233,13 @@ class ReaderThread:
             self.ended.set_result(end)
 
     def _gone(self) -> None:
-        _left.discard(self)
-        READERS_LEFT.set(len(_left))
+        _abandoned.discard(self)
+        READERS_LEFT.set(len(_abandoned))
 
     async def join(self) -> None:
         """Waits for the thread's end without blocking the loop; not for one that was left."""
-        while self._thread.is_alive() and not self._left:
+        while self._thread.is_alive() and not self._abandoned:
             await asyncio.sleep(0.02)
 
 
-_left: set[ReaderThread] = set()  # on the loop
+_abandoned: set[ReaderThread] = set()  # on the loop

@@ -17,7 +17,7 @@ from functools import partial
 
 from models.entities import IngestionRequest
 from models.values import DropReason
-from repositories.ingestion_requests import Recorded
+from repositories.ledger import Recorded
 from services.rtsp_capture.frames.frame_puts import FramePuts
 from services.rtsp_capture.frames.frame_record import CaptureFacts, PendingFrame, frame_record
 from services.rtsp_capture.frames.frame_spool import FrameSpool

@@ -14,7 +14,7 @@ from services.storage_service.service import StorageService
 
 
 class PictureSource(Protocol):
-    """What turns a picture into a JPEG: a stream."""
+    """Turns a picture into a JPEG: a stream's decoder."""
 
     async def decode(self, picture: Picture, quality: int) -> Jpeg:
         """Raises CaptureFailure decode_failed."""

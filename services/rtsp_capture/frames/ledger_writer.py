@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from models.values import FrameRecord
 from repositories.database import Database
-from repositories.ingestion_requests import Recorded
+from repositories.ledger import Recorded
 from services.rtsp_capture.frames.frame_record import CaptureFacts, PendingFrame
 from services.rtsp_capture.frames.slot_ledger import DUE_LAG_SECONDS, LedgerEntry, SlotLedger
 from utils.exceptions import DatabaseUnavailable
@@ -167,10 +167,10 @@ class LedgerWriter:
         request_id, entry = self._facts.request_id, batch.entry
         if entry.opened:
             async with self._database.unit_of_work() as uow:
-                await uow.requests.open_slots(request_id, entry.opened)
-                return await uow.requests.record(request_id, batch.records, entry.drops, entry.due, entry.idle)
+                await uow.ledger.open_slots(request_id, entry.opened)
+                return await uow.ledger.record(request_id, batch.records, entry.drops, entry.due, entry.idle)
         async with self._database.one_statement() as uow:
-            return await uow.requests.record(request_id, batch.records, entry.drops, entry.due, entry.idle)
+            return await uow.ledger.record(request_id, batch.records, entry.drops, entry.due, entry.idle)
 
     def _committed(self, batch: _Batch, recorded: list[Recorded]) -> None:
         self._ledger.booked(batch.entry)

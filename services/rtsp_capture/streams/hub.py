@@ -27,7 +27,7 @@ class StreamHub:
     def __init__(self, deps: StreamDeps) -> None:
         self._deps = deps
         self._budget = RingBudget(deps.settings.RING_BUDGET)
-        self._held: dict[StreamKey, _Shared] = {}
+        self._shared: dict[StreamKey, _Shared] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._room = asyncio.Semaphore(deps.settings.MAX_CONCURRENT_STREAMS)
         self._waiting = 0  # for room
@@ -35,22 +35,22 @@ class StreamHub:
     @property
     def free(self) -> int:
         """How many more streams may be opened now; lingering ones count as free, for they make room when asked."""
-        idle = sum(1 for held in self._held.values() if not held.users)
-        return max(0, self._deps.settings.MAX_CONCURRENT_STREAMS - len(self._held) - len(self._closing) + idle)
+        idle = sum(1 for shared in self._shared.values() if not shared.users)
+        return max(0, self._deps.settings.MAX_CONCURRENT_STREAMS - len(self._shared) - len(self._closing) + idle)
 
     def find(self, key: StreamKey) -> Stream | None:
         """The stream, if it is open already."""
-        held = self._held.get(key)
-        return held.stream if held is not None else None
+        shared = self._shared.get(key)
+        return shared.stream if shared is not None else None
 
     def streams(self) -> list[tuple[Stream, int]]:
         """Every stream, and how many use it."""
-        return [(held.stream, held.users) for held in self._held.values()]
+        return [(shared.stream, shared.users) for shared in self._shared.values()]
 
     async def acquire(self, key: StreamKey) -> Stream:
         """The stream, opened when it is not open yet; waits while RTSP__MAX_CONCURRENT_STREAMS are."""
         address = parse_rtsp_url(key.url)
-        while (held := self._held.get(key)) is None:
+        while (shared := self._shared.get(key)) is None:
             if self._room.locked():
                 self._close_idle()
             self._waiting += 1
@@ -58,42 +58,42 @@ class StreamHub:
                 await self._room.acquire()
             finally:
                 self._waiting -= 1
-            if key in self._held:  # another capture opened it while this one waited
+            if key in self._shared:  # another capture opened it while this one waited
                 self._room.release()
                 continue
-            self._held[key] = _Shared(Stream(key, address, self._deps, self._budget))
-        held.users += 1
-        if held.linger is not None:
-            held.linger.cancel()
-            held.linger = None
-        return held.stream
+            self._shared[key] = _Shared(Stream(key, address, self._deps, self._budget))
+        shared.users += 1
+        if shared.linger is not None:
+            shared.linger.cancel()
+            shared.linger = None
+        return shared.stream
 
     def release(self, key: StreamKey) -> None:
         """Gives back what `acquire` gave. A stream that is down or stalled, or whose room is wanted, does not linger."""
-        held = self._held[key]
-        held.users -= 1
-        if held.users:
+        shared = self._shared[key]
+        shared.users -= 1
+        if shared.users:
             return
-        if self._waiting or held.stream.standing.state is not StreamState.LIVE:
+        if self._waiting or shared.stream.status.state is not StreamState.LIVE:
             self._close(key)
         else:
-            held.linger = asyncio.get_running_loop().call_later(self._deps.settings.LINGER, self._close, key)
+            shared.linger = asyncio.get_running_loop().call_later(self._deps.settings.LINGER, self._close, key)
 
     def _close_idle(self) -> None:
-        for key, held in list(self._held.items()):
-            if not held.users:
+        for key, shared in list(self._shared.items()):
+            if not shared.users:
                 self._close(key)
                 return
 
     def _close(self, key: StreamKey) -> None:
-        held = self._held.get(key)
-        if held is None or held.users:
+        shared = self._shared.get(key)
+        if shared is None or shared.users:
             return
-        del self._held[key]
-        if held.linger is not None:
-            held.linger.cancel()
-        held.stream.close()
-        task = asyncio.create_task(self._finish(held.stream))
+        del self._shared[key]
+        if shared.linger is not None:
+            shared.linger.cancel()
+        shared.stream.close()
+        task = asyncio.create_task(self._finish(shared.stream))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
@@ -105,9 +105,9 @@ class StreamHub:
 
     async def close(self) -> None:
         """Closes all streams and waits for their threads."""
-        for held in self._held.values():
-            held.users = 0
-        for key in list(self._held):
+        for shared in self._shared.values():
+            shared.users = 0
+        for key in list(self._shared):
             self._close(key)
         if self._closing:
             await asyncio.gather(*self._closing, return_exceptions=True)

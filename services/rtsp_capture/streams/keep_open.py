@@ -1,4 +1,4 @@
-"""Keeps the streams of cameras with `keep_open` open, and tells how a camera's stream stands.
+"""Keeps the streams of cameras with `keep_open` open, and finds the status of a camera's stream.
 
 The table is the truth: it is read every few seconds, and at once when this process changed it, so that changes made
 by another process are followed too. Everything here runs on the event loop.
@@ -20,7 +20,7 @@ from utils.secret_box import SecretBox
 
 log = get_logger(__name__)
 
-POLL = 3.0  # seconds between looks at the table
+POLL_INTERVAL = 3.0  # seconds between reads of the table
 MAX_KEPT = 1000
 
 
@@ -38,30 +38,32 @@ class _Kept:
 class KeepOpenStreams:
     """One a process, on its hub. A kept stream takes one of RTSP__MAX_CONCURRENT_STREAMS."""
 
-    def __init__(self, database: Database, hub: StreamHub, secrets: SecretBox, *, poll: float = POLL) -> None:
+    def __init__(
+        self, database: Database, hub: StreamHub, secrets: SecretBox, *, poll_interval: float = POLL_INTERVAL
+    ) -> None:
         self._database = database
         self._hub = hub
         self._secrets = secrets
-        self._poll = poll
+        self._poll_interval = poll_interval
         self._kept: dict[str, _Kept] = {}
         self._wake = asyncio.Event()
         self._throttle = Throttle(60, time.monotonic)
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="stream-keeper")
+        self._task = asyncio.create_task(self._run(), name="keep-open")
 
-    def look(self) -> None:
-        """The table was changed here: follow it now."""
+    def poll_now(self) -> None:
+        """The table was changed by this process: reads it now."""
         self._wake.set()
 
     async def stop(self) -> None:
-        """Lets all streams go; captures that use them keep them."""
+        """Releases all streams; captures that use them keep them."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         for camera_id in list(self._kept):
-            await self._let_go(camera_id)
+            await self._release(camera_id)
 
     # -- following the table -----------------------------------------------------------------------------------
 
@@ -74,7 +76,7 @@ class KeepOpenStreams:
             except Exception:
                 log.exception("keep_open_failed")
             try:
-                async with asyncio.timeout(self._poll):
+                async with asyncio.timeout(self._poll_interval):
                     await self._wake.wait()
             except TimeoutError:
                 pass
@@ -88,21 +90,21 @@ class KeepOpenStreams:
             try:
                 wanted[row.camera_id] = key_of(row, self._secrets)
             except SecretUnreadable as error:
-                self._tell(row.camera_id, error.message)
+                self._report(row.camera_id, error.message)
         for camera_id, kept in list(self._kept.items()):
             if wanted.get(camera_id) != kept.key or (kept.acquiring.done() and kept.acquiring.exception()):
-                await self._let_go(camera_id)
+                await self._release(camera_id)
         for camera_id, key in wanted.items():
             if camera_id in self._kept:
                 continue
             if self._hub.find(key) is None and self._hub.free <= 0:
-                self._tell(camera_id, "RTSP__MAX_CONCURRENT_STREAMS are open")
+                self._report(camera_id, "RTSP__MAX_CONCURRENT_STREAMS are open")
                 continue
             log.info("keep_open", camera_id=camera_id)
             self._kept[camera_id] = _Kept(key, asyncio.create_task(self._hub.acquire(key), name=f"keep-{camera_id}"))
             await asyncio.sleep(0)  # the hub counts it before the next one asks whether there is room
 
-    async def _let_go(self, camera_id: str) -> None:
+    async def _release(self, camera_id: str) -> None:
         kept = self._kept.pop(camera_id)
         if not kept.acquiring.done():
             kept.acquiring.cancel()
@@ -111,12 +113,12 @@ class KeepOpenStreams:
             return
         if (error := kept.acquiring.exception()) is not None:
             code = error.code if isinstance(error, InvalidRequest) else type(error).__name__
-            self._tell(camera_id, f"the stream cannot be opened ({code})")
+            self._report(camera_id, f"the stream cannot be opened ({code})")
             return
         self._hub.release(kept.key)
         log.info("keep_open_ended", camera_id=camera_id)
 
-    def _tell(self, camera_id: str, reason: str) -> None:
+    def _report(self, camera_id: str, reason: str) -> None:
         if (withheld := self._throttle.allow(camera_id)) is not None:
             log.warning("keep_open_not_possible", camera_id=camera_id, reason=reason, withheld=withheld)
 

@@ -16,7 +16,7 @@ from services.rtsp_capture.media.gop_buffer import Picture
 from services.rtsp_capture.media.packets import StreamInfo
 from utils.pool import WorkerPool
 
-SECONDS = 5.0  # after the last snapshot
+FOLLOW_SECONDS = 5.0  # after the last snapshot
 
 
 class LiveDecoder:
@@ -29,7 +29,7 @@ class LiveDecoder:
         self._decoder: PictureDecoder | None = None
         self._segment = 0
         self._until = 0.0
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._newest: Picture | None = None
         self._following: asyncio.Task[None] | None = None
 
@@ -40,8 +40,8 @@ class LiveDecoder:
 
     async def jpeg(self, info: StreamInfo, picture: Picture, quality: int) -> Jpeg:
         """The picture; the decoder then follows the stream. Raises CaptureFailure decode_failed."""
-        self._until = self._monotonic() + SECONDS
-        async with self._turn:
+        self._until = self._monotonic() + FOLLOW_SECONDS
+        async with self._lock:
             if self._decoder is None or self._segment != picture.packet.segment:
                 self._decoder = PictureDecoder(info, lossy=self._lossy)
                 self._segment = picture.packet.segment
@@ -61,7 +61,7 @@ class LiveDecoder:
     async def _advance(self) -> None:
         """Up to the newest picture; those that come meanwhile are caught up with in one go."""
         while self._newest is not None:
-            async with self._turn:
+            async with self._lock:
                 picture, self._newest = self._newest, None
                 if self._decoder is not None and picture is not None:
                     await self._pool.run(self._decoder.advance, picture)

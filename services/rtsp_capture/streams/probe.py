@@ -25,15 +25,15 @@ from utils.metrics import PROBES
 
 log = get_logger(__name__)
 
-SECONDS = 3.0  # of packets, at least
-LONGEST = 12.0  # seconds that a second keyframe is waited for
-REPORTS = 8.0  # seconds that a second sender report is waited for, where there was a first
+MIN_SECONDS = 3.0  # of packets, at least
+KEYFRAME_TIMEOUT = 12.0  # seconds that a second keyframe is waited for
+REPORT_TIMEOUT = 8.0  # seconds that a second sender report is waited for, where there was a first
 MAX_BYTES = 64 * 1024 * 1024
-AT_ONCE = 4
+MAX_CONCURRENT = 4
 MAX_WAITING = 16
 QUALITY = 90
-FAR_APART = 4.0  # seconds between keyframes that deserve a warning
-_ORDER = 0.001  # seconds; a picture shown this much before one that came earlier: B-frames
+LONG_KEYFRAME_INTERVAL = 4.0  # seconds between keyframes that deserve a warning
+_REORDER_SECONDS = 0.001  # seconds; a picture shown this much before one that came earlier: B-frames
 
 
 @dataclass
@@ -65,10 +65,10 @@ class ProbeFindings:
     @property
     def enough(self) -> bool:
         """Whether more packets would tell nothing more."""
-        if self.bytes >= MAX_BYTES or self.span >= LONGEST:
+        if self.bytes >= MAX_BYTES or self.span >= KEYFRAME_TIMEOUT:
             return True
-        clock = not self.reported or self.packets[-1].clock_offset is not None or self.span >= REPORTS
-        return len(self.keys) > 1 and self.span >= SECONDS and clock
+        clock = not self.reported or self.packets[-1].clock_offset is not None or self.span >= REPORT_TIMEOUT
+        return len(self.keys) > 1 and self.span >= MIN_SECONDS and clock
 
     @property
     def fps(self) -> float | None:
@@ -90,7 +90,7 @@ class ProbeFindings:
     def out_of_order(self) -> bool:
         newest = float("-inf")
         for packet in self.packets:
-            if packet.pts < newest - _ORDER:
+            if packet.pts < newest - _REORDER_SECONDS:
                 return True
             newest = max(newest, packet.pts)
         return False
@@ -103,14 +103,14 @@ class ProbeFindings:
             found.append(f"No keyframe was seen in {self.span:.1f} s: nothing can be decoded.")
         elif interval is None:
             found.append(f"No second keyframe was seen in {self.span:.1f} s: keyframes are far apart or come only once.")
-        elif interval >= FAR_APART:
+        elif interval >= LONG_KEYFRAME_INTERVAL:
             cost = f" exact sampling decodes up to {round(interval * fps)} pictures for one," if fps else ""
             found.append(f"Keyframes are {interval:.1f} s apart:{cost} keyframe sampling is no denser than that.")
         if self.out_of_order:
             found.append("The stream has B-frames: pictures come out of order, and later than they were taken.")
-        told = self.info.fps if self.info else None
-        if fps and told and abs(fps - told) > 0.1 * told:
-            found.append(f"The camera says {told:.4g} frames a second and sends {fps:.4g}.")
+        stated_fps = self.info.fps if self.info else None
+        if fps and stated_fps and abs(fps - stated_fps) > 0.1 * stated_fps:
+            found.append(f"The camera says {stated_fps:.4g} frames a second and sends {fps:.4g}.")
         offset = self.packets[-1].clock_offset if self.packets else None
         if offset is not None and abs(offset) > max_offset:
             side = "ahead of" if offset > 0 else "behind"
@@ -136,11 +136,11 @@ class ProbeResult:
 
 
 class Prober:
-    """At most AT_ONCE cameras at a time. On the event loop; shares the streams' check, readers and decoding pool."""
+    """At most MAX_CONCURRENT cameras at a time. On the event loop; shares the streams' check, readers and decoding pool."""
 
     def __init__(self, deps: StreamDeps) -> None:
         self._deps = deps
-        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._free = asyncio.Semaphore(MAX_CONCURRENT)
         self._waiting = 0
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -150,13 +150,13 @@ class Prober:
             raise Overloaded("Cameras are being tried already, and others wait for it. Try again.", retry_after=5)
         self._waiting += 1
         try:
-            await self._turns.acquire()
+            await self._free.acquire()
         finally:
             self._waiting -= 1
         try:
             found = await self._probe(name, address, transport, reader)
         finally:
-            self._turns.release()
+            self._free.release()
         code, info = found.failure.code if found.failure else None, found.findings.info
         PROBES.labels(outcome="reachable" if found.reachable else code).inc()
         log.info("camera_probed", camera_id=name, reachable=found.reachable, code=code, codec=info.codec if info else None)
@@ -200,29 +200,29 @@ class Prober:
 
         def came(packets: list[Packet]) -> None:
             seen.take(packets)
-            seen.reported = session.reported
+            seen.reported = thread.reported
             if seen.enough:
                 enough.set()
 
-        session = ReaderThread(
+        thread = ReaderThread(
             f"probe-{name}", self._deps.reader(reader)(options), 1, opened, came,
             max_offset=self._deps.settings.MAX_CLOCK_OFFSET,
         )  # fmt: skip
-        session.start()
+        thread.start()
         try:
-            session.ended.add_done_callback(lambda _: enough.set())
+            thread.ended.add_done_callback(lambda _: enough.set())
             try:
-                async with asyncio.timeout(options.open_timeout + options.read_timeout + LONGEST):
+                async with asyncio.timeout(options.open_timeout + options.read_timeout + KEYFRAME_TIMEOUT):
                     await enough.wait()
             except TimeoutError:
                 pass
             if not seen.packets:
-                failure = session.ended.result().failure if session.ended.done() else None
+                failure = thread.ended.result().failure if thread.ended.done() else None
                 raise failure or CaptureFailure("read_timeout", "The stream opened and sent no video.")
         finally:
-            session.stop()
+            thread.stop()
             # Not waited for here: the thread may be in a read that lasts; it must be gone before the process is.
-            ending = asyncio.create_task(session.join())
+            ending = asyncio.create_task(thread.join())
             self._ending.add(ending)
             ending.add_done_callback(self._ending.discard)
 

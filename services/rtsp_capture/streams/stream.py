@@ -1,6 +1,6 @@
 """One camera stream kept open: check, read, back off, again, until nobody needs it.
 
-Everything here runs on the event loop but the reader's thread (`session`) and the decoding (the pool).
+Everything here runs on the event loop but the reader's thread (`thread`) and the decoding (the pool).
 """
 
 from __future__ import annotations
@@ -9,11 +9,9 @@ import asyncio
 import contextvars
 import random
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from config import RtspSettings
 from models.values import SourceInfo
@@ -21,20 +19,18 @@ from services.rtsp_capture.connection.address import CameraAddress
 from services.rtsp_capture.connection.preflight import Described
 from services.rtsp_capture.connection.reader import ReaderFactory, ReaderOptions
 from services.rtsp_capture.connection.reader_thread import ReaderEnd, ReaderThread
-from services.rtsp_capture.media.decoder import KEPT_SECONDS, Jpeg, PictureDecoder
+from services.rtsp_capture.media.decoder import Jpeg
 from services.rtsp_capture.media.gop_buffer import Packet, Picture, Ring
-from services.rtsp_capture.media.luma import Luma
 from services.rtsp_capture.media.packets import StreamInfo
 from services.rtsp_capture.media.ring_budget import RingBudget
-from services.rtsp_capture.streams.live_decoder import LiveDecoder
+from services.rtsp_capture.streams.stream_decoder import StreamDecoder
 from services.rtsp_capture.streams.stream_state import StreamTracker
 from utils.exceptions import CaptureFailure
 from utils.logger import get_logger
-from utils.metrics import DECODE_SECONDS, PACKETS_DROPPED, STREAM_OPEN
+from utils.metrics import PACKETS_DROPPED, STREAM_OPEN
 from utils.pool import WorkerPool
 
 log = get_logger(__name__)
-Verdict = TypeVar("Verdict")
 _NO_PICTURES = "The camera keeps the connection and sent no picture for twice RTSP__READ_TIMEOUT."
 
 
@@ -89,22 +85,15 @@ class Stream:
         self._settings = deps.settings
         # A context of its own: the stream outlives the capture that opened it, whose id is not its log lines' id.
         context = contextvars.Context()
-        self.standing = context.run(StreamTracker, key.camera_id)
-        self.info: StreamInfo | None = None
+        self.status = context.run(StreamTracker, key.camera_id)
         self.last_packet: Packet | None = None
         self.first_of_segment: Packet | None = None
         self.ring = Ring(deps.settings.RING_SECONDS, deps.settings.RING_BYTES, budget)
         self._listeners: list[Listener] = []
         self._segment = 0
         self._closing = asyncio.Event()
-        self._session: ReaderThread | None = None
-        self._decoder: PictureDecoder | None = None
-        self._decoder_segment = 0
-        self._decode_turn = asyncio.Lock()
-        self._letting_go: asyncio.TimerHandle | None = None
-        self._in_step = LiveDecoder(deps.decode_pool, lossy=key.transport == "udp")
-        self._decoding: dict[tuple[int, float, int], asyncio.Task[Jpeg]] = {}
-        self._wanted: Counter[tuple[int, float, int]] = Counter()  # how many wait for each of them
+        self._thread: ReaderThread | None = None
+        self.decoder = StreamDecoder(deps.decode_pool, lossy=key.transport == "udp")
         self._started = time.monotonic()
         self._task = asyncio.create_task(self._run(), name=f"stream-{key.camera_id}", context=context)
 
@@ -120,12 +109,17 @@ class Stream:
     @property
     def live(self) -> bool:
         """Whether there is a connection; a stalled one counts until RTSP__READ_TIMEOUT ends it."""
-        return self.standing.open
+        return self.status.open
+
+    @property
+    def info(self) -> StreamInfo | None:
+        """Of the newest connection; None before the first."""
+        return self.decoder.info
 
     @property
     def failure(self) -> CaptureFailure | None:
         """Why there is none."""
-        return self.standing.failure
+        return self.status.failure
 
     @property
     def reconnects(self) -> int:
@@ -143,7 +137,7 @@ class Stream:
 
         None when nothing came for RTSP__READ_TIMEOUT, or nobody knows when what came was taken.
         """
-        if self.standing.silent > self._settings.READ_TIMEOUT:
+        if self.status.silent > self._settings.READ_TIMEOUT:
             return None
         key = self.ring.last_key()
         if key is not None and key.packet.timed and now - key.packet.timestamp <= max_staleness:
@@ -151,101 +145,12 @@ class Stream:
         newest = self.ring.newest()
         return newest if newest is not None and newest.packet.timed else None
 
-    # -- decoding ----------------------------------------------------------------------------------------------
-
-    async def decode(self, picture: Picture, quality: int) -> Jpeg:
-        """The picture as JPEG; one that is being decoded already, for another capture, is decoded once.
-
-        Raises CaptureFailure decode_failed.
-        """
-        key = (picture.packet.segment, picture.packet.pts, quality)
-        task = self._decoding.get(key)
-        if task is None or task.done():
-            task = asyncio.create_task(self._decode(picture, quality))
-            self._decoding[key] = task
-            task.add_done_callback(partial(self._decoded, key))
-        self._wanted[key] += 1
-        try:
-            return await asyncio.shield(task)
-        finally:
-            self._wanted[key] -= 1
-            if not self._wanted[key]:
-                del self._wanted[key]
-
-    def _decoded(self, key: tuple[int, float, int], task: asyncio.Task[Jpeg]) -> None:
-        if self._decoding.get(key) is task:
-            del self._decoding[key]
-        if not task.cancelled():
-            task.exception()  # seen, though nobody may wait for it any more
-
-    async def snapshot(self, picture: Picture, quality: int) -> Jpeg:
-        """As `decode`, of a picture wanted at once: a decoder follows the stream from then on, for those to come."""
-        if picture.packet.key or self.info is None:
-            return await self.decode(picture, quality)
-        return await self._in_step.jpeg(self.info, picture, quality)
-
-    async def _decode(self, picture: Picture, quality: int) -> Jpeg:
-        async with self._decode_turn:
-            if not self._wanted[picture.packet.segment, picture.packet.pts, quality]:
-                # Given up while it waited for its turn: decoded all the same, those would keep the others waiting.
-                raise CaptureFailure("decode_failed", "Nobody waits for it any more.")
-            decoder = self._decoder_for(picture)
-            started = time.perf_counter()
-            try:
-                jpeg = await self._deps.decode_pool.run(decoder.decode, picture, quality)
-            finally:
-                DECODE_SECONDS.observe(time.perf_counter() - started)
-                self._let_go_later()
-            if picture.packet.segment == self._segment:
-                self._sized(jpeg)
-            return jpeg
-
-    def _sized(self, jpeg: Jpeg) -> None:
-        """Some cameras switch their size while they send (a JPEG leaves out an odd last row or column)."""
-        info = self.info
-        if info is not None and (jpeg.width, jpeg.height) != (info.width & ~1, info.height & ~1):
-            self.info = replace(info, width=jpeg.width, height=jpeg.height)
-
-    async def inspect(self, picture: Picture, width: int, judge: Callable[[Luma], Verdict]) -> Verdict:
-        """What `judge`, called in the decode pool, says of the picture's luma, `width` wide.
-
-        Raises CaptureFailure decode_failed.
-        """
-        async with self._decode_turn:
-            decoder = self._decoder_for(picture)
-
-            def look() -> Verdict:
-                return judge(decoder.luma(picture, width))
-
-            try:
-                return await self._deps.decode_pool.run(look)
-            finally:
-                self._let_go_later()
-
-    def _let_go_later(self) -> None:
-        """Between two pictures of a slow capture a camera's decoder holds no frame: 3.3 MB at 1080p."""
-        if self._letting_go is None:
-            self._letting_go = asyncio.get_running_loop().call_later(KEPT_SECONDS, self._let_go)
-
-    def _let_go(self) -> None:
-        self._letting_go = None
-        if self._decode_turn.locked() or (self._decoder is not None and self._decoder.forget()):
-            self._let_go_later()
-
-    def _decoder_for(self, picture: Picture) -> PictureDecoder:
-        if self._decoder is None or self._decoder_segment != picture.packet.segment:
-            if self.info is None:
-                raise CaptureFailure("decode_failed", "The stream was never open.")
-            self._decoder = PictureDecoder(self.info, lossy=self.key.transport == "udp")
-            self._decoder_segment = picture.packet.segment
-        return self._decoder
-
     # -- keeping it open ---------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
         failures = 0
         while not self._closing.is_set():
-            self.standing.connecting()
+            self.status.connecting()
             self._started = time.monotonic()
             failure, packets = await self._attempt()
             if failure is None:
@@ -254,7 +159,7 @@ class Stream:
             self._failed(failure, failures)
             slow = packets == 0 and self._segment > 0 and failure.code in ("unauthorized_camera", "forbidden_camera")
             await self._back_off(failures, slow and self.last_packet is not None)
-        self.standing.closed()
+        self.status.closed()
 
     async def _attempt(self) -> tuple[CaptureFailure | None, int]:
         """One connection, from the check to its end: (why it ended, packets read)."""
@@ -274,30 +179,30 @@ class Stream:
             self._address.url(host=host, credentials=True), self.key.transport,
             settings.OPEN_TIMEOUT, settings.READ_TIMEOUT, settings.TLS_VERIFY,
         )  # fmt: skip
-        session = ReaderThread(
+        thread = ReaderThread(
             self.key.camera_id, self._deps.reader(self.key.reader)(options), self._segment, self._opened, self._packets,
             max_offset=settings.MAX_CLOCK_OFFSET,
         )  # fmt: skip
-        self._session = session
-        session.start()
-        end = await self._until_ended(session)
-        await session.join()
-        self._session = None
+        self._thread = thread
+        thread.start()
+        end = await self._until_ended(thread)
+        await thread.join()
+        self._thread = None
         if self._closing.is_set():
             return None, end.packets
         return end.failure or CaptureFailure("stream_ended", "The stream ended."), end.packets
 
-    async def _until_ended(self, session: ReaderThread) -> ReaderEnd:
+    async def _until_ended(self, thread: ReaderThread) -> ReaderEnd:
         """What a read has no timeout of its own for, this ends: a camera that sends reports and no pictures (PyAV).
 
         Two looks in a row have to find it silent: a process that stood still finds every stream so, at first.
         """
         limit, looks = 2 * self._settings.READ_TIMEOUT, 0
-        while not (await asyncio.wait({session.ended}, timeout=limit / 4))[0]:
-            looks = looks + 1 if self.standing.open and self.standing.silent > limit else 0
-            if looks >= 2 and session.leave(CaptureFailure("read_timeout", _NO_PICTURES)):
-                log.warning("stream_left", camera_id=self.key.camera_id, silent_s=round(self.standing.silent, 1))
-        return session.ended.result()
+        while not (await asyncio.wait({thread.ended}, timeout=limit / 4))[0]:
+            looks = looks + 1 if self.status.open and self.status.silent > limit else 0
+            if looks >= 2 and thread.abandon(CaptureFailure("read_timeout", _NO_PICTURES)):
+                log.warning("stream_left", camera_id=self.key.camera_id, silent_s=round(self.status.silent, 1))
+        return thread.ended.result()
 
     async def _until_closing(self, work: Awaitable[Described]) -> Described | None:
         task = asyncio.ensure_future(work)
@@ -310,15 +215,15 @@ class Stream:
                 each.cancel()
 
     def _opened(self, info: StreamInfo) -> None:
-        self.info = info
+        self.decoder.opened(info, self._segment)
         self.first_of_segment = None
         STREAM_OPEN.observe(time.monotonic() - self._started)
-        self.standing.live()
+        self.status.live()
         for listener in list(self._listeners):
             listener.on_live(info)
 
     def _packets(self, packets: list[Packet]) -> None:
-        self.standing.heard()
+        self.status.heard()
         for packet in packets:
             self.last_packet = packet
             if self.first_of_segment is None:
@@ -327,12 +232,12 @@ class Stream:
             if picture is None:
                 PACKETS_DROPPED.labels(reason="no_keyframe").inc()
                 continue
-            self._in_step.follow(picture)
+            self.decoder.follow(picture)
             for listener in list(self._listeners):
                 listener.on_picture(picture)
 
     def _failed(self, failure: CaptureFailure, failures: int) -> None:
-        self.standing.failed(failure, failures)
+        self.status.failed(failure, failures)
         for listener in list(self._listeners):
             listener.on_failure(failure)
 
@@ -349,14 +254,12 @@ class Stream:
     def close(self) -> None:
         """Begins to close; `closed()` waits for it."""
         self._closing.set()
-        self.standing.closing()
-        if self._session is not None:
-            self._session.stop()
+        self.status.closing()
+        if self._thread is not None:
+            self._thread.stop()
 
     async def closed(self) -> None:
         """Waits until the reader's thread has ended: it must be gone before the interpreter is."""
         await self._task
-        await self._in_step.close()
-        if self._letting_go is not None:
-            self._letting_go.cancel()
+        await self.decoder.close()
         self.ring.clear()

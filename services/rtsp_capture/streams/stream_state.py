@@ -12,9 +12,9 @@ from utils.metrics import STREAM_FAILURES, STREAMS
 
 log = get_logger(__name__)
 
-STALLED_AFTER = 2.0  # seconds without a packet after which a live stream is called stalled
-FAILURES_EVERY = 10.0  # seconds between lines about one camera's failures
-_throttle = Throttle(FAILURES_EVERY, time.monotonic)
+STALL_TIMEOUT = 2.0  # seconds without a packet after which a live stream is called stalled
+FAILURE_LOG_INTERVAL = 10.0  # seconds between lines about one camera's failures
+_throttle = Throttle(FAILURE_LOG_INTERVAL, time.monotonic)
 
 
 class StreamState(StrEnum):
@@ -28,7 +28,7 @@ class StreamState(StrEnum):
 class StreamTracker:
     """The state of one stream. Made and used on the event loop, whose timer tells a stall.
 
-    Each change is one line, `stream_state`. Of a camera that fails over and over, one failure in FAILURES_EVERY
+    Each change is one line, `stream_state`. Of a camera that fails over and over, one failure in FAILURE_LOG_INTERVAL
     seconds is written, and one stall, with the count of those withheld since; a retry's `connecting` is written only
     after the first failure in a row, and that it is live again, after a failure that was withheld, once it stays so
     for as long.
@@ -43,8 +43,8 @@ class StreamTracker:
         self._throttle = throttle
         self._failures = 0  # in a row
         self._withheld = 0  # failures and stalls that no line told of yet
-        self._stall_told = True  # whether the latest stall was written
-        self._told = True  # whether the latest failure was written
+        self._stall_logged = True  # whether the latest stall was written
+        self._failure_logged = True  # whether the latest failure was written
         self._loop = asyncio.get_running_loop()
         self._changed = self._heard = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
@@ -64,61 +64,61 @@ class StreamTracker:
         return self._loop.time() - self._heard
 
     def connecting(self) -> None:
-        self._enter(StreamState.CONNECTING, write=self._told and self._failures <= 1)
+        self._enter(StreamState.CONNECTING, write=self._failure_logged and self._failures <= 1)
 
     def live(self) -> None:
         self.failure = None
         self._heard = self._loop.time()
-        self._enter(StreamState.LIVE, write=self._told)
-        if not self._told:
-            self._later = self._loop.call_later(FAILURES_EVERY, self._write, StreamState.CONNECTING)
-        self._watch()
+        self._enter(StreamState.LIVE, write=self._failure_logged)
+        if not self._failure_logged:
+            self._later = self._loop.call_later(FAILURE_LOG_INTERVAL, self._write, StreamState.CONNECTING)
+        self._start_stall_timer()
 
     def heard(self) -> None:
         """Packets came."""
         self._heard = self._loop.time()
         if self.state is StreamState.STALLED:
-            self._enter(StreamState.LIVE, write=self._stall_told)
-            self._watch()
+            self._enter(StreamState.LIVE, write=self._stall_logged)
+            self._start_stall_timer()
 
     def failed(self, failure: CaptureFailure, failures: int) -> None:
         """`failures` counts those in a row."""
         self.failure, self._failures = failure, failures
         self.last_failure = (failure, time.time())
         STREAM_FAILURES.labels(code=failure.code).inc()
-        self._told = self._throttle.allow(self._camera_id) is not None
-        self._withheld += not self._told
-        self._enter(StreamState.BACKING_OFF, write=self._told)
+        self._failure_logged = self._throttle.allow(self._camera_id) is not None
+        self._withheld += not self._failure_logged
+        self._enter(StreamState.BACKING_OFF, write=self._failure_logged)
 
     def closing(self) -> None:
         """From now on silence is no stall."""
         self._closing = True
-        self._unwatch()
+        self._stop_stall_timer()
 
     def closed(self) -> None:
         self._enter(StreamState.CLOSED)
 
-    def _watch(self) -> None:
-        """Looks again when the stream would have been silent for STALLED_AFTER seconds: one timer, not one a packet."""
-        self._unwatch()
+    def _start_stall_timer(self) -> None:
+        """Looks again when the stream would have been silent for STALL_TIMEOUT seconds: one timer, not one a packet."""
+        self._stop_stall_timer()
         if self._closing:
             return
-        self._timer = self._loop.call_at(self._heard + STALLED_AFTER, self._look)
+        self._timer = self._loop.call_at(self._heard + STALL_TIMEOUT, self._check_stall)
 
-    def _unwatch(self) -> None:
+    def _stop_stall_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _look(self) -> None:
-        if self._loop.time() - self._heard < STALLED_AFTER:
-            self._watch()
+    def _check_stall(self) -> None:
+        if self._loop.time() - self._heard < STALL_TIMEOUT:
+            self._start_stall_timer()
         else:
             self._timer = None
             withheld = self._throttle.allow(f"{self._camera_id} stalled")
-            self._stall_told = withheld is not None
+            self._stall_logged = withheld is not None
             self._withheld += withheld or 0
-            self._enter(StreamState.STALLED, write=self._stall_told)
+            self._enter(StreamState.STALLED, write=self._stall_logged)
 
     def _enter(self, state: StreamState, *, write: bool = True) -> None:
         if state is self.state:
@@ -128,7 +128,7 @@ class StreamTracker:
         if state is not StreamState.CLOSED:
             STREAMS.labels(state=state.value).inc()
         if not self.open:
-            self._unwatch()
+            self._stop_stall_timer()
             self._forget()
         if write:
             self._write(before)

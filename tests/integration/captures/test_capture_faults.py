@@ -115,7 +115,7 @@ async def test_a_server_frozen_for_several_timeouts(kit: Kit, freezing: Camera) 
         assert down.error.code == "read_timeout"
         await asyncio.sleep(max(0.0, began + 5 - time.time()))
         assert (await kit.get(request)).status is IngestionStatus.IN_PROGRESS
-        assert stream_of(kit, camera_id).standing.state.value in ("connecting", "backing_off")
+        assert stream_of(kit, camera_id).status.state.value in ("connecting", "backing_off")
         ended = time.time()
     finally:
         freezing.thaw()

@@ -23,8 +23,8 @@ from config import DbSettings
 from models import schemas
 from models.values import CaptureError, DropReason, IngestionStatus, LogEventType, LogFilter, SourceType
 from repositories.database import Database, UnitOfWork
+from repositories.event_log import LOCK_KEY
 from repositories.frames import Removal
-from repositories.migrations.functions_0005 import LOCK_KEY
 from repositories.migrations.run import upgrade
 from services.events import event_log
 from services.events.event_log import EventLog, LogPage, Position, Start
@@ -55,7 +55,7 @@ class Log:
 
     async def relay(self, at_most: int = 1000) -> int:
         async with self.db.one_statement() as uow:
-            done = await uow.outbox.relay(at_most)
+            done = await uow.event_log.relay(at_most)
         self.head.publish(done.log_id, done.head)
         return done.moved
 
@@ -113,7 +113,7 @@ async def relaying(log: Log, count: int = 1, retention: float = WEEK) -> AsyncIt
 
 
 async def store(uow: UnitOfWork, request_id: UUID, slot: int, camera_id: str = "cam") -> None:
-    await uow.requests.record(request_id, [frame(request_id, slot, camera_id=camera_id)], {}, slot + 1)
+    await uow.ledger.record(request_id, [frame(request_id, slot, camera_id=camera_id)], {}, slot + 1)
 
 
 # -- events follow rows ------------------------------------------------------------------------------------------------
@@ -162,18 +162,18 @@ async def test_a_capture_tells_its_life_and_nothing_else(log: Log) -> None:
         async with log.db.unit_of_work() as uow:
             await change(uow)
 
-    await work(lambda uow: uow.requests.open_gap(claim, AT, "read_timeout"))
-    await work(lambda uow: uow.requests.open_gap(claim, AT, "read_timeout"))  # open already: no event
-    await work(lambda uow: uow.requests.close_gap(claim, AT + timedelta(seconds=2)))
-    await work(lambda uow: uow.requests.close_gap(claim, AT + timedelta(seconds=3)))
+    await work(lambda uow: uow.captures.open_gap(claim, AT, "read_timeout"))
+    await work(lambda uow: uow.captures.open_gap(claim, AT, "read_timeout"))  # open already: no event
+    await work(lambda uow: uow.captures.close_gap(claim, AT + timedelta(seconds=2)))
+    await work(lambda uow: uow.captures.close_gap(claim, AT + timedelta(seconds=3)))
     for slot in (0, 1, 1, 0):
         await work(lambda uow, slot=slot: store(uow, request_id, slot))  # type: ignore[misc]
-    await work(lambda uow: uow.requests.record(request_id, [], {DropReason.CAMERA_DOWN: [2]}, 3))
-    await work(lambda uow: uow.requests.set_error(claim, error))
+    await work(lambda uow: uow.ledger.record(request_id, [], {DropReason.CAMERA_DOWN: [2]}, 3))
+    await work(lambda uow: uow.captures.set_error(claim, error))
     again = await take(log.db, request_id, "another")  # taken over: it was started once
-    await work(lambda uow: uow.requests.open_gap(again, AT + timedelta(seconds=5), "lease_lost"))
+    await work(lambda uow: uow.captures.open_gap(again, AT + timedelta(seconds=5), "lease_lost"))
     await work(
-        lambda uow: uow.requests.finish(
+        lambda uow: uow.captures.finish(
             again, IngestionStatus.FAILED, expected=4, rest=DropReason.LEASE_LOST, error=error, gap_end=end
         )
     )
@@ -208,7 +208,7 @@ async def test_gaps_snapshots_and_cancels(log: Log) -> None:
             ),
             {"id": request_id, "a": AT, "b": AT + timedelta(seconds=1)},
         )
-        await uow.requests.request_cancel(request_id)
+        await uow.captures.request_cancel(request_id)
     row = capture_row("snap")
     row.source, row.grid_start, row.meta = {}, AT, {}
     async with log.db.unit_of_work() as uow:
@@ -349,7 +349,7 @@ async def test_a_relay_that_dies_in_mid_transaction_changes_nothing(log: Log) ->
     await doomed.begin()
     assert (await doomed.execute(text("SELECT moved FROM relay_events(3)"))).scalar_one() == 3
     async with log.db.one_statement() as uow:
-        assert (await uow.outbox.relay(1000)).busy
+        assert (await uow.event_log.relay(1000)).busy
     backend = (await doomed.execute(text("SELECT pg_backend_pid()"))).scalar_one()
     await log.sql("SELECT pg_terminate_backend(:pid)", pid=backend)
 
@@ -402,13 +402,13 @@ async def fill(log: Log, count: int, camera_id: str = "cam") -> UUID:
     request_id = await add_capture(log.db, camera_id)
     async with log.db.unit_of_work() as uow:
         frames = [frame(request_id, slot, camera_id=camera_id) for slot in range(count)]
-        await uow.requests.record(request_id, frames, {}, count)
+        await uow.ledger.record(request_id, frames, {}, count)
     await log.relay()
     return request_id
 
 
 async def test_filters_do_not_make_a_reader_look_twice(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_log, "LOOK", 10)
+    monkeypatch.setattr(event_log, "SCAN", 10)
     monkeypatch.setattr(event_log, "LOOKS", 3)
     monkeypatch.setattr(event_log, "BATCH", 4)
     await fill(log, 45, "a")
@@ -434,9 +434,9 @@ async def test_what_is_too_old_goes_and_its_cursors_say_so(log: Log) -> None:
     page = await log.log.page("oldest", LogFilter(), 1)
     await log.sql("UPDATE events SET created_at = now() - interval '2 hours' WHERE seq <= 6 OR seq = 9")
     async with log.db.one_statement() as uow:
-        assert await uow.outbox.expire(3600, 4) == 4
-        assert await uow.outbox.expire(3600, 4) == 2  # 9 is as old, but 7 and 8 are not: no holes
-        assert await uow.outbox.expire(3600, 4) == 0
+        assert await uow.event_log.expire(3600, 4) == 4
+        assert await uow.event_log.expire(3600, 4) == 2  # 9 is as old, but 7 and 8 are not: no holes
+        assert await uow.event_log.expire(3600, 4) == 0
     with pytest.raises(CursorExpired) as expired:
         await log.log.page(page.position, LogFilter(), 10)
     oldest = event_log.parse_cursor(expired.value.details["oldest_cursor"], "after", "query")
@@ -444,7 +444,7 @@ async def test_what_is_too_old_goes_and_its_cursors_say_so(log: Log) -> None:
     assert [event["seq"] for event in await log.all()] == [7, 8, 9, 10]
     assert (await log.log.page("latest", LogFilter(), 10)).position.seq == 10
     async with log.db.one_statement() as uow:
-        assert await uow.outbox.expire(0, 100) == 4
+        assert await uow.event_log.expire(0, 100) == 4
     empty = await log.log.page("oldest", LogFilter(), 10)
     assert (empty.events, empty.position.seq) == ([], 10)
     await fill(log, 1)
@@ -470,7 +470,7 @@ async def test_cursors_of_another_log_and_from_the_future(log: Log) -> None:
     async with relaying(log):
         await until(lambda: _true(log.head.waiting == 1), "it waits")
         async with log.db.unit_of_work() as uow:
-            made = await uow.outbox.new_log()
+            made = await uow.event_log.reset()
         with pytest.raises(CursorExpired) as expired:
             await waiting
     assert expired.value.details == {"oldest_cursor": f"{made}.0"}
@@ -488,7 +488,7 @@ async def test_new_numbers_wait_for_the_relay_at_work(log: Log) -> None:
 
         async def rename() -> UUID:
             async with log.db.unit_of_work() as uow:
-                return await uow.outbox.new_log()
+                return await uow.event_log.reset()
 
         task = asyncio.create_task(rename())
         await asyncio.sleep(0.2)

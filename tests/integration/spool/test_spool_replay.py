@@ -55,16 +55,16 @@ async def add_capture(db: Database, *, grid_start: datetime | None = GRID, max_f
             {"id": row.id},
         )
         claim = Claim(row.id, 1, resumed=False)
-        await uow.requests.start(claim)
+        await uow.captures.start(claim)
         if grid_start is not None:
-            await uow.requests.set_grid_start(claim, grid_start, None)
+            await uow.captures.set_grid_start(claim, grid_start, None)
     return claim
 
 
 async def finish(db: Database, claim: Claim, expected: int) -> None:
     error = CaptureError("read_timeout", "nothing came", True, GRID)
     async with db.unit_of_work() as uow:
-        await uow.requests.finish(
+        await uow.captures.finish(
             claim, IngestionStatus.COMPLETED, expected=expected, rest=DropReason.SPOOLED, error=error, gap_end=GRID
         )
 
@@ -251,7 +251,7 @@ async def test_a_grid_that_was_never_saved_is_the_spooled_frames(
     replay = Replay(spool, db, storage, lambda: False)
     await replay.restore_grids()
     async with db.unit_of_work() as uow:  # the capture, claimed after that, comes late with its own
-        assert await uow.requests.set_grid_start(claim, GRID + timedelta(seconds=9), None) == GRID
+        assert await uow.captures.set_grid_start(claim, GRID + timedelta(seconds=9), None) == GRID
     await empty(spool, db, storage, first=replay)
     assert sorted(await rows_of(db, claim.request_id)) == [3]
 

@@ -14,19 +14,12 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from config import DbSettings, database_url
 from models.entities import Base
-from repositories.migrations import (
-    functions_0001,
-    functions_0003,
-    functions_0005,
-    functions_0007,
-    functions_0008,
-    functions_0010,
-)
+from repositories.migrations import functions
 from repositories.migrations.run import LOCK_KEY, downgrade, upgrade
 from tests.conftest import ROOT, Backends, clean_environment, make_database
 
@@ -55,9 +48,9 @@ SELECT 'type ' || typname FROM pg_type WHERE typnamespace = 'public'::regnamespa
 """
 
 
-HEAD = ScriptDirectory(str(ROOT / "repositories" / "migrations")).get_current_head()
-# In their order: a later one replaces functions of an earlier one.
-FUNCTIONS = (functions_0003, functions_0005, functions_0007, functions_0008, functions_0010)
+_SCRIPTS = ScriptDirectory(str(ROOT / "repositories" / "migrations"))
+HEAD = _SCRIPTS.get_current_head()
+REVISIONS = sorted(script.revision for script in _SCRIPTS.walk_revisions())
 
 
 async def fresh(backends: Backends) -> DbSettings:
@@ -116,11 +109,11 @@ async def test_migrations_make_exactly_what_the_models_would(backends: Backends)
     await upgrade(migrated)
     engine = create_async_engine(database_url(made))
     async with engine.begin() as connection:
-        for statement in functions_0001.CREATE_BEFORE_TABLES:
-            await connection.execute(text(statement))
+        for statement in functions.statements("slot_count"):  # a generated column needs it
+            await connection.exec_driver_sql(statement)
         await connection.run_sync(Base.metadata.create_all)
-        for module in FUNCTIONS:
-            for statement in module.CREATE_OR_REPLACE:
+        for name in functions.names():
+            for statement in functions.statements(name):
                 await connection.exec_driver_sql(statement)
     await engine.dispose()
     by_migration = {line for line in await describe(migrated) if "alembic_version" not in line}
@@ -128,6 +121,96 @@ async def test_migrations_make_exactly_what_the_models_would(backends: Backends)
     assert by_migration - by_models == set()
     assert by_models - by_migration == set()
     assert len(by_models) > 150
+
+
+async def functions_and_triggers(db: DbSettings) -> dict[str, str]:
+    """All functions and triggers of the database as PostgreSQL describes them, by name."""
+    connection = await connect(db)
+    try:
+        rows = await connection.fetch("""
+            SELECT p.oid::regprocedure::text, pg_get_functiondef(p.oid) FROM pg_proc p
+             WHERE p.pronamespace = 'public'::regnamespace
+            UNION ALL
+            SELECT tgrelid::regclass::text || '.' || tgname, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal
+        """)
+    finally:
+        await connection.close()
+    return {row[0]: row[1] for row in rows}
+
+
+async def only_the_files(db: DbSettings) -> dict[str, str]:
+    """Functions and triggers as the files alone make them, in a migrated database from which all were dropped."""
+    await upgrade(db)
+    connection = await connect(db)
+    try:
+        drops = await connection.fetch(
+            "SELECT format('DROP FUNCTION %s CASCADE', oid::regprocedure) FROM pg_proc "
+            "WHERE pronamespace = 'public'::regnamespace AND proname <> 'slot_count'"
+        )
+        for (drop,) in drops:
+            await connection.execute(drop)
+        for name in functions.names():
+            for statement in functions.statements(name):
+                await connection.execute(statement)
+    finally:
+        await connection.close()
+    return await functions_and_triggers(db)
+
+
+async def test_the_database_has_exactly_the_functions_of_the_files(backends: Backends) -> None:
+    db = await fresh(backends)
+    await upgrade(db)
+    found, wanted = await functions_and_triggers(db), await only_the_files(await fresh(backends))
+    assert found == wanted
+    assert {name.partition("(")[0] for name in found if "(" in name} == set(functions.names())
+    assert sum("." in name for name in found) == 7  # triggers
+
+
+# Functions with the signatures of older versions, and the revision that replaced the last of those.
+_OLD_FUNCTIONS = {
+    "0007": """CREATE OR REPLACE FUNCTION record_slots(request uuid, new_frames jsonb, drops jsonb, due int)
+    RETURNS TABLE (sequence int, outcome text, storage_path text) LANGUAGE plpgsql AS $$ BEGIN RETURN; END $$""",
+    "0003": """CREATE OR REPLACE FUNCTION settle_slots(request uuid, reason text, due int) RETURNS int
+    LANGUAGE plpgsql AS $$ BEGIN RETURN 0; END $$""",
+}
+_OLD_ROWS = (
+    "INSERT INTO camera_configurations (camera_id, rtsp_url) VALUES ('gate', 'enc1:k:1')",
+    """INSERT INTO ingestion_requests (id, camera_id, source_type, capture_mode, status, expected, stored, dropped_spooled)
+    VALUES (gen_random_uuid(), 'gate', 'rtsp', 'continuous', 'in_progress', 4, 1, '{[1,3)}')""",
+    "INSERT INTO capture_leases (request_id, camera_id) SELECT id, camera_id FROM ingestion_requests",
+    """INSERT INTO frames (id, request_id, camera_id, source_type, sequence, storage_path, capture_timestamp,
+        timestamp_source, width, height, size_bytes, format, content_type, sha256)
+    SELECT gen_random_uuid(), id, camera_id, 'rtsp', 0, 'frames/a', now(), 'rtcp', 4, 3, 500, 'jpg', 'image/jpeg',
+        repeat('a', 64) FROM ingestion_requests""",
+    "INSERT INTO object_keys (key, state) VALUES ('frames/a', 'live')",
+    """INSERT INTO capture_gaps (id, request_id, from_at, reason)
+    SELECT gen_random_uuid(), id, now(), 'x' FROM ingestion_requests""",
+)
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+async def test_a_database_of_any_revision_with_rows_comes_up_to_date(backends: Backends, revision: str) -> None:
+    db, new = await fresh(backends), await fresh(backends)
+    await upgrade(db, revision)
+    connection = await connect(db)
+    for replaced_by, statement in _OLD_FUNCTIONS.items():
+        if revision < replaced_by:
+            await connection.execute(statement)
+    for statement in _OLD_ROWS:
+        await connection.execute(statement)
+    await upgrade(db)
+    await upgrade(new)
+    assert await describe(db) == await describe(new)
+    row = await connection.fetchrow("SELECT id, in_flight, stored, idle_slots::text AS idle FROM ingestion_requests")
+    assert (row["in_flight"], row["stored"], row["idle"]) == (1, 1, "{}")
+    usage = "SELECT u.bytes + coalesce((SELECT sum(c.bytes) FROM storage_changes c), 0) FROM storage_usage u"
+    assert await connection.fetchval(usage) == 500
+    # The ledger goes on: the open slot is settled by today's function, and reported by today's triggers.
+    assert await connection.fetchval("SELECT settle_slots($1, 'lease_lost', 4)", row["id"]) == 1
+    await connection.execute("UPDATE ingestion_requests SET status = 'completed', completed_at = now()")
+    sent = "SELECT count(*) FROM outbox_pending WHERE event ->> 'type' = 'request.completed'"
+    assert await connection.fetchval(sent) == 1
+    await connection.close()
 
 
 async def test_down_and_up_again(backends: Backends) -> None:

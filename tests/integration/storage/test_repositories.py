@@ -42,8 +42,8 @@ from models.values import (
 )
 from repositories.database import Database, UnitOfWork
 from repositories.frames import Removal
-from repositories.ingestion_requests import Recorded, multirange
 from repositories.leases import Renewed
+from repositories.ledger import Recorded, multirange
 from repositories.migrations.run import upgrade
 from services.reads.queries import Queries
 from services.storage_service.service import StorageService
@@ -108,7 +108,7 @@ async def take(db: Database, request_id: UUID, owner: str = "me") -> Claim:
             {"owner": owner, "id": request_id},
         )
         claim = Claim(request_id, int(epoch or 0), resumed=False)
-        await uow.requests.start(claim)
+        await uow.captures.start(claim)
     return claim
 
 
@@ -120,7 +120,7 @@ async def record(
     expected: int = 0,
 ) -> list[Recorded]:
     async with db.unit_of_work() as uow:
-        return await uow.requests.record(request_id, list(frames), drops or {}, expected)
+        return await uow.ledger.record(request_id, list(frames), drops or {}, expected)
 
 
 async def finish(
@@ -129,7 +129,7 @@ async def finish(
 ) -> IngestionStatus:  # fmt: skip
     error = CaptureError("read_timeout", "nothing came", True, AT)
     async with db.unit_of_work() as uow:
-        return await uow.requests.finish(claim, status, expected=expected, rest=rest, error=error, gap_end=AT)
+        return await uow.captures.finish(claim, status, expected=expected, rest=rest, error=error, gap_end=AT)
 
 
 async def row_of(db: Database, request_id: UUID) -> IngestionRequest:
@@ -263,7 +263,7 @@ async def test_slots_that_the_spool_gives_up_are_spool_full(db: Database, final:
         await finish(db, claim, expected=5, rest=DropReason.SPOOLED)
     for _ in range(2):
         async with db.one_statement() as uow:
-            await uow.requests.abandon(request_id, [0, 1, 2, 3, 7])
+            await uow.ledger.abandon(request_id, [0, 1, 2, 3, 7])
     row = await assert_ledger(db, request_id)
     assert row.stored == 1
     if final:
@@ -273,7 +273,7 @@ async def test_slots_that_the_spool_gives_up_are_spool_full(db: Database, final:
         assert (row.expected, row.in_flight) == (8, 3)
     assert [one.outcome for one in await record(db, request_id, [frame(request_id, 2)])] == ["stored"]  # it came after all
     async with db.one_statement() as uow:
-        await uow.requests.abandon(new_id(), [1])  # of no request: nothing to tell
+        await uow.ledger.abandon(new_id(), [1])  # of no request: nothing to tell
 
 
 async def test_a_grid_is_adopted_once(db: Database) -> None:
@@ -381,11 +381,11 @@ async def test_the_ledger_does_what_the_model_says(db: Database, seed: int) -> N
             assert {item.sequence: item.outcome for item in answers} == model.record(slots, drops, due)
         elif kind == "settle" and model.status not in FINAL_STATUSES:
             async with db.unit_of_work() as uow:
-                await uow.requests.take_over(claim, due, AT)
+                await uow.captures.take_over(claim, due, AT)
             model.settle(DropReason.LEASE_LOST, due)
         elif kind == "cancel":
             async with db.unit_of_work() as uow:
-                assert await uow.requests.request_cancel(request_id) is model.status
+                assert await uow.captures.request_cancel(request_id) is model.status
             model.cancelled = model.cancelled or model.status not in FINAL_STATUSES
         elif kind == "finish":
             wanted = rng.choice([IngestionStatus.COMPLETED, IngestionStatus.FAILED])
@@ -419,7 +419,7 @@ async def test_the_ledger_holds_under_concurrent_owners(db: Database, seed: int)
                     claims[request_id] = await take(db, request_id, f"owner-{number}")
                 elif mine.random() < 0.1:
                     async with db.unit_of_work() as uow:
-                        await uow.requests.take_over(claims[request_id], mine.randrange(30), AT)
+                        await uow.captures.take_over(claims[request_id], mine.randrange(30), AT)
                 elif step > 20 and mine.random() < 0.1:
                     await finish(db, claims[request_id], expected=30)
             except LeaseLost:
@@ -459,7 +459,7 @@ async def test_final_states_are_absorbing(db: Database) -> None:
         for _ in range(2):  # the same call, whose COMMIT was not known to have succeeded
             assert await finish(db, claim, IngestionStatus.COMPLETED, expected=9) is end
         async with db.unit_of_work() as uow:
-            assert await uow.requests.request_cancel(request_id) is end
+            assert await uow.captures.request_cancel(request_id) is end
         for write in STATE_WRITES:
             with pytest.raises(LeaseLost):
                 async with db.unit_of_work() as uow:
@@ -484,14 +484,14 @@ async def test_completed_needs_a_frame_and_failed_keeps_its_error(db: Database) 
 # -- leases ------------------------------------------------------------------------------------------------------
 
 STATE_WRITES: list[Callable[[UnitOfWork, Claim], Awaitable[Any]]] = [
-    lambda uow, claim: uow.requests.start(claim),
-    lambda uow, claim: uow.requests.set_grid_start(claim, AT, None),
-    lambda uow, claim: uow.requests.set_source(claim, SourceInfo("h264", 4, 3, 25.0)),
-    lambda uow, claim: uow.requests.set_error(claim, CaptureError("read_timeout", "x", True, AT)),
-    lambda uow, claim: uow.requests.set_reconnects(claim, 3),
-    lambda uow, claim: uow.requests.open_gap(claim, AT, "camera_down"),
-    lambda uow, claim: uow.requests.close_gap(claim, AT),
-    lambda uow, claim: uow.requests.take_over(claim, 5, AT),
+    lambda uow, claim: uow.captures.start(claim),
+    lambda uow, claim: uow.captures.set_grid_start(claim, AT, None),
+    lambda uow, claim: uow.captures.set_source(claim, SourceInfo("h264", 4, 3, 25.0)),
+    lambda uow, claim: uow.captures.set_error(claim, CaptureError("read_timeout", "x", True, AT)),
+    lambda uow, claim: uow.captures.set_reconnects(claim, 3),
+    lambda uow, claim: uow.captures.open_gap(claim, AT, "camera_down"),
+    lambda uow, claim: uow.captures.close_gap(claim, AT),
+    lambda uow, claim: uow.captures.take_over(claim, 5, AT),
 ]
 
 
@@ -608,7 +608,7 @@ async def test_a_cancel_that_nobody_runs_is_taken_by_anybody(db: Database) -> No
     gone = await take(db, ownerless, "gone")
     async with db.unit_of_work() as uow:
         for request_id in (running, ownerless, pending):
-            await uow.requests.request_cancel(request_id)
+            await uow.captures.request_cancel(request_id)
         await uow.leases.hand_back(gone)
     async with db.unit_of_work() as uow:
         (taken,) = await uow.leases.take_cancelled("me", TTL, 10)
@@ -650,10 +650,10 @@ async def test_the_grid_is_set_once(db: Database) -> None:
     request_id = await add_capture(db)
     first = await take(db, request_id, "a")
     async with db.unit_of_work() as uow:
-        assert await uow.requests.set_grid_start(first, AT, SourceInfo("h264", 4, 3, 25.0)) == AT
+        assert await uow.captures.set_grid_start(first, AT, SourceInfo("h264", 4, 3, 25.0)) == AT
     second = await take(db, request_id, "b")
     async with db.unit_of_work() as uow:
-        assert await uow.requests.set_grid_start(second, AT + timedelta(seconds=1), None) == AT
+        assert await uow.captures.set_grid_start(second, AT + timedelta(seconds=1), None) == AT
 
 
 async def test_renewing_tells_what_is_lost_and_what_is_to_be_cancelled(db: Database) -> None:
@@ -662,7 +662,7 @@ async def test_renewing_tells_what_is_lost_and_what_is_to_be_cancelled(db: Datab
     claims = [await take(db, request_id, "me") for request_id in ids]
     await take(db, ids[1], "other")
     async with db.unit_of_work() as uow:
-        await uow.requests.request_cancel(ids[2])
+        await uow.captures.request_cancel(ids[2])
     await finish(db, claims[3])
     async with db.unit_of_work() as uow:
         renewed = await uow.leases.renew("me", TTL, claims)
@@ -686,12 +686,12 @@ async def test_one_gap_is_open_at_a_time(db: Database) -> None:
     request_id = await add_capture(db)
     mine = await take(db, request_id)
     async with db.unit_of_work() as uow:
-        await uow.requests.open_gap(mine, AT, "camera_down")
-        await uow.requests.open_gap(mine, AT + timedelta(seconds=1), "lease_lost")
+        await uow.captures.open_gap(mine, AT, "camera_down")
+        await uow.captures.open_gap(mine, AT + timedelta(seconds=1), "lease_lost")
     async with db.unit_of_work() as uow:
-        await uow.requests.close_gap(mine, AT - timedelta(seconds=5))  # never ends before it began
-        await uow.requests.close_gap(mine, AT + timedelta(seconds=9))
-        await uow.requests.open_gap(mine, AT + timedelta(seconds=20), "lease_lost")
+        await uow.captures.close_gap(mine, AT - timedelta(seconds=5))  # never ends before it began
+        await uow.captures.close_gap(mine, AT + timedelta(seconds=9))
+        await uow.captures.open_gap(mine, AT + timedelta(seconds=20), "lease_lost")
     await finish(db, mine)
     async with db.unit_of_work() as uow:
         gaps = await uow.requests.gaps(request_id)
@@ -709,14 +709,14 @@ async def test_gaps_do_not_overlap(db: Database) -> None:
     request_id = await add_capture(db)
     old = await take(db, request_id)
     async with db.unit_of_work() as uow:
-        await uow.requests.open_gap(old, AT, "camera_down")
-        await uow.requests.close_gap(old, AT + timedelta(seconds=5))
+        await uow.captures.open_gap(old, AT, "camera_down")
+        await uow.captures.close_gap(old, AT + timedelta(seconds=5))
     new = await take(db, request_id, "new")
     async with db.unit_of_work() as uow:
-        await uow.requests.take_over(new, 9, AT)
+        await uow.captures.take_over(new, 9, AT)
     await record(db, request_id, [frame(request_id, 9)], expected=10)
     async with db.unit_of_work() as uow:
-        await uow.requests.close_gap(new, AT + timedelta(seconds=9))
+        await uow.captures.close_gap(new, AT + timedelta(seconds=9))
         gaps = await uow.requests.gaps(request_id)
     assert [(gap.from_at, gap.to_at, gap.reason) for gap in gaps] == [
         (AT, AT + timedelta(seconds=5), "camera_down"),
@@ -732,14 +732,14 @@ async def test_cancelling_a_pending_request_ends_it_in_that_transaction(db: Data
     await clear_leases(db)
     request_id = await add_capture(db)
     async with db.unit_of_work() as uow:
-        assert await uow.requests.request_cancel(request_id) is IngestionStatus.PENDING
+        assert await uow.captures.request_cancel(request_id) is IngestionStatus.PENDING
     row = await assert_ledger(db, request_id)
     assert (row.status, row.expected) == ("cancelled", 0)
     assert row.cancel_requested_at is not None
     assert await claim(db, "me") == []
     async with db.unit_of_work() as uow:
-        assert await uow.requests.request_cancel(request_id) is IngestionStatus.CANCELLED
-        assert await uow.requests.request_cancel(new_id()) is None
+        assert await uow.captures.request_cancel(request_id) is IngestionStatus.CANCELLED
+        assert await uow.captures.request_cancel(new_id()) is None
 
 
 async def test_a_committed_cancel_wins_over_completed(db: Database) -> None:
@@ -747,10 +747,10 @@ async def test_a_committed_cancel_wins_over_completed(db: Database) -> None:
     mine = await take(db, request_id)
     await record(db, request_id, [frame(request_id, 0)], expected=3)
     async with db.unit_of_work() as uow:
-        assert await uow.requests.request_cancel(request_id) is IngestionStatus.IN_PROGRESS
+        assert await uow.captures.request_cancel(request_id) is IngestionStatus.IN_PROGRESS
     asked = (await row_of(db, request_id)).cancel_requested_at
     async with db.unit_of_work() as uow:
-        await uow.requests.request_cancel(request_id)
+        await uow.captures.request_cancel(request_id)
     assert (await row_of(db, request_id)).cancel_requested_at == asked
     ended = await finish(db, mine, IngestionStatus.COMPLETED, expected=3, rest=DropReason.CANCELLED)
     assert ended is IngestionStatus.CANCELLED
@@ -777,13 +777,13 @@ async def test_cancel_start_and_finish_at_once_do_not_wait_for_a_deadlock(db: Da
         async def start(mine: Claim = mine) -> None:
             try:
                 async with db.unit_of_work() as uow:
-                    await uow.requests.start(mine)
+                    await uow.captures.start(mine)
             except LeaseLost:
                 return
 
         async def cancel(request_id: UUID = request_id) -> None:
             async with db.unit_of_work() as uow:
-                await uow.requests.request_cancel(request_id)
+                await uow.captures.request_cancel(request_id)
 
         began = time.monotonic()
         await asyncio.gather(start(), cancel(), start(), cancel())
@@ -803,7 +803,7 @@ async def test_the_lease_is_locked_before_the_row_everywhere(db: Database) -> No
 
         async def cancel() -> IngestionStatus | None:
             async with db.unit_of_work() as uow:
-                return await uow.requests.request_cancel(request_id)
+                return await uow.captures.request_cancel(request_id)
 
         cancelling = asyncio.create_task(cancel())
         await asyncio.sleep(0.3)
@@ -848,7 +848,7 @@ async def test_a_capture_that_has_ended_gets_no_lease_again(db: Database) -> Non
     async with db.unit_of_work() as uow:
         await uow.requests.add_capture(row)
     async with db.unit_of_work() as uow:
-        assert await uow.requests.request_cancel(row.id) is IngestionStatus.PENDING
+        assert await uow.captures.request_cancel(row.id) is IngestionStatus.PENDING
     async with db.unit_of_work() as uow:
         assert (await uow.requests.add_capture(row)).status == "cancelled"
         leases = text("SELECT count(*) FROM capture_leases WHERE request_id = :id")

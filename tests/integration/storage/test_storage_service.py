@@ -206,7 +206,7 @@ async def test_leaving_a_range_early_frees_its_connection(server: Server) -> Non
     service = StorageService(settings(THREADS=1), server.endpoint, ACCESS, SECRET)
     name = await put(service, os.urandom(5_000_000))
     for _ in range(5):
-        async with aclosing(service.read_range(name, 0, 5_000_000)) as chunks:  # type: ignore[type-var]
+        async with aclosing(service.read_range(name, 0, 5_000_000)) as chunks:
             async for _chunk in chunks:
                 break
     assert len(await service.get(name)) == 5_000_000

@@ -122,7 +122,7 @@ async def test_a_frames_transaction_that_is_open_while_its_object_is_swept(place
                 ),
                 {"id": record.request_id},
             )
-            outcomes = await uow.requests.record(record.request_id, [record], {}, 1)
+            outcomes = await uow.ledger.record(record.request_id, [record], {}, 1)
             assert [item.outcome for item in outcomes] == ["stored"]
             open_.set()
             await go_on.wait()

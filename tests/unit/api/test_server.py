@@ -124,7 +124,8 @@ def test_a_second_signal_forces(served: Served) -> None:
 
 
 def test_expect_100_continue_gets_the_refusal_not_the_100(served: Served) -> None:
-    head = b"POST /api/v1/ingest/upload HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n%s\r\nContent-Length: %d\r\n\r\n"
+    head = b"POST /api/v1/ingest/upload HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
+    head += b"%s\r\nContent-Length: %d\r\n\r\n"
     multipart = b"Content-Type: multipart/form-data; boundary=B"
     assert served.ask(head % (b"Content-Type: text/plain", 10)).startswith(b"HTTP/1.1 415")
     assert served.ask(head % (multipart, 10**12)).startswith(b"HTTP/1.1 413")

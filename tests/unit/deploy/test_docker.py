@@ -166,7 +166,7 @@ def test_dockerignore_patterns() -> None:
 
 # ---- Compose
 
-SERVICES = ("service", "postgres", "s3", "redis")
+SERVICES = ("service", "postgres", "s3")
 SEAWEEDFS = ("docker-compose.yml", "deploy/compose.seaweedfs.yml")
 
 
@@ -191,9 +191,9 @@ def test_the_parts(composed: dict[str, Any]) -> None:
 def test_the_start_waits_for_healthy_parts(composed: dict[str, Any]) -> None:
     services = composed["services"]
     assert services["service"]["depends_on"] == {
-        name: {"condition": "service_healthy"} for name in ("postgres", "s3", "redis")
+        name: {"condition": "service_healthy"} for name in ("postgres", "s3")
     }
-    for name in ("postgres", "s3", "redis"):
+    for name in ("postgres", "s3"):
         assert services[name]["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL"), name
 
 
@@ -245,7 +245,7 @@ def test_names_for_compose_alone_do_not_stop_the_service(monkeypatch: pytest.Mon
     """Compose and `make run` read the same .env."""
     text = (ROOT / "docker-compose.yml").read_text("utf-8")
     names = set(re.findall(r"\$\{(\w+)", text))
-    values = {"API__PORT": "8000", "LOG__LEVEL": "INFO", "STORAGE__BUCKET_NAME": "some-bucket"}
+    values = {"API__PORT": "8000", "STORAGE__BUCKET_NAME": "some-bucket"}
     values["SECRETS__KEYS"] = f'["{new_key()}"]'
     (tmp_path / ".env").write_text("".join(f"{name}={values.get(name, '12345678')}\n" for name in sorted(names)))
     monkeypatch.chdir(tmp_path)

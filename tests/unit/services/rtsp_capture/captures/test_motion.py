@@ -11,7 +11,15 @@ import pytest
 from numpy.typing import NDArray
 
 from demo.scene import Scene
-from services.rtsp_capture.captures.motion import STILL, WARM_UP, WIDTH, Look, MotionEvents, MotionModel, fit_light
+from services.rtsp_capture.captures.motion import (
+    STILL_SECONDS,
+    WARM_UP_PICTURES,
+    WIDTH,
+    MotionEvents,
+    MotionModel,
+    MotionResult,
+    fit_light,
+)
 
 HEIGHT = WIDTH * 9 // 16
 THRESHOLD, MIN_AREA = 20.0, 0.005
@@ -47,17 +55,17 @@ class Eye:
         self.model = MotionModel(threshold, min_area)
         self.step, self.noise = 1 / hz, noise
         self.at, self.count = 1000.0, 0
-        self.looks: list[tuple[float, Look]] = []
+        self.results: list[tuple[float, MotionResult]] = []
 
-    def see(self, picture: Picture, times: int = 1) -> Look:
+    def see(self, picture: Picture, times: int = 1) -> MotionResult:
         for _ in range(times):
             self.at += self.step
             self.count += 1
-            self.looks.append((self.at, self.model.look(as_luma(picture, self.noise, self.count), self.at)))
-        return self.looks[-1][1]
+            self.results.append((self.at, self.model.update(as_luma(picture, self.noise, self.count), self.at)))
+        return self.results[-1][1]
 
     def moving(self) -> list[float]:
-        return [at for at, look in self.looks if look.moving]
+        return [at for at, result in self.results if result.moving]
 
 
 @pytest.mark.parametrize("hz", [1, 5])
@@ -120,7 +128,7 @@ def test_a_car_that_passes_is_seen_for_as_long_as_it_is_there(speed: float, seed
     visible = max(2 * eye.step, 8 / speed + eye.step) + 0.01  # 0.5 % of the picture is four columns of the car
     assert seen[0] - enters <= visible
     assert leaves - seen[-1] <= visible
-    assert seen[-1] - leaves <= STILL + 2 * eye.step + 0.01  # where it was is background again
+    assert seen[-1] - leaves <= STILL_SECONDS + 2 * eye.step + 0.01  # where it was is background again
     assert max((b - a for a, b in pairwise(seen)), default=0) < 2.0  # one event
 
 
@@ -131,7 +139,7 @@ def test_a_car_that_stops_is_background_after_a_while_and_seen_when_it_leaves() 
         eye.see(with_car(scene, left))
     stopped = eye.at
     eye.see(with_car(scene, 30), 50)
-    assert STILL - 1 <= eye.moving()[-1] - stopped <= STILL + 0.5
+    assert STILL_SECONDS - 1 <= eye.moving()[-1] - stopped <= STILL_SECONDS + 0.5
     parked = len(eye.moving())
     eye.see(with_car(scene, 30), 100)
     assert len(eye.moving()) == parked
@@ -158,9 +166,9 @@ def test_min_area_is_the_share_of_one_connected_patch(share: float, moving: bool
     side = round((share * 0.02 * WIDTH * HEIGHT) ** 0.5)
     made = scene.copy()
     made[40 : 40 + side, 60 : 60 + side] = np.where(made[40 : 40 + side, 60 : 60 + side] > 128, 10, 245)
-    look = eye.see(made)
-    assert look.moving is moving
-    assert look.area == pytest.approx(share * 0.02, rel=0.25)
+    result = eye.see(made)
+    assert result.moving is moving
+    assert result.area == pytest.approx(share * 0.02, rel=0.25)
 
 
 def test_specks_do_not_add_up() -> None:
@@ -190,9 +198,9 @@ def test_threshold_is_in_grey_levels(step: float, moving: bool) -> None:
 
 def test_nothing_moves_while_the_background_is_learnt() -> None:
     eye = Eye()
-    for left in range(WARM_UP):
+    for left in range(WARM_UP_PICTURES):
         assert not eye.see(with_car(backdrop(), 30 * left)).moving
-    eye.see(with_car(backdrop(), 30 * (WARM_UP - 1)), 30)
+    eye.see(with_car(backdrop(), 30 * (WARM_UP_PICTURES - 1)), 30)
     eye.model.forget()
     assert not eye.see(backdrop(2)).moving
 

@@ -133,7 +133,7 @@ async def test_foreign_errors_do_not_tell_the_url(failing: str) -> None:
 
 
 async def test_a_loop_that_stands_still_loses_whole_groups_and_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_WAITING", 50)
+    monkeypatch.setattr(module, "MAX_WAITING_PACKETS", 50)
     items: list[RawPacket | Exception] = [raw(n, key=n % 20 == 0) for n in range(200)]
     reader = Script(items)
     packets: list[Packet] = []
@@ -179,7 +179,7 @@ class Stuck(Script):
 
 async def test_a_read_that_does_not_end_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waits goes on at once; what it gives after all is for nobody; so many, and no more."""
-    monkeypatch.setattr(module, "MAX_LEFT", 1)
+    monkeypatch.setattr(module, "MAX_ABANDONED", 1)
     readers, packets = [Stuck(), Stuck()], [list[Packet](), list[Packet]()]
     pairs = zip(readers, packets, strict=True)
     sessions = [ReaderThread("cam", reader, 1, lambda _: None, got.extend) for reader, got in pairs]
@@ -188,18 +188,18 @@ async def test_a_read_that_does_not_end_is_left_behind(monkeypatch: pytest.Monke
     async with asyncio.timeout(10):
         while not all(len(got) == 10 for got in packets):
             await asyncio.sleep(0.01)
-        assert sessions[0].leave(STOP)
+        assert sessions[0].abandon(STOP)
         assert (await sessions[0].ended).failure is STOP
         await sessions[0].join()
         assert (READERS_LEFT._value.get(), sessions[0]._thread.is_alive()) == (1, True)
-        assert not sessions[1].leave(STOP)
+        assert not sessions[1].abandon(STOP)
         assert not sessions[1].ended.done()
         readers[0].go_on.set()
         while READERS_LEFT._value.get():
             await asyncio.sleep(0.01)
         assert len(packets[0]) == 10
         assert len(set(readers[0].threads)) == 1  # closed, and by the thread that opened
-        assert sessions[1].leave(STOP)
+        assert sessions[1].abandon(STOP)
         readers[1].go_on.set()
         while READERS_LEFT._value.get():
             await asyncio.sleep(0.01)

@@ -13,7 +13,7 @@ import pytest
 
 from models.values import FrameRecord, Sampling
 from repositories.database import Database
-from repositories.ingestion_requests import Recorded
+from repositories.ledger import Recorded
 from services.rtsp_capture.frames.frame_record import CaptureFacts, PendingFrame
 from services.rtsp_capture.frames.ledger_writer import LedgerWriter
 from services.rtsp_capture.frames.slot_ledger import GridPlan, SlotLedger
@@ -28,7 +28,7 @@ class Commits:
 
     @asynccontextmanager
     async def one_statement(self) -> AsyncIterator[Any]:
-        yield SimpleNamespace(requests=self)
+        yield SimpleNamespace(ledger=self)
 
     async def record(self, _: object, records: list[Any], *__: object) -> list[Any]:
         self.batches.append([one.sequence for one in records])

@@ -7,7 +7,7 @@ import pytest
 from services.rtsp_capture.media import decoder as decoder_module
 from services.rtsp_capture.media.decoder import PictureDecoder
 from services.rtsp_capture.media.gop_buffer import Packet
-from services.rtsp_capture.streams.live_decoder import SECONDS, LiveDecoder
+from services.rtsp_capture.streams.live_decoder import FOLLOW_SECONDS, LiveDecoder
 from tests.unit.services.rtsp_capture.capture_films import film, received
 from utils.pool import WorkerPool
 
@@ -68,7 +68,7 @@ async def test_it_stops_some_seconds_after_the_last_snapshot(fed: list[Packet]) 
     pictures = received(made.packets, made.info)
     following = LiveDecoder(pool, lossy=False, monotonic=clock)
     await following.jpeg(made.info, pictures[3], 90)
-    clock.now += SECONDS - 0.1
+    clock.now += FOLLOW_SECONDS - 0.1
     following.follow(pictures[4])
     await settled(following)
     assert following.active

@@ -66,7 +66,7 @@ def test_when_it_has_seen_enough() -> None:
     far = seen(200, gop=1000)
     assert not far.enough  # one keyframe: goes on
     assert "No second keyframe" in far.warnings("tcp")[0]
-    assert seen(int(25 * probe.LONGEST) + 2, gop=1000).enough
+    assert seen(int(25 * probe.KEYFRAME_TIMEOUT) + 2, gop=1000).enough
     never = ProbeFindings(INFO)
     never.take([packet(number, gop=1000) for number in range(1, 50)])
     assert "No keyframe" in never.warnings("tcp")[0]

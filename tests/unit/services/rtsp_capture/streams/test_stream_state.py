@@ -52,32 +52,32 @@ def told(lines: list[dict[str, object]]) -> list[tuple[object, object]]:
 async def test_each_change_is_one_line_and_the_gauge_follows(
     lines: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream_state, "STALLED_AFTER", 0.05)
+    monkeypatch.setattr(stream_state, "STALL_TIMEOUT", 0.05)
     before = gauge()
 
     def only(state: str | None) -> None:
         assert {name: n - before[name] for name, n in gauge().items() if n != before[name]} == ({state: 1} if state else {})
 
-    standing = StreamTracker(unique(), Throttle(10, Clock()))
+    status = StreamTracker(unique(), Throttle(10, Clock()))
     only("connecting")
-    standing.live()
+    status.live()
     only("live")
     for _ in range(10):  # as long as packets come it is live
         await asyncio.sleep(0.02)
-        standing.heard()
-    assert standing.state is StreamState.LIVE
+        status.heard()
+    assert status.state is StreamState.LIVE
     began = time.monotonic()
-    while standing.state is StreamState.LIVE:
+    while status.state is StreamState.LIVE:
         await asyncio.sleep(0.005)
     assert 0.03 < time.monotonic() - began < 0.5
     only("stalled")
-    assert standing.open
-    standing.heard()
+    assert status.open
+    status.heard()
     only("live")
-    standing.failed(REFUSED, 1)
+    status.failed(REFUSED, 1)
     only("backing_off")
-    standing.closing()
-    standing.closed()
+    status.closing()
+    status.closed()
     only(None)
     await asyncio.sleep(0.1)  # no timer speaks after the end
     assert told(lines) == [
@@ -93,30 +93,30 @@ async def test_a_dead_camera_is_told_once_in_ten_seconds_with_the_count(
     lines: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    standing = StreamTracker(unique(), Throttle(10, clock))
-    monkeypatch.setattr(stream_state, "FAILURES_EVERY", 0.1)  # by the loop's clock
+    status = StreamTracker(unique(), Throttle(10, clock))
+    monkeypatch.setattr(stream_state, "FAILURE_LOG_INTERVAL", 0.1)  # by the loop's clock
     for n in range(1, 61):  # a try a second, for a minute
-        standing.failed(REFUSED, n)
+        status.failed(REFUSED, n)
         clock.now += 0.5
-        standing.connecting()
+        status.connecting()
         clock.now += 0.5
     assert told(lines)[:3] == [(None, "connecting"), ("connecting", "backing_off"), ("backing_off", "connecting")]
     rest = lines[3:]
     assert told(rest) == [("connecting", "backing_off")] * 5
     assert [(line["failures"], line["withheld"]) for line in rest] == [(11 + 10 * n, 9) for n in range(5)]
-    standing.live()
+    status.live()
     assert lines[-1]["state"] == "backing_off"  # not before it stays: a camera that comes and goes is no news either
     clock.now -= 0.5
-    standing.failed(REFUSED, 61)
-    standing.connecting()
-    standing.live()
-    monkeypatch.setattr(stream_state, "STALLED_AFTER", 10.0)
+    status.failed(REFUSED, 61)
+    status.connecting()
+    status.live()
+    monkeypatch.setattr(stream_state, "STALL_TIMEOUT", 10.0)
     await asyncio.sleep(0.15)
     assert (lines[-1]["previous"], lines[-1]["state"], lines[-1]["withheld"]) == ("connecting", "live", 10)
     assert len(lines) == 9
-    assert standing.last_failure is not None
-    assert standing.failure is None
-    standing.closed()
+    assert status.last_failure is not None
+    assert status.failure is None
+    status.closed()
 
 
 async def test_a_camera_that_stalls_again_and_again_is_told_once_in_ten_seconds(
@@ -124,21 +124,21 @@ async def test_a_camera_that_stalls_again_and_again_is_told_once_in_ten_seconds(
 ) -> None:
     """A picture every few seconds; or a connection that gives nothing, made anew each time."""
     clock = Clock()
-    standing = StreamTracker(unique(), Throttle(10, clock))
-    monkeypatch.setattr(stream_state, "STALLED_AFTER", 0.01)
-    standing.live()
+    status = StreamTracker(unique(), Throttle(10, clock))
+    monkeypatch.setattr(stream_state, "STALL_TIMEOUT", 0.01)
+    status.live()
 
     async def stalled() -> None:
-        while standing.state is not StreamState.STALLED:
+        while status.state is not StreamState.STALLED:
             await asyncio.sleep(0.005)
 
     for _ in range(10):  # one in 3 s
         await stalled()
-        assert standing.silent >= 0.01
-        standing.heard()
+        assert status.silent >= 0.01
+        status.heard()
         clock.now += 3
-    standing.closing()
-    standing.closed()
+    status.closing()
+    status.closed()
     stalls = [line for line in lines if line["state"] == "stalled"]
     assert [line.get("withheld") for line in stalls] == [None, 3, 3]
     assert told(lines).count(("stalled", "live")) == 3
@@ -148,8 +148,8 @@ async def test_failures_are_counted_a_camera(lines: list[dict[str, object]]) -> 
     throttle = Throttle(10, Clock())
     one, two, other = "cam-a", "cam-a", "cam-b"
     for camera in (one, two, other):
-        standing = StreamTracker(camera, throttle)
-        standing.failed(REFUSED, 1)
-        standing.closed()
+        status = StreamTracker(camera, throttle)
+        status.failed(REFUSED, 1)
+        status.closed()
     failures = [line["camera_id"] for line in lines if line["state"] == "backing_off"]
     assert failures == ["cam-a", "cam-b"]

@@ -1,27 +1,10 @@
-"""The SQL functions of revision 0007: what becomes of slots whose frames were in a spool.
-
-`record_slots` is that of 0003, and moves a slot that was `spooled` or `lease_lost` to `surplus` when its frame comes beyond
-max_frames. `abandon_slots` is new. Frozen with the revision; a later change makes a new module and replaces them.
-"""
-
-from __future__ import annotations
-
-REASONS = (
-    "camera_down", "no_picture", "decode_failed", "queue_full", "spool_full",
-    "spooled", "surplus", "lease_lost", "cancelled", "rejected",
-)  # fmt: skip
-
-_ALL_DROPPED = " + ".join(f"req.dropped_{reason}" for reason in REASONS)
-_BOOK = "\n".join(
-    f"        dropped_{reason} = (dropped_{reason} + coalesce((fresh ->> '{reason}')::int4multirange, '{{}}')) - moved"
-    f" {'+' if reason == 'surplus' else '-'} demoted,"
-    for reason in REASONS
-)
-
-# Frames: a JSON array of rows; drops: {reason or "idle": int4multirange text}; due: how many slots have come due.
-# Outcomes: stored; exists (the slot has a frame: its path is returned); surplus (max_frames are stored);
-# late (the request is final and never had this slot); condemned (the sweeper took the key: PUT again).
-RECORD_SLOTS = f"""
+-- Books stored frames, dropped slots and slots come due in a request's row: the ledger, in one round trip.
+-- The request's row is locked (FOR NO KEY UPDATE) by a statement of its own before anything changes: under READ COMMITTED
+-- the statements after it then see everything that the former holder of the lock committed.
+-- new_frames: a JSON array of rows; drops: {reason or "idle": int4multirange text}; due: how many slots have come due.
+-- Outcomes: stored; exists (the slot has a frame: its path is returned); surplus (max_frames are stored, or the frame of a
+-- slot that was spooled or lease_lost came beyond them); late (the request is final and never had this slot); condemned (the
+-- sweeper took the key: PUT again).
 CREATE OR REPLACE FUNCTION record_slots(request uuid, new_frames jsonb, drops jsonb, due int)
 RETURNS TABLE (sequence int, outcome text, storage_path text)
 LANGUAGE plpgsql AS $$
@@ -36,11 +19,11 @@ DECLARE
     added int := 0;
     twins int := 0;
     newest timestamptz;
-    moved int4multirange := '{{}}';
+    moved int4multirange := '{}';
     settled int4multirange;
-    surplus int4multirange := '{{}}';
+    surplus int4multirange := '{}';
     demoted int4multirange;
-    fresh jsonb := '{{}}';
+    fresh jsonb := '{}';
     item record;
     ranges int4multirange;
 BEGIN
@@ -64,7 +47,10 @@ BEGIN
             RETURN NEXT;
             CONTINUE;
         END IF;
-        IF is_final AND NOT (int4multirange(int4range(seq, seq + 1)) <@ ({_ALL_DROPPED})) THEN
+        IF is_final AND NOT (int4multirange(int4range(seq, seq + 1)) <@ (
+            req.dropped_camera_down + req.dropped_no_picture + req.dropped_decode_failed + req.dropped_queue_full
+            + req.dropped_spool_full + req.dropped_spooled + req.dropped_surplus + req.dropped_lease_lost
+            + req.dropped_cancelled + req.dropped_rejected)) THEN
             sequence := seq; outcome := 'late'; storage_path := NULL;
             RETURN NEXT;
             CONTINUE;
@@ -86,8 +72,8 @@ BEGIN
         ORDER BY fr.stored_at, fr.id LIMIT 1;
         INSERT INTO frames (
             id, request_id, camera_id, source_type, sequence, filename, storage_path, capture_timestamp,
-            timestamp_source, timestamp_uncertainty_ms, camera_timestamp, width, height, size_bytes, format, content_type, sha256,
-            duplicate_of, exif, meta, stored_at)
+            timestamp_source, timestamp_uncertainty_ms, camera_timestamp, width, height, size_bytes, format,
+            content_type, sha256, duplicate_of, exif, meta, stored_at)
         VALUES (
             (f ->> 'id')::uuid, request, f ->> 'camera_id', f ->> 'source_type', seq, f ->> 'filename',
             f ->> 'storage_path', (f ->> 'capture_timestamp')::timestamptz, f ->> 'timestamp_source',
@@ -108,10 +94,13 @@ BEGIN
 
     -- Drops are booked once: not over a frame, not over an earlier reason, and not after the end.
     IF NOT is_final THEN
-        settled := ({_ALL_DROPPED}) + req.idle_slots + moved;
-        SELECT settled + coalesce(range_agg(int4range(fr.sequence, fr.sequence + 1)), '{{}}') INTO settled
+        settled := (
+            req.dropped_camera_down + req.dropped_no_picture + req.dropped_decode_failed + req.dropped_queue_full
+            + req.dropped_spool_full + req.dropped_spooled + req.dropped_surplus + req.dropped_lease_lost
+            + req.dropped_cancelled + req.dropped_rejected) + req.idle_slots + moved;
+        SELECT settled + coalesce(range_agg(int4range(fr.sequence, fr.sequence + 1)), '{}') INTO settled
         FROM frames fr
-        WHERE fr.request_id = request AND drops <> '{{}}'::jsonb;
+        WHERE fr.request_id = request AND drops <> '{}'::jsonb;
         FOR item IN SELECT * FROM jsonb_each_text(drops) LOOP
             ranges := item.value::int4multirange - settled;
             fresh := fresh || jsonb_build_object(item.key, ranges::text);
@@ -120,51 +109,38 @@ BEGIN
         ranges := surplus - settled;
         settled := settled + ranges;
         fresh := fresh || jsonb_build_object(
-            'surplus', (ranges + coalesce((fresh ->> 'surplus')::int4multirange, '{{}}'))::text);
+            'surplus', (ranges + coalesce((fresh ->> 'surplus')::int4multirange, '{}'))::text);
         due := greatest(due, req.expected, coalesce(upper(moved), 0), coalesce(upper(settled), 0));
     ELSE
         due := req.expected;
     END IF;
 
     UPDATE ingestion_requests SET
-{_BOOK}
-        idle_slots = (idle_slots + coalesce((fresh ->> 'idle')::int4multirange, '{{}}')) - moved,
+        dropped_camera_down = (dropped_camera_down + coalesce((fresh ->> 'camera_down')::int4multirange, '{}'))
+            - moved - demoted,
+        dropped_no_picture = (dropped_no_picture + coalesce((fresh ->> 'no_picture')::int4multirange, '{}'))
+            - moved - demoted,
+        dropped_decode_failed = (dropped_decode_failed + coalesce((fresh ->> 'decode_failed')::int4multirange, '{}'))
+            - moved - demoted,
+        dropped_queue_full = (dropped_queue_full + coalesce((fresh ->> 'queue_full')::int4multirange, '{}'))
+            - moved - demoted,
+        dropped_spool_full = (dropped_spool_full + coalesce((fresh ->> 'spool_full')::int4multirange, '{}'))
+            - moved - demoted,
+        dropped_spooled = (dropped_spooled + coalesce((fresh ->> 'spooled')::int4multirange, '{}'))
+            - moved - demoted,
+        dropped_surplus = (dropped_surplus + coalesce((fresh ->> 'surplus')::int4multirange, '{}'))
+            - moved + demoted,
+        dropped_lease_lost = (dropped_lease_lost + coalesce((fresh ->> 'lease_lost')::int4multirange, '{}'))
+            - moved - demoted,
+        dropped_cancelled = (dropped_cancelled + coalesce((fresh ->> 'cancelled')::int4multirange, '{}'))
+            - moved - demoted,
+        dropped_rejected = (dropped_rejected + coalesce((fresh ->> 'rejected')::int4multirange, '{}'))
+            - moved - demoted,
+        idle_slots = (idle_slots + coalesce((fresh ->> 'idle')::int4multirange, '{}')) - moved,
         expected = due,
         stored = stored + added,
         duplicates = duplicates + twins,
         last_frame_at = greatest(last_frame_at, newest),
         updated_at = now()
     WHERE id = request;
-END $$
-"""
-
-# The spool gave up these slots' frames: they will not come.
-ABANDON_SLOTS = f"""
-CREATE OR REPLACE FUNCTION abandon_slots(request uuid, slots int4multirange) RETURNS void
-LANGUAGE plpgsql AS $$
-DECLARE
-    req ingestion_requests%ROWTYPE;
-    lost int4multirange;
-BEGIN
-    SELECT * INTO req FROM ingestion_requests WHERE id = request FOR NO KEY UPDATE;
-    IF NOT FOUND THEN
-        RETURN;
-    END IF;
-    IF req.status IN ('completed', 'failed', 'cancelled') THEN
-        lost := slots * req.dropped_spooled;
-    ELSE
-        SELECT slots - (({_ALL_DROPPED}) - req.dropped_spooled) - req.idle_slots
-               - coalesce(range_agg(int4range(fr.sequence, fr.sequence + 1)), '{{}}') INTO lost
-        FROM frames fr WHERE fr.request_id = request;
-    END IF;
-    UPDATE ingestion_requests SET
-        dropped_spooled = dropped_spooled - lost,
-        dropped_spool_full = dropped_spool_full + lost,
-        expected = greatest(expected, coalesce(upper(lost), 0)),
-        updated_at = now()
-    WHERE id = request AND NOT isempty(lost);
-END $$
-"""
-
-CREATE_OR_REPLACE = (RECORD_SLOTS, ABANDON_SLOTS)
-DROP = ("DROP FUNCTION abandon_slots(uuid, int4multirange)",)
+END $$;

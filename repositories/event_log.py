@@ -1,6 +1,6 @@
 """The event log: what moves events into their one order, what reads them, what removes old ones (rule 12).
 
-Nobody writes events here: triggers do, in the transaction of what they tell of (migrations/functions_0005).
+No repository writes events: triggers do, in the transaction of what they report (functions/tell_*.sql).
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from uuid import UUID
 
 from models.entities import Event
 from repositories.base import Repository
-from repositories.migrations.functions_0005 import LOCK_KEY
 from repositories.sql import sql
 
+LOCK_KEY = 0x65766E74  # 1702260340 in relay_events and expire_events: who moves or removes events
 _RELAY = sql("SELECT moved, busy, waited, log, head FROM relay_events(CAST(:at_most AS int))")
 _EXPIRE = sql("SELECT expire_events(CAST(:retention AS float8), CAST(:at_most AS int))")
-# `looked` bounds what a filter may pass over in one read; its index gives the order, so nothing is sorted. All in one
+# `scanned` bounds what a filter may pass over in one read; its index gives the order, so nothing is sorted. All in one
 # statement: what is read, where the log begins and where it ends are of one moment.
 _READ = """
-WITH looked AS (
-    SELECT seq, type FROM events WHERE seq > :after{of_camera} ORDER BY seq LIMIT :look
+WITH scanned AS (
+    SELECT seq, type FROM events WHERE seq > :after{of_camera} ORDER BY seq LIMIT :scan
 ), chosen AS (
-    SELECT seq FROM looked{of_types} ORDER BY seq LIMIT :at_most
+    SELECT seq FROM scanned{of_types} ORDER BY seq LIMIT :at_most
 )
-SELECT l.log_id, l.seq AS head, l.oldest, (SELECT max(seq) FROM looked) AS last_looked,
-       (SELECT count(*) FROM looked) AS looked, e.seq, CAST(e.event AS text) AS event
+SELECT l.log_id, l.seq AS head, l.oldest, (SELECT max(seq) FROM scanned) AS last_scanned,
+       (SELECT count(*) FROM scanned) AS scanned, e.seq, CAST(e.event AS text) AS event
 FROM event_log l LEFT JOIN (events e JOIN chosen ON chosen.seq = e.seq) ON true
 WHERE l.id = 1 ORDER BY e.seq
 """
@@ -44,16 +44,16 @@ class Relayed:
 
 @dataclass(frozen=True, slots=True)
 class LogSlice:
-    """What one read found: (seq, event as JSON), and up to where it has looked."""
+    """What one read found: (seq, event as JSON), and how far it scanned."""
 
     log_id: UUID
     head: int  # the newest event
     oldest: int  # the first that is kept
-    looked_to: int  # nothing that the filter takes is left up to here
+    scanned_to: int  # up to here, no event that the filter takes is left out
     events: list[tuple[int, str]]
 
 
-class OutboxRepository(Repository[Event]):
+class EventLogRepository(Repository[Event]):
     entity = Event
 
     async def relay(self, at_most: int) -> Relayed:
@@ -66,12 +66,12 @@ class OutboxRepository(Repository[Event]):
         return int(await self.session.scalar(_EXPIRE, {"retention": retention, "at_most": at_most}) or 0)
 
     async def read(
-        self, after: int, *, types: Sequence[str] | None, camera_id: str | None, at_most: int, look: int
+        self, after: int, *, types: Sequence[str] | None, camera_id: str | None, at_most: int, scan: int
     ) -> LogSlice:
-        """Events with a higher number than `after`, in order; a filter by type passes over at most `look`."""
+        """Events with a higher number than `after`, in order; a filter by type scans at most `scan` events."""
         of_camera = " AND camera_id = :camera_id" if camera_id is not None else ""
         of_types = " WHERE type = ANY(CAST(:types AS text[]))" if types is not None else ""
-        values: dict[str, object] = {"after": after, "at_most": at_most, "look": look if types is not None else at_most}
+        values: dict[str, object] = {"after": after, "at_most": at_most, "scan": scan if types is not None else at_most}
         if camera_id is not None:
             values["camera_id"] = camera_id
         if types is not None:
@@ -81,14 +81,14 @@ class OutboxRepository(Repository[Event]):
         found = [(int(row.seq), str(row.event)) for row in rows if row.seq is not None]
         state = rows[0]
         if len(found) == at_most:
-            looked_to = found[-1][0]
-        elif state.looked == values["look"]:
-            looked_to = int(state.last_looked)
+            scanned_to = found[-1][0]
+        elif state.scanned == values["scan"]:
+            scanned_to = int(state.last_scanned)
         else:
-            looked_to = max(after, int(state.head))
-        return LogSlice(state.log_id, int(state.head), int(state.oldest), looked_to, found)
+            scanned_to = max(after, int(state.head))
+        return LogSlice(state.log_id, int(state.head), int(state.oldest), scanned_to, found)
 
-    async def new_log(self) -> UUID:
+    async def reset(self) -> UUID:
         """Gives the log another identity: every cursor given so far is void."""
         await self.session.execute(sql("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK_KEY})
         made = await self.session.scalar(

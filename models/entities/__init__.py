@@ -1,0 +1,51 @@
+"""The tables (SQLAlchemy 2 declarative), by subject. Migrations in repositories/migrations make them; a test compares both.
+
+Every time is `timestamptz`. Queries say what they load: a relationship or a deferred column that was not loaded raises.
+Everything is imported here, so that `Base.metadata` knows all tables.
+"""
+
+from models.entities.access import AccessState, ApiKey, Audit, BrowserSession, DeletedCamera
+from models.entities.base import SEALED_PREFIX, Base, Json, SlotRanges
+from models.entities.cameras import CameraConfiguration
+from models.entities.events import Event, EventLog, OutboxPending
+from models.entities.frames import Frame, IntegrityViolation, ObjectKey
+from models.entities.housekeeping import StorageChange, StorageUsage, SweeperState
+from models.entities.requests import (
+    CaptureEvent,
+    CaptureGap,
+    CaptureLease,
+    IngestionRequest,
+    count_slots,
+    dropped_column,
+)
+from models.entities.uploads import IdempotencyKey, UploadSession
+
+__all__ = [
+    "SEALED_PREFIX",
+    "AccessState",
+    "ApiKey",
+    "Audit",
+    "Base",
+    "BrowserSession",
+    "CameraConfiguration",
+    "CaptureEvent",
+    "CaptureGap",
+    "CaptureLease",
+    "DeletedCamera",
+    "Event",
+    "EventLog",
+    "Frame",
+    "IdempotencyKey",
+    "IngestionRequest",
+    "IntegrityViolation",
+    "Json",
+    "ObjectKey",
+    "OutboxPending",
+    "SlotRanges",
+    "StorageChange",
+    "StorageUsage",
+    "SweeperState",
+    "UploadSession",
+    "count_slots",
+    "dropped_column",
+]  # fmt: skip

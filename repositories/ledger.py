@@ -1,0 +1,115 @@
+"""The ledger: which of a request's slots are stored, dropped or idle. One method for each SQL function of functions/.
+
+This is evidence: it is accepted from any epoch, and changes only the accounting of the slots it names. All methods are
+idempotent, and lock the request's row. State (status, grid, gaps, errors) needs the newest epoch: `captures`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from models.values import DropReason, FrameRecord
+from repositories.sql import sql
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What became of one frame given to `record`: stored, exists (the slot has a frame), surplus, late, condemned."""
+
+    sequence: int
+    outcome: str
+    storage_path: str | None
+
+
+def multirange(slots: Iterable[int]) -> str:
+    """Slot numbers as a PostgreSQL int4multirange literal."""
+    parts: list[str] = []
+    start = previous = None
+    for slot in sorted(set(slots)):
+        if start is None or previous is None:
+            start = previous = slot
+        elif slot == previous + 1:
+            previous = slot
+        else:
+            parts.append(f"[{start},{previous + 1})")
+            start = previous = slot
+    if start is not None and previous is not None:
+        parts.append(f"[{start},{previous + 1})")
+    return "{" + ",".join(parts) + "}"
+
+
+def _frame_json(frame: FrameRecord) -> dict[str, Any]:
+    return {
+        "id": str(frame.frame_id), "camera_id": frame.camera_id, "source_type": frame.source_type.value,
+        "sequence": frame.sequence, "storage_path": frame.storage_path, "filename": frame.filename,
+        "capture_timestamp": frame.timestamp.isoformat(), "timestamp_source": frame.timestamp_source.value,
+        "timestamp_uncertainty_ms": frame.timestamp_uncertainty_ms,
+        "camera_timestamp": frame.camera_timestamp.isoformat() if frame.camera_timestamp else None,
+        "width": frame.width, "height": frame.height,
+        "size_bytes": frame.size_bytes, "format": frame.format, "content_type": frame.content_type,
+        "sha256": frame.sha256, "exif": frame.exif, "meta": frame.meta,
+    }  # fmt: skip
+
+
+class Ledger:
+    """The ledgers of requests, in the caller's transaction."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        self.session = session
+
+    async def record(
+        self,
+        request_id: UUID,
+        frames: Sequence[FrameRecord],
+        drops: Mapping[DropReason, Iterable[int]],
+        expected: int,
+        idle: Iterable[int] = (),
+    ) -> list[Recorded]:
+        """Stored frames, dropped slots and slots come due, in one round trip; counters follow from rows inserted.
+
+        `idle`: slots that belong to no event (event_driven). Idempotent: a frame that its slot has already is `exists`,
+        a slot booked before stays where it is.
+        """
+        booked = {reason.value: multirange(slots) for reason, slots in drops.items()}
+        if (unwanted := multirange(idle)) != "{}":
+            booked["idle"] = unwanted
+        rows = await self.session.execute(
+            sql(
+                "SELECT sequence, outcome, storage_path FROM record_slots("
+                "CAST(:id AS uuid), CAST(:frames AS jsonb), CAST(:drops AS jsonb), CAST(:expected AS int))"
+            ),
+            {
+                "id": request_id,
+                "frames": json.dumps([_frame_json(frame) for frame in frames]),
+                "drops": json.dumps(booked),
+                "expected": expected,
+            },
+        )
+        return [Recorded(row.sequence, row.outcome, row.storage_path) for row in rows]
+
+    async def open_slots(self, request_id: UUID, slots: Iterable[int]) -> None:
+        """Slots that were idle belong to an event after all: they are due."""
+        await self.session.execute(
+            sql("SELECT open_slots(CAST(:id AS uuid), CAST(CAST(:slots AS text) AS int4multirange))"),
+            {"id": request_id, "slots": multirange(slots)},
+        )
+
+    async def abandon(self, request_id: UUID, slots: Iterable[int]) -> None:
+        """Slots whose frames the spool gave up: spool_full, where they are `spooled` or not accounted for yet."""
+        await self.session.execute(
+            sql("SELECT abandon_slots(CAST(:id AS uuid), CAST(CAST(:slots AS text) AS int4multirange))"),
+            {"id": request_id, "slots": multirange(slots)},
+        )
+
+    async def settle(self, request_id: UUID, reason: DropReason, expected: int) -> None:
+        """Every slot below `expected` that is neither stored nor dropped nor idle is dropped for `reason`."""
+        await self.session.execute(
+            sql("SELECT settle_slots(CAST(:id AS uuid), CAST(:reason AS text), CAST(:expected AS int))"),
+            {"id": request_id, "reason": reason.value, "expected": expected},
+        )

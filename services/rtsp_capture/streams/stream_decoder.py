@@ -1,0 +1,140 @@
+"""The decoding of one stream's pictures, for all captures that share it.
+
+Pictures of captures are decoded one after the other, by one decoder; a picture that several captures want is decoded
+once. Snapshots have a decoder of their own (`LiveDecoder`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import TypeVar
+
+from services.rtsp_capture.media.decoder import KEPT_SECONDS, Jpeg, PictureDecoder
+from services.rtsp_capture.media.gop_buffer import Picture
+from services.rtsp_capture.media.luma import Luma
+from services.rtsp_capture.media.packets import StreamInfo
+from services.rtsp_capture.streams.live_decoder import LiveDecoder
+from utils.exceptions import CaptureFailure
+from utils.metrics import DECODE_SECONDS
+from utils.pool import WorkerPool
+
+Verdict = TypeVar("Verdict")
+
+
+class StreamDecoder:
+    """One a stream. On the event loop; decodes in the pool. `info` is that of the newest connection, None before."""
+
+    def __init__(self, pool: WorkerPool, *, lossy: bool) -> None:
+        """`lossy`: the transport may lose data without saying so (UDP)."""
+        self._pool = pool
+        self._lossy = lossy
+        self.info: StreamInfo | None = None
+        self._segment = 0  # of `info`
+        self._decoder: PictureDecoder | None = None
+        self._decoder_segment = 0
+        self._lock = asyncio.Lock()
+        self._release_timer: asyncio.TimerHandle | None = None
+        self._decoding: dict[tuple[int, float, int], asyncio.Task[Jpeg]] = {}
+        self._wanted: Counter[tuple[int, float, int]] = Counter()  # how many wait for each of them
+        self._live_decoder = LiveDecoder(pool, lossy=lossy)
+
+    def opened(self, info: StreamInfo, segment: int) -> None:
+        """A connection is open."""
+        self.info, self._segment = info, segment
+
+    def follow(self, picture: Picture) -> None:
+        """A picture came, in decoding order."""
+        self._live_decoder.follow(picture)
+
+    async def decode(self, picture: Picture, quality: int) -> Jpeg:
+        """The picture as JPEG; one that is being decoded already, for another capture, is decoded once.
+
+        Raises CaptureFailure decode_failed.
+        """
+        key = (picture.packet.segment, picture.packet.pts, quality)
+        task = self._decoding.get(key)
+        if task is None or task.done():
+            task = asyncio.create_task(self._decode(picture, quality))
+            self._decoding[key] = task
+            task.add_done_callback(partial(self._decoded, key))
+        self._wanted[key] += 1
+        try:
+            return await asyncio.shield(task)
+        finally:
+            self._wanted[key] -= 1
+            if not self._wanted[key]:
+                del self._wanted[key]
+
+    def _decoded(self, key: tuple[int, float, int], task: asyncio.Task[Jpeg]) -> None:
+        if self._decoding.get(key) is task:
+            del self._decoding[key]
+        if not task.cancelled():
+            task.exception()  # marks it as retrieved, though no caller may wait for it any more
+
+    async def snapshot(self, picture: Picture, quality: int) -> Jpeg:
+        """As `decode`, of a picture wanted at once. A decoder then follows the stream, so that the next one is quick."""
+        if picture.packet.key or self.info is None:
+            return await self.decode(picture, quality)
+        return await self._live_decoder.jpeg(self.info, picture, quality)
+
+    async def _decode(self, picture: Picture, quality: int) -> Jpeg:
+        async with self._lock:
+            if not self._wanted[picture.packet.segment, picture.packet.pts, quality]:
+                # Its captures gave it up while it waited for the lock: decoding it would delay the others.
+                raise CaptureFailure("decode_failed", "No capture waits for the picture any more.")
+            decoder = self._decoder_for(picture)
+            started = time.perf_counter()
+            try:
+                jpeg = await self._pool.run(decoder.decode, picture, quality)
+            finally:
+                DECODE_SECONDS.observe(time.perf_counter() - started)
+                self._release_later()
+            if picture.packet.segment == self._segment:
+                self._note_size(jpeg)
+            return jpeg
+
+    def _note_size(self, jpeg: Jpeg) -> None:
+        """Some cameras switch their size while they send (a JPEG leaves out an odd last row or column)."""
+        info = self.info
+        if info is not None and (jpeg.width, jpeg.height) != (info.width & ~1, info.height & ~1):
+            self.info = replace(info, width=jpeg.width, height=jpeg.height)
+
+    async def inspect(self, picture: Picture, width: int, judge: Callable[[Luma], Verdict]) -> Verdict:
+        """The verdict of `judge`, which is called in the decode pool, on the picture's luma, `width` wide.
+
+        Raises CaptureFailure decode_failed.
+        """
+        async with self._lock:
+            decoder = self._decoder_for(picture)
+            try:
+                return await self._pool.run(lambda: judge(decoder.luma(picture, width)))
+            finally:
+                self._release_later()
+
+    def _decoder_for(self, picture: Picture) -> PictureDecoder:
+        if self._decoder is None or self._decoder_segment != picture.packet.segment:
+            if self.info is None:
+                raise CaptureFailure("decode_failed", "The stream was never open.")
+            self._decoder = PictureDecoder(self.info, lossy=self._lossy)
+            self._decoder_segment = picture.packet.segment
+        return self._decoder
+
+    def _release_later(self) -> None:
+        """Between two pictures of a slow capture a camera's decoder keeps no frame: 3.3 MB at 1080p."""
+        if self._release_timer is None:
+            self._release_timer = asyncio.get_running_loop().call_later(KEPT_SECONDS, self._release)
+
+    def _release(self) -> None:
+        self._release_timer = None
+        if self._lock.locked() or (self._decoder is not None and self._decoder.forget()):
+            self._release_later()
+
+    async def close(self) -> None:
+        await self._live_decoder.close()
+        if self._release_timer is not None:
+            self._release_timer.cancel()
