@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from models.access import CameraGrant
+
 CAMERA_ID_PATTERN = r"^[A-Za-z0-9._-]{1,100}$"
 
 
@@ -325,8 +327,9 @@ class LogEventType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LogFilter:
-    """What a reader of the event log wants; None: all."""
+    """What a reader of the event log may see (`cameras`) and wants; None: all."""
 
+    cameras: CameraGrant
     types: tuple[LogEventType, ...] | None = None
     camera_id: str | None = None
 

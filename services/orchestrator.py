@@ -13,6 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from config import Settings
+from models.access import ALL_CAMERAS, ANONYMOUS, CameraGrant, Principal, Scope
 from models.entities import CameraConfiguration, CaptureEvent, IngestionRequest
 from models.schemas import (
     IngestionResponse,
@@ -35,6 +36,7 @@ from models.values import (
     Transport,
 )
 from repositories.database import Database, UnitOfWork
+from services.access.limits import Shares
 from services.execution.runner import CaptureRunner
 from services.idempotency.operation import Operation
 from services.reads.queries import read_request
@@ -47,6 +49,7 @@ from services.upload_handler.handler import UploadHandler
 from utils.exceptions import (
     CameraDisabled,
     CameraNotFound,
+    Forbidden,
     IngestionException,
     InvalidImage,
     InvalidRequest,
@@ -79,9 +82,16 @@ class Orchestrator:
     """One a process. `start` begins to run captures, `stop` hands them back."""
 
     def __init__(
-        self, settings: Settings, capture: CaptureDeps, leases: Database, uploads: UploadHandler, policy: AddressPolicy
+        self,
+        settings: Settings,
+        capture: CaptureDeps,
+        leases: Database,
+        uploads: UploadHandler,
+        policy: AddressPolicy,
+        shares: Shares,
     ) -> None:
-        """`leases`: a dedicated connection, for the renewal of leases."""
+        """`leases`: a dedicated connection, for the renewal of leases. `shares`: what one principal may hold."""
+        self._shares = shares
         self._settings = settings
         self._capture = capture
         self._database: Database = capture.database
@@ -102,6 +112,7 @@ class Orchestrator:
     async def submit_capture(
         self,
         body: RTSPIngestionRequest,
+        who: Principal,
         operation: Operation | None = None,
         *,
         max_staleness: float = 0,
@@ -111,7 +122,8 @@ class Orchestrator:
 
         The id is the operation's. `answered`: what is returned is the answer; else that comes later. Raises
         InvalidRequest, TimestampOutOfRange, AddressNotAllowed, CameraDisabled, TooManyPending, SecretUnreadable,
-        DatabaseUnavailable, ShuttingDown, RequestInProgress when the operation's key has gone to another request.
+        DatabaseUnavailable, ShuttingDown, RequestInProgress when the operation's key has gone to another request; Forbidden
+        for a URL of a registered camera's caller who may not change cameras.
         """
         self.check_accepting()
         operation = operation or Operation()
@@ -121,10 +133,14 @@ class Orchestrator:
         async with self._database.unit_of_work() as uow:
             camera = await uow.cameras.get(body.camera_id)
             pending = await uow.requests.count_pending(self._settings.RTSP.MAX_PENDING)
+            share = self._shares.most(self._settings.RTSP.MAX_PENDING)
+            owned = 0 if who is ANONYMOUS else await uow.requests.count_pending_of(who.owner, share)
         if pending >= self._settings.RTSP.MAX_PENDING:
             raise TooManyPending(retry_after=10)
-        row = self.capture_row(body, camera, max_staleness)
-        row.id = operation.request_id
+        if owned >= share:
+            raise TooManyPending("This caller's share (LIMITS__SHARE) of RTSP__MAX_PENDING is waiting.", retry_after=10)
+        row = self.capture_row(self._with_known_url(body, camera, who), camera, max_staleness)
+        row.id, row.owner = operation.request_id, None if who is ANONYMOUS else who.owner
         stored = await self._database.retry_until_known(lambda uow: self._add(uow, row, camera, operation, answered))
         log.info("capture_accepted", ingestion_id=str(row.id), camera_id=row.camera_id, mode=row.capture_mode)
         self.runner.wake()
@@ -155,6 +171,7 @@ class Orchestrator:
             if not await uow.cameras.hold_all([row.camera_id for row in rows]):
                 raise CameraNotFound
             held = await uow.requests.add_group(rows, self.runner.owner, self._settings.RTSP.LEASE_TTL)
+            await uow.audit.write(group_id, "burst.take")
             await operation.begin(uow)
             return held
 
@@ -178,11 +195,24 @@ class Orchestrator:
         if camera is not None and not await uow.cameras.hold(camera.camera_id):
             raise CameraNotFound
         stored = await uow.requests.add_capture(row)
+        await uow.audit.write(row.id, "capture.submit")
         if answered:
             await operation.keep(uow, to_response(stored, [], [], self._secrets))
         else:
             await operation.begin(uow)
         return stored
+
+    def _with_known_url(
+        self, body: RTSPIngestionRequest, camera: CameraConfiguration | None, who: Principal
+    ) -> RTSPIngestionRequest:
+        """The body; a registered camera's masked URL stands for its own, any other is for those who may change it."""
+        if camera is None or body.rtsp_url is None:
+            return body
+        if body.rtsp_url == self._secrets.masked(camera.rtsp_url):
+            return body.model_copy(update={"rtsp_url": None})
+        if not who.has(Scope.CAMERAS_WRITE):
+            raise Forbidden("Another URL for a registered camera needs cameras:write.", details={"scope": "cameras:write"})
+        return body
 
     def _check_moment(self, body: RTSPIngestionRequest) -> None:
         if body.frame_timestamp is None:
@@ -258,6 +288,7 @@ class Orchestrator:
         async def commit(records: Sequence[FrameRecord]) -> None:
             async def add(uow: UnitOfWork) -> None:
                 await uow.requests.add_upload(row, records, indexes)
+                await uow.audit.write(request_id, "upload.store")
                 if operation.keyed:
                     await operation.keep(uow, await self._whole(uow, request_id))
 
@@ -279,14 +310,24 @@ class Orchestrator:
 
     async def _whole(self, uow: UnitOfWork, request_id: UUID) -> IngestionResponse:
         """The request as this transaction has it, its frames without URLs."""
-        row, gaps, frames = await read_request(uow, request_id)
+        row, gaps, frames = await read_request(uow, request_id, ALL_CAMERAS)
         return to_response(row, gaps, [to_frame_info(frame, NO_URL) for frame in frames], self._secrets)
 
     # -- requests ----------------------------------------------------------------------------------------------
 
-    async def cancel(self, request_id: UUID) -> bool:
-        """Asks for a capture's end; True when it was final already. Raises RequestNotFound, DatabaseUnavailable."""
-        before = await self._database.retry_until_known(lambda uow: uow.captures.request_cancel(request_id))
+    async def cancel(self, request_id: UUID, cameras: CameraGrant) -> bool:
+        """Asks for a capture's end; True when it was final already.
+
+        Raises RequestNotFound, also when its camera is not of `cameras`; DatabaseUnavailable.
+        """
+
+        async def ask(uow: UnitOfWork) -> IngestionStatus | None:
+            before = await uow.captures.request_cancel(request_id, cameras)
+            if before is not None and before not in FINAL_STATUSES:
+                await uow.audit.write(request_id, "capture.cancel")
+            return before
+
+        before = await self._database.retry_until_known(ask)
         if before is None:
             raise RequestNotFound
         if (job := self.runner.job(request_id)) is not None:
@@ -321,7 +362,9 @@ class Orchestrator:
         if (event := self._finished.get(request_id)) is not None:
             event.set()
 
-    async def trigger(self, request_id: UUID, body: TriggerRequest, operation: Operation | None = None) -> UUID:
+    async def trigger(
+        self, request_id: UUID, body: TriggerRequest, cameras: CameraGrant, operation: Operation | None = None
+    ) -> UUID:
         """An event for a running event_driven capture, whichever process runs it; returns the event's id, the operation's.
 
         Raises RequestNotFound, NotRunning, TimestampOutOfRange, DatabaseUnavailable, ShuttingDown, RequestInProgress
@@ -332,7 +375,10 @@ class Orchestrator:
         event_id, at = operation.request_id, body.at or datetime.now(UTC)
 
         async def add(uow: UnitOfWork) -> CaptureEvent:
+            if await uow.requests.visible(request_id, cameras) is None:
+                raise RequestNotFound
             row = await self._add_trigger(uow, event_id, request_id, body.label, at)
+            await uow.audit.write(request_id, "capture.trigger")
             await operation.keep(uow, TriggerAccepted(event_id=event_id))
             return row
 
@@ -347,7 +393,7 @@ class Orchestrator:
     ) -> CaptureEvent:
         if (known := await uow.events.get(event_id)) is not None:
             return known  # this very call, or an earlier run of its key, whose COMMIT was not known to have succeeded
-        row = await uow.captures.lock(request_id)
+        row = await uow.captures.lock(request_id, ALL_CAMERAS)
         if row is None:
             raise RequestNotFound
         running = row.status == IngestionStatus.IN_PROGRESS.value and row.cancel_requested_at is None

@@ -19,7 +19,6 @@ from utils.exceptions import InvalidRequest
 RowId = TypeVar("RowId", UUID, str)
 MAX_CURSOR_CHARS = 500
 _TAG_BYTES = 16
-_UNBOUND = b"unbound"
 
 
 def _tag(payload: bytes, filters: Any, key: bytes) -> bytes:
@@ -28,18 +27,13 @@ def _tag(payload: bytes, filters: Any, key: bytes) -> bytes:
     return hmac.digest(key, message, "sha256")[:_TAG_BYTES]
 
 
-def encode_cursor(at: datetime, row_id: UUID | str, filters: Any, key: bytes = _UNBOUND) -> str:
+def encode_cursor(at: datetime, row_id: UUID | str, filters: Any, key: bytes) -> str:
     """A cursor after the row (at, row_id) of a list with these filters (a dataclass)."""
     payload = json.dumps([at.isoformat(), str(row_id)]).encode()
     return base64.urlsafe_b64encode(_tag(payload, filters, key) + payload).decode().rstrip("=")
 
 
-def decode_cursor(cursor: str, filters: Any, key: bytes = _UNBOUND) -> tuple[datetime, UUID]:
-    """`decode_key` of a list whose ids are UUIDs."""
-    return decode_key(cursor, filters, UUID, key)
-
-
-def decode_key(cursor: str, filters: Any, kind: type[RowId], key: bytes = _UNBOUND) -> tuple[datetime, RowId]:
+def decode_key(cursor: str, filters: Any, kind: type[RowId], key: bytes) -> tuple[datetime, RowId]:
     """(time, id) of the last row seen. Raises InvalidRequest for a cursor that is not one of this list."""
     bad = InvalidRequest.of("cursor", "is not a cursor of this list with these filters", location="query", code="cursor")
     if len(cursor) > MAX_CURSOR_CHARS:

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.http import examples
+from api.http.access.check import WhoDep, allow_camera
 from api.http.access.rules import needs
 from api.http.dependencies import ServicesDep, StateDep
 from api.http.idempotency import AttemptDep
@@ -46,7 +47,8 @@ GroupId = Annotated[StrictUuid, Path(description="The burst's id.")]
 )  # fmt: skip
 @needs(Scope.INGEST_WRITE)
 async def take_burst(
-    body: BurstRequest, request: Request, response: Response, services: ServicesDep, state: StateDep, attempt: AttemptDep
+    body: BurstRequest, request: Request, response: Response, services: ServicesDep, state: StateDep, attempt: AttemptDep,
+    who: WhoDep,
 ) -> Any:
     """One frame a camera, the one nearest to the same moment, by a single_frame request each.
 
@@ -54,7 +56,8 @@ async def take_burst(
     frame is stored the answer is the first camera's problem, with all of `results`.
     """
     services.orchestrator.check_accepting()
-    taken = await while_wanted(request, state, services.bursts.take(body, attempt))
+    allow_camera(who, *body.camera_ids)
+    taken = await while_wanted(request, state, services.bursts.take(body, who, attempt))
     response.headers["Location"] = f"/api/v1/ingest/burst/{taken.group_id}"
     return taken
 
@@ -67,5 +70,5 @@ async def take_burst(
     responses={200: answer("As it stands now.", examples.BURST), **problems("request_not_found")},
 )
 @needs(Scope.INGEST_READ)
-async def get_burst(group_id: GroupId, services: ServicesDep) -> Any:
-    return await services.bursts.get(group_id)
+async def get_burst(group_id: GroupId, services: ServicesDep, who: WhoDep) -> Any:
+    return await services.bursts.get(group_id, who.cameras)

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.http import examples
+from api.http.access.check import WhoDep, allow_camera, share
 from api.http.access.rules import needs
 from api.http.body import media_type
 from api.http.dependencies import ServicesDep, StateDep
@@ -34,6 +35,7 @@ from utils.exceptions import CaptureCode, UnsupportedMediaType
 router = make_router("/api/v1/cameras", tags=["cameras"])
 
 PathCameraId = Annotated[CameraId, Path(description="The camera's id.")]
+PROBES = 20  # at once, those that wait for their turn included
 PATCH_TYPES = ("application/merge-patch+json", "application/json")
 _BODY = ("payload_too_large", "unsupported_media_type", "request_timeout")
 # A snapshot asks for no past moment.
@@ -61,8 +63,9 @@ def _located(description: str, example: Any, what: str) -> dict[str, Any]:
     openapi_extra=_body_example(examples.CAMERA_NEW),
 )
 @needs(Scope.CAMERAS_WRITE)
-async def create_camera(body: CameraCreate, response: Response, services: ServicesDep) -> Any:
-    created = await services.cameras.create(body)
+async def create_camera(body: CameraCreate, response: Response, services: ServicesDep, who: WhoDep) -> Any:
+    allow_camera(who, body.camera_id)
+    created = await services.cameras.create(body, who)
     response.headers["Location"] = f"/api/v1/cameras/{created.camera_id}"
     return created
 
@@ -75,8 +78,8 @@ async def create_camera(body: CameraCreate, response: Response, services: Servic
     responses={200: answer("A page.", examples.CAMERA_PAGE), **problems()},
 )
 @needs(Scope.CAMERAS_READ)
-async def list_cameras(services: ServicesDep, limit: Limit = 50, cursor: Cursor = None) -> Any:
-    return await services.cameras.list(limit, cursor)
+async def list_cameras(services: ServicesDep, who: WhoDep, limit: Limit = 50, cursor: Cursor = None) -> Any:
+    return await services.cameras.list(limit, cursor, who)
 
 
 @router.post(
@@ -93,7 +96,8 @@ async def list_cameras(services: ServicesDep, limit: Limit = 50, cursor: Cursor 
 @needs(Scope.CAMERAS_WRITE)
 async def probe_url(body: ProbeRequest, request: Request, services: ServicesDep, state: StateDep) -> Any:
     """Connects, reads 3 to 12 seconds of packets, decodes one picture. Stores nothing."""
-    return await while_wanted(request, state, services.cameras.probe_url(body))
+    with share(request, "probes", PROBES):
+        return await while_wanted(request, state, services.cameras.probe_url(body))
 
 
 @router.get(
@@ -104,8 +108,8 @@ async def probe_url(body: ProbeRequest, request: Request, services: ServicesDep,
     responses={200: answer("The camera.", examples.CAMERA), **problems("camera_not_found")},
 )
 @needs(Scope.CAMERAS_READ)
-async def get_camera(camera_id: PathCameraId, services: ServicesDep) -> Any:
-    return await services.cameras.get(camera_id)
+async def get_camera(camera_id: PathCameraId, services: ServicesDep, who: WhoDep) -> Any:
+    return await services.cameras.get(camera_id, who.cameras)
 
 
 async def _patch_type(request: Request) -> None:
@@ -137,9 +141,10 @@ async def _patch_type(request: Request) -> None:
     },
 )
 @needs(Scope.CAMERAS_WRITE)
-async def update_camera(camera_id: PathCameraId, body: CameraPatch, services: ServicesDep) -> Any:
+async def update_camera(camera_id: PathCameraId, body: CameraPatch, services: ServicesDep, who: WhoDep) -> Any:
     """Absent members stay, null resets, objects are merged. An rtsp_url equal to its masked form keeps the secret."""
-    return await services.cameras.update(camera_id, body)
+    allow_camera(who, camera_id)
+    return await services.cameras.update(camera_id, body, who)
 
 
 @router.delete(
@@ -150,7 +155,8 @@ async def update_camera(camera_id: PathCameraId, body: CameraPatch, services: Se
     responses=problems("camera_not_found", "camera_in_use"),
 )
 @needs(Scope.CAMERAS_WRITE)
-async def delete_camera(camera_id: PathCameraId, services: ServicesDep) -> Response:
+async def delete_camera(camera_id: PathCameraId, services: ServicesDep, who: WhoDep) -> Response:
+    allow_camera(who, camera_id)
     await services.cameras.delete(camera_id)
     return Response(status_code=204)
 
@@ -166,9 +172,13 @@ async def delete_camera(camera_id: PathCameraId, services: ServicesDep) -> Respo
     },
 )
 @needs(Scope.CAMERAS_WRITE)
-async def probe_camera(camera_id: PathCameraId, request: Request, services: ServicesDep, state: StateDep) -> Any:
+async def probe_camera(
+    camera_id: PathCameraId, request: Request, services: ServicesDep, state: StateDep, who: WhoDep
+) -> Any:
     """As `POST /cameras/probe`, with the registered URL; also of a disabled camera."""
-    return await while_wanted(request, state, services.cameras.probe(camera_id))
+    allow_camera(who, camera_id)
+    with share(request, "probes", PROBES):
+        return await while_wanted(request, state, services.cameras.probe(camera_id))
 
 
 def _frame_location(frame: FrameInfo) -> str:
@@ -198,11 +208,13 @@ async def take_snapshot(
     services: ServicesDep,
     state: StateDep,
     attempt: AttemptDep,
+    who: WhoDep,
     body: SnapshotRequest | None = None,
 ) -> Any:
     """By a single_frame request of its own: from the open stream at once, else the stream is opened for it."""
     services.orchestrator.check_accepting()
+    allow_camera(who, camera_id)
     attempt.answers(201, _frame_location)
-    frame = await while_wanted(request, state, services.snapshots.take(camera_id, body or SnapshotRequest(), attempt))
+    frame = await while_wanted(request, state, services.snapshots.take(camera_id, body or SnapshotRequest(), who, attempt))
     response.headers["Location"] = _frame_location(frame)
     return frame

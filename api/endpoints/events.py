@@ -17,6 +17,7 @@ from starlette.types import Receive, Send
 from starlette.types import Scope as ASGIScope
 
 from api.http import examples
+from api.http.access.check import WhoDep, ended, share
 from api.http.access.rules import needs
 from api.http.dependencies import ServicesDep, StateDep
 from api.http.openapi import header, problems
@@ -64,13 +65,14 @@ def _types(value: str | None) -> tuple[LogEventType, ...] | None:
 
 
 async def _filter(
+    who: WhoDep,
     types: Annotated[
         str | None,
         Query(max_length=500, description="Only these, comma-separated.", examples=["frame.stored,frame.deleted"]),
     ] = None,
     camera_id: Annotated[CameraId | None, Query(description="Only of this camera.")] = None,
 ) -> LogFilter:
-    return LogFilter(_types(types), camera_id)
+    return LogFilter(who.cameras, _types(types), camera_id)
 
 
 def wants_stream(request: Request) -> bool:
@@ -111,7 +113,9 @@ class _EventStream(Response):
             request = Request(scope, receive)
             writing = asyncio.ensure_future(self._write(send))
             leaving = asyncio.ensure_future(disconnected(request))
-            tasks = (writing, leaving, asyncio.ensure_future(self._state.stopping.wait()))
+            # A revoked or narrowed credential ends the stream: the client comes back with what it then has.
+            revoked = asyncio.ensure_future(ended(request))
+            tasks = (writing, leaving, asyncio.ensure_future(self._state.stopping.wait()), revoked)
             try:
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 gone = leaving.done()
@@ -157,6 +161,7 @@ async def _answer(
 ) -> Response:
     with ExitStack() as place:
         if wait > 0:
+            place.enter_context(share(request, "event readers", state.settings.EVENTS.MAX_READERS))
             place.enter_context(services.event_log.reader("poll"))
         page = await while_wanted(request, state, services.event_log.page(start, wanted, limit, wait))
     items = b",".join(event.body for event in page.events)
@@ -212,6 +217,7 @@ async def read_events(
     if not stream:
         return await _answer(start, wanted, limit, 0 if head else wait, request, state, services)
     with ExitStack() as place:
+        place.enter_context(share(request, "event readers", state.settings.EVENTS.MAX_READERS))
         place.enter_context(services.event_log.reader("stream"))
         first = await services.event_log.page(start, wanted, STREAM_PAGE)
         if head:

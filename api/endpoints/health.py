@@ -62,7 +62,12 @@ async def health(state: StateDep) -> Response:
 )
 @public
 async def health_ready(state: StateDep) -> Response:
-    return _answer(await _check(state))
+    health = await _check(state)
+    if state.settings.AUTH.MODE != "off":  # anybody may ask: the status only
+        status = 503 if health.status == "unhealthy" else 200
+        headers = {"Cache-Control": "no-store"} | ({"Retry-After": "1"} if status == 503 else {})
+        return JSONResponse({"status": health.status}, status_code=status, headers=headers)
+    return _answer(health)
 
 
 @router.get(

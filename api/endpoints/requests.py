@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.http import examples
+from api.http.access.check import WhoDep, allow_camera
 from api.http.access.rules import needs
 from api.http.dependencies import ServicesDep, StateDep
 from api.http.idempotency import AttemptDep
@@ -50,18 +51,19 @@ def status_location(request_id: UUID) -> str:
 @needs(Scope.INGEST_WRITE)
 async def submit_capture(
     body: RTSPIngestionRequest, request: Request, response: Response, services: ServicesDep, state: StateDep,
-    attempt: AttemptDep,
+    attempt: AttemptDep, who: WhoDep,
 ) -> Any:
     """Answers at once, before the camera is reached. With `Prefer: wait=N` it waits for the final state."""
     services.orchestrator.check_accepting()
+    allow_camera(who, body.camera_id)
     attempt.answers(202, lambda accepted: status_location(accepted.request_id))
-    accepted = await services.orchestrator.submit_capture(body, attempt)
+    accepted = await services.orchestrator.submit_capture(body, who, attempt)
     response.headers["Location"] = status_location(accepted.request_id)
     if await wait_final(request, response, state, services, accepted.request_id):
         response.status_code = 200
     elif "Preference-Applied" not in response.headers:
         return accepted
-    return await services.queries.get_request(accepted.request_id)
+    return await services.queries.get_request(accepted.request_id, who)
 
 
 @router.get(
@@ -74,13 +76,13 @@ async def submit_capture(
 )
 @needs(Scope.INGEST_READ)
 async def get_request(
-    request_id: RequestId, request: Request, response: Response, services: ServicesDep, state: StateDep
+    request_id: RequestId, request: Request, response: Response, services: ServicesDep, state: StateDep, who: WhoDep
 ) -> Any:
     """With `Prefer: wait=N`: as soon as the state is final, or after N seconds."""
     response.headers["Vary"] = "Prefer"
-    current = await services.queries.get_request(request_id)  # an unknown one is 404 without a wait
+    current = await services.queries.get_request(request_id, who)  # an unknown one is 404 without a wait
     if await wait_final(request, response, state, services, request_id) or "Preference-Applied" in response.headers:
-        current = await services.queries.get_request(request_id)
+        current = await services.queries.get_request(request_id, who)
     return current
 
 
@@ -109,11 +111,12 @@ async def _filter(
 @needs(Scope.INGEST_READ)
 async def list_requests(
     services: ServicesDep,
+    who: WhoDep,
     matching: Annotated[RequestFilter, Depends(_filter)],
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Any:
-    return await services.queries.list_requests(matching, limit, cursor)
+    return await services.queries.list_requests(matching, limit, cursor, who)
 
 
 @router.post(
@@ -130,9 +133,9 @@ async def list_requests(
     openapi_extra={"parameters": [IDEMPOTENCY]},
 )
 @needs(Scope.INGEST_WRITE)
-async def cancel_request(request_id: RequestId, response: Response, services: ServicesDep) -> Any:
-    was_final = await services.orchestrator.cancel(request_id)
+async def cancel_request(request_id: RequestId, response: Response, services: ServicesDep, who: WhoDep) -> Any:
+    was_final = await services.orchestrator.cancel(request_id, who.cameras)
     response.headers["Location"] = status_location(request_id)
     if was_final:
         response.status_code = 200
-    return await services.queries.get_request(request_id)
+    return await services.queries.get_request(request_id, who)

@@ -10,8 +10,10 @@ from uuid import UUID
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.http.access.check import ended, share
 from api.http.state import AppState
 from api.http.waiting import disconnected
+from utils.exceptions import Unauthorized
 
 if TYPE_CHECKING:
     from services.runtime import Services
@@ -55,18 +57,22 @@ def wait_seconds(request: Request) -> int | None:
 async def wait_final(request: Request, response: Response, state: AppState, services: Services, request_id: UUID) -> bool:
     """Whether the request became final in the time the client prefers to wait; False at once without a preference.
 
-    Ends early when the service stops or the client goes away.
+    Ends early when the service stops or the client goes away. Raises Unauthorized when the caller's credential ends.
     """
     seconds = wait_seconds(request)
     if seconds is None:
         return False
     response.headers["Preference-Applied"] = f"wait={seconds}"
-    final = asyncio.ensure_future(services.orchestrator.wait_final(request_id, float(seconds)))
-    others = [asyncio.ensure_future(state.stopping.wait()), asyncio.ensure_future(disconnected(request))]
-    try:
-        await asyncio.wait({final, *others}, return_when=asyncio.FIRST_COMPLETED)
-        return bool(final.result()) if final.done() else False
-    finally:
-        for task in (final, *others):
-            task.cancel()
-        await asyncio.gather(final, *others, return_exceptions=True)
+    with share(request, "waits", state.settings.API.MAX_CONCURRENT_REQUESTS):
+        final = asyncio.ensure_future(services.orchestrator.wait_final(request_id, float(seconds)))
+        revoked = asyncio.ensure_future(ended(request))
+        others = [asyncio.ensure_future(state.stopping.wait()), asyncio.ensure_future(disconnected(request)), revoked]
+        try:
+            await asyncio.wait({final, *others}, return_when=asyncio.FIRST_COMPLETED)
+            if revoked.done():
+                raise Unauthorized("The credential has ended.", details={"given": True})
+            return bool(final.result()) if final.done() else False
+        finally:
+            for task in (final, *others):
+                task.cancel()
+            await asyncio.gather(final, *others, return_exceptions=True)

@@ -14,8 +14,9 @@ from fastapi.routing import APIRoute, iter_route_contexts
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.http.access.check import authorize
+from api.http.access.check import authorize, principal
 from api.http.access.rules import Rule, UndeclaredAccess, rule_of
+from api.http.access.shown import shown
 from api.http.body import pace_of, read_json
 from api.http.idempotency import check_key, serve, takes_key
 from api.http.state import app_state
@@ -83,7 +84,8 @@ class StrictRoute(APIRoute):
                 body = await read_json(request, pace_of(api), api.MAX_JSON_BYTES)
                 # Where Request.body() and .json() keep what they have read: FastAPI asks those.
                 request._body, request._json = body
-            return await (serve(request, handler, body) if keyed else handler(request))
+            response = await (serve(request, handler, body) if keyed else handler(request))
+            return response if rule.public else shown(response, principal(request))
 
         return strict
 

@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
+from api.http.access.check import ended
 from api.http.state import AppState
-from utils.exceptions import ShuttingDown
+from utils.exceptions import ShuttingDown, Unauthorized
 
 T = TypeVar("T")
 
@@ -21,12 +22,15 @@ async def disconnected(request: Request) -> None:
 
 
 async def while_wanted(request: Request, state: AppState, work: Coroutine[Any, Any, T]) -> T:
-    """The work's result; it is cancelled when the client goes away or the service stops. Raises ShuttingDown then."""
-    task = asyncio.ensure_future(work)
-    others = [asyncio.ensure_future(state.stopping.wait()), asyncio.ensure_future(disconnected(request))]
+    """The work's result; it is cancelled when the client goes away or the service stops. Raises ShuttingDown then, and
+    Unauthorized when the caller's credential ends."""
+    task, revoked = asyncio.ensure_future(work), asyncio.ensure_future(ended(request))
+    others = [asyncio.ensure_future(state.stopping.wait()), asyncio.ensure_future(disconnected(request)), revoked]
     try:
         await asyncio.wait({task, *others}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
+            if revoked.done():
+                raise Unauthorized("The credential has ended.", details={"given": True})
             raise ShuttingDown  # to a client that is gone, any answer will do
         return task.result()
     finally:

@@ -1,1 +1,1 @@
-"""Rows of access control: keys, browser sessions, the audit, and grants as conditions."""
+"""Rows of access control: keys, browser sessions, the audit."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, TypeVar
 
+from models.access import ALL_CAMERAS
 from repositories.base import Key
 from repositories.database import Database
 from repositories.frames import Promise
@@ -138,7 +139,7 @@ class Verifier:
     async def _still_stored(self, frame: Promise) -> bool:
         async def look() -> bool:
             async with self._database.unit_of_work() as uow:
-                return await uow.frames.get_stored(frame.id) is not None
+                return await uow.frames.get_stored(frame.id, ALL_CAMERAS) is not None
 
         return await _again(look)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends
@@ -104,8 +107,12 @@ def _count(request: Request, access: Access, who: Principal, address: str) -> No
         told.update(quota.headers())
 
 
-def count_bytes(request: Request, access: Access, size: int) -> None:
+def count_bytes(request: Request, size: int) -> None:
     """Counts an upload's bytes before they are read. Raises RateLimited."""
+    services = app_state(request).services
+    if services is None or services.access is None:
+        return
+    access: Access = services.access
     told: dict[str, str] = request.scope.get("trackshift.headers", {})
     try:
         quota = access.rates.upload(size, caller_name(principal(request), request.scope[_ADDRESS]))
@@ -126,6 +133,33 @@ def principal(request: Request) -> Principal:
     found = request.scope[_PRINCIPAL]
     assert isinstance(found, Principal)
     return found
+
+
+def allow_camera(who: Principal, *camera_ids: str) -> None:
+    """For writes that name a camera: raises Forbidden when it is not the principal's, whether it exists or not."""
+    if not who.cameras.covers_all(camera_ids):
+        raise Forbidden("The credential is not for this camera.")
+
+
+async def ended(request: Request) -> None:
+    """Returns when the caller may no longer do what it began (services.access); for answers that take time."""
+    state = app_state(request)
+    who = principal(request)
+    if state.services is None or state.services.access is None:
+        await asyncio.Event().wait()
+    else:
+        await state.services.access.ended(who)
+
+
+@contextmanager
+def share(request: Request, what: str, bound: int) -> Iterator[None]:
+    """One of `bound` places, of which a principal may hold its share (LIMITS__SHARE). Raises RateLimited."""
+    services = app_state(request).services
+    if services is None or services.access is None:
+        yield
+        return
+    with services.access.shares.hold(what, principal(request).owner, bound):
+        yield
 
 
 async def get_principal(request: Request) -> Principal:
