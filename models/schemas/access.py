@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -14,7 +14,7 @@ class ApiKeyCreate(Input):
     """POST /api/v1/api-keys."""
 
     name: str = Field(min_length=1, max_length=200)
-    scopes: list[Scope] = Field(min_length=1, max_length=len(Scope), strict=False)
+    scopes: list[Annotated[Scope, Field(strict=False)]] = Field(min_length=1, max_length=len(Scope))
     cameras: list[str] | None = Field(
         None, max_length=1000, description="Camera ids, or prefixes followed by `*`; null: all cameras."
     )
