@@ -130,6 +130,10 @@ class ApiSettings(Group):
     MAX_CONCURRENT_REQUESTS: int = Field(
         1000, ge=1, le=100_000, description="Requests served at once; more are answered 503 `overloaded`."
     )
+    HEALTH_INTERVAL: float = Field(
+        5, gt=0, le=60, description="Seconds between checks of PostgreSQL and the store that nobody asks for: "
+        "`ingestion_dependency_up` follows them.",
+    )  # fmt: skip
     IDEMPOTENCY_TTL: float = Field(
         86_400, ge=1, le=604_800, description="Seconds for which an Idempotency-Key and its answer are kept."
     )
@@ -467,7 +471,10 @@ class Settings(BaseSettings):
         Environment.DEVELOPMENT, description="development, test, or production (which refuses to start on embedded parts)."
     )
     DEBUG: bool = Field(False, description="asyncio's debug mode: slow callbacks are logged.")
-    DATA_DIR: Path = Field(Path("./data"), description="Everything that the embedded parts keep, and temporary files.")
+    DATA_DIR: Path = Field(
+        Path("./data"),
+        description="Folder of the spool, secrets.keys, the embedded parts (which are nowhere else) and temporary files.",
+    )
     API: ApiSettings = Field(default_factory=lambda: ApiSettings())
     DB: DbSettings = Field(default_factory=lambda: DbSettings())
     STORAGE: StorageSettings = Field(default_factory=lambda: StorageSettings())

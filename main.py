@@ -10,10 +10,20 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 from starlette.middleware import Middleware
 
-from api.endpoints import api_keys, audit, burst, cameras, frames, health, sessions, upload, upload_sessions
-from api.endpoints import capture_events as events
-from api.endpoints import events as event_log
-from api.endpoints import requests as ingest
+from api.endpoints import (
+    api_keys,
+    audit,
+    burst,
+    cameras,
+    capture_events,
+    events,
+    frames,
+    health,
+    requests,
+    sessions,
+    upload,
+    upload_sessions,
+)  # fmt: skip
 from api.http.access.boundary import Boundary
 from api.http.errors import install_error_handlers
 from api.http.openapi import install_docs
@@ -75,7 +85,7 @@ def create_app(settings: Settings | None = None, *, open_services: OpenServices 
     )
     app.state.trackshift = state
     install_error_handlers(app)
-    ingestion = (burst, events, ingest, upload, upload_sessions, frames, cameras, event_log)
+    ingestion = (burst, capture_events, requests, upload, upload_sessions, frames, cameras, events)
     for module in (*ingestion, api_keys, sessions, audit, health):
         app.include_router(module.router)
     install_docs(app)

@@ -28,7 +28,7 @@ CLIENT_GONE = 499  # nginx's number for a client that left before the answer; ne
 
 
 class RequestContext:
-    """X-Request-ID, the access line and the metrics of every request; headers that every answer has."""
+    """X-Request-ID, access log and metrics of every request; the headers of every answer."""
 
     def __init__(self, app: ASGIApp, state: AppState) -> None:
         self.app = app
@@ -105,7 +105,7 @@ class Cors(CORSMiddleware):
 
 
 class Guard:
-    """Turns whatever nobody handled into a 500 problem, inside CORS so that browsers may read it."""
+    """Turns an exception that no handler took into a 500 problem; inside CORS, so that browsers may read it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -124,7 +124,7 @@ class Guard:
         try:
             await self.app(scope, receive, watched)
         except ClientDisconnect:
-            pass  # nobody is there to be answered
+            pass  # there is no client to answer
         except Exception as error:
             response: Response = internal_error(scope, error)  # logs it, once
             if not started:
@@ -134,7 +134,7 @@ class Guard:
 
 
 class Head:
-    """Answers HEAD as GET without the body; `scope["trackshift.head"]` tells endpoints that care."""
+    """Answers HEAD as GET without the body; endpoints that must know see `scope["trackshift.head"]`."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -143,7 +143,7 @@ class Head:
         if scope["type"] != "http" or scope["method"] != "HEAD":
             await self.app(scope, receive, send)
             return
-        # A copy: the server decides by the scope's method whether a body must follow.
+        # A copy: by its scope's method the server decides whether a body must follow.
         inner = {**scope, "method": "GET", "trackshift.head": True}
 
         async def headers_only(message: Message) -> None:

@@ -97,7 +97,7 @@ class Camera:
         self._process.stdin.write(line.encode() + b"\n")
         self._process.stdin.flush()
 
-    def start(self, timeout: float = 15.0) -> Self:
+    def start(self, timeout: float = 40.0) -> Self:
         """Start the camera and wait until its port accepts connections."""
         if self._process is not None:
             return self

@@ -1,4 +1,4 @@
-"""Plain values that the layers pass round: enumerations, capture parameters, pictures, frames to store."""
+"""Plain values that all layers share: enumerations, capture parameters, frames, filters."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class TimestampSource(StrEnum):
 
 
 class DropReason(StrEnum):
-    """Why a slot that came due has no frame (CONTRACT, "The ledger")."""
+    """Why a slot that came due has no frame."""
 
     CAMERA_DOWN = "camera_down"
     NO_PICTURE = "no_picture"
@@ -153,7 +153,7 @@ class CaptureParams:
 
 @dataclass(frozen=True, slots=True)
 class FrameRecord:
-    """One stored object and what its row will say. The object is durable before this is made (invariant 1)."""
+    """One stored object and its row's values. Made only after the object is durable."""
 
     frame_id: UUID
     request_id: UUID
@@ -313,7 +313,7 @@ class EventFilter:
 
 
 class LogEventType(StrEnum):
-    """What the event log tells of (CloudEvents `type`)."""
+    """Types of the event log (CloudEvents `type`)."""
 
     FRAME_STORED = "frame.stored"
     FRAME_DELETED = "frame.deleted"

@@ -331,11 +331,10 @@ class Database:
         finally:
             connection.terminate()
 
-    async def check(self) -> dict[str, Any]:
-        """One cheap query on the live pool. Raises DatabaseUnavailable."""
+    async def version(self) -> str:
+        """PostgreSQL's version, by one cheap query on the live pool. Raises DatabaseUnavailable."""
         async with self.unit_of_work() as uow:
-            row = (await uow.session.execute(text("SELECT current_setting('server_version') AS version"))).one()
-            return {"version": row.version}
+            return str(await uow.session.scalar(text("SELECT current_setting('server_version')")))
 
     async def durability_settings(self) -> dict[str, str]:
         """fsync, full_page_writes and synchronous_commit as this session has them."""

@@ -199,11 +199,17 @@ async def _connected(db: DbSettings) -> AsyncIterator[Any]:
                 "statement_timeout": "0", "lock_timeout": "10000", "idle_in_transaction_session_timeout": "0",
             },
         )  # fmt: skip
-        try:
-            yield connection
-        finally:
-            await connection.close(timeout=5)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:  # a wrong name or password among them
+        raise _unavailable(error) from error
+    try:
+        yield connection
     except Exception as error:
         if not is_unavailable(error):
             raise
-        raise DatabaseUnavailable(f"PostgreSQL (DB__*) cannot be used: {type(error).__name__}.") from error
+        raise _unavailable(error) from error
+    finally:
+        connection.terminate()  # nothing is left to say: transactions have ended
+
+
+def _unavailable(error: Exception) -> DatabaseUnavailable:
+    return DatabaseUnavailable(f"PostgreSQL (DB__*) cannot be used: {type(error).__name__}.")

@@ -1,4 +1,4 @@
-"""Admits requests, ends them on request, waits for them; drives uploads. What runs is `capture_runner`'s.
+"""Admits requests, ends them on request, waits for them. `execution.runner` runs captures.
 
 Everything here runs on the event loop.
 """
@@ -8,12 +8,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import UTC, datetime
 from uuid import UUID
 
 from config import Settings
-from models.access import ALL_CAMERAS, ANONYMOUS, CameraGrant, Principal, Scope
+from models.access import ANONYMOUS, CameraGrant, Principal
 from models.entities import CameraConfiguration, CaptureEvent, IngestionRequest
 from models.schemas import (
     IngestionResponse,
@@ -25,57 +24,34 @@ from models.schemas import (
 from models.values import (
     FINAL_STATUSES,
     BurstParams,
-    CaptureMode,
-    CaptureParams,
     Claim,
-    FrameRecord,
     IngestionStatus,
-    MotionParams,
     ReceivedFile,
-    SourceType,
-    Transport,
 )
 from repositories.database import Database, UnitOfWork
 from services.access.limits import Shares
+from services.admission.captures import capture_row, check_moment, with_known_url
+from services.admission.triggers import add_trigger
+from services.admission.uploads import ingest_upload
 from services.execution.runner import CaptureRunner
 from services.idempotency.operation import Operation
-from services.reads.queries import read_request
-from services.reads.serializers.frames import NO_URL, to_frame_info
 from services.reads.serializers.requests import to_response
 from services.rtsp_capture.captures.context import CaptureDeps
 from services.rtsp_capture.connection.address import AddressPolicy, parse_rtsp_url
-from services.storage_service.commit_with_reupload import commit_with_reupload
 from services.upload_handler.handler import UploadHandler
 from utils.exceptions import (
-    CameraDisabled,
     CameraNotFound,
-    Forbidden,
-    IngestionException,
-    InvalidImage,
-    InvalidRequest,
-    NotRunning,
     Overloaded,
     RequestNotFound,
     ShuttingDown,
-    TimestampOutOfRange,
     TooManyPending,
 )
-from utils.ids import new_id, sub_id
+from utils.ids import sub_id
 from utils.logger import get_logger
-from utils.metrics import FRAMES, REJECTED
 
 log = get_logger(__name__)
 
-WAIT_POLL = 0.5  # seconds between looks at a request that another process runs
-FUTURE_LIMIT = timedelta(hours=24)
-TRIGGER_AHEAD = timedelta(seconds=10)  # by which a trigger's `at` may be ahead: clients' clocks
-
-
-def _event_params(body: RTSPIngestionRequest) -> dict[str, Any]:
-    """What an event_driven request says of its events; what it does not say has its default."""
-    found: dict[str, Any] = {"motion": MotionParams(**body.motion.model_dump(exclude_none=True))} if body.motion else {}
-    rolls = {"pre_roll": body.pre_roll, "post_roll": body.post_roll}
-    return found | {name: float(value) for name, value in rolls.items() if value is not None}
+WAIT_POLL_INTERVAL = 0.5  # seconds between polls of a request that another process runs
 
 
 class Orchestrator:
@@ -98,7 +74,7 @@ class Orchestrator:
         self._secrets = capture.secrets
         self._uploads = uploads
         self._policy = policy
-        self.runner = CaptureRunner(capture, leases, self._tell_finished)
+        self.runner = CaptureRunner(capture, leases, self._note_finished)
         self._finished: dict[UUID, asyncio.Event] = {}
         self._stopping = False
 
@@ -123,13 +99,13 @@ class Orchestrator:
         The id is the operation's. `answered`: what is returned is the answer; else that comes later. Raises
         InvalidRequest, TimestampOutOfRange, AddressNotAllowed, CameraDisabled, TooManyPending, SecretUnreadable,
         DatabaseUnavailable, ShuttingDown, RequestInProgress when the operation's key has gone to another request; Forbidden
-        for a URL of a registered camera's caller who may not change cameras.
+        for another URL of a registered camera from a caller who may not change cameras.
         """
         self.check_accepting()
         operation = operation or Operation()
         if body.rtsp_url is not None:
             self._policy.check_literal(parse_rtsp_url(body.rtsp_url))
-        self._check_moment(body)
+        check_moment(body, self._settings.RTSP.RING_SECONDS)
         async with self._database.unit_of_work() as uow:
             camera = await uow.cameras.get(body.camera_id)
             pending = await uow.requests.count_pending(self._settings.RTSP.MAX_PENDING)
@@ -139,7 +115,13 @@ class Orchestrator:
             raise TooManyPending(retry_after=10)
         if owned >= share:
             raise TooManyPending("This caller's share (LIMITS__SHARE) of RTSP__MAX_PENDING is waiting.", retry_after=10)
-        row = self.capture_row(self._with_known_url(body, camera, who), camera, max_staleness)
+        row = capture_row(
+            with_known_url(body, camera, self._secrets, who),
+            camera,
+            self._secrets,
+            default_fps=self._settings.RTSP.DEFAULT_FPS,
+            max_staleness=max_staleness,
+        )
         row.id, row.owner = operation.request_id, None if who is ANONYMOUS else who.owner
         stored = await self._database.retry_until_known(lambda uow: self._add(uow, row, camera, operation, answered))
         log.info("capture_accepted", ingestion_id=str(row.id), camera_id=row.camera_id, mode=row.capture_mode)
@@ -152,7 +134,7 @@ class Orchestrator:
         """Stores single_frame captures of one moment in one transaction and runs them here, where their streams are.
 
         The group's id is the operation's, the requests' ids follow from it: of a burst that is there already, only those
-        ids are returned. They wait for no turn: their leases are this process's from the start. Raises CameraDisabled,
+        ids are returned. Their leases are this process's from the start. Raises CameraDisabled,
         CameraNotFound, Overloaded beyond RTSP__MAX_CONCURRENT_CAPTURES, SecretUnreadable, DatabaseUnavailable,
         ShuttingDown, RequestInProgress when the operation's key has gone to another request.
         """
@@ -162,7 +144,7 @@ class Orchestrator:
             raise Overloaded("RTSP__MAX_CONCURRENT_CAPTURES are running. Try again.", retry_after=5)
         rows = []
         for index, (body, camera) in enumerate(captures):
-            row = self.capture_row(body, camera, 0)
+            row = capture_row(body, camera, self._secrets, default_fps=self._settings.RTSP.DEFAULT_FPS)
             row.id, row.group_id = sub_id(group_id, index), group_id
             row.params = {**(row.params or {}), "burst": BurstParams(index, tolerance_ms).to_json()}
             rows.append(row)
@@ -202,116 +184,16 @@ class Orchestrator:
             await operation.begin(uow)
         return stored
 
-    def _with_known_url(
-        self, body: RTSPIngestionRequest, camera: CameraConfiguration | None, who: Principal
-    ) -> RTSPIngestionRequest:
-        """The body; a registered camera's masked URL stands for its own, any other is for those who may change it."""
-        if camera is None or body.rtsp_url is None:
-            return body
-        if body.rtsp_url == self._secrets.masked(camera.rtsp_url):
-            return body.model_copy(update={"rtsp_url": None})
-        if not who.has(Scope.CAMERAS_WRITE):
-            raise Forbidden("Another URL for a registered camera needs cameras:write.", details={"scope": "cameras:write"})
-        return body
-
-    def _check_moment(self, body: RTSPIngestionRequest) -> None:
-        if body.frame_timestamp is None:
-            return
-        ahead = body.frame_timestamp - datetime.now(UTC)
-        if ahead > FUTURE_LIMIT or -ahead > timedelta(seconds=self._settings.RTSP.RING_SECONDS):
-            raise TimestampOutOfRange.of(
-                "frame_timestamp",
-                "lies more than RTSP__RING_SECONDS ago or more than 24 h ahead",
-                code="timestamp_out_of_range",
-            )
-
-    def capture_row(
-        self, body: RTSPIngestionRequest, camera: CameraConfiguration | None, max_staleness: float
-    ) -> IngestionRequest:
-        """The row of a new, pending capture. Raises CameraDisabled, InvalidRequest, SecretUnreadable."""
-        if camera is not None and not camera.enabled:
-            raise CameraDisabled
-        url = body.rtsp_url or (self._secrets.open(camera.rtsp_url) if camera else None)
-        if url is None:
-            raise InvalidRequest.of("rtsp_url", "is required: this camera is not registered", code="missing")
-        default_fps = (camera.default_fps if camera else None) or self._settings.RTSP.DEFAULT_FPS
-        single = body.capture_mode is CaptureMode.SINGLE_FRAME
-        params = CaptureParams(
-            mode=body.capture_mode,
-            fps=1.0 if single else (body.fps or default_fps),
-            duration=None if single else body.capture_duration,
-            sampling=body.sampling,
-            max_frames=None if single else body.max_frames,
-            jpeg_quality=body.jpeg_quality,
-            transport=body.transport or (Transport(camera.transport) if camera else Transport.TCP),
-            frame_timestamp=body.frame_timestamp,
-            max_staleness=max_staleness,
-            reader=camera.reader if camera else None,
-            **_event_params(body),
-        )
-        return IngestionRequest(
-            id=new_id(), camera_id=body.camera_id, source_type=SourceType.RTSP.value, capture_mode=body.capture_mode.value,
-            status=IngestionStatus.PENDING.value, rtsp_url=self._secrets.seal(url), params=params.to_json(),
-            meta=body.meta.to_json(),
-        )  # fmt: skip
-
     async def ingest_upload(
         self, form: UploadIngestionRequest, files: Sequence[ReceivedFile], operation: Operation | None = None
     ) -> UUID:
-        """Checks and stores the files, then commits them as one finished request; returns its id, the operation's.
-
-        Raises the first 5xx, else the first file's error, with all of `rejected` in its details, when none was
-        stored; DatabaseUnavailable when the rows could not be committed; RequestInProgress when the operation's key has
-        gone to another request.
-        """
+        """Stores an upload; returns its id, the operation's. Raises ShuttingDown, and what `admission.uploads` names."""
         self.check_accepting()
         operation = operation or Operation()
-        request_id = operation.request_id
-        result = await self._uploads.process(request_id, form, files, datetime.now(UTC))
-        rejected = [item.to_json() for item in result.rejected]
-        for item in result.rejected:
-            REJECTED.labels(code=item.code).inc()
-            FRAMES.labels(source="upload", outcome="rejected").inc()
-        if not result.records:
-            error: IngestionException = result.first_error or InvalidImage()
-            error.details["rejected"] = rejected
-            raise error
-        row = IngestionRequest(
-            id=request_id,
-            camera_id=form.camera_id,
-            source_type=SourceType.UPLOAD.value,
-            meta=form.meta.to_json(),
-            rejected=rejected,
+        await ingest_upload(
+            form, files, operation, database=self._database, uploads=self._uploads, secrets=self._secrets
         )
-        indexes = [item.index for item in result.rejected]
-
-        async def commit(records: Sequence[FrameRecord]) -> None:
-            async def add(uow: UnitOfWork) -> None:
-                await uow.requests.add_upload(row, records, indexes)
-                await uow.audit.write(request_id, "upload.store")
-                if operation.keyed:
-                    await operation.keep(uow, await self._whole(uow, request_id))
-
-            await self._database.retry_until_known(add)
-
-        by_index = {file.index: file for file in files}
-        await commit_with_reupload(
-            result.records, commit, lambda item: self._uploads.put_again(item, by_index[item.sequence])
-        )
-        FRAMES.labels(source="upload", outcome="stored").inc(len(result.records))
-        log.info(
-            "upload_stored",
-            ingestion_id=str(request_id),
-            camera_id=form.camera_id,
-            stored=len(result.records),
-            rejected=len(rejected),
-        )
-        return request_id
-
-    async def _whole(self, uow: UnitOfWork, request_id: UUID) -> IngestionResponse:
-        """The request as this transaction has it, its frames without URLs."""
-        row, gaps, frames = await read_request(uow, request_id, ALL_CAMERAS)
-        return to_response(row, gaps, [to_frame_info(frame, NO_URL) for frame in frames], self._secrets)
+        return operation.request_id
 
     # -- requests ----------------------------------------------------------------------------------------------
 
@@ -333,7 +215,7 @@ class Orchestrator:
         if (job := self.runner.job(request_id)) is not None:
             job.cancel()
         if before is IngestionStatus.PENDING:
-            self._tell_finished(request_id)
+            self._note_finished(request_id)
         return before in FINAL_STATUSES
 
     async def wait_final(self, request_id: UUID, seconds: float) -> bool:
@@ -349,7 +231,7 @@ class Orchestrator:
                 if left <= 0 or self._stopping:
                     return False
                 try:
-                    async with asyncio.timeout(min(left, WAIT_POLL)):
+                    async with asyncio.timeout(min(left, WAIT_POLL_INTERVAL)):
                         await event.wait()
                         event.clear()
                 except TimeoutError:
@@ -358,7 +240,7 @@ class Orchestrator:
             if self._finished.get(request_id) is event:
                 del self._finished[request_id]
 
-    def _tell_finished(self, request_id: UUID) -> None:
+    def _note_finished(self, request_id: UUID) -> None:
         if (event := self._finished.get(request_id)) is not None:
             event.set()
 
@@ -377,7 +259,7 @@ class Orchestrator:
         async def add(uow: UnitOfWork) -> CaptureEvent:
             if await uow.requests.visible(request_id, cameras) is None:
                 raise RequestNotFound
-            row = await self._add_trigger(uow, event_id, request_id, body.label, at)
+            row = await add_trigger(uow, event_id, request_id, body.label, at, self._settings.RTSP.RING_SECONDS)
             await uow.audit.write(request_id, "capture.trigger")
             await operation.keep(uow, TriggerAccepted(event_id=event_id))
             return row
@@ -388,28 +270,6 @@ class Orchestrator:
             job.trigger(row)
         return event_id
 
-    async def _add_trigger(
-        self, uow: UnitOfWork, event_id: UUID, request_id: UUID, label: str | None, at: datetime
-    ) -> CaptureEvent:
-        if (known := await uow.events.get(event_id)) is not None:
-            return known  # this very call, or an earlier run of its key, whose COMMIT was not known to have succeeded
-        row = await uow.captures.lock(request_id, ALL_CAMERAS)
-        if row is None:
-            raise RequestNotFound
-        running = row.status == IngestionStatus.IN_PROGRESS.value and row.cancel_requested_at is None
-        if not running or row.capture_mode != CaptureMode.EVENT_DRIVEN.value or row.params is None:
-            raise NotRunning
-        now, ring = datetime.now(UTC), timedelta(seconds=self._settings.RTSP.RING_SECONDS)
-        post_roll = timedelta(seconds=CaptureParams.from_json(row.params).post_roll)
-        oldest = max(now - ring, (row.grid_start or row.created_at) - post_roll)
-        if not oldest <= at <= now + TRIGGER_AHEAD:
-            raise TimestampOutOfRange.of(
-                "at",
-                "lies more than RTSP__RING_SECONDS ago, before the capture's first picture, or more than 10 s ahead",
-                code="timestamp_out_of_range",
-            )
-        return await uow.events.add_trigger(event_id, request_id, label, at)
-
     # -- start and stop ----------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -417,7 +277,7 @@ class Orchestrator:
         self.runner.start()
 
     async def stop(self, timeout: float) -> None:
-        """Takes no more work, stores what is in hand, hands captures back; at most `timeout` seconds."""
+        """Takes no more work, stores pending frames, hands captures back; at most `timeout` seconds."""
         self._stopping = True
         for event in self._finished.values():
             event.set()

@@ -164,7 +164,7 @@ class Service:
         self.process: subprocess.Popen[bytes] | None = None
         self.url = ""
 
-    def start(self, timeout: float = 40) -> Service:
+    def start(self, timeout: float = 80) -> Service:
         """Starts and waits until it listens and is ready."""
         before = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as out:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 SO_FAR = "TEST_PARTS_SO_FAR"  # environment: lines about the parts that are done, and the one that runs now (JSON)
-CACHE = Path(".pytest_cache")
+CACHE = Path(".pytest_cache").resolve()
 # In this order, file by file: integration tests wait much, and the short unit tests fill what is left of the time.
 FOLDERS = ["tests/integration", "tests/model", "tests/unit"]
 WORKERS = ["-n", os.environ.get("TEST_WORKERS", "3"), "--dist", "loadfile", "--no-loadscope-reorder"]

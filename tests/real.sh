@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs the integration suite on a real PostgreSQL (Debian's package) and a real MinIO (built from source, cached).
+# Runs the integration suite on a real PostgreSQL (Debian's package) and a real MinIO (built from source, cached), there as
+# a user with the rights of deploy/s3-policy.json.
 # Both are started on private loopback ports with private data folders, and stopped whatever happens.
 #   tests/real.sh [pytest arguments]        environment: PY, MINIO (binary), POSTGRES_BIN (folder), KEEP=1 (data folder)
 set -euo pipefail
@@ -68,6 +69,10 @@ export TEST_DB__HOST=127.0.0.1 TEST_DB__PORT="$DB_PORT" TEST_DB__NAME=trackshift
 TEST_DB__PASSWORD="p@ss/:#?%25 $(random)"
 export TEST_STORAGE__ENDPOINT="127.0.0.1:$S3_PORT" TEST_STORAGE__ACCESS_KEY=trackshift-test
 TEST_STORAGE__SECRET_KEY="s3/+$(random)"
+# The tests' user has the rights of deploy/s3-policy.json; root makes it, and buckets for the tests of the policy.
+export MINIO_TEST__ENDPOINT="$TEST_STORAGE__ENDPOINT" MINIO_TEST__ROOT_USER=trackshift-root
+MINIO_TEST__ROOT_PASSWORD="root/+$(random)"
+export MINIO_TEST__ROOT_PASSWORD
 export TEST_DB__PASSWORD TEST_STORAGE__SECRET_KEY
 
 # ---- PostgreSQL. It refuses root, so as root it runs as Debian's user `postgres`.
@@ -89,7 +94,7 @@ cd "$OLDPWD"
 
 # ---- MinIO
 say "$("$MINIO" --version | head -1) on $TEST_STORAGE__ENDPOINT"
-MINIO_ROOT_USER="$TEST_STORAGE__ACCESS_KEY" MINIO_ROOT_PASSWORD="$TEST_STORAGE__SECRET_KEY" MINIO_UPDATE=off MINIO_BROWSER=off \
+MINIO_ROOT_USER="$MINIO_TEST__ROOT_USER" MINIO_ROOT_PASSWORD="$MINIO_TEST__ROOT_PASSWORD" MINIO_UPDATE=off MINIO_BROWSER=off \
   "$MINIO" server --quiet --address "$TEST_STORAGE__ENDPOINT" "$WORK/minio" > "$WORK/minio.log" 2>&1 < /dev/null &
 RUNNING+=("$!")
 
@@ -122,8 +127,11 @@ for what in (lambda: asyncio.run(database()), store):
             time.sleep(0.2)
 PYTHON
 
+say "A user with the rights of deploy/s3-policy.json"
+"$PY" -m tests.s3_policy
+
 if [ "${SERVERS_ONLY:-}" = 1 ]; then  # for work by hand: prints what to export, waits for Ctrl-C
-  env | grep '^TEST_[DS]' | sort
+  env | grep -E '^(TEST_[DS]|MINIO_TEST__)' | sort
   wait
 fi
 say "The integration suite"

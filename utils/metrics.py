@@ -1,6 +1,7 @@
 """Prometheus metrics: the one place where they are named. docs/metrics.md explains them.
 
-Labels are bounded: route templates, codes and reasons, never ids, URLs or camera names.
+Labels are bounded: route templates, codes and reasons, never secrets, URLs, subjects or ids. The one exception is
+the camera id of STREAM_DOWN, whose series exist only while a camera is down, so that the alert names the camera.
 """
 
 from __future__ import annotations
@@ -53,6 +54,10 @@ LEASE_RENEWAL = Histogram(
     buckets=_LATENCY, registry=REGISTRY,
 )  # fmt: skip
 STREAMS = Gauge("ingestion_streams", "RTSP streams by state.", ["state"], registry=REGISTRY)
+STREAM_DOWN = Gauge(
+    "ingestion_stream_down_seconds", "Seconds for which a wanted camera has had no stream; absent while it has one.",
+    ["camera_id"], registry=REGISTRY,
+)  # fmt: skip
 PROBES = Counter("ingestion_probes", "Cameras tried, by outcome: reachable, or the code.", ["outcome"], registry=REGISTRY)
 STREAM_FAILURES = Counter(
     "ingestion_stream_failures", "Failed opens and broken streams, by code.", ["code"], registry=REGISTRY
@@ -119,10 +124,10 @@ IDEMPOTENCY_RUNNING = Gauge("ingestion_idempotency_running", "Keys whose request
 IDEMPOTENCY_SWEPT = Counter("ingestion_idempotency_swept", "Keys removed after their time.", registry=REGISTRY)
 JOB_RUNS = Counter(
     "ingestion_job_runs", "Runs of background jobs, by outcome: ok, unavailable (database or store), failed.",
-    ["job", "outcome"], registry=REGISTRY,
+    ["task", "outcome"], registry=REGISTRY,
 )  # fmt: skip
 JOB_LAST_SUCCESS = Gauge(
-    "ingestion_job_last_success_timestamp_seconds", "When a background job last succeeded.", ["job"], registry=REGISTRY
+    "ingestion_job_last_success_timestamp_seconds", "When a background job last succeeded.", ["task"], registry=REGISTRY
 )
 EMBEDDED_RESTARTS = Counter(
     "ingestion_embedded_restarts", "Embedded parts started again after dying.", ["part"], registry=REGISTRY

@@ -100,9 +100,9 @@ class PeriodicJob:
                 outcome = "unavailable"
             elif (withheld := self._throttle.allow(type(error).__name__)) is not None:
                 log.exception("job_failed", job=self.name, withheld=withheld)
-        JOB_RUNS.labels(job=self.name, outcome=outcome).inc()
+        JOB_RUNS.labels(task=self.name, outcome=outcome).inc()
         if outcome == "ok":
-            JOB_LAST_SUCCESS.labels(job=self.name).set_to_current_time()
+            JOB_LAST_SUCCESS.labels(task=self.name).set_to_current_time()
         return outcome == "ok"
 
     def _pause(self, failed: bool) -> float:

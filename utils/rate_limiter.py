@@ -24,7 +24,7 @@ class RateLimiter:
         self._sleep = sleep
         self._free_at = 0.0
 
-    async def turn(self, count: int) -> None:
+    async def acquire(self, count: int) -> None:
         """Waits until what passed before is paid for, then lets `count` pass."""
         now = self._clock()
         if self._free_at > now:

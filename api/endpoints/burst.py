@@ -12,7 +12,7 @@ from api.http import examples
 from api.http.access.check import WhoDep, allow_camera
 from api.http.access.rules import needs
 from api.http.dependencies import ServicesDep, StateDep
-from api.http.idempotency import AttemptDep
+from api.http.idempotency import OperationDep
 from api.http.openapi import IDEMPOTENCY, KEYED, answer, problems
 from api.http.params import StrictUuid
 from api.http.routing import make_router
@@ -33,7 +33,7 @@ GroupId = Annotated[StrictUuid, Path(description="The burst's id.")]
     summary="Take one moment of several cameras",
     response_model=BurstResponse,
     responses={
-        201: answer("At least one frame is stored; `complete` and `results` tell the rest.", examples.BURST)
+        201: answer("At least one frame is stored; see `complete` and `results`.", examples.BURST)
         | {"headers": {"Location": {"description": "The burst.", "schema": {"type": "string"}}}},
         **problems(
             "camera_not_found", "camera_disabled", "storage_unavailable", *KEYED, "payload_too_large",
@@ -47,8 +47,8 @@ GroupId = Annotated[StrictUuid, Path(description="The burst's id.")]
 )  # fmt: skip
 @needs(Scope.INGEST_WRITE)
 async def take_burst(
-    body: BurstRequest, request: Request, response: Response, services: ServicesDep, state: StateDep, attempt: AttemptDep,
-    who: WhoDep,
+    body: BurstRequest, request: Request, response: Response, services: ServicesDep, state: StateDep,
+    operation: OperationDep, who: WhoDep,
 ) -> Any:
     """One frame a camera, the one nearest to the same moment, by a single_frame request each.
 
@@ -57,7 +57,7 @@ async def take_burst(
     """
     services.orchestrator.check_accepting()
     allow_camera(who, *body.camera_ids)
-    taken = await while_wanted(request, state, services.bursts.take(body, who, attempt))
+    taken = await while_wanted(request, state, services.bursts.take(body, who, operation))
     response.headers["Location"] = f"/api/v1/ingest/burst/{taken.group_id}"
     return taken
 

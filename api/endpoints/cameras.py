@@ -13,7 +13,7 @@ from api.http.access.check import WhoDep, allow_camera, share
 from api.http.access.rules import needs
 from api.http.body import media_type
 from api.http.dependencies import ServicesDep, StateDep
-from api.http.idempotency import AttemptDep
+from api.http.idempotency import OperationDep
 from api.http.openapi import IDEMPOTENCY, KEYED, answer, problems
 from api.http.params import Cursor, Limit
 from api.http.routing import make_router
@@ -207,14 +207,14 @@ async def take_snapshot(
     response: Response,
     services: ServicesDep,
     state: StateDep,
-    attempt: AttemptDep,
+    operation: OperationDep,
     who: WhoDep,
     body: SnapshotRequest | None = None,
 ) -> Any:
     """By a single_frame request of its own: from the open stream at once, else the stream is opened for it."""
     services.orchestrator.check_accepting()
     allow_camera(who, camera_id)
-    attempt.answers(201, _frame_location)
-    frame = await while_wanted(request, state, services.snapshots.take(camera_id, body or SnapshotRequest(), who, attempt))
+    operation.answers(201, _frame_location)
+    frame = await while_wanted(request, state, services.snapshots.take(camera_id, body or SnapshotRequest(), who, operation))
     response.headers["Location"] = _frame_location(frame)
     return frame

@@ -10,7 +10,7 @@ from api.http import examples
 from api.http.access.check import WhoDep
 from api.http.access.rules import needs
 from api.http.dependencies import ServicesDep
-from api.http.idempotency import AttemptDep
+from api.http.idempotency import OperationDep
 from api.http.openapi import IDEMPOTENCY, KEYED, answer, problems
 from api.http.params import Cursor, Limit, RequestId
 from api.http.routing import make_router
@@ -40,14 +40,14 @@ router = make_router("/api/v1/ingest/requests", tags=["ingest"])
 )  # fmt: skip
 @needs(Scope.INGEST_WRITE)
 async def trigger_event(
-    request_id: RequestId, response: Response, services: ServicesDep, attempt: AttemptDep, who: WhoDep,
+    request_id: RequestId, response: Response, services: ServicesDep, operation: OperationDep, who: WhoDep,
     body: TriggerRequest | None = None,
 ) -> Any:
     """The slots from pre_roll seconds before `at` until post_roll seconds after it are stored, those that have passed
     from the stream's ring. The capture may run in another process: the event is kept, and found by it within a second."""
     location = f"/api/v1/ingest/requests/{request_id}/events"
-    attempt.answers(202, lambda _: location)
-    event_id = await services.orchestrator.trigger(request_id, body or TriggerRequest(), who.cameras, attempt)
+    operation.answers(202, lambda _: location)
+    event_id = await services.orchestrator.trigger(request_id, body or TriggerRequest(), who.cameras, operation)
     response.headers["Location"] = location
     return TriggerAccepted(event_id=event_id)
 

@@ -8,27 +8,29 @@ from collections.abc import AsyncIterator
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
+from annotated_types import Ge, Le
 from fastapi import Depends, Query
+from fastapi.sse import EventSourceResponse, format_sse_event
 from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Send
+from starlette.types import Message, Receive, Send
 from starlette.types import Scope as ASGIScope
 
 from api.http import examples
-from api.http.access.check import WhoDep, ended, share
+from api.http.access.check import WhoDep, share
 from api.http.access.rules import needs
 from api.http.dependencies import ServicesDep, StateDep
 from api.http.openapi import header, problems
 from api.http.params import StrictInteger
 from api.http.routing import make_router
 from api.http.state import AppState
-from api.http.waiting import disconnected, while_wanted
+from api.http.waiting import while_wanted
 from models.access import Scope
 from models.schemas import CameraId, CloudEventPage
 from models.values import LogEventType, LogFilter
-from services.events.event_log import EventLog, LogPage, Start, parse_cursor
+from services.events.event_log import CURSOR_FORM, EventLog, LogPage, Start, parse_cursor
 from utils.exceptions import IngestionException, InvalidRequest
 from utils.logger import get_logger
 
@@ -40,10 +42,12 @@ router = make_router("/api/v1/events", tags=["events"])
 
 STREAM = "text/event-stream"
 MAX_WAIT = 30.0  # seconds
-BEAT = 15.0  # seconds of silence after which a stream says that it lives
-STALL = 30.0  # seconds that a client may leave what was sent unread
-FAREWELL = 1.0  # seconds that the end of a stream may take
+HEARTBEAT_INTERVAL = 15.0  # seconds without events after which a stream sends a comment
+STALL_TIMEOUT = 30.0  # seconds that a client may leave what was sent unread
+FAREWELL_TIMEOUT = 1.0  # seconds that the end of a stream may take
+RETRY = 1000  # milliseconds after which browsers connect again
 STREAM_PAGE = 100
+_TYPE = "|".join(re.escape(item.value) for item in LogEventType)
 _DECIMAL = re.compile(r"^[0-9]{1,6}(\.[0-9]{1,6})?\Z")
 
 
@@ -59,8 +63,8 @@ def _types(value: str | None) -> tuple[LogEventType, ...] | None:
     known = {item.value: item for item in LogEventType}
     names = value.split(",")
     if not all(name in known for name in names):
-        told = f"must be a comma-separated list of {', '.join(known)}"
-        raise InvalidRequest.of("types", told, location="query", code="enum")
+        message = f"must be a comma-separated list of {', '.join(known)}"
+        raise InvalidRequest.of("types", message, location="query", code="enum")
     return tuple(sorted({known[name] for name in names}))
 
 
@@ -68,7 +72,10 @@ async def _filter(
     who: WhoDep,
     types: Annotated[
         str | None,
-        Query(max_length=500, description="Only these, comma-separated.", examples=["frame.stored,frame.deleted"]),
+        Query(
+            max_length=500, description="Only these, comma-separated.", examples=["frame.stored,frame.deleted"],
+            json_schema_extra={"pattern": f"^({_TYPE})(,({_TYPE}))*$"},
+        ),
     ] = None,
     camera_id: Annotated[CameraId | None, Query(description="Only of this camera.")] = None,
 ) -> LogFilter:
@@ -76,7 +83,11 @@ async def _filter(
 
 
 def wants_stream(request: Request) -> bool:
-    """Whether Accept names text/event-stream, and application/json no more than it."""
+    """Whether Accept names text/event-stream, and application/json no more than it.
+
+    By hand (six lines): for Werkzeug's `MIMEAccept.quality` `*/*` and `text/*`, which plain HTTP clients send, ask for a
+    stream, and `text/event-stream;charset=utf-8` does not.
+    """
     quality = {STREAM: 0.0, "application/json": 0.0}
     for item in ",".join(request.headers.getlist("accept")).split(","):
         kind, *params = (part.strip().lower() for part in item.split(";"))
@@ -96,64 +107,49 @@ def _start(after: str | None, request: Request, stream: bool) -> Start:
     return "latest" if after == "latest" else parse_cursor(after, "after", "query")
 
 
-class _EventStream(Response):
-    """Sends pages as they come until the client leaves, the service stops, or the log cannot be read on."""
+class _EventStream(EventSourceResponse):
+    """Sends pages as they come until the client leaves, the service stops, or the log cannot be read on.
 
-    media_type = STREAM
+    FastAPI's response with ends of its own: a client that leaves, or does not read, frees its place at once.
+    """
 
     def __init__(self, first: LogPage, log: EventLog, wanted: LogFilter, state: AppState, place: ExitStack) -> None:
         # Proxies that collect answers would hold events back.
-        super().__init__(headers={"X-Accel-Buffering": "no", "Vary": "Accept"})
-        del self.headers["content-length"]
-        self._first, self._log, self._wanted, self._state, self._place = first, log, wanted, state, place
+        super().__init__(_stream(first, log, wanted), headers={"X-Accel-Buffering": "no", "Vary": "Accept"})
+        self._state, self._place = state, place
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
+        async def in_time(message: Message) -> None:
+            async with asyncio.timeout(STALL_TIMEOUT):
+                await send(message)
+
         with self._place:
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            request = Request(scope, receive)
-            writing = asyncio.ensure_future(self._write(send))
-            leaving = asyncio.ensure_future(disconnected(request))
-            # A revoked or narrowed credential ends the stream: the client comes back with what it then has.
-            revoked = asyncio.ensure_future(ended(request))
-            tasks = (writing, leaving, asyncio.ensure_future(self._state.stopping.wait()), revoked)
             try:
-                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-                gone = leaving.done()
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-            if not gone:
-                with suppress(TimeoutError):  # to a client that reads nothing, not even the end can be said
-                    async with asyncio.timeout(FAREWELL):
+                await while_wanted(Request(scope, receive), self._state, self.stream_response(in_time))
+            except (IngestionException, TimeoutError) as error:
+                # The client comes back with its Last-Event-ID, and gets the problem then.
+                log.info("event_stream_ended", reason=getattr(error, "code", "client_stalled"))
+                with suppress(TimeoutError):  # a client that reads nothing does not read the end either
+                    async with asyncio.timeout(FAREWELL_TIMEOUT):
                         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _write(self, send: Send) -> None:
-        try:
-            async for chunk in self._chunks():
-                async with asyncio.timeout(STALL):
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        except (IngestionException, TimeoutError) as error:
-            # The client comes back with its Last-Event-ID, and is told then.
-            log.info("event_stream_ended", reason=getattr(error, "code", "client_stalled"))
 
-    async def _chunks(self) -> AsyncIterator[bytes]:
-        yield b"retry: 1000\n\n" + blocks(self._first, "")
-        told = str(self._first.position)
-        async for page in self._log.follow(self._first, self._wanted, STREAM_PAGE, BEAT):
-            yield blocks(page, told)
-            told = str(page.position)
+async def _stream(first: LogPage, log: EventLog, wanted: LogFilter) -> AsyncIterator[bytes]:
+    yield format_sse_event(retry=RETRY) + sse_of(first, "")
+    sent = str(first.position)
+    async for page in log.follow(first, wanted, STREAM_PAGE, HEARTBEAT_INTERVAL):
+        yield sse_of(page, sent)
+        sent = str(page.position)
 
 
-def blocks(page: LogPage, told: str) -> bytes:
-    """A page as an event stream. Without events: a comment, and the position when it is not the `told` one."""
-    lines = [
-        b"id: %b\nevent: %b\ndata: %b\n\n" % (event.id.encode(), event.type.encode(), event.body) for event in page.events
-    ]
-    last = page.events[-1].id if page.events else told
+def sse_of(page: LogPage, sent: str) -> bytes:
+    """A page as server-sent events, their ids the cursors after them. A page without events gives its position if that is
+    not the one that was `sent`, else a comment as a heartbeat."""
+    events = [format_sse_event(data_str=event.body.decode(), event=event.type, id=event.id) for event in page.events]
+    last = page.events[-1].id if page.events else sent
     if (position := str(page.position)) != last:
-        lines.append(b"id: %b\n\n" % position.encode())
-    return b"".join(lines) or b": \n\n"
+        events.append(format_sse_event(id=position))
+    return b"".join(events) or format_sse_event(comment="")
 
 
 async def _answer(
@@ -185,7 +181,10 @@ async def _answer(
         **problems("cursor_expired"),
     },
     openapi_extra={
-        "parameters": [header("Last-Event-ID", "Streams: the last id that came; goes before `after`.", "7f0c2a44-….4711")]
+        "parameters": [header(
+                "Last-Event-ID", "Streams: the last id that came; goes before `after`.",
+                "7f0c2a44-5d0e-4c39-9a34-0f8d1c7b2e61.4711", f"^{CURSOR_FORM}$",
+            )]
     },
 )
 @needs(Scope.EVENTS_READ)
@@ -198,16 +197,19 @@ async def read_events(
         str | None,
         Query(
             max_length=100,
+            json_schema_extra={"pattern": f"^(latest|{CURSOR_FORM})$"},
             description="`next_cursor` of the page before, or any event's id. Absent: from the oldest event that is kept. "
             "`latest`: only what comes from now on.",
         ),
     ] = None,
     wait: Annotated[
         float,
-        BeforeValidator(_decimal, json_schema_input_type=float),
-        Query(ge=0, le=MAX_WAIT, description="Seconds to wait for the first event."),
+        Ge(0),
+        Le(MAX_WAIT),
+        BeforeValidator(_decimal),
+        Query(description="Seconds to wait for the first event."),
     ] = 0,
-    limit: Annotated[StrictInteger, Query(ge=1, le=1000, description="Events a page.")] = 100,
+    limit: Annotated[int, Ge(1), Le(1000), StrictInteger, Query(description="Events a page.")] = 100,
 ) -> Response:
     """At least once, in one order, none skipped: keep `next_cursor` when the page's work is done (docs/integration.md).
     A stream takes no notice of `wait` and `limit`; it ends when the service stops, and is resumed by Last-Event-ID."""

@@ -1,4 +1,4 @@
-"""/api/v1/ingest: captures, their state, cancelling."""
+"""/api/v1/ingest: starting captures; requests' status, lists, cancelling."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from api.http import examples
 from api.http.access.check import WhoDep, allow_camera
 from api.http.access.rules import needs
 from api.http.dependencies import ServicesDep, StateDep
-from api.http.idempotency import AttemptDep
+from api.http.idempotency import OperationDep
 from api.http.openapi import IDEMPOTENCY, KEYED, PREFER, answer, problems
 from api.http.params import Cursor, Limit, RequestId, StrictUuid
 from api.http.prefer import wait_final
@@ -51,13 +51,13 @@ def status_location(request_id: UUID) -> str:
 @needs(Scope.INGEST_WRITE)
 async def submit_capture(
     body: RTSPIngestionRequest, request: Request, response: Response, services: ServicesDep, state: StateDep,
-    attempt: AttemptDep, who: WhoDep,
+    operation: OperationDep, who: WhoDep,
 ) -> Any:
     """Answers at once, before the camera is reached. With `Prefer: wait=N` it waits for the final state."""
     services.orchestrator.check_accepting()
     allow_camera(who, body.camera_id)
-    attempt.answers(202, lambda accepted: status_location(accepted.request_id))
-    accepted = await services.orchestrator.submit_capture(body, who, attempt)
+    operation.answers(202, lambda accepted: status_location(accepted.request_id))
+    accepted = await services.orchestrator.submit_capture(body, who, operation)
     response.headers["Location"] = status_location(accepted.request_id)
     if await wait_final(request, response, state, services, accepted.request_id):
         response.status_code = 200

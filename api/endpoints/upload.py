@@ -1,4 +1,4 @@
-"""POST /api/v1/ingest/upload: refused early when it can be, else received whole and handed to the orchestrator."""
+"""POST /api/v1/ingest/upload: refused before its body is read where possible, else received whole and stored."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ _FORM: dict[str, Any] = {
             "items": {"type": "string", "format": "binary"},
             "description": "jpg, jpeg, png, bmp, tif, tiff; at most UPLOAD__MAX_BATCH_SIZE of UPLOAD__MAX_FILE_SIZE bytes.",
         },
-        "meta": {"type": "string", "description": "JSON as in POST /ingest/rtsp; may be empty."},
+        "meta": {"$ref": "#/components/schemas/FrameMeta", "description": "As JSON; may be absent or empty."},
         "source_type": {"type": "string", "enum": ["upload"], "default": "upload"},
     },
 }
-_EXAMPLE = {"camera_id": "pit-lane-1", "files": ["car-44.jpg"], "meta": '{"session": "FP1"}'}
+_EXAMPLE = {"camera_id": "pit-lane-1", "files": ["car-44.jpg"], "meta": {"session": "FP1"}}
 
 
 @router.post(
@@ -54,7 +54,7 @@ _EXAMPLE = {"camera_id": "pit-lane-1", "files": ["car-44.jpg"], "meta": '{"sessi
         201: answer("At least one file was stored; `rejected` has the others.", examples.UPLOADED, location=True),
         **problems(
             "request_timeout", "payload_too_large", "too_many_files", "image_too_large", "unsupported_media_type",
-            "unsupported_image_format", "invalid_image", "image_type_mismatch", "forbidden", "storage_unavailable",
+            "unsupported_image_format", "invalid_image", "image_type_mismatch", "storage_unavailable",
             "disk_full", *KEYED,
         ),
     },
@@ -89,10 +89,10 @@ async def upload_images(
             raise PayloadTooLarge("The body is larger than UPLOAD__MAX_BATCH_SIZE files of UPLOAD__MAX_FILE_SIZE.")
         async with receive_form(request, boundary, state, admitted) as form:
             allow_camera(who, form.fields.camera_id)
-            attempt = await begin(request, form_fingerprint(form))
-            attempt.answers(201, lambda stored: status_location(stored.request_id))
-            request_id = await services.orchestrator.ingest_upload(form.fields, form.files, attempt)
-    if (kept := await kept_answer(request, attempt)) is not None:
+            operation = await begin(request, form_fingerprint(form))
+            operation.answers(201, lambda stored: status_location(stored.request_id))
+            request_id = await services.orchestrator.ingest_upload(form.fields, form.files, operation)
+    if (kept := await kept_answer(request, operation)) is not None:
         return kept
     response.headers["Location"] = status_location(request_id)
     return await services.queries.get_request(request_id, who)

@@ -14,7 +14,7 @@ from api.http import examples
 from api.http.access.check import WhoDep, allow_camera, count_bytes
 from api.http.access.rules import needs
 from api.http.dependencies import ServicesDep, StateDep
-from api.http.idempotency import AttemptDep
+from api.http.idempotency import OperationDep
 from api.http.multipart import clean_filename
 from api.http.openapi import IDEMPOTENCY, KEYED, answer, problems
 from api.http.params import StrictUuid
@@ -47,7 +47,7 @@ def session_location(session_id: UUID) -> str:
     responses={
         201: answer("PUT the file, or its parts, to the URLs; then complete.", examples.SESSION, location=True),
         **problems(
-            "payload_too_large", "unsupported_image_format", "too_many_pending", "unsupported_media_type", "forbidden",
+            "payload_too_large", "unsupported_image_format", "too_many_pending", "unsupported_media_type",
             "request_timeout", "storage_unavailable", *KEYED,
         ),
     },
@@ -55,7 +55,8 @@ def session_location(session_id: UUID) -> str:
 )  # fmt: skip
 @needs(Scope.INGEST_WRITE)
 async def open_upload_session(
-    body: UploadSessionCreate, request: Request, response: Response, services: ServicesDep, attempt: AttemptDep, who: WhoDep
+    body: UploadSessionCreate, request: Request, response: Response, services: ServicesDep, operation: OperationDep,
+    who: WhoDep,
 ) -> Any:
     """For files larger than a form's, and for links that break: what has arrived stays, the rest is sent again.
 
@@ -68,7 +69,7 @@ async def open_upload_session(
     kind = (body.content_type or "").partition(";")[0].strip().lower() or None
     wanted = body.model_copy(update={"filename": name, "content_type": kind})
     count_bytes(request, body.size_bytes)
-    session = await services.direct.create(wanted, attempt.request_id, who)
+    session = await services.direct.create(wanted, operation.request_id, who)
     response.headers["Location"] = session_location(session.session_id)
     return session
 

@@ -1,4 +1,4 @@
-"""How many uploads are taken in at once, counted by number and by bytes. Refusals come before the body is read."""
+"""Limits the uploads that are received at the same time, by number and by bytes. Refuses before the body is read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Admitted:
         self.held = 0  # bytes
 
     def cover(self, size: int) -> None:
-        """Holds at least `size` bytes from now on, in steps of STEP. Raises Overloaded."""
+        """Raises the share to at least `size` bytes, in steps of STEP. Raises Overloaded."""
         if size > self.held:
             self._gate.take(self, max(size - self.held, STEP if self.held else 0))
 
@@ -36,7 +36,7 @@ class UploadGate:
 
     @contextmanager
     def admit(self, declared: int | None) -> Iterator[Admitted]:
-        """A place and the declared bytes until the block ends; None: they are held as they come. Raises Overloaded."""
+        """Holds a place and the declared bytes until the block ends; None: they are held on arrival. Raises Overloaded."""
         if self.uploads >= self._most:
             UPLOADS_REFUSED.labels(reason="uploads").inc()
             raise Overloaded("UPLOAD__MAX_CONCURRENT uploads are being received already. Try again.")
@@ -53,8 +53,7 @@ class UploadGate:
             UPLOAD_BYTES.set(self.bytes)
 
     def take(self, share: Admitted, size: int) -> None:
-        """Adds `size` bytes to a share. One upload alone may hold any size: it is bounded elsewhere, and must be served
-        some time. Raises Overloaded."""
+        """Adds `size` bytes to a share. Raises Overloaded, never for the only upload: its size has its own limit."""
         if self.bytes > share.held and self.bytes + size > self._most_bytes:
             UPLOADS_REFUSED.labels(reason="bytes").inc()
             raise Overloaded("UPLOAD__MAX_BYTES_IN_FLIGHT bytes of uploads are in hand already. Try again.", retry_after=2)

@@ -38,25 +38,29 @@ def check_encoding(request: Request) -> None:
 
 @dataclass(frozen=True, slots=True)
 class BodyDeadline:
-    """How slowly a body may come: no `silence` longer than that (seconds), and `rate` bytes a second (0: any) on
-    average over the time that was spent waiting for it, the first `silence` seconds given away."""
+    """How slowly a body may arrive.
+
+    No pause may be longer than `silence` seconds. After the first `silence` seconds of waiting, the average rate must be
+    at least `rate` bytes a second (0: any); only the time spent waiting for the client counts.
+    """
 
     silence: float
     rate: int
 
-    def patience(self, seen: int, waited: float) -> float:
+    def seconds_left(self, seen: int, waited: float) -> float:
         """Seconds to wait for the next bytes, after `seen` bytes in `waited` seconds."""
         if not self.rate:
             return self.silence
         return min(self.silence, self.silence + seen / self.rate - waited)
 
 
-def pace_of(settings: ApiSettings) -> BodyDeadline:
+def body_deadline(settings: ApiSettings) -> BodyDeadline:
+    """The deadline that API__BODY_TIMEOUT and API__MIN_BODY_RATE set."""
     return BodyDeadline(settings.BODY_TIMEOUT, settings.MIN_BODY_RATE)
 
 
-async def chunks(request: Request, pace: BodyDeadline, limit: int) -> AsyncIterator[bytes]:
-    """The body as it arrives. Raises RequestTimeout when it comes more slowly than `pace`, PayloadTooLarge past
+async def chunks(request: Request, deadline: BodyDeadline, limit: int) -> AsyncIterator[bytes]:
+    """The body as it arrives. Raises RequestTimeout when it misses the `deadline`, PayloadTooLarge past
     `limit` bytes, ClientDisconnect when the client goes away."""
     clock = asyncio.get_running_loop().time
     seen, waited, more = 0, 0.0, True
@@ -64,7 +68,7 @@ async def chunks(request: Request, pace: BodyDeadline, limit: int) -> AsyncItera
         began = clock()
         try:
             # Zero or less still takes what is there already: what our own disk delayed is not the client's fault.
-            async with asyncio.timeout(max(0.001, pace.patience(seen, waited))):
+            async with asyncio.timeout(max(0.001, deadline.seconds_left(seen, waited))):
                 message = await request.receive()
         except TimeoutError:
             raise RequestTimeout from None
@@ -93,7 +97,7 @@ def _check_json_type(request: Request) -> None:
         raise UnsupportedMediaType("Send the body as application/json in UTF-8.")
 
 
-async def read_json(request: Request, pace: BodyDeadline, limit: int) -> tuple[bytes, Any]:
+async def read_json(request: Request, deadline: BodyDeadline, limit: int) -> tuple[bytes, Any]:
     """The raw body and its value; (b"", None) when there is none."""
     check_encoding(request)
     declared = content_length(request)
@@ -101,7 +105,7 @@ async def read_json(request: Request, pace: BodyDeadline, limit: int) -> tuple[b
         _check_json_type(request)
     if declared is not None and declared > limit:
         raise PayloadTooLarge("The body is larger than API__MAX_JSON_BYTES.")
-    parts = [data async for data in chunks(request, pace, limit)]
+    parts = [data async for data in chunks(request, deadline, limit)]
     raw = b"".join(parts)
     if not raw:
         return b"", None

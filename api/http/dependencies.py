@@ -1,4 +1,4 @@
-"""What endpoints ask for by their parameters' types."""
+"""Dependencies of endpoints, by their parameters' types."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from utils.exceptions import ShuttingDown
 if TYPE_CHECKING:
     from services.runtime import Services
 else:
-    # FastAPI evaluates annotations at import; the type itself is of no use to it.
+    # FastAPI evaluates annotations at import and does not use this type.
     Services = Any
 
 
 async def get_services(request: Request) -> Services:
-    """The running services; before the start and after the end there are none."""
+    """The running services. Raises ShuttingDown before the start and after the stop."""
     services = app_state(request).services
     if services is None:
         raise ShuttingDown("The service is not running yet, or no longer. Try again.")

@@ -1,4 +1,4 @@
-"""The one table from codes to HTTP statuses, and every way to an application/problem+json answer (RFC 9457)."""
+"""The table from codes to HTTP statuses, and everything that makes an application/problem+json answer (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -65,8 +65,7 @@ TABLE: dict[str, tuple[int, str]] = {
     "too_many_pending": (429, "Too many captures waiting"),
     "internal_error": (500, "Internal error"),
     "not_implemented": (501, "Not built yet"),
-    # A camera's, when somebody waits for its picture (snapshot, burst); address_not_allowed and
-    # timestamp_out_of_range as above.
+    # A camera's failure in a snapshot or a burst; address_not_allowed and timestamp_out_of_range stand above.
     "unauthorized_camera": (502, "Camera refused the credentials"),
     "forbidden_camera": (502, "Camera forbids the stream"),
     "stream_not_found": (502, "Camera has no such stream"),
@@ -103,7 +102,7 @@ def trace_id(scope: Scope) -> str:
 
 
 def problem_response(scope: Scope, error: IngestionException, headers: Mapping[str, str] | None = None) -> Response:
-    """The answer for an error that a client may be told of."""
+    """The answer for an error that clients may see."""
     status, title = TABLE.get(error.code, TABLE["internal_error"])
     scope["trackshift.code"] = error.code
     fields = [
@@ -136,7 +135,7 @@ def _challenge(error: IngestionException) -> str:
 
 
 def internal_error(scope: Scope, error: BaseException) -> Response:
-    """500 for anything unforeseen: the log has the traceback, the client a trace_id."""
+    """500 for an unexpected error: the traceback goes to the log, the client gets a trace_id."""
     log.error("unhandled_error", error=type(error).__name__, exc_info=error)
     return problem_response(scope, error if isinstance(error, SecretUnreadable) else IngestionException())
 
@@ -150,7 +149,7 @@ class _Coded(IngestionException):
 
 
 def allowed_methods(scope: Scope, routes: list[BaseRoute]) -> str:
-    """Every method of the path, whichever route has it; Starlette names those of the first route only."""
+    """The methods of all routes of the path; Starlette names those of the first route only."""
     found = set()
     for method in ("DELETE", "GET", "PATCH", "POST", "PUT"):
         probe = {**scope, "method": method}
@@ -190,10 +189,10 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Registers the handlers. Whatever else is raised becomes a 500 in middleware.Guard.
+    """Registers the handlers. Any other exception becomes a 500 in middleware.Guard.
 
-    A pydantic ValidationError from inside (a row or an answer that does not fit its model) is such a 500 too:
-    the input's own errors are RequestValidationError, or InvalidRequest for a form.
+    So does a pydantic ValidationError of a row or an answer that does not fit its model: invalid input is a
+    RequestValidationError, or InvalidRequest for a form.
     """
     app.add_exception_handler(IngestionException, on_ingestion_exception)
     app.add_exception_handler(RequestValidationError, on_validation_error)

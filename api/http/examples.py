@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from config import VERSION
+
 _REQUEST = "01934f5e-2b7a-7c31-9d5e-6f0a1b2c3d4e"
 _FRAME = "01934f5e-2c10-8a5b-8f21-0c9d8e7f6a5b"
 _SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
@@ -11,7 +13,7 @@ _AT = "2026-05-04T13:30:00.000000Z"
 
 FRAME: dict[str, Any] = {
     "frame_id": _FRAME, "request_id": _REQUEST, "camera_id": "pit-lane-1", "source_type": "rtsp", "sequence": 0,
-    "filename": None, "storage_path": f"frames/2026/05/04/pit-lane-1/{_FRAME}-1.jpg",
+    "filename": None, "storage_path": f"frames/2026/05/04/pit-lane-1/{_FRAME}-5c1f0a9be2d47c36.jpg",
     "storage_url": "http://127.0.0.1:9000/trackshift-frames/frames/2026/05/04/pit-lane-1/...?X-Amz-Signature=...",
     "url_expires_at": "2026-05-04T14:30:01.000000Z", "timestamp": _AT, "timestamp_source": "receipt",
     "timestamp_uncertainty_ms": 60.0, "camera_timestamp": None, "width": 1920, "height": 1080, "size_bytes": 251904,
@@ -28,20 +30,22 @@ PROGRESS: dict[str, Any] = {
 }  # fmt: skip
 SUMMARY: dict[str, Any] = {
     "request_id": _REQUEST, "group_id": None, "status": "completed", "camera_id": "pit-lane-1", "source_type": "rtsp",
-    "capture_mode": "single_frame", "message": "1 frame stored.", "frames_total": 1, "progress": PROGRESS,
-    "error": None, "rejected": [], "meta": {"session": "FP1"},
+    "capture_mode": "single_frame", "message": "Completed: 1 of 1 frames stored, 0 dropped.", "frames_total": 1,
+    "progress": PROGRESS, "error": None, "rejected": [], "meta": {"session": "FP1"},
     "source": {"url": "rtsp://192.168.1.20:554/stream1", "codec": "h264", "width": 1920, "height": 1080, "fps": 25.0},
     "grid_start": _AT, "created_at": "2026-05-04T13:29:58.000000Z", "started_at": "2026-05-04T13:29:58.020000Z",
     "completed_at": "2026-05-04T13:30:00.320000Z", "updated_at": "2026-05-04T13:30:00.320000Z",
 }  # fmt: skip
 FINAL: dict[str, Any] = {**SUMMARY, "frames": [FRAME]}
 ACCEPTED: dict[str, Any] = {
-    **SUMMARY, "status": "pending", "message": "Waiting to be captured.", "frames_total": 0, "frames": [],
-    "progress": {**PROGRESS, "expected": 0, "stored": 0, "last_frame_at": None}, "source": None, "grid_start": None,
+    **SUMMARY, "status": "pending", "message": "Waiting for its turn.", "frames_total": 0, "frames": [],
+    "progress": {**PROGRESS, "expected": 0, "stored": 0, "last_frame_at": None}, "grid_start": None,
+    "source": {"url": "rtsp://192.168.1.20:554/stream1", "codec": None, "width": None, "height": None, "fps": None},
     "started_at": None, "completed_at": None, "updated_at": "2026-05-04T13:29:58.000000Z",
 }  # fmt: skip
 UPLOADED: dict[str, Any] = {
     **FINAL, "source_type": "upload", "capture_mode": None, "source": None, "grid_start": None,
+    "message": "1 of 1 files stored.",
     "frames": [{**FRAME, "source_type": "upload", "filename": "car-44.jpg", "timestamp_source": "exif"}],
 }  # fmt: skip
 _SESSION = "01934f5e-2b7a-7c31-9d5e-6f0a1b2c3d44"
@@ -106,10 +110,10 @@ CLOUD_EVENT: dict[str, Any] = {
     "data": {key: value for key, value in FRAME.items() if key not in ("storage_url", "url_expires_at")},
 }  # fmt: skip
 CLOUD_EVENT_PAGE: dict[str, Any] = {"items": [CLOUD_EVENT], "next_cursor": f"{_LOG}.4711"}
-EVENT_STREAM = f"retry: 1000\n\nid: {_LOG}.4711\nevent: frame.stored\ndata: {{\"specversion\":\"1.0\", ...}}\n\n: \n\n"
+EVENT_STREAM = f"retry: 1000\n\nevent: frame.stored\ndata: {{\"specversion\":\"1.0\", ...}}\nid: {_LOG}.4711\n\n: \n\n"
 _HEALTHY = {"status": "healthy", "latency_ms": 1.2, "detail": None}
 HEALTH: dict[str, Any] = {
-    "status": "healthy", "timestamp": _AT, "version": "0.1.0",
+    "status": "healthy", "timestamp": _AT, "version": VERSION,
     "dependencies": {"database": "healthy", "storage": "healthy"},
     "checks": {"database": _HEALTHY, "storage": _HEALTHY},
 }  # fmt: skip
@@ -129,6 +133,7 @@ CAMERA: dict[str, Any] = {
     "stream": {
         "state": "live", "since": "2026-05-04T09:12:31.000000Z", "codec": "h264", "width": 1920, "height": 1080, "fps": 25.0,
         "ring_seconds": 32.4, "ring_bytes": 16411022, "jobs": 1, "last_packet_at": _AT, "reconnects": 1,
+        "clock": {"source": "receipt", "offset_ms": None},
         "last_error": {
             "code": "read_timeout", "message": "The camera sent nothing for RTSP__READ_TIMEOUT seconds.",
             "at": "2026-05-04T09:12:29.000000Z",

@@ -1,9 +1,9 @@
-"""`Idempotency-Key` on the wire: which routes take it, its form, what a body's fingerprint is over, answering again.
+"""`Idempotency-Key` on the wire: the routes that take it, its form, fingerprints of bodies, replayed answers.
 
-Routes take part by being there: StrictRoute sends every POST under /api/v1/ingest and the snapshot through `serve`.
-The key is taken once the whole body is here. A JSON route needs nothing more; one that reads its body itself calls
-`begin` with the body's fingerprint. What is refused before (by the headers, or because the body does not parse) has
-changed nothing and uses no key.
+StrictRoute sends every POST under /api/v1/ingest and the snapshot through `serve`.
+The key is taken after the whole body was received. A JSON route does nothing else for it; a route that reads its body
+itself calls `begin` with the fingerprint. A request that is refused earlier (by its headers, or because its body does not
+parse) has changed nothing and uses no key.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from services.idempotency.operation import Operation
 from utils.exceptions import Forbidden, IngestionException, MalformedRequest
 
 REPLAYED = "Idempotent-Replayed"
-# Not answers to this request but to this moment: they free the key (CONTRACT, "Safe retries").
+# These answers depend on the moment, not on the request: they free the key.
 _NOT_KEPT = (401, 403, 408, 409, 429)
 _IN_THREAD = 65_536  # bytes of JSON; less is hashed faster than a thread is reached
 # A structured-field string ("k") or the bare key; visible ASCII. A bare comma would be two keys in one header.
@@ -42,14 +42,14 @@ _SCOPE = "trackshift.keyed"
 
 
 class _Replay(Exception):
-    """The key has an answer: the endpoint is not run."""
+    """The key has an answer already: the endpoint does not run."""
 
     def __init__(self, answer: KeptAnswer) -> None:
         self.answer = answer
 
 
 class _Keyed:
-    """What a request knows of its key."""
+    """A request's key and its operation."""
 
     def __init__(self, name: KeyName | None) -> None:
         self.name = name
@@ -74,7 +74,7 @@ def parse_key(headers: list[str]) -> str | None:
 
 
 def caller(request: Request) -> str:
-    """Whose keys these are."""
+    """The owner of the keys."""
     return principal(request).owner
 
 
@@ -97,8 +97,8 @@ def json_fingerprint(value: Any, query: bytes) -> str:
 def form_fingerprint(form: ReceivedForm) -> str:
     """Over an upload's fields and, in their order, its files' names, declared types, sizes and hashes.
 
-    Not over the multipart text: its boundary is another one at every try. A file that was too large has not been
-    received whole, so it counts by name and type.
+    Not over the multipart text: its boundary differs at every try. A file that is too large was not received whole: it
+    counts by name and type.
     """
     files = [
         [file.filename, file.declared_type, None if file.too_large else [file.size, file.sha256]] for file in form.files
@@ -109,8 +109,8 @@ def form_fingerprint(form: ReceivedForm) -> str:
 async def begin(request: Request, fingerprint: str) -> Operation:
     """Takes the request's key: for a route that reads its body itself, once that is here whole.
 
-    Raises IdempotencyKeyReused, RequestInProgress, DatabaseUnavailable; and what makes `serve` give the answer that
-    the key has.
+    Raises IdempotencyKeyReused, RequestInProgress, DatabaseUnavailable; and an exception by which `serve` replays the
+    key's answer.
     """
     keyed: _Keyed = request.scope[_SCOPE]
     if keyed.operation is None:
@@ -129,12 +129,12 @@ async def get_operation(request: Request) -> Operation:
 
 
 async def kept_answer(request: Request, operation: Operation) -> Response | None:
-    """The answer that was kept in the transaction of what it tells of, to be sent; None without a key."""
+    """The answer that was kept in the transaction of its rows, as a response; None without a key."""
     answer = await (await get_services(request)).idempotency.given(operation) if operation.keyed else None
     return _response(answer) if answer is not None else None
 
 
-AttemptDep = Annotated[Operation, Depends(get_operation)]
+OperationDep = Annotated[Operation, Depends(get_operation)]
 
 
 def check_key(request: Request) -> None:
@@ -146,7 +146,7 @@ def check_key(request: Request) -> None:
 async def serve(
     request: Request, handler: Callable[[Request], Awaitable[Response]], body: tuple[bytes, Any] | None
 ) -> Response:
-    """Runs the endpoint as its key has it. `body`: raw and parsed; None when the endpoint reads it itself."""
+    """Runs the endpoint, or replays the key's answer. `body`: raw and parsed; None when the endpoint reads it itself."""
     keyed: _Keyed = request.scope[_SCOPE]
     if keyed.name is None:
         return await handler(request)
@@ -175,7 +175,7 @@ async def serve(
 
 
 async def _end(request: Request, operation: Operation | None, response: Response) -> Response:
-    """Keeps the answer or frees the key, before the client has it."""
+    """Keeps the answer or frees the key, before the answer is sent."""
     if operation is None:  # refused before the body was here whole
         assert response.status_code >= 400, "a route that reads its body itself calls begin()"
         return response

@@ -1,6 +1,6 @@
-"""multipart/form-data (RFC 7578) by hand, streaming: every part and header bounded, files straight to disk.
+"""multipart/form-data (RFC 7578), streaming: each part and header is bounded, files go straight to disk.
 
-Starlette's own parser runs before anything can be refused and knows no bounds per file, so it is not used.
+Starlette's own form parser is not used: it runs before anything can be refused, and it has no limit per file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from api.http.strict_json import loads
-from api.http.upload_folder import Op, Operation, SpooledFile
+from api.http.upload_folder import FileAction, FileOperation, FilePart
 from api.http.validation import field_error, invalid_fields
 from config import Settings
 from models.schemas import UploadIngestionRequest
@@ -56,24 +56,24 @@ def clean_filename(raw: bytes) -> str:
 class _Part:
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     name: str = ""
-    file: SpooledFile | None = None
+    file: FilePart | None = None
     text: bytearray | None = None  # a known field's value; None: the data is discarded
 
 
 class FormReader:
-    """Feeds the parser and keeps what it says: fields here, files' bytes as operations for a thread."""
+    """Feeds the parser. Keeps the fields' values, and the files' bytes as operations for a thread."""
 
     def __init__(self, boundary: bytes, settings: Settings) -> None:
         self._max_file = settings.UPLOAD.MAX_FILE_SIZE
         self._max_files = settings.UPLOAD.MAX_BATCH_SIZE
-        self._operations: list[Operation] = []
+        self._operations: list[FileOperation] = []
         self._part = _Part()
         self._header_name = self._header_value = b""
         self._parts = self._file_parts = 0
         self._ended = False
         self._errors: list[FieldError] = []
         self._values: dict[str, bytes] = {}
-        self._files: list[SpooledFile] = []
+        self._files: list[FilePart] = []
         self.waiting = 0  # bytes in the operations
         try:
             self._parser = MultipartParser(
@@ -95,12 +95,12 @@ class FormReader:
         except FormParserError:  # its text quotes the body
             raise MalformedRequest("The multipart body cannot be parsed.") from None
 
-    def take(self) -> list[Operation]:
+    def take(self) -> list[FileOperation]:
         operations, self._operations, self.waiting = self._operations, [], 0
         return operations
 
-    def result(self) -> tuple[UploadIngestionRequest, list[SpooledFile]]:
-        """The form and its files; else what is wrong, form errors first (CONTRACT, upload)."""
+    def result(self) -> tuple[UploadIngestionRequest, list[FilePart]]:
+        """The form and its files. Raises InvalidRequest with all form errors, then TooManyFiles."""
         if not self._ended:
             raise MalformedRequest("The multipart body ends before its last boundary.")
         if not self._file_parts:
@@ -110,7 +110,7 @@ class FormReader:
             given[name] = (loads(raw) if raw.strip() else None) if name == "meta" else _text(raw)
         if given.get("meta", ...) is None:  # empty or null means absent
             del given["meta"]
-        # Fields with an error of their own are not looked at twice.
+        # A field gets one error only.
         known_bad = {error.name for error in self._errors}
         form: UploadIngestionRequest | None = None
         try:
@@ -175,7 +175,7 @@ class FormReader:
             self._error("files", "filename", "each file needs a filename")
         elif self._file_parts <= self._max_files:
             kind = declared.decode("latin-1").partition(";")[0].strip().lower()[:255]
-            self._part.file = SpooledFile(self._file_parts - 1, name, kind or None)
+            self._part.file = FilePart(self._file_parts - 1, name, kind or None)
             self._files.append(self._part.file)
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
@@ -183,11 +183,11 @@ class FormReader:
         if file is not None:
             file.size += end - start
             if file.size <= self._max_file:
-                self._operations.append((Op.WRITE, file, data[start:end]))
+                self._operations.append((FileAction.WRITE, file, data[start:end]))
                 self.waiting += end - start
             elif not file.too_large:
                 file.too_large = True
-                self._operations.append((Op.DISCARD, file, b""))
+                self._operations.append((FileAction.DISCARD, file, b""))
         elif text is not None:
             text += data[start:end]
             if len(text) > MAX_FIELD_BYTES:
@@ -196,7 +196,7 @@ class FormReader:
 
     def _on_part_end(self) -> None:
         if self._part.file is not None:
-            self._operations.append((Op.CLOSE, self._part.file, b""))
+            self._operations.append((FileAction.CLOSE, self._part.file, b""))
         elif self._part.text is not None:
             self._values[self._part.name] = bytes(self._part.text)
 

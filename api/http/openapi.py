@@ -1,4 +1,4 @@
-"""What /openapi.json says beyond the endpoints' own signatures: errors, examples, and the pages that show it."""
+"""What /openapi.json has beyond the endpoints' signatures: errors, examples, links; and the pages that show it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from api.http.access.rules import SCHEMES, needs, public
 from api.http.errors import PROBLEM_TYPE, TABLE
+from api.http.links import add_links
 from api.http.routing import declared_routes, make_router
 from models.schemas import Problem
 from utils.exceptions import IngestionException
@@ -77,11 +78,11 @@ def answer(description: str, example: Any, *, location: bool = False) -> dict[st
     return entry
 
 
-def header(name: str, description: str, example: str) -> dict[str, Any]:
+def header(name: str, description: str, example: str, pattern: str | None = None) -> dict[str, Any]:
     """One header parameter for `openapi_extra`."""
+    schema = {"type": "string"} | ({"pattern": pattern} if pattern else {})
     return {
-        "name": name, "in": "header", "required": False, "description": description, "schema": {"type": "string"},
-        "example": example,
+        "name": name, "in": "header", "required": False, "description": description, "schema": schema, "example": example,
     }  # fmt: skip
 
 
@@ -91,8 +92,9 @@ IDEMPOTENCY = header(
     'One key, `"k"` or bare `k`, 1-255 visible ASCII characters. The same key and body within 24 h: the first answer again, '
     "with `Idempotent-Replayed: true`.",
     "2f6c1c9e",
+    r'^("[!#-\[\]-~]{1,253}"|[!#-+\--~]{1,255})$',
 )
-KEYED = ("request_in_progress", "idempotency_key_reused")  # what a route with IDEMPOTENCY may answer because of it
+KEYED = ("request_in_progress", "idempotency_key_reused")  # the errors of routes with IDEMPOTENCY
 
 
 def schema_of(app: FastAPI) -> dict[str, Any]:
@@ -101,8 +103,11 @@ def schema_of(app: FastAPI) -> dict[str, Any]:
         schema = get_openapi(
             title=app.title, version=app.version, description=app.description, routes=app.routes, tags=app.openapi_tags
         )
-        _, extra = models_json_schema([(Problem, "serialization")], ref_template=_REF)
-        schema.setdefault("components", {}).setdefault("schemas", {}).update(extra.get("$defs", {}))
+        # "validation": members that only some codes have are not required.
+        _, extra = models_json_schema([(Problem, "validation")], ref_template=_REF)
+        components = schema.setdefault("components", {})
+        components["schemas"] = extra["$defs"] | components.get("schemas", {})
+        add_links(schema)
         _add_security(app, schema)
         app.openapi_schema = schema
     return app.openapi_schema

@@ -6,6 +6,7 @@ import re
 from typing import Annotated, Any
 from uuid import UUID
 
+from annotated_types import Ge, Le
 from fastapi import Path, Query
 from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
@@ -36,8 +37,9 @@ def _boolean(value: Any) -> Any:
 StrictUuid = Annotated[UUID, BeforeValidator(_uuid, json_schema_input_type=UUID)]
 RequestId = Annotated[StrictUuid, Path(description="The request's id.")]
 FrameId = Annotated[StrictUuid, Path(description="The frame's id.")]
-StrictInteger = Annotated[int, BeforeValidator(_integer, json_schema_input_type=int)]
-Limit = Annotated[StrictInteger, Query(ge=1, le=200, description="Items a page.")]
+# Bounds stand before the validator: after it they would not be in the JSON schema.
+StrictInteger = BeforeValidator(_integer)
+Limit = Annotated[int, Ge(1), Le(200), StrictInteger, Query(description="Items a page.")]
 Flag = Annotated[bool, BeforeValidator(_boolean, json_schema_input_type=bool)]
 Cursor = Annotated[
     str | None,

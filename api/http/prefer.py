@@ -1,4 +1,8 @@
-"""`Prefer: wait=N` (RFC 7240)."""
+"""`Prefer: wait=N` (RFC 7240).
+
+By hand (20 lines): PyPI has no parser of RFC 7240, and a preference is no structured field (RFC 9651), whose parsers refuse
+the whole header for one unknown preference with a form of its own. The contract leaves out what cannot be parsed.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,10 @@ from uuid import UUID
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.http.access.check import ended, share
+from api.http.access.check import credential_ended, ended, share
 from api.http.state import AppState
 from api.http.waiting import disconnected
-from utils.exceptions import Unauthorized
+from utils.tasks import first_of
 
 if TYPE_CHECKING:
     from services.runtime import Services
@@ -64,15 +68,9 @@ async def wait_final(request: Request, response: Response, state: AppState, serv
         return False
     response.headers["Preference-Applied"] = f"wait={seconds}"
     with share(request, "waits", state.settings.API.MAX_CONCURRENT_REQUESTS):
-        final = asyncio.ensure_future(services.orchestrator.wait_final(request_id, float(seconds)))
+        waiting = services.orchestrator.wait_final(request_id, float(seconds))
         revoked = asyncio.ensure_future(ended(request))
-        others = [asyncio.ensure_future(state.stopping.wait()), asyncio.ensure_future(disconnected(request)), revoked]
-        try:
-            await asyncio.wait({final, *others}, return_when=asyncio.FIRST_COMPLETED)
-            if revoked.done():
-                raise Unauthorized("The credential has ended.", details={"given": True})
-            return bool(final.result()) if final.done() else False
-        finally:
-            for task in (final, *others):
-                task.cancel()
-            await asyncio.gather(final, *others, return_exceptions=True)
+        final = await first_of(waiting, state.stopping.wait(), disconnected(request), revoked)
+        if final is None and not revoked.cancelled():
+            raise credential_ended()
+        return final is not None and final.result()

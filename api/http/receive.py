@@ -1,4 +1,4 @@
-"""Receives one upload: body to form and temporary files, which never outlive the request."""
+"""Receives one upload: its form, and its files in a temporary folder that ends with the request."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from api.http.admission import Admitted
-from api.http.body import chunks, pace_of
+from api.http.body import body_deadline, chunks
 from api.http.multipart import FormReader
 from api.http.state import AppState
 from api.http.upload_folder import StagedFile, UploadFolder
@@ -24,7 +24,7 @@ _FLUSH_BYTES = 1_048_576
 
 @dataclass(frozen=True, slots=True)
 class ReceivedForm:
-    """A whole, valid upload; the files are there until the context that gave it ends."""
+    """A whole, valid upload. The files exist until its context ends."""
 
     fields: UploadIngestionRequest
     files: list[ReceivedFile]
@@ -38,9 +38,9 @@ def body_limit(settings: Settings) -> int:
 async def receive_form(
     request: Request, boundary: bytes, state: AppState, share: Admitted
 ) -> AsyncIterator[ReceivedForm]:
-    """Receives the whole body, then gives the form; the files are removed at the end, whatever happens.
+    """Receives the whole body and yields the form; the files are removed at the end in every case.
 
-    Raises Overloaded when a body of unknown length outgrows what may be in hand.
+    Raises Overloaded when a body of unknown length goes past UPLOAD__MAX_BYTES_IN_FLIGHT.
     """
     settings, pool = state.settings, state.upload_pool
     folder = UploadFolder(state.temp, settings.UPLOAD.DISK_RESERVE)
@@ -48,7 +48,7 @@ async def receive_form(
     seen = 0
     try:
         await pool.run(folder.create, share.held)
-        async for data in chunks(request, pace_of(settings.API), body_limit(settings)):
+        async for data in chunks(request, body_deadline(settings.API), body_limit(settings)):
             seen += len(data)
             share.cover(seen)
             reader.feed(data)
@@ -64,7 +64,7 @@ async def receive_form(
 
 @asynccontextmanager
 async def local_file(state: AppState, size: int, filename: str, declared_type: str | None) -> AsyncIterator[StagedFile]:
-    """A temporary file for `size` bytes of a direct upload; removed at the end, whatever happens. Raises DiskFull."""
+    """A temporary file for `size` bytes of a direct upload; removed at the end in every case. Raises DiskFull."""
     folder = UploadFolder(state.temp, state.settings.UPLOAD.DISK_RESERVE)
     try:
         await state.upload_pool.run(folder.create, size)

@@ -1,11 +1,11 @@
-"""The route class of every endpoint: what is checked before FastAPI reads parameters and body."""
+"""The route class of every endpoint: checks before FastAPI reads parameters and body."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, FastAPI
@@ -13,11 +13,13 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, iter_route_contexts
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
+from starlette.types import Scope
 
 from api.http.access.check import authorize, principal
 from api.http.access.rules import Rule, UndeclaredAccess, rule_of
 from api.http.access.shown import shown
-from api.http.body import pace_of, read_json
+from api.http.body import body_deadline, read_json
 from api.http.idempotency import check_key, serve, takes_key
 from api.http.state import app_state
 from api.http.validation import MAX_ERRORS, invalid_fields
@@ -62,6 +64,20 @@ class StrictRoute(APIRoute):
 
     rule: Rule
 
+    literal_paths: ClassVar[set[str]] = set()  # of all routes: paths without parameters
+
+    def __init__(self, path: str, *args: Any, **kwargs: Any) -> None:
+        super().__init__(path, *args, **kwargs)
+        if "{" not in path:
+            self.literal_paths.add(path)
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """As Starlette's, but `/cameras/probe` never matches `/cameras/{camera_id}`: another method than POST is 405."""
+        match, child = super().matches(scope)
+        if match is not Match.NONE and child.get("path_params") and scope["path"] in self.literal_paths:
+            return Match.NONE, {}
+        return match, child
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
         self.rule = rule_of(self.endpoint)
@@ -81,8 +97,8 @@ class StrictRoute(APIRoute):
             body: tuple[bytes, Any] | None = None if reads_itself else (b"", None)
             if takes_json:
                 api = state.settings.API
-                body = await read_json(request, pace_of(api), api.MAX_JSON_BYTES)
-                # Where Request.body() and .json() keep what they have read: FastAPI asks those.
+                body = await read_json(request, body_deadline(api), api.MAX_JSON_BYTES)
+                # The cache of Request.body() and .json(), which FastAPI calls.
                 request._body, request._json = body
             response = await (serve(request, handler, body) if keyed else handler(request))
             return response if rule.public else shown(response, principal(request))

@@ -1,4 +1,4 @@
-"""What the application holds beside its services: whether it is stopping, how much it is serving, the uploads in hand."""
+"""The application's state beside its services: whether it stops, the requests in flight, the uploads."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from services.runtime import Services
 
 UPLOAD_IO_THREADS = 4
-# Operators must see an overloaded or stopping service, so these are served whatever happens.
+# Served also when the service is overloaded or stopping: operators must see it.
 ALWAYS_SERVED = ("/health", "/health/live", "/health/ready", "/metrics")
 
 
 class Stopping:
-    """Set once, when the stop begins. Belongs to the event loop; `set` is not for signal handlers or threads."""
+    """An event that is set once, when the stop begins. For the event loop only, not for signal handlers or threads."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()

@@ -1,4 +1,4 @@
-"""JSON as the contract takes it: what Python's parser lets through beyond RFC 8259 and I-JSON is refused."""
+"""Strict JSON: refuses what Python's parser accepts beyond RFC 8259 and I-JSON."""
 
 from __future__ import annotations
 

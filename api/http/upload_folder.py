@@ -1,4 +1,4 @@
-"""The temporary folder of one upload: written and removed by threads, never by the event loop."""
+"""The temporary folder of one upload. Threads write and remove it; the event loop never does."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_FILES = (errno.EMFILE, errno.ENFILE)
 
 
-class Op(Enum):
+class FileAction(Enum):
     WRITE = "write"
     CLOSE = "close"
     DISCARD = "discard"
 
 
 @dataclass(eq=False)
-class SpooledFile:
+class FilePart:
     """One file part on its way to disk. Threads own `handle` and `digest`; the event loop reads them at the end."""
 
     index: int
@@ -39,17 +39,17 @@ class SpooledFile:
     handle: IO[bytes] | None = None
 
     def received(self) -> ReceivedFile:
-        """What became of it, once it is closed."""
+        """The file as the orchestrator takes it. Only after the part was closed."""
         return ReceivedFile(
             self.index, self.filename, self.declared_type, self.path, self.size, self.digest.hexdigest(), self.too_large
         )
 
 
-Operation = tuple[Op, SpooledFile, bytes]
+FileOperation = tuple[FileAction, FilePart, bytes]
 
 
 class UploadFolder:
-    """A 0700 folder. After `remove` a late `apply` of a cancelled upload does nothing."""
+    """A folder with mode 0700; for threads. After `remove`, a late `apply` of a cancelled upload does nothing."""
 
     def __init__(self, root: TempRoot, reserve: int) -> None:
         self._root = root
@@ -57,11 +57,15 @@ class UploadFolder:
         self._path: Path | None = None
         self._lock = threading.Lock()
         self._removed = False
-        self._open: list[SpooledFile] = []
+        self._open: list[FilePart] = []
         self._made: list[Path] = []
 
     def create(self, expected: int) -> None:
-        """Makes the folder. Raises DiskFull when `expected` bytes would eat into the reserve, Overloaded without files."""
+        """Makes the folder.
+
+        Raises DiskFull when `expected` bytes would not leave the disk reserve, Overloaded when the process has no file
+        descriptor left.
+        """
         with self._lock:
             if self._removed:
                 return
@@ -72,8 +76,8 @@ class UploadFolder:
             except OSError as error:
                 raise self._translated(error) from error
 
-    def apply(self, operations: list[Operation]) -> None:
-        """Writes, in order. Raises DiskFull, Overloaded."""
+    def apply(self, operations: list[FileOperation]) -> None:
+        """Does the operations in order. Raises DiskFull, Overloaded."""
         with self._lock:
             if self._removed or self._path is None:
                 return
@@ -85,7 +89,7 @@ class UploadFolder:
                 raise self._translated(error) from error
 
     def remove(self) -> None:
-        """Closes and removes everything; safe at any time and twice."""
+        """Closes and removes all files and the folder; may be called at any time and more than once."""
         with self._lock:
             self._removed = True
             for file in self._open:
@@ -103,17 +107,17 @@ class UploadFolder:
             except OSError:
                 shutil.rmtree(self._path, ignore_errors=True)
 
-    def _one(self, kind: Op, file: SpooledFile, data: bytes) -> None:
+    def _one(self, kind: FileAction, file: FilePart, data: bytes) -> None:
         assert self._path is not None
         if file.handle is None:
             file.path = self._path / str(file.index)  # nothing of the client's becomes a path
             self._made.append(file.path)
             file.handle = file.path.open("wb")
             self._open.append(file)
-        if kind is Op.WRITE:
+        if kind is FileAction.WRITE:
             file.handle.write(data)
             file.digest.update(data)
-        elif kind is Op.DISCARD:
+        elif kind is FileAction.DISCARD:
             file.handle.truncate(0)
         else:
             file.handle.close()
@@ -135,14 +139,14 @@ class StagedFile:
 
     def __init__(self, folder: UploadFolder, filename: str, declared_type: str | None) -> None:
         self._folder = folder
-        self._file = SpooledFile(0, filename, declared_type)
+        self._file = FilePart(0, filename, declared_type)
 
     def write(self, data: bytes) -> None:
         """Raises DiskFull, Overloaded."""
         self._file.size += len(data)
-        self._folder.apply([(Op.WRITE, self._file, data)])
+        self._folder.apply([(FileAction.WRITE, self._file, data)])
 
     def received(self) -> ReceivedFile:
         """Closes the file. Raises DiskFull."""
-        self._folder.apply([(Op.CLOSE, self._file, b"")])
+        self._folder.apply([(FileAction.CLOSE, self._file, b"")])
         return self._file.received()

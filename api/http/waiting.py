@@ -1,4 +1,4 @@
-"""Work that is done only as long as somebody waits for it."""
+"""Work that is cancelled when its client goes away."""
 
 from __future__ import annotations
 
@@ -8,32 +8,27 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-from api.http.access.check import ended
+from api.http.access.check import credential_ended, ended
 from api.http.state import AppState
-from utils.exceptions import ShuttingDown, Unauthorized
+from utils.exceptions import ShuttingDown
+from utils.tasks import first_of
 
 T = TypeVar("T")
 
 
 async def disconnected(request: Request) -> None:
-    """Returns when the client has gone away. The body must have been read."""
+    """Returns when the client has disconnected. The body must have been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 async def while_wanted(request: Request, state: AppState, work: Coroutine[Any, Any, T]) -> T:
-    """The work's result; it is cancelled when the client goes away or the service stops. Raises ShuttingDown then, and
-    Unauthorized when the caller's credential ends."""
-    task, revoked = asyncio.ensure_future(work), asyncio.ensure_future(ended(request))
-    others = [asyncio.ensure_future(state.stopping.wait()), asyncio.ensure_future(disconnected(request)), revoked]
-    try:
-        await asyncio.wait({task, *others}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            if revoked.done():
-                raise Unauthorized("The credential has ended.", details={"given": True})
-            raise ShuttingDown  # to a client that is gone, any answer will do
-        return task.result()
-    finally:
-        for each in (task, *others):
-            each.cancel()
-        await asyncio.gather(task, *others, return_exceptions=True)
+    """The work's result. Cancels it and raises ShuttingDown when the client disconnects or the service stops, Unauthorized
+    when the caller's credential ends."""
+    revoked = asyncio.ensure_future(ended(request))
+    task = await first_of(work, state.stopping.wait(), disconnected(request), revoked)
+    if task is None and not revoked.cancelled():
+        raise credential_ended()
+    if task is None:
+        raise ShuttingDown  # a client that has gone does not read the answer
+    return task.result()

@@ -1,4 +1,4 @@
-"""What every schema is made of: strict input, output, times, ids, bounded objects.
+"""The parts of every schema: strict input, output, times, ids, bounded objects.
 
 Input is strict: no coercion, unknown fields refused, times RFC 3339 with an offset. Output times are UTC, `Z`, six
 digits.
@@ -18,8 +18,6 @@ from models.values import CAMERA_ID_PATTERN
 
 MAX_META_BYTES = 16 * 1024
 RTSP_URL_PATTERN = r"^[Rr][Tt][Ss][Pp][Ss]?://"
-
-
 _RFC3339 = re.compile(r"^\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})$")
 
 
@@ -82,7 +80,7 @@ class Output(BaseModel):
 
 
 def without_nulls(value: Any, model: type[BaseModel]) -> Any:
-    """The object without the model's fields that are null (CONTRACT: null means absent); anything else unchanged."""
+    """The object without the model's fields that are null (null means absent); anything else unchanged."""
     if not isinstance(value, dict):
         return value
     return {key: item for key, item in value.items() if item is not None or key not in model.model_fields}

@@ -17,7 +17,8 @@ class BurstRequest(Input):
     """POST /api/v1/ingest/burst."""
 
     camera_ids: list[CameraId] = Field(
-        min_length=2, max_length=32, description="Registered cameras, each once.", examples=[["pit-lane-1", "pit-lane-2"]]
+        min_length=2, max_length=32, description="Registered cameras, each once.", json_schema_extra={"uniqueItems": True},
+        examples=[["pit-lane-1", "pit-lane-2"]],
     )
     at: Timestamp | None = Field(
         None,

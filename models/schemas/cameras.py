@@ -4,27 +4,31 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
+from pydantic.json_schema import SkipJsonSchema
+from pydantic_core import PydanticCustomError
 
 from models.schemas.base import BoundedObject, CameraId, FrameMeta, Input, Output, RtspUrl, Timestamp, without_nulls
 from models.values import Transport
 
 _Name = Annotated[str, Field(max_length=200)]
-
-
 _Text = Annotated[str, Field(max_length=4000)]
-
-
 Reader = Literal["opencv", "pyav"]
-
-
 RetentionDays = Annotated[float, Field(gt=0, le=36_500)]
+# Paths beside /api/v1/cameras/{camera_id}.
+RESERVED_CAMERA_IDS = frozenset({"probe"})
+
+
+def _not_reserved(value: str) -> str:
+    if value in RESERVED_CAMERA_IDS:
+        raise PydanticCustomError("reserved", "is reserved")
+    return value
 
 
 class CameraCreate(Input):
     """POST /api/v1/cameras."""
 
-    camera_id: CameraId
+    camera_id: Annotated[CameraId, AfterValidator(_not_reserved)] = Field(description="Any but `probe`, which is a path.")
     name: _Name | None = Field(None, examples=["Pit lane, entry"])
     description: _Text | None = None
     rtsp_url: RtspUrl = Field(description="May carry user:password; kept encrypted, shown masked.")
@@ -50,10 +54,10 @@ class CameraCreate(Input):
 class CameraPatch(Input):
     """PATCH /api/v1/cameras/{camera_id}, RFC 7396: absent members stay, null resets, objects are merged."""
 
-    camera_id: CameraId | None = Field(None, description="May be sent back; cannot change.")
+    camera_id: CameraId | SkipJsonSchema[None] = Field(None, description="May be sent back; cannot change.")
     name: _Name | None = None
     description: _Text | None = None
-    rtsp_url: RtspUrl | None = Field(None, description="Equal to the masked form: the secret stays. Cannot be null.")
+    rtsp_url: RtspUrl | SkipJsonSchema[None] = Field(None, description="Equal to the masked form: the secret stays.")
     transport: Transport | None = Field(None, strict=False)
     location: _Name | None = None
     camera_angle: _Name | None = None

@@ -75,7 +75,7 @@ class UploadError(Output):
 
 
 class UploadSessionResponse(Output):
-    """A direct upload. URLs are made anew for every answer."""
+    """A direct upload. Every answer has fresh URLs."""
 
     session_id: UUID
     status: Literal["open", "completing", "completed", "failed", "aborted", "expired"]

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -37,7 +38,6 @@ from services.spool.folder import SpoolFolder
 from services.spool.record import DamagedRecord, decode
 from services.storage_service.service import StorageService
 from utils.embedded.files import write_private
-from utils.exceptions import ObjectMissing
 from utils.secret_box import SecretBox, is_key
 
 MARK_KEY = ".trackshift/restore"
@@ -171,9 +171,8 @@ class Restore:
         if target.services:
             raise BackupError("A service is connected to this database: stop it first.")
         try:
-            mark = Mark.read(await again(lambda: self._storage.get(MARK_KEY)))
-        except ObjectMissing:
-            mark = None
+            head = await again(lambda: self._storage.head(MARK_KEY))
+            mark = Mark.read(await again(lambda: self._storage.get(MARK_KEY))) if head is not None else None
         except (ValueError, KeyError, TypeError):
             raise BackupError(f"The object {MARK_KEY} in the bucket cannot be read: begin with an empty bucket.") from None
         if mark is not None and mark.backup != self._manifest.id:
@@ -190,8 +189,8 @@ class Restore:
         if mark is None:
             if objects:
                 await self._check_bucket(target.log_id)
-            if found := self._foreign_spool():
-                raise BackupError(f"The spool {self._spool.path} is not empty ({found}): move its files away first.")
+            if spooled := self._foreign_spool():
+                raise BackupError(f"The spool {self._spool.path} is not empty ({spooled}): move its files away first.")
         return mark or Mark(self._manifest.id, uuid4()), rows_done
 
     async def _check_bucket(self, log_id: UUID | None) -> None:
@@ -259,7 +258,8 @@ class Restore:
                             self._spool.bury(path.name)
                     count += 1
         except OSError as error:
-            raise BackupError(f"SPOOL__DIR {self._spool.path} cannot be written: {error.strerror}.") from error
+            reason = os.strerror(error.errno or 0)
+            raise BackupError(f"SPOOL__DIR {self._spool.path} cannot be written: {reason}.") from error
         return count
 
     def _restore_keys(self) -> None:

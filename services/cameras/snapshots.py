@@ -16,6 +16,7 @@ from models.entities import CameraConfiguration, Frame, IngestionRequest
 from models.schemas import FrameInfo, RTSPIngestionRequest, SnapshotRequest
 from models.values import FINAL_STATUSES, CaptureMode, CaptureParams, FrameRecord, IngestionStatus
 from repositories.database import UnitOfWork
+from services.admission.captures import capture_row
 from services.idempotency.operation import Operation
 from services.orchestrator import Orchestrator
 from services.reads.queries import Queries
@@ -68,7 +69,10 @@ class Snapshots:
         wanted = RTSPIngestionRequest(
             camera_id=camera_id, capture_mode=CaptureMode.SINGLE_FRAME, jpeg_quality=body.jpeg_quality, meta=body.meta
         )
-        row = self._orchestrator.capture_row(wanted, camera, body.max_staleness)
+        row = capture_row(
+            wanted, camera, self._capture.secrets,
+            default_fps=self._capture.settings.DEFAULT_FPS, max_staleness=body.max_staleness,
+        )  # fmt: skip
         row.id = operation.request_id
         if (frame := await self._at_once(row, camera, operation)) is not None:
             return await self._queries.info(frame)

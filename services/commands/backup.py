@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,13 +16,14 @@ from repositories.database import Database
 from services.backup.archive import KEYS, Archive, Manifest
 from services.backup.backup import Backup
 from services.backup.restore import Restore, Restored
-from services.commands.running import connected, run
+from services.commands.running import T, connected, refuse, run
 from services.execution.embedded_parts import StartError, start_embedded
 from services.storage_service.service import StorageService
 from utils.embedded.errors import DataDirLocked
 from utils.embedded.lock import DataDirLock
-from utils.logger import configure_logging
+from utils.logger import configure_logging, get_logger
 
+log = get_logger(__name__)
 _VERIFIED = ("checked", "ok", "missing", "mismatched", "orphans", "error")
 Objects = typer.Option("--objects/--no-objects", help="Whether the bucket's objects are copied too.")
 
@@ -37,7 +39,7 @@ def backup(
     With --no-objects the bucket has to be backed up by its own means, after this.
     """
     configure_logging("WARNING", "console")
-    manifest = run(_backup(get_settings(), target.absolute(), objects))
+    manifest = _run(_backup(get_settings(), target.absolute(), objects))
     if (target / KEYS).exists():
         _report(f"{target / KEYS} holds the keys of camera URLs: whoever reads this backup can read their passwords")
     print(json.dumps({"backup": str(target), **_summary(manifest)}))
@@ -60,7 +62,7 @@ def restore(
     restore was refused or cut off, and the message says why.
     """
     configure_logging("WARNING", "console")
-    done = run(_restore(get_settings(), Archive(source.absolute()), objects, without_key))
+    done = _run(_restore(get_settings(), Archive(source.absolute()), objects, without_key))
     if done.verified.orphans:
         _report(f"{done.verified.orphans} objects in the bucket belong to no frame; they go after SWEEPER__GRACE")
     found = {name: getattr(done, name) for name in ("rows", "objects", "left_out", "spool")}
@@ -85,6 +87,19 @@ async def _restore(settings: Settings, archive: Archive, objects: bool, without_
         stack.push_async_callback(database.close)
         stack.push_async_callback(storage.close)
         return await Restore(effective, database, storage, archive, _report).run(objects=objects, without_key=without_key)
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """As `run`; every other end is exit code 2 as well, since 1 says that the work is done."""
+    try:
+        return run(work)
+    except typer.Exit:
+        raise
+    except KeyboardInterrupt:
+        refuse("Interrupted.")
+    except Exception as error:
+        log.exception("command_failed")
+        refuse(f"The command itself failed: {type(error).__name__}.")
 
 
 def _lock_spool(settings: Settings, stack: AsyncExitStack) -> None:

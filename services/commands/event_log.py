@@ -1,4 +1,4 @@
-"""`reset-event-log`: a new identity for the event log, after a database was restored (docs/integration.md)."""
+"""`reset-event-log`: a new identity for the event log, after a restore by other means than `restore`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from utils.exceptions import DatabaseUnavailable
 
 
 def reset() -> None:
-    """Give the event log a new identity, and print it. Cursors of before are answered 410 afterwards."""
+    """Give the event log a new identity, and print it. Cursors of before are answered 410 afterwards.
+
+    `restore` does this by itself. After a restore by other means run `bucket adopt` too: the bucket's marker names the log.
+    """
     print(run(reset_event_log(get_settings())))
 
 

@@ -27,7 +27,8 @@ BATCH = 200  # events read by one statement
 SCAN = 5000  # events that one statement may pass over because of a filter
 SCANS = 20  # such statements for one page
 PAGE_BYTES = 4_194_304  # a page ends after the event that goes beyond
-_CURSOR = re.compile(r"^([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.(0|[1-9][0-9]{0,17})\Z")
+CURSOR_FORM = r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.(0|[1-9][0-9]{0,17})"  # log_id, seq
+_CURSOR = re.compile(rf"^{CURSOR_FORM}\Z")
 
 
 @dataclass(frozen=True, slots=True)

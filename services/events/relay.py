@@ -1,31 +1,31 @@
-"""The relay: moves events from where their transactions wrote them into the one log (DESIGN, rule 12).
+"""The relay: moves events from where their transactions wrote them into the one log (rule 12).
 
-Each process runs one; an advisory lock in the database lets one at a time through, so any may die at any moment. Its poll
-tells this process how far the log goes, whoever moved the events: readers that wait (`LogHead`) need no query of their own
-and hold no connection.
+Each process runs one; an advisory lock in the database lets one at a time through, so any may die at any moment. Each poll
+also says how far the log goes, whichever process moved the events: readers that wait (`LogHead`) need no query of their
+own and hold no connection.
 """
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from uuid import UUID
 
 from repositories.database import Database
 from repositories.event_log import EventLogRepository, Relayed
-from utils.exceptions import DatabaseUnavailable
 from utils.logger import get_logger
 from utils.metrics import EVENT_RELAY_SECONDS, EVENTS_EXPIRED, EVENTS_RELAYED
+from utils.periodic import PeriodicJob, wait_for
 
 log = get_logger(__name__)
 
 BATCH = 1000  # events moved, or removed, in one transaction
-GAP = 0.02  # seconds between two polls at the least, while somebody here waits: what is committed meanwhile goes together
-QUIET_GAP = 0.1  # the same while nobody does: a poll costs a tenth of an upload
-WATCHED = 0.1  # seconds between polls while somebody here waits (whose read woke the relay): others write too
-IDLE = 1.0  # seconds between polls otherwise; a transaction of this process is followed by a poll at once
-AWAY = 1.0  # seconds until a database that is away is tried again
-SWEEP_EVERY = 60.0  # seconds
+# Seconds between two polls. A transaction of this process leads to a poll after the shortest interval.
+MIN_INTERVAL = 0.02  # while readers wait here: what is committed meanwhile is moved together
+MIN_INTERVAL_UNREAD = 0.1  # while none does: a poll costs a tenth of an upload
+MAX_INTERVAL = 0.1  # while readers wait here: other processes write too
+MAX_INTERVAL_UNREAD = 1.0
+RETRY_INTERVAL = 1.0  # after the database was away
+EXPIRE_INTERVAL = 60.0  # between two removals of old events
 
 
 class LogHead:
@@ -38,7 +38,7 @@ class LogHead:
         self._moved = asyncio.Event()
 
     def publish(self, log_id: UUID, seq: int) -> None:
-        """Wakes whoever waits, if it is news."""
+        """Wakes the readers that wait, if the log has moved."""
         if (log_id, seq) != (self.log_id, self.seq):
             self.log_id, self.seq = log_id, seq
             moved, self._moved = self._moved, asyncio.Event()
@@ -65,62 +65,55 @@ class Relay:
         self._database = database
         self._head = head
         self._retention = retention
-        self._sweep_at = 0.0
+        self._expire_at = 0.0
         self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._job = PeriodicJob("event-relay", self._relay, RETRY_INTERVAL)
 
     def start(self) -> None:
         self._database.on_commit = self._wake.set
-        self._task = asyncio.create_task(self._run(), name="event-relay")
+        self._job.start()
 
     async def stop(self) -> None:
         self._database.on_commit = lambda: None
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._job.stop()
 
-    async def _run(self) -> None:
-        while True:
-            try:
-                # Kept open: each statement is a transaction by itself, and a session for each would cost as much again.
-                async with self._database.one_statement() as uow:
-                    await self._follow(uow.event_log)
-            except DatabaseUnavailable:
-                pass  # logged where it happened; what is pending stays pending
-            except Exception:
-                log.exception("event_relay_failed")
-            await asyncio.sleep(AWAY)
+    async def _relay(self) -> None:
+        """Polls until the database is away; what is pending stays pending. Raises DatabaseUnavailable.
 
-    async def _follow(self, outbox: EventLogRepository) -> None:
+        The session is kept open: each statement is a transaction by itself, and a session for each would cost as much again.
+        """
+        async with self._database.one_statement() as uow:
+            await self._poll(uow.event_log)
+
+    async def _poll(self, event_log: EventLogRepository) -> None:
         pause = 0.0
         while True:
             self._wake.clear()
-            done = await outbox.relay(BATCH)
-            self._tell(done)
-            await self._sweep(outbox)
+            done = await event_log.relay(BATCH)
+            self._publish(done)
+            await self._expire(event_log)
             if done.moved == BATCH:
                 continue
-            await asyncio.sleep(GAP if self._head.waiting else QUIET_GAP)
-            longest = WATCHED if self._head.waiting else IDLE
-            pause = 0.0 if done.moved or done.busy else min(longest, 2 * pause + GAP)
+            read = self._head.waiting > 0
+            await asyncio.sleep(MIN_INTERVAL if read else MIN_INTERVAL_UNREAD)
+            longest = MAX_INTERVAL if read else MAX_INTERVAL_UNREAD
+            pause = 0.0 if done.moved or done.busy else min(longest, 2 * pause + MIN_INTERVAL)
             if not pause:
                 continue
-            with suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._wake.wait()
+            await wait_for(self._wake, pause)
 
-    def _tell(self, done: Relayed) -> None:
+    def _publish(self, done: Relayed) -> None:
         self._head.publish(done.log_id, done.head)
         if done.moved:
             EVENTS_RELAYED.inc(done.moved)
             EVENT_RELAY_SECONDS.observe(done.waited)
 
-    async def _sweep(self, outbox: EventLogRepository) -> None:
+    async def _expire(self, event_log: EventLogRepository) -> None:
         """One batch of what retention has passed, so that relaying never waits for a long removal."""
         now = asyncio.get_running_loop().time()
-        if now < self._sweep_at:
+        if now < self._expire_at:
             return
-        gone = await outbox.expire(self._retention, BATCH)
+        gone = await event_log.expire(self._retention, BATCH)
         EVENTS_EXPIRED.inc(gone)
         if gone < BATCH:
-            self._sweep_at = now + min(SWEEP_EVERY, self._retention / 10)
+            self._expire_at = now + min(EXPIRE_INTERVAL, self._retention / 10)

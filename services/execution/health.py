@@ -1,4 +1,7 @@
-"""Health: what can be used right now, checked on the live pools with timeouts of its own, cached for a second."""
+"""Health: what can be used right now, checked on the live pools with timeouts of its own, cached for a second.
+
+A periodic job runs the checks too, so that `ingestion_dependency_up` is true without anybody asking.
+"""
 
 from __future__ import annotations
 
@@ -49,6 +52,7 @@ class HealthService:
     """Runs the checks of the parts it depends on, each of which makes the whole unhealthy.
 
     `internal`: what the service itself found wrong: shown in `checks`, no dependency, and makes the whole degraded.
+    Everything runs on the event loop.
     """
 
     def __init__(self, required: dict[str, Check], internal: dict[str, Check]) -> None:

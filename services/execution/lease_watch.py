@@ -1,8 +1,8 @@
-"""Which leases this process may still act under, by its own clock: self-fencing (DESIGN, rule 3).
+"""Which leases this process may still act under, by its own clock: self-fencing (rule 3).
 
 A lease ends by the database's clock, which a process that was stopped, or is cut off, does not see. So each renewal that
 succeeded counts from the moment at which it was *asked* for, on this host, for LEASE_TTL less a margin: here it ends
-before it can end there. A thread of its own tells of it: it needs neither the event loop nor a connection.
+before it can end there. A thread of its own reports it: it needs neither the event loop nor a connection.
 
 Epochs fence every write for certain; this keeps a process that cannot know better from trying.
 """
@@ -33,7 +33,7 @@ def host_seconds() -> float:
 class _WatchedLease:
     until: float
     on_lapse: Callable[[], None]
-    told: bool = False
+    reported: bool = False
 
 
 class LeaseWatch:
@@ -60,12 +60,12 @@ class LeaseWatch:
             if (held := self._held.get(claim)) is None:
                 return False
             held.until = max(held.until, asked + self._span)
-            again, held.told = held.told and held.until > self.clock(), False
+            again, held.reported = held.reported and held.until > self.clock(), False
             self._changed.notify()
             return again
 
     def release(self, claim: Claim) -> None:
-        """The lease is no longer this process's, or of no interest."""
+        """The lease is no longer watched."""
         with self._changed:
             self._held.pop(claim, None)
 
@@ -75,16 +75,16 @@ class LeaseWatch:
             held = self._held.get(claim)
             return held is not None and self.clock() < held.until
 
-    def look(self) -> float | None:
-        """Tells of leases that ended; seconds until the next one will, None without any."""
+    def poll(self) -> float | None:
+        """Reports leases that ended; returns the seconds until the next one ends, None without any."""
         ended: list[tuple[Claim, _WatchedLease]] = []
         with self._changed:
             now = self.clock()
             for claim, held in self._held.items():
-                if now >= held.until and not held.told:
-                    held.told = True
+                if now >= held.until and not held.reported:
+                    held.reported = True
                     ended.append((claim, held))
-            left = min((held.until - now for held in self._held.values() if not held.told), default=None)
+            left = min((held.until - now for held in self._held.values() if not held.reported), default=None)
         for claim, held in ended:
             LEASES_FENCED.inc()
             request, late = str(claim.request_id), round(now - held.until, 3)
@@ -106,9 +106,9 @@ class LeaseWatch:
 
     def _run(self) -> None:
         while True:
-            left = self.look()
+            left = self.poll()
             with self._changed:
                 if self._stopping:
                     return
-                # A lease that came between `look` and here has at least its margin before it: soon enough.
+                # A lease that came between `poll` and here has at least its margin before it: soon enough.
                 self._changed.wait(self._span / 4 if left is None else min(max(left, 0.0), self._span / 4))

@@ -7,18 +7,17 @@ the watch's thread (`lease_watch`), which a stalled loop does not stall. Lifecyc
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from uuid import UUID
 
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
-from models.entities import CaptureEvent
 from models.values import Claim
 from repositories.database import Database
 from services.execution.lease_watch import LeaseWatch
@@ -28,15 +27,17 @@ from utils.exceptions import DatabaseUnavailable, LeaseLost
 from utils.ids import new_id
 from utils.logger import get_logger
 from utils.metrics import CAPTURES, CAPTURES_RESUMED, LEASE_RENEWAL, LEASES_LOST
+from utils.periodic import PeriodicJob
+from utils.tasks import cancel_all
 
 log = get_logger(__name__)
 
-CLAIM_EVERY = 0.5  # seconds between looks for captures that nobody runs
-CLAIM_AT_MOST = 2.0  # the same where a look takes long
-CANCELLED_AT_ONCE = 20  # captures taken only to be ended, in one look
-RENEW_AGAIN = 0.2  # seconds until leases that could not be renewed are tried again
-TRIGGER_POLL = 0.5  # seconds between looks for triggers that other processes took
-TRIGGERS_AT_ONCE = 1000
+CLAIM_INTERVAL = 0.5  # seconds between polls for captures that nobody runs
+CLAIM_INTERVAL_MAX = 2.0  # the same where a poll takes long
+CANCELLED_BATCH = 20  # captures taken only to be ended, in one poll
+RENEW_RETRY_INTERVAL = 0.2  # seconds until leases that could not be renewed are tried again
+TRIGGER_POLL_INTERVAL = 0.5  # seconds between polls for triggers that other processes took
+TRIGGER_BATCH = 1000
 
 
 @dataclass(slots=True)
@@ -68,9 +69,13 @@ class CaptureRunner:
         self._watch = watch or LeaseWatch(deps.settings.LEASE_TTL)
         self.owner = f"{socket.gethostname()[:60]}:{os.getpid()}:{new_id()}"
         self._running: dict[UUID, _Running] = {}
-        self._wake = asyncio.Event()
-        self._begun = asyncio.Event()  # there are leases to renew
-        self._tasks: list[asyncio.Task[None]] = []
+        self._claim_seconds = (0.0, 0.0)  # that the last two polls took
+        self._renew_failures = 0  # tries since all leases were renewed
+        self._claiming = PeriodicJob("capture-claim", self._claim_all, self._claim_pause)
+        self._renewing = PeriodicJob(
+            "lease-renewal", self._renew_all, self._renew_pause, retry_interval=RENEW_RETRY_INTERVAL
+        )
+        self._triggers = PeriodicJob("trigger-poll", self._poll_triggers, TRIGGER_POLL_INTERVAL, at_start=False)
 
     # -- what runs ---------------------------------------------------------------------------------------------
 
@@ -86,7 +91,7 @@ class CaptureRunner:
 
     def wake(self) -> None:
         """There may be something to claim."""
-        self._wake.set()
+        self._claiming.wake()
 
     def now(self) -> float:
         """Seconds of the clock that leases are watched by: to be read before a claim is committed."""
@@ -103,7 +108,8 @@ class CaptureRunner:
         self._watch.hold(claim, asked, partial(_wake_from_thread, asyncio.get_running_loop(), job))
         task = asyncio.create_task(self._guard(job, camera_id), name=f"capture-{claim.request_id}")
         self._running[claim.request_id] = _Running(job, task, camera_id)
-        self._begun.set()
+        if len(self._running) == 1:
+            self._renewing.wake()  # it waits for the first lease
         CAPTURES.labels(state="running").set(len(self._running))
 
     async def _guard(self, job: CaptureJob, camera_id: str) -> None:
@@ -128,7 +134,7 @@ class CaptureRunner:
                 del self._running[request_id]
             CAPTURES.labels(state="running").set(len(self._running))
             self._on_finished(request_id)
-            self._wake.set()
+            self._claiming.wake()
 
     def _lose(self, job: CaptureJob) -> None:
         log.warning("lease_lost", ingestion_id=str(job.claim.request_id), epoch=job.claim.epoch)
@@ -139,51 +145,38 @@ class CaptureRunner:
 
     def start(self) -> None:
         self._watch.start()
-        works = {"claim": self._claim_loop, "renew": self._renew_loop, "triggers": self._follow_triggers}
-        self._tasks = [asyncio.create_task(work(), name=name) for name, work in works.items()]
+        for job in (self._claiming, self._renewing, self._triggers):
+            job.start()
 
     async def stop(self, timeout: float) -> None:
         """Takes no more work, stores what is in hand, hands captures back; at most `timeout` seconds."""
-        for task in self._tasks:
-            if task.get_name() != "renew":  # leases are kept until they are handed back
-                task.cancel()
+        await self._claiming.stop()
+        await self._triggers.stop()
         for running in self._running.values():
             running.job.hand_back()
         tasks = [running.task for running in self._running.values()]
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=timeout)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+            await cancel_all(*late)
+        await self._renewing.stop()  # last: leases are kept until they are handed back
         self._watch.stop()
 
     # -- claiming ----------------------------------------------------------------------------------------------
 
-    async def _claim_loop(self) -> None:
-        """Claims captures; a failing database is waited out."""
-        took = 0.0
-        while True:
-            self._wake.clear()
-            began = self.now()
-            try:
-                await self._end_cancelled()
-                await self._claim()
-            except DatabaseUnavailable:
-                pass  # logged where it happened
-            except Exception:
-                log.exception("claim_failed")
-            # Thousands of waiting captures make a look dear: it may take a tenth of the time. One slow look, such as the
-            # first, which connects, is no sign of that.
-            before, took = took, self.now() - began
-            pause = max(CLAIM_EVERY, min(CLAIM_AT_MOST, 9 * min(before, took)))
-            try:
-                async with asyncio.timeout(pause):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
+    async def _claim_all(self) -> None:
+        began = self.now()
+        try:
+            await self._end_cancelled()
+            await self._claim()
+        finally:
+            self._claim_seconds = (self._claim_seconds[1], self.now() - began)
+
+    def _claim_pause(self) -> float:
+        """Thousands of waiting captures make a poll expensive: it may take a tenth of the time.
+
+        One slow poll, such as the first, which connects, is no sign of that.
+        """
+        return max(CLAIM_INTERVAL, min(CLAIM_INTERVAL_MAX, 9 * min(self._claim_seconds)))
 
     async def _claim(self) -> None:
         if not (room := self.room):
@@ -203,7 +196,7 @@ class CaptureRunner:
         """The reconciler: a cancel whose owner is gone needs neither room nor a stream, so every process ends it."""
         asked = self.now()
         async with self._database.one_statement(events=False) as uow:
-            claims = await uow.leases.take_cancelled(self.owner, self._settings.LEASE_TTL, CANCELLED_AT_ONCE)
+            claims = await uow.leases.take_cancelled(self.owner, self._settings.LEASE_TTL, CANCELLED_BATCH)
             camera_ids = await uow.leases.camera_ids(claims)
         for claim in claims:
             if (camera_id := camera_ids.get(claim.request_id)) is not None:
@@ -212,33 +205,32 @@ class CaptureRunner:
 
     # -- renewing ----------------------------------------------------------------------------------------------
 
-    async def _renew_loop(self) -> None:
-        """Renews all leases every third of their time, and soon again what could not be."""
-        tries = 0
-        while True:
-            if not self._running:
-                self._begun.clear()
-                await self._begun.wait()
-            began = self.now()
-            try:
-                # One connection is kept for this; should it break and no other be had, the pool may have one.
-                whole = await self._renew(self._leases if tries % 2 == 0 else self._database)
-            except (DatabaseUnavailable, TimeoutError):
-                whole = False  # the watch tells when it matters
-            except Exception:
-                log.exception("renewal_failed")
-                whole = False
+    async def _renew_all(self) -> None:
+        """Renews all leases. One connection is kept for this; every other try after a failure uses the pool."""
+        if not self._running:
+            return
+        began, failures = self.now(), self._renew_failures
+        self._renew_failures = failures + 1
+        try:
+            async with asyncio.timeout(self._settings.LEASE_TTL / 3):
+                if await self._renew(self._leases if failures % 2 == 0 else self._database):
+                    self._renew_failures = 0
+        except TimeoutError:
+            raise DatabaseUnavailable from None  # the watch reports leases that end
+        finally:
             LEASE_RENEWAL.observe(self.now() - began)
-            tries = 0 if whole else tries + 1
-            await asyncio.sleep(self._settings.LEASE_TTL / 3 if whole else RENEW_AGAIN)
+
+    def _renew_pause(self) -> float:
+        if not self._running:
+            return math.inf  # `begin` wakes it
+        return RENEW_RETRY_INTERVAL if self._renew_failures else self._settings.LEASE_TTL / 3
 
     async def _renew(self, database: Database) -> bool:
         """Whether every lease was renewed, or is known to be lost."""
         claims = [running.job.claim for running in self._running.values()]
         asked = self.now()
-        async with asyncio.timeout(self._settings.LEASE_TTL / 3):
-            async with database.one_statement(events=False) as uow:
-                renewed = await uow.leases.renew(self.owner, self._settings.LEASE_TTL, claims)
+        async with database.one_statement(events=False) as uow:
+            renewed = await uow.leases.renew(self.owner, self._settings.LEASE_TTL, claims)
         for claim in claims:
             job = self.job(claim.request_id)
             if job is None or job.claim is not claim:
@@ -255,27 +247,16 @@ class CaptureRunner:
 
     # -- triggers ----------------------------------------------------------------------------------------------
 
-    async def _follow_triggers(self) -> None:
-        """Looks for triggers that other processes took, for all captures of this one in one query."""
-        while True:
-            await asyncio.sleep(TRIGGER_POLL)
-            since = {
-                request_id: known for request_id, running in self._running.items()
-                if (known := running.job.triggers_since) is not None
-            }  # fmt: skip
-            if not since:
-                continue
-            try:
-                rows = await self._triggers(since)
-            except DatabaseUnavailable:
-                continue  # logged where it happened
-            except Exception:
-                log.exception("triggers_failed")
-                continue
-            for row in rows:
-                if (job := self.job(row.request_id)) is not None:
-                    job.trigger(row)
-
-    async def _triggers(self, since: dict[UUID, datetime]) -> Iterable[CaptureEvent]:
+    async def _poll_triggers(self) -> None:
+        """Reads triggers that other processes took, for all captures of this process in one query."""
+        since = {
+            request_id: known for request_id, running in self._running.items()
+            if (known := running.job.triggers_since) is not None
+        }  # fmt: skip
+        if not since:
+            return
         async with self._database.one_statement(events=False) as uow:
-            return await uow.events.triggers(since, TRIGGERS_AT_ONCE)
+            rows = await uow.events.triggers(since, TRIGGER_BATCH)
+        for row in rows:
+            if (job := self.job(row.request_id)) is not None:
+                job.trigger(row)

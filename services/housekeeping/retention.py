@@ -1,19 +1,18 @@
 """How long frames are kept: RETENTION__DAYS or the camera's own, RETENTION__MAX_BYTES, never a frame on hold.
 
 A frame's age counts from `stored_at`, the database's clock at its commit, never from its capture time, which a client
-may have set to anything (DESIGN, rule 10). A frame goes as a client's delete lets it go: stored, deleting, deleted;
+may have set to anything (rule 10). A frame goes as a client's delete lets it go: stored, deleting, deleted;
 state, hold and age are checked again by the UPDATE that begins it. What was cut off, a client's delete too, is finished
 first.
 
 Bytes: a trigger appends each frame's coming and going to `storage_changes`, and this adds them to a total. One total
-that every transaction updates would make them wait for each other; summing up `frames` at each look would read it all.
+that every transaction updates would make them wait for each other; summing up `frames` would read all of it.
 
 One process at a time (an advisory lock). On the event loop.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
 from uuid import UUID
@@ -25,7 +24,7 @@ from repositories.frames import Old, Removal
 from services.housekeeping.bucket_marker import BucketMarker, Ownership
 from services.housekeeping.object_deletion import delete_objects
 from services.storage_service.service import StorageService
-from utils.exceptions import IngestionException, StorageUnavailable
+from utils.exceptions import StorageUnavailable
 from utils.logger import get_logger
 from utils.metrics import RETENTION_DELETED, STORED_BYTES, STORED_FRAMES
 from utils.rate_limiter import RateLimiter
@@ -38,7 +37,7 @@ DAY = 86_400.0  # seconds
 
 
 class Retention:
-    """One a process. `start` begins to look, `stop` ends it wherever it is."""
+    """One a process: `poll` is run every RETENTION__INTERVAL."""
 
     def __init__(
         self, settings: RetentionSettings, database: Database, storage: StorageService, marker: BucketMarker
@@ -47,63 +46,44 @@ class Retention:
         self._database = database
         self._storage = storage
         self._marker = marker
-        self._pace = RateLimiter(settings.MAX_DELETES_PER_SECOND)
+        self._rate = RateLimiter(settings.MAX_DELETES_PER_SECOND)
         self._batch = max(1, min(BATCH, int(settings.MAX_DELETES_PER_SECOND)))
-        self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="retention")
-
-    async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _run(self) -> None:
-        while True:
-            try:
-                await self.look()
-            except IngestionException:
-                pass  # the store or the database is away; logged there
-            except Exception:
-                log.exception("retention_failed")
-            await asyncio.sleep(self._settings.INTERVAL)
-
-    async def look(self) -> int:
+    async def poll(self) -> int:
         """Deletes what is too old, then what is too much; returns how many frames.
 
-        What clients or a former look began is finished first. 0 when another process does all this, or the bucket is
-        another database's. Raises StorageUnavailable,
-        DatabaseUnavailable: what was begun is finished at the next look.
+        Deletes that a client or a former poll began are finished first. 0 when another process holds the lock, or the
+        bucket belongs to another database. Raises StorageUnavailable, DatabaseUnavailable: what was begun is finished
+        by the next poll.
         """
         deleted = 0
-        async with self._database.exclusive(LOCK_KEY) as turn:
-            if turn is not None:
+        async with self._database.exclusive(LOCK_KEY) as lock:
+            if lock is not None:
                 while await self._database.retry_until_known(lambda uow: uow.usage.fold()):
                     pass
-                await self._finish(turn)
+                await self._finish(lock)
                 if await self._marker.check() is Ownership.OURS:
-                    deleted = await self._expire(turn) + await self._shrink(turn)
-        await self._tell_usage()
+                    deleted = await self._expire(lock) + await self._shrink(lock)
+        await self._report_usage()
         return deleted
 
-    async def _tell_usage(self) -> None:
+    async def _report_usage(self) -> None:
         async with self._database.one_statement() as uow:
             usage = await uow.usage.read()
         STORED_BYTES.set(usage.bytes)
         STORED_FRAMES.set(usage.frames)
 
-    async def _finish(self, turn: Exclusive) -> None:
+    async def _finish(self, lock: Exclusive) -> None:
         """Deletes that a crash cut off, and those that the store was away for."""
         while True:
-            await turn.check()
+            await lock.check()
             async with self._database.one_statement() as uow:
                 found = await uow.frames.deleting(limit=self._batch, older_than_s=0)
             # Some may be left that the store will not delete at all: they hold up nothing else.
             if not found or not await delete_objects(self._database, self._storage, found):
                 return
 
-    async def _expire(self, turn: Exclusive) -> int:
+    async def _expire(self, lock: Exclusive) -> int:
         """Camera by camera: each has its own age, and its frames lie side by side in an index."""
         deleted, camera_id = 0, ""
         while True:
@@ -116,9 +96,9 @@ class Retention:
                 camera = await uow.cameras.get(camera_id)
             days = camera.retention_days if camera is not None and camera.retention_days else self._settings.DAYS
             if days is not None:
-                deleted += await self._expire_camera(turn, camera_id, days * DAY)
+                deleted += await self._expire_camera(lock, camera_id, days * DAY)
 
-    async def _expire_camera(self, turn: Exclusive, camera_id: str, older_than_s: float) -> int:
+    async def _expire_camera(self, lock: Exclusive, camera_id: str, older_than_s: float) -> int:
         deleted, after = 0, None
         while True:
             async with self._database.one_statement() as uow:
@@ -127,10 +107,10 @@ class Retention:
                 )
             if not old:
                 return deleted
-            deleted += await self._delete(turn, old, "age", older_than_s)
+            deleted += await self._delete(lock, old, "age", older_than_s)
             after = _place(old[-1])
 
-    async def _shrink(self, turn: Exclusive) -> int:
+    async def _shrink(self, lock: Exclusive) -> int:
         """The oldest of all cameras, until what is stored fits."""
         limit, deleted, after = self._settings.MAX_BYTES, 0, None
         while limit is not None:
@@ -144,13 +124,13 @@ class Retention:
                 log.error("retention_no_room", excess=excess, reason="all other frames are on hold")
                 break
             chosen = enough(old, excess)
-            deleted += await self._delete(turn, chosen, "bytes", None)
+            deleted += await self._delete(lock, chosen, "bytes", None)
             after = _place(chosen[-1])
         return deleted
 
-    async def _delete(self, turn: Exclusive, old: Sequence[Old], reason: str, older_than_s: float | None) -> int:
-        await self._pace.turn(len(old))
-        await turn.check()
+    async def _delete(self, lock: Exclusive, old: Sequence[Old], reason: str, older_than_s: float | None) -> int:
+        await self._rate.acquire(len(old))
+        await lock.check()
         requests: defaultdict[UUID, list[UUID]] = defaultdict(list)
         for item in old:
             requests[item.request_id].append(item.id)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
+
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_fixed
 
 from config import ConfigurationError, Environment, Settings
 from repositories.database import Database
@@ -18,7 +19,7 @@ log = get_logger(__name__)
 
 KEY_FILE = "secrets.keys"  # in DATA_DIR; its text is what SECRETS__KEYS would be
 BATCH = 500
-RETRY = 5.0  # seconds between tries while the database is away
+RETRY_INTERVAL = 5.0  # seconds between tries while the database is away
 
 
 def open_box(settings: Settings) -> SecretBox:
@@ -63,26 +64,22 @@ async def seal_plain(database: Database, box: SecretBox) -> int:
 
 
 async def put_in_order(database: Database, box: SecretBox, *, everything: bool) -> None:
-    """At a start, beside the work: seals plain rows (`everything`: also those under older keys), tells what no key opens.
+    """At a start, beside the work: seals plain rows (`everything`: also those under older keys), reports what no key opens.
 
     Waits out an absent database; never raises.
     """
-    while True:
-        try:
-            for name, cameras in (await unreadable(database, box)).items():
-                log.error("secrets_unreadable", key_id=name, cameras=cameras, hint="add that key to SECRETS__KEYS")
-            if everything:
-                done, left = await reseal_all(database, box)
-            else:
-                done, left = await seal_plain(database, box), 0
-            if done or left:
-                log.info("secrets_sealed", urls=done, unreadable=left)
-            return
-        except DatabaseUnavailable:
-            await asyncio.sleep(RETRY)
-        except Exception:
-            log.exception("secrets_failed")
-            return
+    async def once() -> None:
+        for name, cameras in (await unreadable(database, box)).items():
+            log.error("secrets_unreadable", key_id=name, cameras=cameras, hint="add that key to SECRETS__KEYS")
+        done, left = await reseal_all(database, box) if everything else (await seal_plain(database, box), 0)
+        if done or left:
+            log.info("secrets_sealed", urls=done, unreadable=left)
+
+    retrying = AsyncRetrying(retry=retry_if_exception_type(DatabaseUnavailable), wait=wait_fixed(RETRY_INTERVAL))
+    try:
+        await retrying(once)
+    except Exception:
+        log.exception("secrets_failed")
 
 
 async def unreadable(database: Database, box: SecretBox) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Objects without rows are deleted, rows without objects are told of: a pass over the bucket, side by side with the rows.
+"""Objects without rows are deleted, rows without objects are reported: one pass over the bucket, side by side with the rows.
 
 Such objects are what crashes and failed commits leave: the object is always there first (docs/lifecycle.md). A key is
 condemned in `object_keys`, committed, before its object goes: a frame's transaction that comes for it later finds it
@@ -7,13 +7,12 @@ time only keeps that from being needed. It need not be longer than frames wait i
 there is PUT under a fresh key. Ages are by the store's own clock: its Date less its LastModified.
 
 One process at a time (an advisory lock), each page committed before the next: a pass that was cut off goes on where it
-was, by whoever comes. On the event loop; memory is one page of the listing and one of rows.
+was, in any process. On the event loop; memory is one page of the listing and one of rows.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -31,17 +30,17 @@ from utils.rate_limiter import RateLimiter
 log = get_logger(__name__)
 
 LOCK_KEY = 0x73776565  # any constant: who sweeps
-LOOK_EVERY = 10.0  # seconds between looks whether a pass is due, and at what is wrong
-DELETED_AT_ONCE = 1000
-CONFIRM_AT_ONCE = 8  # HEADs
-CONFIRM_TASKS = 1000
+POLL_INTERVAL = 10.0  # seconds between polls whether a pass is due, and of what is wrong
+DELETE_BATCH = 1000
+CONFIRM_CONCURRENCY = 8  # HEADs
+CONFIRM_BATCH = 1000
 FORGET_AFTER = 30 * 86_400.0  # seconds that a condemned key is remembered: no PUT is under way for so long
-FORGET_AT_ONCE = 10_000
+FORGET_BATCH = 10_000
 COUNT_TO = 10_000  # violations are counted no further
 
 
 class Sweeper:
-    """One a process. `start` begins to look, `stop` ends it wherever it is."""
+    """One a process: `poll` is run every POLL_INTERVAL."""
 
     def __init__(
         self, settings: SweeperSettings, database: Database, storage: StorageService, marker: BucketMarker
@@ -50,23 +49,14 @@ class Sweeper:
         self._database = database
         self._storage = storage
         self._marker = marker
-        self._looking = RateLimiter(settings.MAX_OBJECTS_PER_SECOND)
-        self._deleting = RateLimiter(settings.MAX_DELETES_PER_SECOND)
-        self._task: asyncio.Task[None] | None = None
+        self._list_rate = RateLimiter(settings.MAX_OBJECTS_PER_SECOND)
+        self._delete_rate = RateLimiter(settings.MAX_DELETES_PER_SECOND)
         self._ownership = Ownership.OURS
         self._stopped = False  # the last pass, by whichever process, found too many orphans
         self._violations: dict[str, int] = {}
 
-    def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="sweeper")
-
-    async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
     async def check(self) -> str | None:
-        """For /health: what is wrong, as an IngestionException; from the last look, asks nobody."""
+        """For /health: what is wrong, as an IngestionException; from the last poll, without a query."""
         wrong = []
         if self._ownership is Ownership.FOREIGN:
             wrong.append(f"The bucket {self._storage.bucket} belongs to another database: nothing is swept.")
@@ -79,18 +69,11 @@ class Sweeper:
             raise IngestionException(" ".join(wrong))
         return None
 
-    async def _run(self) -> None:
-        while True:
-            try:
-                await self.look()
-            except IngestionException:
-                pass  # the store or the database is away; logged there
-            except Exception:
-                log.exception("sweeper_failed")
-            await asyncio.sleep(LOOK_EVERY * random.uniform(0.8, 1.2))  # noqa: S311
+    async def poll(self) -> None:
+        """Reads whose bucket it is and what was found wrong; makes the pass, or its rest, when one is due.
 
-    async def look(self) -> None:
-        """Looks whose the bucket is and at what was found; makes the pass, or its rest, when one is due."""
+        Raises StorageUnavailable, DatabaseUnavailable.
+        """
         async with self._database.one_statement() as uow:
             state = await uow.object_keys.pass_state(self._settings.INTERVAL)
         async with self._database.one_statement() as uow:
@@ -108,34 +91,34 @@ class Sweeper:
 
         Raises StorageUnavailable, DatabaseUnavailable: the pass goes on later from where it was.
         """
-        async with self._database.exclusive(LOCK_KEY) as turn:
-            if turn is None or not await self._ours():
+        async with self._database.exclusive(LOCK_KEY) as lock:
+            if lock is None or not await self._ours():
                 return False
             state = await self._state()
             if not state.in_progress:
                 await self._database.retry_until_known(lambda uow: uow.object_keys.begin_pass())
                 state = await self._state()
-            await self._pass(turn, state)
+            await self._pass(lock, state)
         return True
 
     async def _state(self) -> PassState:
         async with self._database.one_statement() as uow:
             return await uow.object_keys.pass_state(self._settings.INTERVAL)
 
-    async def _pass(self, turn: Exclusive, state: PassState) -> None:
+    async def _pass(self, lock: Exclusive, state: PassState) -> None:
         async with aclosing(windows(self._database, self._storage, state.cursor)) as walk:
             async for window in walk:
-                await turn.check()
-                await self._looking.turn(1 + len(window.objects))
-                state = await self._look_at(window, state)
+                await lock.check()
+                await self._list_rate.acquire(1 + len(window.objects))
+                state = await self._sweep_window(window, state)
         async with self._database.unit_of_work() as uow:
             await uow.object_keys.clear_gone()
-            await uow.object_keys.forget(max(FORGET_AFTER, 2 * self._settings.GRACE), FORGET_AT_ONCE)
+            await uow.object_keys.forget(max(FORGET_AFTER, 2 * self._settings.GRACE), FORGET_BATCH)
             await uow.object_keys.end_pass()
         self._note_stopped(state.stopped)
         log.info("sweeper_passed", seen=state.seen, orphans=state.orphans, stopped=state.stopped)
 
-    async def _look_at(self, window: Window, state: PassState) -> PassState:
+    async def _sweep_window(self, window: Window, state: PassState) -> PassState:
         """Does what is to be done in one window; how far the pass has come with it."""
         found = await compare(self._database, window)
         SWEPT.labels(outcome="seen").inc(len(window.objects))
@@ -149,7 +132,7 @@ class Sweeper:
             self._note_stopped(True)
         if old and not state.stopped:
             await self._remove(old)
-        await self._tell(found)
+        await self._flag(found)
         await self._database.retry_until_known(lambda uow: uow.object_keys.save_pass(state))
         return state
 
@@ -159,10 +142,10 @@ class Sweeper:
 
     async def _remove(self, keys: list[str]) -> None:
         """Condemns, commits, deletes; in batches of what a second allows."""
-        size = max(1, min(DELETED_AT_ONCE, int(self._settings.MAX_DELETES_PER_SECOND)))
+        size = max(1, min(DELETE_BATCH, int(self._settings.MAX_DELETES_PER_SECOND)))
         for at in range(0, len(keys), size):
             batch = keys[at : at + size]
-            await self._deleting.turn(len(batch))
+            await self._delete_rate.acquire(len(batch))
             # Asked again right before: what is deleted from the wrong bucket cannot be brought back.
             if not await self._ours():
                 raise StorageUnavailable("The bucket is another database's now.")
@@ -175,20 +158,20 @@ class Sweeper:
             SWEPT.labels(outcome="deleted").inc(len(condemned) - len(left))
             log.info("orphans_deleted", objects=len(condemned) - len(left), left=len(left), first=condemned[0])
 
-    async def _tell(self, found: Compared) -> None:
+    async def _flag(self, found: Compared) -> None:
         """Flags the frames whose object is really not as it should be; takes the flag from those that are well."""
         if found.healed:
             ids = [row.id for row in found.healed]
             await self._database.retry_until_known(lambda uow: uow.object_keys.clear(ids))
-        room = asyncio.Semaphore(CONFIRM_AT_ONCE)
+        room = asyncio.Semaphore(CONFIRM_CONCURRENCY)
 
         async def confirmed(row: KeyedRow) -> None:
             async with room:
                 await self._confirm(row)
 
-        for at in range(0, len(found.suspects), CONFIRM_TASKS):
+        for at in range(0, len(found.suspects), CONFIRM_BATCH):
             async with asyncio.TaskGroup() as group:
-                for row in found.suspects[at : at + CONFIRM_TASKS]:
+                for row in found.suspects[at : at + CONFIRM_BATCH]:
                     group.create_task(confirmed(row))
 
     async def _confirm(self, row: KeyedRow) -> None:

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, TypeVar
 
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential
+
 from models.access import ALL_CAMERAS
 from repositories.base import Key
 from repositories.database import Database
@@ -25,9 +27,9 @@ from utils.exceptions import IngestionException, ObjectMissing
 
 PAGE = 500  # rows at once
 LISTED = 100  # violations that the answer names
-TRIES = 4  # of one call while store or database is away
-PAUSE = 1.0  # seconds before the second, twice as many before each further one
-PROGRESS_EVERY = 5.0  # seconds
+ATTEMPTS = 4  # of one call while store or database is away
+FIRST_PAUSE = 1.0  # seconds before the second attempt, twice as many before each further one
+PROGRESS_INTERVAL = 5.0  # seconds
 Kind = Literal["ok", "missing", "size", "sha256", "gone"]
 T = TypeVar("T")
 
@@ -66,7 +68,7 @@ class Report:
 
 
 class Verifier:
-    """One check. On one event loop; `progress(report)` is called every PROGRESS_EVERY seconds."""
+    """One check. On one event loop; `progress(report)` is called every PROGRESS_INTERVAL seconds."""
 
     def __init__(
         self,
@@ -91,7 +93,7 @@ class Verifier:
                     if len(pending) >= self._wanted.concurrency:
                         _done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                     pending.add(group.create_task(self._check(frame)))
-                    if time.monotonic() - reported > PROGRESS_EVERY:
+                    if time.monotonic() - reported > PROGRESS_INTERVAL:
                         reported = time.monotonic()
                         self._report_progress(self.report)
             if self._wanted.orphans:
@@ -125,7 +127,7 @@ class Verifier:
         kind: Kind
         found: dict[str, Any] | None = None
         try:
-            digest = await _again(lambda: self._storage.digest(frame.key))
+            digest = await _retrying(lambda: self._storage.digest(frame.key))
         except ObjectMissing:
             kind = "missing"
         else:
@@ -137,11 +139,11 @@ class Verifier:
         return (kind, found) if await self._still_stored(frame) else ("gone", None)
 
     async def _still_stored(self, frame: Promise) -> bool:
-        async def look() -> bool:
+        async def stored() -> bool:
             async with self._database.unit_of_work() as uow:
                 return await uow.frames.get_stored(frame.id, ALL_CAMERAS) is not None
 
-        return await _again(look)
+        return await _retrying(stored)
 
     async def _frames(self) -> AsyncIterator[Promise]:
         """The frames to check; a sample is chosen first, by one walk over all rows (reservoir), then read."""
@@ -165,7 +167,7 @@ class Verifier:
     async def _walk(self) -> AsyncIterator[Promise]:
         after: Key | None = None
         while True:
-            rows = await _again(lambda after=after: self._page(after))  # type: ignore[misc]
+            rows = await _retrying(lambda after=after: self._page(after))  # type: ignore[misc]
             for row in rows:
                 yield row
             if len(rows) < PAGE:
@@ -186,13 +188,10 @@ class Verifier:
         return count
 
 
-async def _again(work: Callable[[], Awaitable[T]]) -> T:
-    """Tries again while store or database is away, TRIES times in all."""
-    for attempt in range(1, TRIES + 1):
-        try:
-            return await work()
-        except IngestionException as error:
-            if not error.retryable or attempt == TRIES:
-                raise
-            await asyncio.sleep(PAUSE * 2 ** (attempt - 1))
-    raise AssertionError("unreachable")
+async def _retrying(work: Callable[[], Awaitable[T]]) -> T:
+    """Tries again while store or database is away."""
+    retrying = AsyncRetrying(
+        retry=retry_if_exception(lambda error: isinstance(error, IngestionException) and error.retryable),
+        stop=stop_after_attempt(ATTEMPTS), wait=wait_exponential(FIRST_PAUSE), reraise=True,
+    )  # fmt: skip
+    return await retrying(work)

@@ -1,4 +1,4 @@
-"""Safe retries: a request with an Idempotency-Key is done once, however often it is sent (DESIGN, rule 5).
+"""Safe retries: a request with an Idempotency-Key is done once, however often it is sent (rule 5).
 
 A key's row is committed first, with the id under which everything is done and a lease. The answer, without URLs, is
 committed together with what it tells of (`Operation.keep`). Where that is not one transaction, the first of them marks
@@ -9,7 +9,6 @@ next retry runs under the same ids, and finds what was committed. On the event l
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
@@ -24,18 +23,19 @@ from utils.exceptions import DatabaseUnavailable, IdempotencyKeyReused, RequestI
 from utils.ids import new_id
 from utils.logger import get_logger
 from utils.metrics import IDEMPOTENCY, IDEMPOTENCY_RUNNING, IDEMPOTENCY_SWEPT
+from utils.periodic import PeriodicJob
 from utils.secret_box import SecretBox
 
 log = get_logger(__name__)
 
-SWEEP_EVERY = 60.0  # seconds, at most; a twentieth of API__IDEMPOTENCY_TTL when that is less
+SWEEP_INTERVAL = 60.0  # seconds, at most; a twentieth of API__IDEMPOTENCY_TTL when that is less
 SWEEP_BATCH = 1000
 TRIES = 3  # to find a key that others free at the same time
-LAST_WORDS = 2.0  # seconds that an answer waits for its key to be written: without it, a retry runs under the same ids
+KEEP_TIMEOUT = 2.0  # seconds that an answer waits for its key to be written: without it, a retry runs under the same ids
 
 
 class IdempotencyService:
-    """Keys of this process's requests. `start` begins to renew and to sweep."""
+    """Keys of this process's requests. `jobs` renew and sweep them."""
 
     def __init__(self, settings: ApiSettings, database: Database, storage: StorageService, secrets: SecretBox) -> None:
         self._lease = settings.IDEMPOTENCY_LEASE
@@ -44,7 +44,10 @@ class IdempotencyService:
         self._storage = storage
         self._secrets = secrets
         self._running: dict[UUID, KeyName] = {}  # by run; as many as requests are served at once
-        self._tasks: list[asyncio.Task[None]] = []
+        self.jobs = (  # leases that lapse while the database is away only let retries run
+            PeriodicJob("idempotency-renew", self.renew, self._lease / 3, at_start=False),
+            PeriodicJob("idempotency-sweep", self.sweep, min(SWEEP_INTERVAL, self._ttl / 20), at_start=False),
+        )
         IDEMPOTENCY_RUNNING.set_function(lambda: len(self._running))
 
     # -- one request -------------------------------------------------------------------------------------------
@@ -141,7 +144,7 @@ class IdempotencyService:
         answer = KeptAnswer(operation.run, status, location, without_urls(body))
         try:
             if answer != operation.kept:
-                async with asyncio.timeout(LAST_WORDS), self._database.unit_of_work() as uow:
+                async with asyncio.timeout(KEEP_TIMEOUT), self._database.unit_of_work() as uow:
                     await uow.keys.keep(operation.name, operation.request_id, answer, replace=True)
         except (DatabaseUnavailable, TimeoutError):
             log.warning("idempotency_answer_not_kept", ingestion_id=str(operation.request_id), status=status)
@@ -156,7 +159,7 @@ class IdempotencyService:
             IDEMPOTENCY.labels(outcome="overtaken").inc()
             return
         try:
-            async with asyncio.timeout(LAST_WORDS), self._database.unit_of_work() as uow:
+            async with asyncio.timeout(KEEP_TIMEOUT), self._database.unit_of_work() as uow:
                 freed = await uow.keys.release(operation.name, operation.run, settled=operation.settled)
         except (DatabaseUnavailable, TimeoutError):
             freed = False  # the lease lapses; the next run has the same ids
@@ -171,35 +174,16 @@ class IdempotencyService:
             frame["storage_url"], frame["url_expires_at"] = url.url, format_time(url.expires_at)
         return answer
 
-    # -- beside the requests -----------------------------------------------------------------------------------
+    # -- jobs --------------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        self._tasks = [
-            asyncio.create_task(self._every(self._lease / 3, self._renew), name="idempotency-renew"),
-            asyncio.create_task(self._every(min(SWEEP_EVERY, self._ttl / 20), self._sweep), name="idempotency-sweep"),
-        ]
-
-    async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
-        while True:
-            await asyncio.sleep(seconds)
-            try:
-                await work()
-            except DatabaseUnavailable:
-                pass  # logged there; leases may lapse: retries run under the same ids
-            except Exception:
-                log.exception("idempotency_failed")
-
-    async def _renew(self) -> None:
+    async def renew(self) -> None:
+        """Renews the leases of the keys whose requests are being served. Raises DatabaseUnavailable."""
         if runs := [(name, run) for run, name in self._running.items()]:
             async with self._database.one_statement() as uow:
                 await uow.keys.renew(runs, self._lease)
 
-    async def _sweep(self) -> None:
+    async def sweep(self) -> None:
+        """Removes keys whose time is over. Raises DatabaseUnavailable."""
         swept = SWEEP_BATCH
         while swept == SWEEP_BATCH:
             async with self._database.one_statement() as uow:

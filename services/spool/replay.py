@@ -1,8 +1,8 @@
 """Spooled frames on their way into store and database, beside new work.
 
-A request's oldest first, requests in turn, a few at once; one at a time while new frames wait for the store. While
+A request's oldest first, requests in round robin, a few at once; one at a time while new frames wait for the store. While
 store or database is away one record is tried after the other with growing pauses. A record that can never be stored goes
-to dead/ and keeps no other waiting.
+to dead/ and blocks no other.
 
 Each try PUTs under a new key: an earlier PUT under the old one may still be on its way, and may have been condemned.
 """
@@ -28,12 +28,15 @@ from utils.exceptions import DatabaseUnavailable, IngestionException
 from utils.ids import frame_id
 from utils.logger import Throttle, get_logger
 from utils.metrics import FRAMES, SPOOL_REPLAYED
+from utils.periodic import PeriodicJob
+from utils.tasks import cancel_all
 
 log = get_logger(__name__)
 
-_IDLE = 5.0  # seconds between looks at the age of what is held
+_POLL_INTERVAL = 5.0  # seconds between polls of the age of what is held
 _FIRST_DELAY = 0.25  # seconds of the first pause after a failure
-_ODD = 60.0  # seconds after which a record that failed in an unforeseen way is tried again
+_RETRY_INTERVAL = 1.0  # seconds after a run that failed in an unforeseen way
+_POSTPONE = 60.0  # seconds after which a record that failed in an unforeseen way is tried again
 _KEYS = 5  # new keys for one record in one try, should the sweeper condemn them
 
 
@@ -56,7 +59,9 @@ class Replay:
         self._grids: dict[UUID, datetime] = {}  # origins that hold, of requests in the spool
         self._delay = 0.0  # seconds between tries while store or database is away; 0: they are there
         self._running: set[asyncio.Task[None]] = set()
-        self._task: asyncio.Task[None] | None = None
+        self._job = PeriodicJob(
+            "spool-replay", self._replay, _POLL_INTERVAL, retry_interval=_RETRY_INTERVAL, wake=spool.arrived
+        )
         self._throttle = Throttle(10, time.monotonic)
 
     async def restore_grids(self) -> None:
@@ -65,45 +70,33 @@ class Replay:
             try:
                 await self._grid(request_id, grid_start)
             except CannotBeStored:
-                continue  # its records go to dead/ when their turn comes
+                continue  # its records go to dead/ when they are replayed
             except DatabaseUnavailable:
                 break  # set at the replay, unless the capture was faster
         self._spool.grids.clear()
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="replay")
+        self._job.start()
 
     async def stop(self) -> None:
         """What is not stored stays in the spool."""
-        tasks = [*self._running, *([self._task] if self._task is not None else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._job.stop()
+        await cancel_all(*self._running)
 
-    async def _run(self) -> None:
+    async def _replay(self) -> None:
+        """Replays what is due, for at most _POLL_INTERVAL: while the store is away, what failed is due again and again."""
         spool = self._spool
-        while True:
-            try:
-                async with asyncio.timeout(_IDLE):
-                    await spool.arrived.wait()
-            except TimeoutError:
-                pass
-            spool.arrived.clear()
-            try:
-                await spool.expire()
-                await self._tell_abandoned()
-                until = time.monotonic() + _IDLE  # while the store is away what failed is put back: there is always one
-                while time.monotonic() < until and (entry := spool.index.take(time.monotonic())) is not None:
-                    await self._room()
-                    if self._delay:
-                        await asyncio.sleep(self._delay * random.uniform(0.5, 1.0))  # noqa: S311
-                    task = asyncio.create_task(self._one(entry))
-                    self._running.add(task)
-                    task.add_done_callback(self._ended)
-                self._grids = {key: grid for key, grid in self._grids.items() if spool.index.holds(key)}
-            except Exception:
-                log.exception("replay_failed")
-                await asyncio.sleep(1)
+        await spool.expire()
+        await self._report_abandoned()
+        until = time.monotonic() + _POLL_INTERVAL
+        while time.monotonic() < until and (entry := spool.index.take(time.monotonic())) is not None:
+            await self._room()
+            if self._delay:
+                await asyncio.sleep(self._delay * random.uniform(0.5, 1.0))  # noqa: S311
+            task = asyncio.create_task(self._one(entry))
+            self._running.add(task)
+            task.add_done_callback(self._ended)
+        self._grids = {key: grid for key, grid in self._grids.items() if spool.index.holds(key)}
 
     async def _room(self) -> None:
         """Waits until one more may be under way."""
@@ -130,7 +123,7 @@ class Replay:
                 return
             names = {"ingestion_id": str(entry.request_id), "slot": entry.slot, "file": entry.name}
             log.error("spool_record_dead", reason=error.reason, **names)
-            await self._spool.leave(entry, "dead", error.reason)
+            await self._spool.remove(entry, "dead", error.reason)
             return
         except asyncio.CancelledError:
             self._spool.index.back(entry)
@@ -143,13 +136,13 @@ class Replay:
             return
         except Exception:
             log.exception("replay_odd_failure", ingestion_id=str(entry.request_id), slot=entry.slot)
-            self._spool.index.postpone(entry, time.monotonic() + _ODD)
+            self._spool.index.postpone(entry, time.monotonic() + _POSTPONE)
             return
         self._delay = 0.0
         SPOOL_REPLAYED.labels(outcome=outcome).inc()
         if outcome == "stored":
             FRAMES.labels(source="rtsp", outcome="stored").inc()
-        await self._spool.leave(entry, outcome)
+        await self._spool.remove(entry, outcome)
 
     async def _store(self, entry: Entry) -> str:
         """Stored, exists or surplus. Raises CannotBeStored, IngestionException."""
@@ -207,7 +200,7 @@ class Replay:
             raise
         return recorded.outcome
 
-    async def _tell_abandoned(self) -> None:
+    async def _report_abandoned(self) -> None:
         """Slots of records that went without being stored are spool_full, where they were `spooled`."""
         while (found := self._spool.take_abandoned()) is not None:
             try:

@@ -2,7 +2,7 @@
 
 `record` is a frame's file, `folder` the files, `index` what is held, `Spool` (here) the limits, `replay` the way out.
 A record is written in whole before `put` says so. It leaves by being stored, because its slot has a frame already, by
-the policy at a limit, or into dead/. Captures that follow their request are told each of these.
+the policy at a limit, or into dead/. Captures that follow their request are notified of each of these.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ log = get_logger(__name__)
 
 _THREADS = 2
 _FULL_FOR = 30.0  # seconds after a refusal that the spool counts as full
-_ABANDONED = 100_000  # slots whose loss the database is still to be told of
+_ABANDONED = 100_000  # slots whose loss is still to be reported to the database
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 Follower = Callable[[int, str], None]
@@ -141,7 +141,7 @@ class Spool:
         SPOOL_WRITTEN.inc()
         self._measure()
         self.arrived.set()
-        self._tell(entry, "spooled")
+        self._notify(entry, "spooled")
         return True
 
     def _refuse(self, reason: str, why: str | None = None) -> None:
@@ -160,7 +160,7 @@ class Spool:
         if drop_oldest:
             await self.expire()
             while self.index.bytes + self._reserved > limit and (oldest := self.index.oldest) is not None:
-                await self.leave(oldest, "dropped", "bytes")
+                await self.remove(oldest, "dropped", "bytes")
             if self._reserved <= limit:
                 return True
         elif total <= limit and self.state().oldest <= self.settings.MAX_AGE:
@@ -173,7 +173,7 @@ class Spool:
         if self.settings.POLICY != "drop_oldest":
             return
         while (oldest := self.index.oldest) is not None and self.state().oldest > self.settings.MAX_AGE:
-            await self.leave(oldest, "dropped", "age")
+            await self.remove(oldest, "dropped", "age")
 
     async def _free_disk(self, wanted: int) -> bool:
         """Whether anything was given up for `wanted` bytes of a disk that is full."""
@@ -183,7 +183,7 @@ class Spool:
         if self.settings.POLICY == "drop_oldest":
             while freed < wanted and (oldest := self.index.oldest) is not None:
                 freed += oldest.cost
-                await self.leave(oldest, "dropped", "disk")
+                await self.remove(oldest, "dropped", "disk")
         return freed > 0
 
     async def _drop_dead(self) -> int:
@@ -195,7 +195,7 @@ class Spool:
 
     # -- out ---------------------------------------------------------------------------------------------------
 
-    async def leave(self, entry: Entry, outcome: str, reason: str = "") -> None:
+    async def remove(self, entry: Entry, outcome: str, reason: str = "") -> None:
         """Takes a record out: stored, exists, surplus, dropped (`reason`) or dead (`reason`: its file is kept aside)."""
         if not self.index.remove(entry):
             return
@@ -208,26 +208,26 @@ class Spool:
             SPOOL_DROPPED.labels(reason=reason).inc()
         if outcome in ("dead", "dropped") and sum(map(len, self._abandoned.values())) < _ABANDONED:
             self._abandoned.setdefault(entry.request_id, set()).add(entry.slot)
-            self.arrived.set()  # the database is to be told
+            self.arrived.set()  # it is to be reported to the database
         self._measure()
-        self._tell(entry, outcome)
+        self._notify(entry, outcome)
         try:
             await self.pool.run(self.folder.bury if outcome == "dead" else self.folder.remove, entry.name)
         except OSError as error:  # it comes back with the next start, and is found stored, or dead, again
             log.error("spool_file_stays", reason=error.strerror, outcome=outcome)
 
     def take_abandoned(self) -> tuple[UUID, set[int]] | None:
-        """Slots of one request whose records went without being stored, which its row is to be told."""
+        """Slots of one request whose records were removed without being stored: its row is still to say so."""
         return self._abandoned.popitem() if self._abandoned else None
 
     def give_back_abandoned(self, request_id: UUID, slots: set[int]) -> None:
-        """The row could not be told."""
+        """The database was away: they are still to be reported."""
         self._abandoned.setdefault(request_id, set()).update(slots)
 
     # -- followers ---------------------------------------------------------------------------------------------
 
     def follow(self, request_id: UUID, follower: Follower) -> set[int]:
-        """Tells `follower` of the request's records from now on; returns the slots of those that are here."""
+        """Notifies `follower` of the request's records from now on; returns the slots of those that are here."""
         self._followers.setdefault(request_id, []).append(follower)
         return self.index.slots_of(request_id)
 
@@ -238,7 +238,7 @@ class Spool:
         if not followers:
             self._followers.pop(request_id, None)
 
-    def _tell(self, entry: Entry, outcome: str) -> None:
+    def _notify(self, entry: Entry, outcome: str) -> None:
         for follower in list(self._followers.get(entry.request_id, ())):
             follower(entry.slot, outcome)
 

@@ -9,32 +9,29 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID
 
 from config import Settings
 from models.access import ANONYMOUS, Principal
-from models.entities import IngestionRequest, UploadSession
-from models.schemas import UploadIngestionRequest, UploadSessionCreate, UploadSessionResponse
-from models.values import FrameRecord, ReceivedFile, SessionState, SourceType
+from models.entities import UploadSession
+from models.schemas import UploadSessionCreate, UploadSessionResponse
+from models.values import SessionState
 from repositories.database import Database, UnitOfWork
 from services.access.limits import Shares
 from services.reads.serializers.upload_sessions import Arrived, to_session
-from services.storage_service.commit_with_reupload import commit_with_reupload
 from services.storage_service.service import StorageService
 from services.storage_service.staging import Staging
-from services.upload_handler.handler import SERVER_SIDE, UploadHandler
+from services.upload_handler.handler import UploadHandler
 from services.upload_handler.validation import format_by_name
-from services.upload_sessions.plan import missing_parts, part_size_of, sizes_of, whole_parts
+from services.upload_sessions.completion import COMPLETE_LEASE, Completion, LocalFile
+from services.upload_sessions.plan import part_size_of, sizes_of, whole_parts
 from utils.exceptions import (
-    ChecksumMismatch,
     DatabaseUnavailable,
-    IngestionException,
-    InvalidImage,
     PayloadTooLarge,
     SessionBusy,
     SessionClosed,
@@ -42,26 +39,15 @@ from utils.exceptions import (
     ShuttingDown,
     StorageUnavailable,
     TooManyPending,
-    UploadIncomplete,
     UploadRefused,
 )
 from utils.ids import new_id
 from utils.logger import get_logger
-from utils.metrics import FRAMES, REJECTED, UPLOAD_SESSIONS_ENDED
+from utils.metrics import UPLOAD_SESSIONS_ENDED
 
-__all__ = ["COMPLETE_LEASE", "LocalFile", "Outcome", "UploadSessions"]
-
-COMPLETE_LEASE = 6.0  # seconds after which a completion whose process died may be begun again
 COMPLETE_WAIT = 10.0  # seconds that a second completion waits for the first one's outcome
-_POLL = 0.25
+_POLL_INTERVAL = 0.25
 log = get_logger(__name__)
-
-
-class LocalFile(Protocol):
-    """Where a completion puts the staging object's bytes; called in threads. Raises DiskFull, Overloaded."""
-
-    def write(self, data: bytes) -> None: ...
-    def received(self) -> ReceivedFile: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +70,7 @@ class UploadSessions:
         self._database = database
         self._storage = storage
         self._staging: Staging = storage.staging
-        self._uploads = uploads
+        self._completion = Completion(database, storage.staging, uploads)
         self._shares = shares
         self._stopping = False
 
@@ -168,7 +154,7 @@ class UploadSessions:
         if row.state == SessionState.OPEN.value:
             raise SessionBusy(retry_after=1)
         if row.state == SessionState.ABORTED.value:
-            await self._clear(row)
+            await self._completion.clear(row)
 
     # -- completion --------------------------------------------------------------------------------------------
 
@@ -188,8 +174,8 @@ class UploadSessions:
         row = await self._claimed(session_id, who)
         if isinstance(row, UUID):
             return row
-        async with self._held(row):
-            return await self._complete(row, etags, file)
+        await self._completion.run(row, etags, file)
+        return row.request_id
 
     async def _claimed(self, session_id: UUID, who: Principal) -> UploadSession | UUID:
         """The session, its completion ours; or the request's id, stored by somebody else meanwhile."""
@@ -205,114 +191,13 @@ class UploadSessions:
                 return known
             if time.monotonic() > deadline:
                 raise SessionBusy(retry_after=1)
-            await asyncio.sleep(_POLL)
-
-    @asynccontextmanager
-    async def _held(self, row: UploadSession) -> AsyncIterator[None]:
-        """Renews the lease of a completion while it runs, then gives it back."""
-        renewing = asyncio.create_task(self._renew(row.id, row.epoch), name="upload-lease")
-        try:
-            yield
-        finally:
-            renewing.cancel()
-            await asyncio.gather(renewing, return_exceptions=True)
-            with suppress(DatabaseUnavailable):  # then it lapses
-                async with self._database.one_statement() as uow:
-                    await uow.upload_sessions.release(row.id, row.epoch)
-
-    async def _renew(self, session_id: UUID, epoch: int) -> None:
-        # A lapse costs double work only: both store under the same ids, and the first row wins.
-        while True:
-            await asyncio.sleep(COMPLETE_LEASE / 3)
-            with suppress(DatabaseUnavailable):
-                async with self._database.one_statement() as uow:
-                    await uow.upload_sessions.renew(session_id, epoch, COMPLETE_LEASE)
-
-    async def _complete(self, row: UploadSession, etags: Mapping[int, str] | None, file: LocalFile) -> UUID:
-        await self._assemble(row, etags)
-        if not await self._staging.read(row.id, row.size_bytes, file.write):
-            raise UploadIncomplete(details={"missing_parts": [1]})
-        received = await asyncio.to_thread(file.received)
-        if row.sha256 is not None and received.sha256 != row.sha256:
-            await self._refuse(row, ChecksumMismatch())
-        form = UploadIngestionRequest.model_validate({"camera_id": row.camera_id, "meta": row.meta})
-        assert row.arrived_at is not None
-        result = await self._uploads.process(row.request_id, form, [received], row.arrived_at)
-        if not result.records:
-            error = result.first_error or InvalidImage()
-            if error.retryable or error.code in SERVER_SIDE:
-                raise error
-            await self._refuse(row, error)
-
-        async def commit(records: Sequence[FrameRecord]) -> None:
-            await self._database.retry_until_known(lambda uow: self._store(uow, row, records))
-
-        await commit_with_reupload(result.records, commit, lambda item: self._uploads.put_again(item, received))
-        FRAMES.labels(source="upload", outcome="stored").inc()
-        self._told(row, SessionState.COMPLETED)
-        await self._clear(row)
-        return row.request_id
-
-    async def _assemble(self, row: UploadSession, etags: Mapping[int, str] | None) -> None:
-        """Makes the parts one object, unless it is one already. Raises UploadIncomplete."""
-        if row.part_size is None or await self._staging.size(row.id) == row.size_bytes:
-            return  # of one PUT, or joined by a completion that did not come to its end
-        sizes = sizes_of(row.size_bytes, row.part_size)
-        listed = await self._staging.parts(row.id, row.upload_id) if row.upload_id is not None else None
-        there = whole_parts(sizes, listed or [])
-        missing = missing_parts(sizes, there, etags)
-        if missing or row.upload_id is None:
-            raise UploadIncomplete(details={"missing_parts": missing})
-        if not await self._staging.join(row.id, row.upload_id, [there[number] for number, _ in sizes]):
-            # A part was sent again meanwhile.
-            raise UploadIncomplete(details={"missing_parts": []})
-
-    async def _store(self, uow: UnitOfWork, row: UploadSession, records: Sequence[FrameRecord]) -> None:
-        """One transaction: the request with its frame, and the session's end."""
-        now = await uow.upload_sessions.lock(row.id)
-        if now is None:
-            raise SessionNotFound
-        if now.state == SessionState.COMPLETED.value:
-            return  # this very transaction, whose COMMIT was not known to have succeeded; or another completion's
-        if now.state != SessionState.OPEN.value:  # it ended while this process stood still
-            raise SessionClosed
-        request = IngestionRequest(
-            id=row.request_id, camera_id=row.camera_id, source_type=SourceType.UPLOAD.value, meta=row.meta, rejected=[]
-        )
-        await uow.requests.add_upload(request, records, [])
-        await uow.audit.write(row.id, "upload_session.complete")
-        await uow.upload_sessions.end(row.id, SessionState.COMPLETED)
-
-    async def _refuse(self, row: UploadSession, error: IngestionException) -> None:
-        """Ends the session with the refusal, and raises it."""
-        rejected = [
-            {
-                "index": 0, "filename": row.filename, "code": error.code, "detail": error.message,
-                "retryable": error.retryable,
-            }
-        ]  # fmt: skip
-        kept: dict[str, Any] = {
-            "code": error.code, "message": error.message, "retryable": error.retryable, "rejected": rejected
-        }  # fmt: skip
-        if await self._database.retry_until_known(lambda uow: uow.upload_sessions.end(row.id, SessionState.FAILED, kept)):
-            REJECTED.labels(code=error.code).inc()
-            FRAMES.labels(source="upload", outcome="rejected").inc()
-            self._told(row, SessionState.FAILED)
-        await self._clear(row)
-        raise UploadRefused(**kept)
+            await asyncio.sleep(_POLL_INTERVAL)
 
     # -- helpers -----------------------------------------------------------------------------------------------
 
     def _check_running(self) -> None:
         if self._stopping:
             raise ShuttingDown(retry_after=5)
-
-    def _told(self, row: UploadSession, state: SessionState) -> None:
-        UPLOAD_SESSIONS_ENDED.labels(status=state.value).inc()
-        log.info(
-            "upload_session_ended", session_id=str(row.id), ingestion_id=str(row.request_id), camera_id=row.camera_id,
-            state=state.value,
-        )  # fmt: skip
 
     async def _found(self, session_id: UUID, who: Principal) -> tuple[datetime, UploadSession]:
         async with self._database.one_statement() as uow:
@@ -330,13 +215,6 @@ class UploadSessions:
         if not stored and row.expires_at <= now and (row.busy_until is None or row.busy_until <= now):
             raise SessionClosed
         return Outcome(row.request_id if stored else None, row.filename, row.content_type, row.size_bytes)
-
-    async def _clear(self, row: UploadSession) -> None:
-        """Removes what is staged. What cannot be removed now is left to the sweeper."""
-        with suppress(StorageUnavailable, DatabaseUnavailable):
-            await self._staging.remove(row.id, multipart=row.part_size is not None)
-            async with self._database.one_statement() as uow:
-                await uow.upload_sessions.set_cleared([row.id])
 
     async def _arrived(self, row: UploadSession) -> Arrived:
         if row.part_size is None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import timedelta
 
 from models.values import SessionState
 from repositories.database import Database
 from services.storage_service.service import StorageService
-from services.upload_sessions.sessions import COMPLETE_LEASE
-from utils.exceptions import IngestionException
+from services.upload_sessions.completion import COMPLETE_LEASE
 from utils.logger import get_logger
 from utils.metrics import STAGING_REMOVED, UPLOAD_SESSIONS, UPLOAD_SESSIONS_ENDED
 
+INTERVAL = 60.0  # seconds between passes; of a short UPLOAD__SESSION_TTL a quarter
 BATCH = 1000  # sessions in one pass
 LONGEST_TTL = timedelta(days=7)  # what UPLOAD__SESSION_TTL allows: no session, of whatever database, is open longer
 KEEP = timedelta(days=7)  # that an ended session is remembered, so that its client may ask again
@@ -24,28 +23,16 @@ class StagingSweeper:
     """Any number of processes may run one: each step is repeatable, and asks for the state again."""
 
     def __init__(
-        self, database: Database, storage: StorageService, interval: float, *, orphan_age: timedelta = LONGEST_TTL
+        self, database: Database, storage: StorageService, *, orphan_age: timedelta = LONGEST_TTL
     ) -> None:
-        """`interval`: seconds between passes. `orphan_age`: of staging objects that no session of this database names.
+        """`orphan_age`: of staging objects that no session of this database names.
 
         The bucket may be shared, or the database restored: an object is nobody's only when no session, here or
         elsewhere, can still be open for it. Ages are by the store's own clock.
         """
         self._database = database
         self._storage = storage
-        self._interval = interval
         self._orphan_age = orphan_age
-
-    async def run(self) -> None:
-        """Passes until it is cancelled."""
-        while True:
-            try:
-                await self.sweep()
-            except IngestionException:
-                pass  # the store or the database is away; logged there
-            except Exception:
-                log.exception("staging_sweep_failed")
-            await asyncio.sleep(self._interval)
 
     async def sweep(self) -> int:
         """One pass; how many objects it removed. Raises StorageUnavailable, DatabaseUnavailable."""

@@ -23,7 +23,7 @@ from config import DbSettings
 from tests.conftest import Backends, Service
 from tests.kits.service_support import FINAL, assert_ledger, service_on, until
 
-LOOK_EVERY = 0.03  # seconds
+LOOK_EVERY = 0.1  # seconds
 
 
 def seconds(text: str) -> float:

@@ -6,9 +6,10 @@ a system account of its own, else as ``nobody``.
 
 Such an account cannot pass through a private home (``/root`` is 0700), and both DATA_DIR and the virtual
 environment with PostgreSQL's binaries may lie below one. Opening the home to everyone, as the wheel's own
-library does, is not acceptable. Instead the server keeps one capability, CAP_DAC_READ_SEARCH, only when a
-folder is really in the way: no file mode changes anywhere. It gives the server no more than the service has,
-and its socket is reachable by root and itself only.
+library does, is not acceptable. Instead the server keeps one capability, only when a file mode is really in
+the way: CAP_DAC_READ_SEARCH for folders, CAP_DAC_OVERRIDE for binaries that only root may execute (installed
+with a umask of 077). No file mode changes anywhere, and nothing is copied. The capability gives the server no
+more than the service has, and its socket is reachable by root and itself only.
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ import structlog
 from .errors import EmbeddedStartError
 
 ACCOUNT = "trackshift-pg"
+# linux/capability.h
 _CAP_DAC_OVERRIDE = 1
 _CAP_DAC_READ_SEARCH = 2
+_CAP_SETPCAP = 8
 
 _log = structlog.get_logger(__name__)
 
@@ -61,10 +64,12 @@ def account_for(data_dir: Path, cluster: Path, binaries: Path) -> Account | None
     if os.geteuid() != 0:
         return None
     entry = _owner(cluster) or _owner(data_dir) or _system_account()
-    blocked = _blocking_folder(entry, data_dir / "x") or _blocking_folder(entry, binaries / "postgres")
-    if blocked is None and not _readable(entry, binaries / "postgres"):
-        blocked = binaries
-    capability = _usable_capability() if blocked is not None else None
+    server = binaries / "postgres"
+    blocked = _blocking_folder(entry, data_dir / "x") or _blocking_folder(entry, server)
+    usable: tuple[int, ...] = (_CAP_DAC_READ_SEARCH, _CAP_DAC_OVERRIDE)  # the first does less
+    if not _runnable(entry, server):
+        blocked, usable = blocked or binaries, (_CAP_DAC_OVERRIDE,)
+    capability = _first_held(usable) if blocked is not None else None
     if blocked is not None and capability is None:
         raise EmbeddedStartError(
             "postgres",
@@ -116,19 +121,19 @@ def _blocking_folder(entry: pwd.struct_passwd, path: Path) -> Path | None:
     return None
 
 
-def _readable(entry: pwd.struct_passwd, path: Path) -> bool:
-    """False for a virtual environment that was installed with a umask of 077."""
-    return _allows(entry, path.stat(), stat.S_IRUSR, stat.S_IRGRP, stat.S_IROTH)
+def _runnable(entry: pwd.struct_passwd, path: Path) -> bool:
+    info = path.stat()
+    return _allows(entry, info, stat.S_IRUSR, stat.S_IRGRP, stat.S_IROTH) and _allows(
+        entry, info, stat.S_IXUSR, stat.S_IXGRP, stat.S_IXOTH
+    )
 
 
-def _usable_capability() -> int | None:
-    """The smaller of the two that do; Docker's default set has only CAP_DAC_OVERRIDE."""
+def _first_held(capabilities: tuple[int, ...]) -> int | None:
+    """The first that this process has and may pass on (``launch.py``); Docker's default set lacks READ_SEARCH."""
     if sys.platform != "linux":
         return None
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("CapPrm:"):
-            held = int(line.split()[1], 16)
-            for capability in (_CAP_DAC_READ_SEARCH, _CAP_DAC_OVERRIDE):
-                if held >> capability & 1:
-                    return capability
-    return None
+    status = Path("/proc/self/status").read_text().splitlines()
+    held = next(int(line.split()[1], 16) for line in status if line.startswith("CapPrm:"))
+    if not held >> _CAP_SETPCAP & 1:
+        return None
+    return next((capability for capability in capabilities if held >> capability & 1), None)

@@ -14,7 +14,8 @@ import sys
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
-_PR_SET_KEEPCAPS = 8
+_PR_SET_SECUREBITS = 28
+_SECBIT_NO_SETUID_FIXUP = 1 << 2
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_RAISE = 2
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -41,7 +42,10 @@ def _check(result: int, what: str) -> None:
 def _drop_to(libc: ctypes.CDLL, uid: int, gid: int, capability: int | None) -> None:
     """Become uid:gid for good, keeping at most the one capability that lets it pass through folders."""
     if capability is not None:
-        _check(libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0), "PR_SET_KEEPCAPS")
+        # Capabilities then outlast the change of user, and access(2) takes them into account, which it otherwise
+        # does for root only: initdb and postgres ask access(2) whether they may run their own binaries. The bit
+        # needs CAP_SETPCAP and outlasts exec and fork.
+        _check(libc.prctl(_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP, 0, 0, 0), "PR_SET_SECUREBITS")
     os.setgroups([])
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)

@@ -151,6 +151,11 @@ async def ended(request: Request) -> None:
         await state.services.access.ended(who)
 
 
+def credential_ended() -> Unauthorized:
+    """What an answer that takes time says when `ended` has returned."""
+    return Unauthorized("The credential has expired or was revoked.", details={"given": True})
+
+
 @contextmanager
 def share(request: Request, what: str, bound: int) -> Iterator[None]:
     """One of `bound` places, of which a principal may hold its share (LIMITS__SHARE). Raises RateLimited."""

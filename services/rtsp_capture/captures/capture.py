@@ -46,7 +46,7 @@ class Capture:
         params: CaptureParams,
         kind: type[Mode],
     ) -> None:
-        clock = CaptureClock()
+        clock = CaptureClock(deps.host)
         self._ledger = SlotLedger(kind.grid(params, deps.settings), clock.now)
         facts = CaptureFacts(row.id, row.camera_id, params.jpeg_quality, row.meta)
         self._frames = FramePipeline(facts, deps, self._ledger, self, claim.epoch)

@@ -17,6 +17,7 @@ from services.rtsp_capture.frames.frame_pipeline import FramePipeline
 from services.rtsp_capture.frames.picture_budget import PictureBudget
 from services.rtsp_capture.frames.slot_ledger import SlotLedger
 from services.rtsp_capture.streams.hub import StreamHub
+from services.rtsp_capture.timing.host_clock import HOST, HostClock
 from services.spool.spool import Spool
 from services.storage_service.service import StorageService
 from utils.secret_box import SecretBox
@@ -24,7 +25,7 @@ from utils.secret_box import SecretBox
 
 @dataclass(slots=True)
 class CaptureDeps:
-    """What the captures of a process share. `now` is wall-clock seconds since the epoch."""
+    """What the captures of a process share. `now` is wall-clock seconds since the epoch; `host` is the clock of slots."""
 
     settings: RtspSettings
     database: Database
@@ -34,6 +35,7 @@ class CaptureDeps:
     pictures: PictureBudget
     spool: Spool
     now: Callable[[], float] = time.time
+    host: HostClock = HOST
 
 
 @dataclass(frozen=True, slots=True)

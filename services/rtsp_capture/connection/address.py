@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import quote, unquote, urlsplit
 
+from config import Settings
 from utils.exceptions import AddressNotAllowed, CaptureFailure, InvalidRequest
 
 DEFAULT_PORTS = {"rtsp": 554, "rtsps": 322}  # RFC 7826, sections 4.2 and 22.14
@@ -138,3 +139,13 @@ class AddressPolicy:
         if allowed:
             return allowed
         raise CaptureFailure("address_not_allowed", "The camera's address is outside RTSP__ALLOWED_NETWORKS.")
+
+
+def camera_policy(settings: Settings) -> AddressPolicy:
+    """Where cameras may be. The service's own ports on loopback only when the operator named the networks himself."""
+    own: list[int] = []
+    if settings.RTSP.ALLOWED_NETWORKS is None:
+        endpoint = settings.STORAGE.ENDPOINT
+        store = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}")
+        own = [port for port in (settings.API.PORT, settings.DB.PORT, store.port, settings.REDIS.PORT) if port]
+    return AddressPolicy(settings.camera_networks, own)

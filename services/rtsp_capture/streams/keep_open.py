@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from models.entities import CameraConfiguration
 from repositories.database import Database
 from services.rtsp_capture.streams.hub import StreamHub
+from services.rtsp_capture.streams.outages import outages
 from services.rtsp_capture.streams.stream import Stream, StreamKey
 from utils.exceptions import DatabaseUnavailable, InvalidRequest, SecretUnreadable
 from utils.logger import Throttle, get_logger
@@ -46,6 +47,7 @@ class KeepOpenStreams:
         self._secrets = secrets
         self._poll_interval = poll_interval
         self._kept: dict[str, _Kept] = {}
+        self._without: set[str] = set()  # cameras to be kept open that have no stream
         self._wake = asyncio.Event()
         self._throttle = Throttle(60, time.monotonic)
         self._task: asyncio.Task[None] | None = None
@@ -64,6 +66,7 @@ class KeepOpenStreams:
             await asyncio.gather(self._task, return_exceptions=True)
         for camera_id in list(self._kept):
             await self._release(camera_id)
+        self._report_without(set())
 
     # -- following the table -----------------------------------------------------------------------------------
 
@@ -86,23 +89,37 @@ class KeepOpenStreams:
         async with self._database.unit_of_work() as uow:
             rows = await uow.cameras.kept_open(MAX_KEPT)
         wanted: dict[str, StreamKey] = {}
+        without: set[str] = set()
         for row in rows:
             try:
                 wanted[row.camera_id] = key_of(row, self._secrets)
             except SecretUnreadable as error:
+                without.add(row.camera_id)
                 self._report(row.camera_id, error.message)
         for camera_id, kept in list(self._kept.items()):
             if wanted.get(camera_id) != kept.key or (kept.acquiring.done() and kept.acquiring.exception()):
+                if kept.acquiring.done() and kept.acquiring.exception() and camera_id in wanted:
+                    without.add(camera_id)
                 await self._release(camera_id)
         for camera_id, key in wanted.items():
             if camera_id in self._kept:
                 continue
             if self._hub.find(key) is None and self._hub.free <= 0:
+                without.add(camera_id)
                 self._report(camera_id, "RTSP__MAX_CONCURRENT_STREAMS are open")
                 continue
             log.info("keep_open", camera_id=camera_id)
             self._kept[camera_id] = _Kept(key, asyncio.create_task(self._hub.acquire(key), name=f"keep-{camera_id}"))
             await asyncio.sleep(0)  # the hub counts it before the next one asks whether there is room
+        self._report_without(without | {name for name, kept in self._kept.items() if not kept.acquiring.done()})
+
+    def _report_without(self, cameras: set[str]) -> None:
+        """A stream reports its own outage; these cameras have none that could."""
+        for camera_id in self._without - cameras:
+            outages.end(camera_id, self)
+        for camera_id in cameras - self._without:
+            outages.begin(camera_id, self)
+        self._without = cameras
 
     async def _release(self, camera_id: str) -> None:
         kept = self._kept.pop(camera_id)

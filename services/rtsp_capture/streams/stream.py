@@ -25,10 +25,12 @@ from services.rtsp_capture.media.packets import StreamInfo
 from services.rtsp_capture.media.ring_budget import RingBudget
 from services.rtsp_capture.streams.stream_decoder import StreamDecoder
 from services.rtsp_capture.streams.stream_state import StreamTracker
+from services.rtsp_capture.timing.host_clock import HOST, HostClock
 from utils.exceptions import CaptureFailure
 from utils.logger import get_logger
 from utils.metrics import PACKETS_DROPPED, STREAM_OPEN
 from utils.pool import WorkerPool
+from utils.tasks import first_of
 
 log = get_logger(__name__)
 _NO_PICTURES = "The camera keeps the connection and sent no picture for twice RTSP__READ_TIMEOUT."
@@ -69,6 +71,7 @@ class StreamDeps:
     open_reader: ReaderFactory
     decode_pool: WorkerPool
     readers: Mapping[str, ReaderFactory] = field(default_factory=dict)  # those that a camera may name
+    host: HostClock = HOST  # brings receipt times to wall time
 
     def reader(self, name: str | None) -> ReaderFactory:
         """The reader of that name; the default one without a name, and for one that is not built."""
@@ -181,7 +184,7 @@ class Stream:
         )  # fmt: skip
         thread = ReaderThread(
             self.key.camera_id, self._deps.reader(self.key.reader)(options), self._segment, self._opened, self._packets,
-            max_offset=settings.MAX_CLOCK_OFFSET,
+            max_offset=settings.MAX_CLOCK_OFFSET, host=self._deps.host,
         )  # fmt: skip
         self._thread = thread
         thread.start()
@@ -205,14 +208,8 @@ class Stream:
         return thread.ended.result()
 
     async def _until_closing(self, work: Awaitable[Described]) -> Described | None:
-        task = asyncio.ensure_future(work)
-        closing = asyncio.ensure_future(self._closing.wait())
-        try:
-            await asyncio.wait({task, closing}, return_when=asyncio.FIRST_COMPLETED)
-            return task.result() if task.done() else None
-        finally:
-            for each in (task, closing):
-                each.cancel()
+        task = await first_of(work, self._closing.wait())
+        return task.result() if task is not None else None
 
     def _opened(self, info: StreamInfo) -> None:
         self.decoder.opened(info, self._segment)

@@ -6,6 +6,7 @@ import asyncio
 import time
 from enum import StrEnum
 
+from services.rtsp_capture.streams.outages import outages
 from utils.exceptions import CaptureFailure
 from utils.logger import Throttle, get_logger
 from utils.metrics import STREAM_FAILURES, STREAMS
@@ -51,6 +52,7 @@ class StreamTracker:
         self._later: asyncio.TimerHandle | None = None  # writes what was withheld
         self._closing = False
         STREAMS.labels(state=self.state.value).inc()
+        outages.begin(camera_id, self)
         self._write(None)
 
     @property
@@ -127,6 +129,10 @@ class StreamTracker:
         STREAMS.labels(state=before.value).dec()
         if state is not StreamState.CLOSED:
             STREAMS.labels(state=state.value).inc()
+        if self.open or state is StreamState.CLOSED:
+            outages.end(self._camera_id, self)
+        else:
+            outages.begin(self._camera_id, self)
         if not self.open:
             self._stop_stall_timer()
             self._forget()

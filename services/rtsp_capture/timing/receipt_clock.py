@@ -18,9 +18,10 @@ WINDOW = 10.0  # seconds of packets that the envelope looks at
 STEP = 0.020  # seconds; a difference beyond this is stepped, below it is slewed
 SLEW = 500e-6  # seconds a second
 MAX_JUMP = 2.0  # seconds of stream time between neighbours that mean another timeline
-SETTLE_PACKETS = 5  # the burst is over when so many packets in a row did not lower the envelope,
+SETTLE_PACKETS = 5  # the burst is over when so many packets in a row did not lower the envelope
+SETTLE_ANCHORS = 3  # (so many of them shown later than all before: B-pictures are never early, and cannot lower it)
 SETTLE_FALL = 0.002  # by more than this (seconds),
-SETTLE_AT_MOST = 1.0  # or after so many seconds
+SETTLE_TIMEOUT = 1.0  # or after so many seconds
 _KEPT = 64  # stream times that the frame duration is learnt from
 
 
@@ -33,7 +34,8 @@ class ReceiptClock:
         self._window: deque[tuple[float, float]] = deque()  # (receipt, receipt - pts), ascending differences
         self._offset = 0.0
         self._began = 0.0  # receipt of the timeline's first packet
-        self._quiet = 0  # packets since the envelope fell
+        self._quiet = self._quiet_anchors = 0  # packets since the envelope fell
+        self._newest = float("-inf")  # stream time of the picture shown last
         self._settled = False
         self.timeline = 0  # counts the stream's timelines: times of two cannot be compared
         self._last: tuple[float, float] | None = None  # (pts, receipt)
@@ -66,13 +68,19 @@ class ReceiptClock:
         envelope = self._window[0][1]
         if not self._settled:
             self._offset = envelope
-            self._quiet = 0 if envelope < before - SETTLE_FALL else self._quiet + 1
-            self._settled = self._quiet >= SETTLE_PACKETS or received - self._began >= SETTLE_AT_MOST
+            if envelope < before - SETTLE_FALL:
+                self._quiet = self._quiet_anchors = 0
+            else:
+                self._quiet += 1
+                self._quiet_anchors += pts > self._newest
+            quiet = self._quiet >= SETTLE_PACKETS and self._quiet_anchors >= SETTLE_ANCHORS
+            self._settled = quiet or received - self._began >= SETTLE_TIMEOUT
         elif abs(envelope - self._offset) > STEP:
             self._offset = envelope
         else:
             allowed = SLEW * max(0.0, received - self._last[1]) if self._last else 0.0
             self._offset += min(allowed, max(-allowed, envelope - self._offset))
+        self._newest = max(self._newest, pts)
         self._last = (pts, received)
 
     def time_of(self, pts: float) -> float:
@@ -99,7 +107,8 @@ class ReceiptClock:
         self._pts.clear()
         self._began = received
         self.timeline += 1
-        self._quiet = self._count = 0
+        self._quiet = self._quiet_anchors = self._count = 0
+        self._newest = float("-inf")
         self._settled = False
 
     def _learn_duration(self, pts: float) -> None:

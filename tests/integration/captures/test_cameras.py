@@ -541,7 +541,7 @@ async def test_a_capture_shares_the_kept_stream(client: httpx.AsyncClient, proxy
 
 
 async def test_pictures_of_the_past_come_from_the_ring(client: httpx.AsyncClient, camera: Camera) -> None:
-    for name in ("plain", "b", "far"):
+    async def past(name: str) -> None:
         camera_id = await create(client, camera.url_of(name), keep_open=True)
         began = (await in_state(client, camera_id, "live"))["stream"]
         await asyncio.sleep(4.5)
@@ -561,6 +561,8 @@ async def test_pictures_of_the_past_come_from_the_ring(client: httpx.AsyncClient
             assert (failed["status"], failed["error"]["code"]) == ("failed", "timestamp_out_of_range")
             assert failed["progress"]["dropped"] == {"no_picture": 1}
         await client.delete(f"{CAMERAS}/{camera_id}")
+
+    await asyncio.gather(*(past(name) for name in ("plain", "b", "far")))
 
 
 async def test_the_past_of_a_camera_that_was_not_open(client: httpx.AsyncClient, proxy: FaultProxy) -> None:

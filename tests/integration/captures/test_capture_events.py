@@ -34,8 +34,6 @@ from tests.kits.service_support import until as until_true
 from utils.exceptions import InvalidRequest, NotRunning, RequestNotFound
 from utils.ids import new_id
 
-pytestmark = pytest.mark.alone
-
 LAP = 10.0  # seconds of the film
 PASS_AT, PASS_LASTS = 4.0, 2.0
 PICTURES = round(LAP * FPS)
@@ -360,6 +358,7 @@ async def what_is_no_running_event_driven_capture_takes_no_trigger(kit: Kit, cam
     await kit.final(continuous)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("name", list(SCENARIOS))
 def test_events(outcomes: dict[str, BaseException | None], name: str) -> None:
     if (error := outcomes[name]) is not None:

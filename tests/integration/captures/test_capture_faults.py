@@ -35,8 +35,6 @@ from tests.integration.captures.test_capture_failures import black_hole
 from tests.kits.capture_kit import FPS, Kit, Stored, open_kit, until
 from tests.kits.tcp_proxy import TcpProxy
 
-pytestmark = pytest.mark.alone
-
 
 @pytest.fixture(scope="module", params=["opencv", "pyav"])
 def reader(request: pytest.FixtureRequest) -> str:
@@ -101,6 +99,7 @@ def check_order(frames: list[Stored]) -> None:
         assert after.taken > before.taken, (before.info.sequence, after.info.sequence)
 
 
+@pytest.mark.alone
 async def test_a_server_frozen_for_several_timeouts(kit: Kit, freezing: Camera) -> None:
     """SIGSTOP: its connections stay open, new ones are taken by the kernel, and nothing is answered."""
     camera_id = unique()
@@ -138,6 +137,7 @@ async def test_a_server_frozen_for_several_timeouts(kit: Kit, freezing: Camera) 
     assert max(abs(frame.error) for frame in frames) < 0.06
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("who", ["network", "camera"])
 async def test_a_burst_after_a_stall_keeps_its_times(
     kit: Kit, freezing: Camera, films: dict[str, Path], who: str
@@ -227,6 +227,7 @@ async def test_many_reconnects_leave_nothing_behind(kit: Kit, camera: Camera) ->
     await until(lambda: not [t for t in threading.enumerate() if t.name == f"rtsp-{camera_id}"], 3)
 
 
+@pytest.mark.alone
 async def test_cancelling_takes_no_second_in_any_state(
     backends: Backends, storage: StorageService, camera: Camera, reader: str, tmp_path: Path
 ) -> None:

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -105,20 +106,32 @@ def shows(film_folder: Path) -> dict[str, Show]:
     return {name: make(film_folder) for name, make in SHOWS.items()}
 
 
-def truth(show: Show) -> dict[int, Image]:
-    """The pictures of a show's first film by number: what the file holds, in colour by OpenCV's BT.601."""
-    made: dict[int, Image] = {}
-    for path in next(films for films in show.films if "sound" not in films[0].name):
-        with av.open(str(path)) as whole:
-            for frame in whole.decode(video=0):
-                if frame.format.name == "yuv420p":
-                    image = cv2.cvtColor(frame.to_ndarray(), cv2.COLOR_YUV2BGR_I420).astype(np.uint8, copy=False)
-                else:
-                    image = frame.to_ndarray(format="bgr24").astype(np.uint8, copy=False)
-                number = read_frame_number(image)
-                assert number is not None
-                made[number] = image
-    return made
+class Truth:
+    """What a film's files hold: pictures by number, in colour by OpenCV's BT.601. Decoded once, converted when asked for."""
+
+    def __init__(self, paths: tuple[Path, ...]) -> None:
+        self._frames: list[tuple[str, Image]] = []
+        for path in paths:
+            with av.open(str(path)) as whole:
+                for frame in whole.decode(video=0):
+                    planes = frame.format.name == "yuv420p"
+                    array = frame.to_ndarray() if planes else frame.to_ndarray(format="bgr24")
+                    self._frames.append(("planes" if planes else "bgr", array.astype(np.uint8, copy=False)))
+
+    def __getitem__(self, number: int) -> Image:
+        kind, array = self._frames[number]
+        image = array if kind == "bgr" else cv2.cvtColor(array, cv2.COLOR_YUV2BGR_I420).astype(np.uint8, copy=False)
+        assert read_frame_number(image) == number
+        return image
+
+
+decoded = cache(Truth)
+
+
+def truth(show: Show) -> Truth:
+    """Of the show's first film."""
+    films = next(films for films in show.films if "sound" not in films[0].name)
+    return decoded(tuple(films))
 
 
 def difference(image: Image, other: Image) -> tuple[float, float]:
@@ -188,9 +201,10 @@ async def test_every_slot_is_stored_with_the_cameras_own_picture(
     pictures = truth(shows[name])
     worst = (0.0, 0.0)
     for frame in [*result.one, *result.frames]:
-        mean, block = difference(frame.image, pictures[frame.number])
+        picture = pictures[frame.number]
+        mean, block = difference(frame.image, picture)
         worst = max(worst[0], mean), max(worst[1], block)
-        assert (frame.info.width, frame.info.height) == pictures[frame.number].shape[1::-1]
+        assert (frame.info.width, frame.info.height) == picture.shape[1::-1]
     errors = [frame.error for frame in result.frames]
     late = f"{median(errors) * 1000:.1f} ms late, worst {max(map(abs, errors)) * 1000:.1f}"
     print(f"\n{name} by {transport}: {late}; differs by {worst[0]:.1f}, worst block {worst[1]:.1f}")
@@ -297,8 +311,8 @@ async def losses(kit: Kit, shows: dict[str, Show]) -> dict[str, Lossy]:
         took = time.time() - ended
         infos = (await kit.services.queries.list_frames(FrameFilter(request_id=request), 200, None, who=ANONYMOUS)).items
         images = [await kit.storage.get(info.storage_path) for info in infos]
-        decoded = [cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) for data in images]
-        frames = [(info, image.astype(np.uint8)) for info, image in zip(infos, decoded, strict=True) if image is not None]
+        read = [cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) for data in images]
+        frames = [(info, image.astype(np.uint8)) for info, image in zip(infos, read, strict=True) if image is not None]
         assert len(frames) == len(infos)
         made[name] = Lossy(found, sorted(frames, key=lambda frame: frame[0].sequence), (began, ended), took)
 

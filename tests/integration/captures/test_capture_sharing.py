@@ -43,6 +43,7 @@ async def kit(
         yield made
 
 
+@pytest.mark.alone
 async def test_three_captures_share_one_connection_and_each_picture_is_decoded_once(
     kit: Kit, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,6 +103,7 @@ async def test_another_camera_id_or_transport_is_another_connection(kit: Kit, pr
     assert sum(r.method == "PLAY" for r in proxy.requests) == 2
 
 
+@pytest.mark.alone
 async def test_a_future_moment_gets_the_picture_nearest_to_it(kit: Kit, camera: Camera) -> None:
     from datetime import UTC, datetime, timedelta
 

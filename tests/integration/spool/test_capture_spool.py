@@ -44,7 +44,7 @@ async def database_back(kit: Kit) -> None:
     """Connections of before the outage are found broken, one after the other, when they are used."""
     for _ in range(50):
         try:
-            await kit.services.orchestrator._database.check()
+            await kit.services.orchestrator._database.version()
             return
         except DatabaseUnavailable:
             await asyncio.sleep(0.1)
@@ -160,7 +160,7 @@ async def test_a_capture_that_ends_while_the_store_is_away(
                 assert (found.status, found.progress.stored) == (status, slots)
                 frames = await kit.frames(request)
                 assert [frame.info.sequence for frame in frames] == list(range(slots))
-                assert max(abs(frame.error) for frame in frames) < 0.06
+                assert max(abs(frame.error) for frame in frames) < 0.1
 
 
 async def test_a_cancel_does_not_wait_for_a_store_that_hangs(

@@ -294,7 +294,7 @@ async def test_what_the_spool_gave_up_is_told_the_row(db: Database, storage: Sto
     await finish(db, claim, 3)
     oldest = spool.index.oldest
     assert oldest is not None
-    await spool.leave(oldest, "dropped", "age")
+    await spool.remove(oldest, "dropped", "age")
     await empty(spool, db, storage)
     row = await row_of(db, claim.request_id)
     assert (row.stored, row.dropped()) == (2, {"spool_full": 1})

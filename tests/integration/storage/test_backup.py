@@ -93,6 +93,7 @@ async def parts_of(data_dir: Path) -> AsyncIterator[Place]:
             await database.close()
 
 
+@pytest.mark.timeout(300)  # five commands and two services, each with parts of its own
 async def test_everything_comes_back_on_an_empty_machine(camera: Camera, tmp_path: Path) -> None:
     """Embedded parts to other embedded parts, by the commands, under a service before and a service after."""
     for name in ("source", "target"):
@@ -146,7 +147,7 @@ async def test_everything_comes_back_on_an_empty_machine(camera: Camera, tmp_pat
     orphan = f"frames/2026/05/04/cam/{new_id()}-{secrets.token_hex(8)}.jpg"
     async with parts_of(tmp_path / "target" / "data") as place:
         assert (await place.sql("SELECT log_id FROM event_log"))[0][0] == UUID(done["log_id"])
-        assert await place.marker.check() is Ownership.OURS
+        assert await place.marker.read() == done["log_id"]
         await place.storage.put(orphan, b"x", "image/jpeg", sha256(b"x"))
 
     async with running(target) as client, parts_of(tmp_path / "target" / "data") as place:
@@ -174,7 +175,7 @@ async def test_everything_comes_back_on_an_empty_machine(camera: Camera, tmp_pat
         assert fresh in frames
         answer = await client.get("/api/v1/events", params={"after": cursor})
         assert (answer.status_code, answer.json()["code"]) == (410, "cursor_expired")
-        assert (await client.get("/health")).json()["checks"]["sweeper"]["status"] == "ok"
+        assert (await client.get("/health")).json()["checks"]["sweeper"]["status"] == "healthy"
         snapshot = await client.post(f"{CAMERAS}/registered/snapshot")
         assert snapshot.status_code == 201, snapshot.text
     assert "S3cr3t" not in target.text()
@@ -298,11 +299,29 @@ async def test_a_frame_deleted_meanwhile_is_gone_and_its_delete_goes_on(
     assert (done.exit_code, done.verified.ok, done.left_out) == (0, 1, 0)
     async with machine.place() as place:
         assert [await place.state(item) for item in (kept, deleted)] == ["stored", "deleting"]
-        await place.retention().look()
+        await place.retention().poll()
         assert [await place.state(item) for item in (kept, deleted)] == ["stored", "deleted"]
         assert (await place.sql("SELECT deleted FROM ingestion_requests WHERE id = :id", id=deleted.request_id)) == [(1,)]
         told = "SELECT count(*) FROM outbox_pending WHERE event->>'type' = 'frame.deleted' AND event->>'subject' = :id"
         assert await place.sql(told, id=str(deleted.frame_id)) == [(1,)]
+
+
+async def test_a_spooled_frame_that_is_stored_meanwhile_is_not_lost(source: Place, tmp_path: Path) -> None:
+    """After the rows were copied, and its record has left the spool: it is in the backup as a record."""
+    await source.emptied()
+    record, name = spooled(new_id(), 1, b"z")
+    folder = tmp_path / "b-data" / "spool"
+    write_record(folder, record, name, b"z")
+
+    class ReplaysMeanwhile(Backup):
+        async def _copy_rows(self, *arguments: Any) -> dict[str, Any]:
+            found = await super()._copy_rows(*arguments)
+            SpoolFolder(folder).remove(name)
+            return found
+
+    manifest = await back_up(source, tmp_path / "b", ReplaysMeanwhile)
+    assert manifest.spool.records == 1
+    assert (tmp_path / "b" / "spool" / "records" / name).exists()
 
 
 async def test_objects_that_the_bucket_has_lost_are_said_and_the_rest_is_saved(
@@ -361,7 +380,7 @@ async def test_a_restore_that_was_cut_off_goes_on(
     assert [path.name for path in (machine.data_dir / "spool" / "records").iterdir()] == [name]
     async with machine.place() as place:
         assert await place.storage.head(MARK_KEY) is None
-        assert await place.marker.check() is Ownership.OURS
+        assert await place.marker.read() == str(done.log_id)
         assert {await place.state(item) for item in frames} == {"stored"}
     with pytest.raises(BackupError, match="not empty"):
         await machine.restore(tmp_path / "b")
@@ -378,6 +397,8 @@ async def test_a_place_where_a_service_was_started_once_is_empty(backends: Backe
         assert "in use" in errors
     code, done, errors = await command(target.environment, "restore", str(tmp_path / "b"))
     assert (code, done["verified"]["ok"]) == (0, 1), errors
+    async with parts_of(tmp_path / "data") as place:
+        assert await place.marker.read() == done["log_id"], "the bucket had the mark of the first start's database"
 
 
 Fill = Callable[[Machine, Place], Awaitable[None]]

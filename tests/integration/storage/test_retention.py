@@ -72,18 +72,18 @@ async def test_age_counts_from_when_a_frame_was_stored(place: Place) -> None:
     dated_ahead = await place.frame(at=datetime.now(UTC) + timedelta(days=1))
     await place.aged(dated_ahead, 31)
     old, young = await old_frames(place, 1, days=31), await old_frames(place, 1, days=29)
-    assert await place.retention(DAYS=30).look() == 2
+    assert await place.retention(DAYS=30).poll() == 2
     assert [await place.state(item) for item in (old[0], dated_ahead)] == ["deleted", "deleted"]
     assert await place.keys() == {dated_back.storage_path, young[0].storage_path}
     (row,) = await place.sql("SELECT stored, deleted FROM ingestion_requests WHERE id = :id", id=old[0].request_id)
     assert tuple(row) == (1, 1)  # the ledger keeps it, the total does not
     assert await place.sql("SELECT 1 FROM object_keys WHERE key = :key", key=old[0].storage_path) == []
-    assert await place.retention(DAYS=30).look() == 0
+    assert await place.retention(DAYS=30).poll() == 0
 
 
 async def test_nothing_is_deleted_unless_it_is_asked_for(place: Place) -> None:
     frames = await old_frames(place, 2, days=9000)
-    assert await place.retention().look() == 0
+    assert await place.retention().poll() == 0
     assert await place.keys() == {item.storage_path for item in frames}
 
 
@@ -93,10 +93,10 @@ async def test_a_cameras_own_days_go_before(place: Place) -> None:
     names = ("long", "short", "none", "unknown")
     frames = {name: (await old_frames(place, 1, name, 31))[0] for name in names}
     recent = {name: (await old_frames(place, 1, name, 3))[0] for name in names}
-    assert await place.retention(DAYS=30).look() == 4
+    assert await place.retention(DAYS=30).poll() == 4
     assert await place.keys() == {frames["long"].storage_path} | {recent[n].storage_path for n in names if n != "short"}
     await place.sql("UPDATE camera_configurations SET retention_days = 1 WHERE camera_id = 'none'")
-    assert await place.retention().look() == 1  # without RETENTION__DAYS: those cameras only
+    assert await place.retention().poll() == 1  # without RETENTION__DAYS: those cameras only
     assert recent["none"].storage_path not in await place.keys()
 
 
@@ -104,13 +104,13 @@ async def test_the_oldest_make_room_but_not_those_on_hold(place: Place) -> None:
     frames = await old_frames(place, 6, days=9)
     sizes = sum(item.size_bytes for item in frames)
     await hold(place, frames[0])
-    assert await place.retention(MAX_BYTES=sizes).look() == 0
-    assert await place.retention(MAX_BYTES=sizes - 1).look() == 1
+    assert await place.retention(MAX_BYTES=sizes).poll() == 0
+    assert await place.retention(MAX_BYTES=sizes - 1).poll() == 1
     assert [await place.state(item) for item in frames[:3]] == ["stored", "deleted", "stored"]
-    assert await place.retention(MAX_BYTES=2 * frames[0].size_bytes).look() == 3
+    assert await place.retention(MAX_BYTES=2 * frames[0].size_bytes).poll() == 3
     assert await place.keys() == {frames[0].storage_path, frames[5].storage_path}
-    assert await place.retention(MAX_BYTES=1).look() == 1
-    assert await place.retention(MAX_BYTES=1).look() == 0  # what is left is on hold
+    assert await place.retention(MAX_BYTES=1).poll() == 1
+    assert await place.retention(MAX_BYTES=1).poll() == 0  # what is left is on hold
     assert await place.keys() == {frames[0].storage_path}
 
 
@@ -120,7 +120,7 @@ async def test_what_is_stored_is_known_without_reading_it_all(place: Place, monk
         await uow.frames.begin_delete(frames[3].frame_id, cameras=ALL_CAMERAS)
     assert await usage(place) == await counted(place)
     monkeypatch.setattr("repositories.storage_usage._AT_ONCE", 5)
-    await place.retention().look()  # sums the changes up
+    await place.retention().poll()  # sums the changes up
     assert await place.sql("SELECT count(*) FROM storage_changes") == [(0,)]
     assert await usage(place) == await counted(place) == (sum(f.size_bytes for f in frames) - frames[3].size_bytes, 11)
     with suppress(ZeroDivisionError):  # what is rolled back was never there
@@ -138,8 +138,8 @@ async def test_a_hold_between_the_choice_and_the_delete(place: Place) -> None:
     async def meanwhile(_: int) -> None:
         await hold(place, frames[1], "protest")
 
-    keeping._pace.turn = meanwhile  # type: ignore[method-assign, assignment]
-    assert await keeping.look() == 2
+    keeping._rate.acquire = meanwhile  # type: ignore[method-assign, assignment]
+    assert await keeping.poll() == 2
     assert await place.keys() == {frames[1].storage_path}
     assert [await place.state(item) for item in frames] == ["deleted", "stored", "deleted"]
 
@@ -149,7 +149,7 @@ async def test_a_hold_whose_transaction_is_open_is_waited_for(place: Place) -> N
     async with place.database.unit_of_work() as uow:
         assert await uow.frames.hold(frame.frame_id, None, cameras=ALL_CAMERAS) is not None
         await uow.session.flush()
-        looking = asyncio.create_task(place.retention(DAYS=30).look())
+        looking = asyncio.create_task(place.retention(DAYS=30).poll())
         async with asyncio.timeout(10):
             while not await place.sql(
                 "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
@@ -167,8 +167,8 @@ async def test_a_frame_stored_anew_between_the_choice_and_the_delete_is_young(pl
     async def meanwhile(_: int) -> None:
         await place.aged(frame, 1)
 
-    keeping._pace.turn = meanwhile  # type: ignore[method-assign, assignment]
-    assert await keeping.look() == 0
+    keeping._rate.acquire = meanwhile  # type: ignore[method-assign, assignment]
+    assert await keeping.poll() == 0
     assert await place.state(frame) == "stored"
 
 
@@ -207,10 +207,10 @@ async def test_while_the_store_is_away_no_more_is_begun(place: Place, monkeypatc
 
     place.storage.delete_many = away  # type: ignore[method-assign, assignment]
     with pytest.raises(StorageUnavailable):
-        await keeping.look()
+        await keeping.poll()
     assert sorted([await place.state(item) for item in frames]) == ["deleting"] * 2 + ["stored"] * 4
     place.storage.delete_many = real  # type: ignore[method-assign]
-    assert await keeping.look() == 4
+    assert await keeping.poll() == 4
     assert await place.keys() == set()
     assert {await place.state(item) for item in frames} == {"deleted"}
 
@@ -219,8 +219,8 @@ async def test_one_process_at_a_time(place: Place) -> None:
     await old_frames(place, 1)
     async with place.database.exclusive(module.LOCK_KEY) as turn:
         assert turn is not None
-        assert await place.retention(DAYS=30).look() == 0
-    assert await place.retention(DAYS=30).look() == 1
+        assert await place.retention(DAYS=30).poll() == 0
+    assert await place.retention(DAYS=30).poll() == 1
 
 
 async def test_retention_goes_on_after_a_kill_and_holds_bind_clients(place: Place, tmp_path: Path) -> None:

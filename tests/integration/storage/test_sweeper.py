@@ -213,7 +213,7 @@ async def test_too_many_orphans_are_not_deleted(place: Place) -> None:
     with pytest.raises(IngestionException, match="SWEEPER__MAX_ORPHAN_SHARE"):
         await careful.check()
     other = place.sweeper(MIN_ORPHANS=4, MAX_ORPHAN_SHARE=0.3)  # another process says so as well
-    await other.look()
+    await other.poll()
     with pytest.raises(IngestionException, match="SWEEPER__MAX_ORPHAN_SHARE"):
         await other.check()
     assert await place.sweeper(MIN_ORPHANS=5, MAX_ORPHAN_SHARE=0.3).sweep()  # few enough never stop it
@@ -240,10 +240,10 @@ async def test_nothing_is_deleted_from_another_databases_bucket(backends: Backen
         everything = await other.keys()
         intruder = other.sweeper()
         with capture_logs() as logs:
-            await intruder.look()
+            await intruder.poll()
         assert [item["state"] for item in logs if item["event"] == "bucket_not_ours"] == ["foreign"]
         assert not await intruder.sweep()
-        assert await other.retention(DAYS=1).look() == 0
+        assert await other.retention(DAYS=1).poll() == 0
         assert await other.keys() == everything
         assert alarm("bucket") == 1
         with pytest.raises(IngestionException, match="belongs to another database"):
@@ -304,7 +304,7 @@ async def test_frames_without_their_object_are_flagged_counted_once_and_healed(p
         assert await looking.sweep()
     assert await flagged(place) == {lost.frame_id: "missing", doomed.frame_id: "missing", short.frame_id: "size"}
     assert (counted("missing") - before[0], counted("size") - before[1]) == (2, 1)
-    await looking.look()
+    await looking.poll()
     with pytest.raises(IngestionException, match=r"2 frames: object missing\. 1 frames: object size\."):
         await looking.check()
     assert await place.state(whole) == "stored"
@@ -399,10 +399,10 @@ async def test_a_pass_ends_when_its_lock_is_gone(place: Place) -> None:
 async def test_a_pass_is_due_at_once_and_then_after_the_interval(place: Place) -> None:
     looking = place.sweeper(INTERVAL=3600.0)
     await place.frame()
-    await looking.look()
+    await looking.poll()
     orphan = await place.record()
-    await looking.look()
+    await looking.poll()
     assert orphan.storage_path in await place.keys()
     await place.sql("UPDATE sweeper_state SET finished_at = now() - interval '2 h', started_at = now() - interval '3 h'")
-    await looking.look()
+    await looking.poll()
     assert orphan.storage_path not in await place.keys()

@@ -106,14 +106,16 @@ async def test_a_lapsed_key_runs_again_under_the_same_id(keys: IdempotencyServic
 
 async def test_a_lease_is_renewed_while_the_request_runs(keys: IdempotencyService) -> None:
     name = a_name()
-    keys.start()
+    for job in keys.jobs:
+        job.start()
     try:
         operation = await take(keys, name)
         await asyncio.sleep(2.2)  # more than two leases
         with pytest.raises(RequestInProgress):
             await keys.begin(name, "f")
     finally:
-        await keys.stop()
+        for job in keys.jobs:
+            await job.stop()
     await keys.release(operation)
 
 
@@ -196,13 +198,15 @@ async def test_old_keys_are_swept_in_batches(database: Database, storage: Storag
         await uow.session.execute(
             text("UPDATE idempotency_keys SET created_at = now() - interval '1 h' WHERE scope = :s"), {"s": running.scope}
         )
-    keys.start()
+    for job in keys.jobs:
+        job.start()
     try:
         async with asyncio.timeout(15):
             while await state_count(database, old):
                 await asyncio.sleep(0.1)
     finally:
-        await keys.stop()
+        for job in keys.jobs:
+            await job.stop()
     assert await state(database, running) is not None
     assert await state(database, young) is not None
     await lapse(database, running)

@@ -405,9 +405,9 @@ async def test_the_sweeper_knows_whose_staging_object_it_is(direct: Direct) -> N
             return [await direct.storage.head(key) is not None for key in (*keys, stranger, odd)]
 
         assert await there() == [True, True, True, True]
-        await StagingSweeper(database, direct.storage, 1).sweep()
+        await StagingSweeper(database, direct.storage).sweep()
         assert await there() == [True, False, True, True]
-        await StagingSweeper(database, direct.storage, 1, orphan_age=timedelta(seconds=-5)).sweep()
+        await StagingSweeper(database, direct.storage, orphan_age=timedelta(seconds=-5)).sweep()
         assert await there() == [True, False, False, True]
         await direct.stored_once(open_one, data)
     finally:

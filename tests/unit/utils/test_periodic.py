@@ -43,7 +43,7 @@ class Pauses:
 
 
 def runs(job: str, outcome: str) -> float:
-    return REGISTRY.get_sample_value("ingestion_job_runs_total", {"job": job, "outcome": outcome}) or 0.0
+    return REGISTRY.get_sample_value("ingestion_job_runs_total", {"task": job, "outcome": outcome}) or 0.0
 
 
 async def test_runs_at_start_and_after_each_pause() -> None:

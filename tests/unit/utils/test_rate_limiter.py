@@ -13,11 +13,11 @@ async def test_the_rate_holds_in_the_long_run() -> None:
         now, slept = now + seconds, slept + seconds
 
     pace = RateLimiter(50, lambda: now, sleep)
-    await pace.turn(200)
+    await pace.acquire(200)
     assert slept == 0
-    await pace.turn(10)
+    await pace.acquire(10)
     assert abs(slept - 4) < 1e-6
     now += 60  # what was not used is not saved up
-    await pace.turn(50)
-    await pace.turn(1)
+    await pace.acquire(50)
+    await pace.acquire(1)
     assert abs(slept - 5) < 1e-6

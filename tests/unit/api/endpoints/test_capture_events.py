@@ -10,7 +10,7 @@ import pytest
 from api.http import examples
 from models.schemas import RTSPIngestionRequest
 from models.values import CaptureParams, MotionParams
-from services.orchestrator import _event_params
+from services.admission.captures import event_params
 from tests.unit.api.support import KNOWN, RTSP, Api, problem
 from tests.unit.api.support import api as api
 from utils.exceptions import NotRunning, TimestampOutOfRange
@@ -95,7 +95,7 @@ async def test_bounds_of_event_driven(api: Api, field: str, value: Any) -> None:
 
 
 def params_of(**fields: Any) -> dict[str, Any]:
-    return _event_params(RTSPIngestionRequest.model_validate({**RTSP, "capture_mode": "event_driven", **fields}))
+    return event_params(RTSPIngestionRequest.model_validate({**RTSP, "capture_mode": "event_driven", **fields}))
 
 
 def test_what_is_not_said_has_its_default_and_null_is_absent() -> None:

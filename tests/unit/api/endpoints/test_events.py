@@ -1,4 +1,4 @@
-"""GET /api/v1/events: strict input, which form is asked for, HEAD, the blocks of a stream."""
+"""GET /api/v1/events: strict input, which form is asked for, HEAD, server-sent events."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from starlette.requests import Request
 
 from api.endpoints import events as event_log
-from api.endpoints.events import blocks, wants_stream
+from api.endpoints.events import sse_of, wants_stream
 from models.access import ALL_CAMERAS
 from models.schemas import CloudEventPage
 from models.values import LogEventType, LogFilter
@@ -98,7 +98,7 @@ async def test_a_stream(api: Api, log: FakeLog) -> None:
     answer = await api("GET", f"{EVENTS}?after={LOG}.3", headers=STREAM)
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert "content-length" not in answer.headers
-    event = f'id: {LOG}.5\nevent: frame.stored\ndata: {{"x":1}}\n\n'
+    event = f'event: frame.stored\ndata: {{"x":1}}\nid: {LOG}.5\n\n'
     assert answer.text == f"retry: 1000\n\n{event}id: {LOG}.6\n\n: \n\n"
     assert log.taken == 0
     await api("GET", f"{EVENTS}?after={LOG}.3", headers={**STREAM, "Last-Event-ID": f"{LOG}.4"})
@@ -123,8 +123,8 @@ async def test_a_stop_ends_a_stream(api: Api, log: FakeLog, monkeypatch: pytest.
 
 
 async def test_a_client_that_does_not_read_is_let_go(api: Api, log: FakeLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_log, "STALL", 0.05)
-    monkeypatch.setattr(event_log, "FAREWELL", 0.05)
+    monkeypatch.setattr(event_log, "STALL_TIMEOUT", 0.05)
+    monkeypatch.setattr(event_log, "FAREWELL_TIMEOUT", 0.05)
     headers = [(b"accept", b"text/event-stream")]
     scope = {"type": "http", "method": "GET", "path": EVENTS, "query_string": b"", "headers": headers, "app": api.app}
     started = asyncio.Event()
@@ -182,12 +182,12 @@ def test_which_form_is_asked_for(accept: str, stream: bool) -> None:
     assert wants_stream(Request({"type": "http", "headers": [(b"accept", accept.encode())]})) is stream
 
 
-def test_blocks_of_a_stream() -> None:
+def test_a_page_as_server_sent_events() -> None:
     quiet = LogPage(Position(LOG, 7), False)
-    assert blocks(quiet, f"{LOG}.7") == b": \n\n"
-    assert blocks(quiet, f"{LOG}.6") == f"id: {LOG}.7\n\n".encode()
+    assert sse_of(quiet, f"{LOG}.7") == b": \n\n"
+    assert sse_of(quiet, f"{LOG}.6") == f"id: {LOG}.7\n\n".encode()
     one = LogPage(Position(LOG, 7), False, [LogEvent(f"{LOG}.7", "a.b", b"{}")])
-    assert blocks(one, "") == f"id: {LOG}.7\nevent: a.b\ndata: {{}}\n\n".encode()
+    assert sse_of(one, "") == f"event: a.b\ndata: {{}}\nid: {LOG}.7\n\n".encode()
 
 
 def test_an_event_is_one_line_and_keeps_its_six_digits() -> None:

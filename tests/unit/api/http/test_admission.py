@@ -47,15 +47,15 @@ def test_one_alone_is_always_taken() -> None:
     assert gate.bytes == 0
 
 
-def test_the_pace_of_a_body() -> None:
+def test_the_deadline_of_a_body() -> None:
     pace = BodyDeadline(silence=30, rate=1000)
-    assert pace.patience(0, 0) == 30
-    assert pace.patience(0, 29) == 1
-    assert pace.patience(30, 30) == pytest.approx(0.03)  # a byte a second: over after 30 s
-    assert pace.patience(5_000_000, 4900) == 30  # faster than the rate: only a pause ends it
-    assert pace.patience(5_000_000, 5029) == 1
-    assert pace.patience(5_000_000, 6000) < 0
-    assert BodyDeadline(silence=30, rate=0).patience(1, 1e6) == 30
+    assert pace.seconds_left(0, 0) == 30
+    assert pace.seconds_left(0, 29) == 1
+    assert pace.seconds_left(30, 30) == pytest.approx(0.03)  # a byte a second: over after 30 s
+    assert pace.seconds_left(5_000_000, 4900) == 30  # faster than the rate: only a pause ends it
+    assert pace.seconds_left(5_000_000, 5029) == 1
+    assert pace.seconds_left(5_000_000, 6000) < 0
+    assert BodyDeadline(silence=30, rate=0).seconds_left(1, 1e6) == 30
 
 
 @pytest.mark.parametrize("size", [1, 5 * MIB, 5 * MIB + 1, 10 * MIB, 123_456_789, 5 * 1024 * MIB])

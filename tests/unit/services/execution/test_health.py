@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import pytest
+
+from services.execution import health
 from services.execution.health import HealthService
 from utils.exceptions import IngestionException
+from utils.metrics import REGISTRY
+from utils.periodic import PeriodicJob
 
 
 async def well() -> str | None:
@@ -28,3 +35,23 @@ async def test_none_leaves_it_healthy() -> None:
 
 async def test_a_required_part_that_fails_counts_for_more() -> None:
     assert (await HealthService({"database": wrong}, {"sweeper": wrong}).check()).status == "unhealthy"
+
+
+async def test_the_metric_follows_without_anybody_asking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "CACHE_SECONDS", 0.0)
+    answers: asyncio.Queue[bool] = asyncio.Queue(1)
+
+    async def check() -> str | None:
+        if not await answers.get():
+            raise IngestionException("It is away.")
+        return "fine"
+
+    job = PeriodicJob("clockwork", HealthService({"clockwork": check}, {}).check, 0.001)
+    job.start()
+    for up in (True, False, True, False):
+        await answers.put(up)
+        async with asyncio.timeout(5):
+            while REGISTRY.get_sample_value("ingestion_dependency_up", {"dependency": "clockwork"}) != up:
+                await asyncio.sleep(0.001)
+    await job.stop()
+    assert answers.empty()

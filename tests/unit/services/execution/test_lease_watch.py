@@ -38,15 +38,15 @@ def test_a_lease_counts_from_when_it_was_asked_for(clock: Clock) -> None:
     watch.hold(mine, clock.now, lambda: told.append(clock.now))
     clock.now += SPAN - 0.01
     assert watch.may_act(mine)
-    assert watch.look() == pytest.approx(0.01)
+    assert watch.poll() == pytest.approx(0.01)
     watch.renewed(mine, clock.now - 3)  # the answer took 3 s
     clock.now += SPAN - 3.01
     assert watch.may_act(mine)
     clock.now += 0.02
     assert not watch.may_act(mine)
     assert told == []
-    assert watch.look() is None
-    assert watch.look() is None
+    assert watch.poll() is None
+    assert watch.poll() is None
     assert told == [clock.now]  # once
 
 
@@ -64,14 +64,14 @@ def test_a_renewal_gives_a_fenced_lease_back_and_says_so(clock: Clock) -> None:
     watch.hold(mine, clock.now, lambda: told.append(1))
     assert not watch.renewed(mine, clock.now)
     clock.now += SPAN
-    watch.look()
+    watch.poll()
     assert not watch.renewed(mine, clock.now - SPAN)  # one that was asked for too long ago is of no use
     clock.now += 1
-    watch.look()
+    watch.poll()
     assert watch.renewed(mine, clock.now - 0.5) or watch.may_act(mine)
     assert watch.may_act(mine)
     clock.now += SPAN
-    watch.look()
+    watch.poll()
     assert len(told) >= 2
 
 
@@ -110,4 +110,4 @@ def test_the_clock_is_not_the_wall_clock(monkeypatch: pytest.MonkeyPatch) -> Non
     for step in (7200, -7200):
         monkeypatch.setattr(time, "time", lambda step=step: real() + step)
         assert watch.may_act(mine)
-        assert watch.look() == pytest.approx(SPAN, abs=0.5)
+        assert watch.poll() == pytest.approx(SPAN, abs=0.5)

@@ -328,7 +328,7 @@ async def test_dead_records_are_kept_while_there_is_room(tmp_path: Path) -> None
         if slot < 4:
             entry = spool.index.take(0)
             assert entry is not None
-            await spool.leave(entry, "dead", "refused")
+            await spool.remove(entry, "dead", "refused")
     assert SPOOL_DEAD.labels(reason="refused")._value.get() - before == 4
     assert len(list(spool.folder.dead.iterdir())) == 4
     assert spool.take_abandoned() == (one, {0, 1, 2, 3})

@@ -5,9 +5,8 @@ import ipaddress
 import pytest
 
 from config import Settings
-from services.rtsp_capture.connection.address import AddressPolicy, CameraAddress, parse_rtsp_url
+from services.rtsp_capture.connection.address import AddressPolicy, CameraAddress, camera_policy, parse_rtsp_url
 from services.rtsp_capture.streams.stream import StreamKey
-from services.runtime import _policy
 from utils.exceptions import AddressNotAllowed, CaptureFailure, InvalidRequest
 from utils.urls import mask_text, mask_url
 
@@ -93,11 +92,11 @@ def test_networks_by_default(environment: str, address: str, allowed: bool) -> N
 
 def test_the_services_own_ports_only_when_the_operator_names_the_network() -> None:
     settings = Settings(_env_file=None, API={"PORT": 8000}, STORAGE={"ENDPOINT": "127.0.0.1:9000", "ACCESS_KEY": "x"})
-    policy = _policy(settings)
+    policy = camera_policy(settings)
     loopback = ipaddress.ip_address("127.0.0.1")
     assert [policy.allows(loopback, port) for port in (8000, 5432, 9000, 6379, 8554)] == [False] * 4 + [True]
     assert not policy.allows(ipaddress.ip_address("::ffff:127.0.0.1"), 9000)
-    named = _policy(
+    named = camera_policy(
         settings.model_copy(update={"RTSP": settings.RTSP.model_copy(update={"ALLOWED_NETWORKS": ["127.0.0.0/8"]})})
     )
     assert named.allows(loopback, 8000)

@@ -53,6 +53,19 @@ def test_the_first_burst_is_waited_out() -> None:
     assert 20 <= unsettled <= 27
 
 
+@pytest.mark.parametrize("b", [0, 2, 3])
+def test_a_busy_start_does_not_pass_for_the_end_of_the_burst(b: int) -> None:
+    """Camera and host are 56 ms behind for a moment, evenly. Of B-pictures nothing can be learnt: they are never early."""
+    clock = ReceiptClock(0.04)
+    late = 8 if b else 4  # packets; as long as three pictures of which something can be learnt, at most
+    numbers = [n for n, _ in coded(60, 25, b)]
+    for index, (pts, received) in enumerate(receipts(numbers, 25.0, random.Random(0), jitter=1e-6)):
+        clock.observe(pts, received + (0.056 if index < late else 0.0))
+        if clock.settled:
+            assert clock.time_of(pts) == pytest.approx(T0 + pts + DELAY, abs=0.003), index
+    assert clock.settled
+
+
 def test_a_slow_camera_is_not_waited_for_long() -> None:
     clock = ReceiptClock(1.0)
     clock.observe(0.0, T0)

@@ -1,0 +1,62 @@
+"""schemathesis against the running service: every operation, every check, and the operations in sequences by their links."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from demo.camera import Camera
+from tests.conftest import ROOT, Backends, running
+from tests.kits.service_support import jpeg, own_database, service_on, upload
+
+pytestmark = pytest.mark.alone
+SECONDS = 50  # for all phases; fuzzing and sequences get what is left
+LOCAL_NETWORKS = '["127.0.0.0/8"]'
+
+
+@pytest_asyncio.fixture
+async def client(backends: Backends, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """A service with a picture and two registered cameras; only addresses of this machine are allowed."""
+    own = await own_database(backends)
+    fast = {"RTSP__CAPTURE_TIMEOUT": "1", "RTSP__OPEN_TIMEOUT": "1", "RTSP__ALLOWED_NETWORKS": LOCAL_NETWORKS}
+    with Camera(size=(160, 120), fps=5) as camera:
+        async with running(service_on(own, tmp_path, **fast)) as found:
+            for camera_id in ("pit-lane-1", "pit-lane-2"):
+                body = {"camera_id": camera_id, "rtsp_url": camera.url}
+                assert (await found.post("/api/v1/cameras", json=body)).status_code == 201
+            assert (await upload(found, "pit-lane-1", jpeg())).status_code == 201
+            found.headers["camera-url"] = camera.url
+            yield found
+
+
+@pytest.mark.timeout(300)
+async def test_schemathesis_finds_nothing(client: httpx.AsyncClient, tmp_path: Path) -> None:
+    environment = {
+        **os.environ, "PYTHONPATH": str(ROOT), "SCHEMATHESIS_HOOKS": "tests.integration.schemathesis_hooks",
+        "SCHEMATHESIS_LIVE_URL": client.headers["camera-url"],
+    }  # fmt: skip
+    command = [
+        str(Path(sys.executable).with_name("schemathesis")),
+        "--config-file", str(Path(__file__).with_name("schemathesis.toml")), "run",
+        f"{client.base_url}/openapi.json", "--checks", "all", "--seed", "1", "--max-time", str(SECONDS),
+        "--max-examples", "10", "--request-timeout", "30", "--no-shrink", "--no-color", "--generation-database", "none",
+        "--continue-on-failure",
+    ]  # fmt: skip
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=tmp_path, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    out, _ = await process.communicate()
+    text = out.decode()
+    print(text)
+    assert process.returncode == 0, text
+    selected = re.search(r"Selected: (\d+)/(\d+)\n\s+Tested: (\d+)", text)
+    assert selected is not None
+    assert len(set(selected.groups())) == 1, "an operation was not reached"

@@ -1,0 +1,56 @@
+"""`make test` itself: what passes at the second try is named, what fails twice fails the run, the closing line is last."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+RUN = """
+import sys
+from tests.parts import PARTS, Runs
+runs = Runs(sys.argv[1:])
+runs.lines.append("lint: 1 s")
+sys.exit(next((code for part in PARTS if (code := runs.tests(part))), 0))
+"""
+TESTS = """
+import pathlib, pytest
+def tried(name):
+    mark = pathlib.Path(__file__).with_name(name)
+    before = mark.exists()
+    mark.touch()
+    return before
+def test_good(): pass
+def test_second(): assert tried("second")
+@pytest.mark.alone
+def test_lonely(): assert {lonely}
+"""
+
+
+# Plugins of no use here cost seconds of each start.
+WITHOUT = [word for name in ("anyio", "asyncio", "hypothesispytest", "schemathesis") for word in ("-p", f"no:{name}")]
+
+
+@pytest.mark.parametrize(
+    ("lonely", "code", "flaky", "last"),
+    [("tried('lonely')", 0, ["test_second", "test_lonely"], "1 passed"), ("False", 1, ["test_second"], "1 failed")],
+    ids=["passes at the second try", "fails twice"],
+)
+def test_second_tries(tmp_path: Path, lonely: str, code: int, flaky: list[str], last: str) -> None:
+    (tmp_path / "test_odd.py").write_text(TESTS.format(lonely=lonely))
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = alone: as ours\n")
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, str(tmp_path), *WITHOUT], cwd=ROOT, env={**os.environ, "TEST_WORKERS": "0"},
+        capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert last in lines[-1]
+    end = [line for line in lines[max(n for n, line in enumerate(lines) if "make test, so far" in line) :] if line]
+    assert [line.split(":")[0] for line in end[1:4]] == ["lint", "side by side", "alone"]
+    assert [line.partition("::")[2] for line in end if line.startswith("  ")] == flaky
