@@ -124,7 +124,9 @@ async def _camera(client: httpx.AsyncClient, picture: bytes) -> Camera:
     session = {"camera_id": camera.camera_id, "filename": "b.jpg", "size_bytes": 1000}
     opened = await client.post("/api/v1/ingest/upload/sessions", json=session)
     camera.session_id = opened.raise_for_status().json()["session_id"]
-    burst = await client.post("/api/v1/ingest/burst", json={"camera_ids": [camera.camera_id]})
+    other = f"{camera.camera_id}-other"
+    assert (await client.post("/api/v1/cameras", json={"camera_id": other, "rtsp_url": NOWHERE})).status_code == 201
+    burst = await client.post("/api/v1/ingest/burst", json={"camera_ids": [camera.camera_id, other]})
     camera.group_id = burst.json()["group_id"]
     return camera
 
