@@ -5,6 +5,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.install-stamp
 ARGS ?=
+# Without bytecode, every process compiles what it imports: seconds for each of the hundreds that the tests start.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo run test test-unit test-faults test-real lint bench bench-time bench-events bench-outbox docs lock docker-check clean
@@ -42,7 +44,7 @@ test: $(STAMP) ## Everything: lint, then unit and integration tests; tells each 
 	@$(PY) -m tests.parts $(ARGS)
 
 test-unit: $(STAMP) ## Unit tests only
-	$(PY) -m pytest tests/unit $(ARGS)
+	$(PY) -m pytest tests/unit -n 2 --dist loadfile -p no:schemathesis -p no:hypothesispytest $(ARGS)
 
 test-faults: $(STAMP) ## Every fault many times; a table of what was lost and doubled (ARGS=names, --rounds N)
 	$(PY) -m tests.faults $(ARGS)
@@ -65,6 +67,10 @@ bench-time: $(STAMP) ## How true frames' times are, beside a naive reader's; pri
 docs: $(STAMP) ## Writes .env.example and docs/configuration.md from config.py
 	$(PY) -m docs.generate
 	$(PY) -m docs.access_matrix
+
+.PHONY: graph
+graph: $(STAMP) ## Draws the folders from their imports into docs/architecture.md; fails on a circle
+	$(PY) -m docs.graph
 
 lock: build/uv/bin/uv ## Pins requirements*.in into requirements*.txt
 	for name in requirements requirements-embedded requirements-dev; do \

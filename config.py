@@ -114,7 +114,10 @@ class ApiSettings(Group):
         description="JSON list of CIDRs of reverse proxies: from these, X-Forwarded-For and X-Forwarded-Proto are believed.",
     )
     SHUTDOWN_TIMEOUT: float = Field(
-        20, ge=1, le=300, description="Seconds that a stop may take: work in hand is stored, captures are handed back."
+        20,
+        ge=1,
+        le=300,
+        description="Seconds that a stop may take: pictures in memory are stored, captures are handed back.",
     )
     MAX_JSON_BYTES: int = Field(1_048_576, ge=1024, le=16_777_216, description="Largest JSON body, bytes.")
     BODY_TIMEOUT: float = Field(
@@ -124,8 +127,8 @@ class ApiSettings(Group):
         4096,
         ge=0,
         le=1_048_576,
-        description="Bytes a second, on average, that a body must come with (after the first BODY_TIMEOUT seconds); a "
-        "slower one is answered 408. 0: any rate. For slower links: direct uploads, which end and go on.",
+        description="Lowest average rate of a body, bytes a second (after the first BODY_TIMEOUT seconds); a slower body is "
+        "answered 408. 0: any rate. Slower links use direct uploads, which can be resumed.",
     )
     MAX_CONCURRENT_REQUESTS: int = Field(
         1000, ge=1, le=100_000, description="Requests served at once; more are answered 503 `overloaded`."
@@ -135,10 +138,13 @@ class ApiSettings(Group):
         "`ingestion_dependency_up` follows them.",
     )  # fmt: skip
     IDEMPOTENCY_TTL: float = Field(
-        86_400, ge=1, le=604_800, description="Seconds for which an Idempotency-Key and its answer are kept."
+        86_400, ge=1, le=604_800, description="Seconds that an Idempotency-Key and its answer are kept."
     )
     IDEMPOTENCY_LEASE: float = Field(
-        6, ge=1, le=300, description="Seconds after which a key whose process died may run again; renewed while it runs."
+        6,
+        ge=1,
+        le=300,
+        description="Seconds after which a key whose process died may run again; renewed while the request runs.",
     )
 
 
@@ -147,7 +153,7 @@ class DbSettings(Group):
     PORT: int = Field(5432, ge=1, le=65535, description="PostgreSQL port.")
     NAME: str = Field("trackshift", min_length=1, max_length=63, description="Database name.")
     USER: str = Field("trackshift", description="Database user.")
-    PASSWORD: SecretStr = Field(SecretStr(""), description="Its password; any characters, not percent-encoded.")
+    PASSWORD: SecretStr = Field(SecretStr(""), description="Database password; any characters, not percent-encoded.")
     SSL: Literal["disable", "prefer", "require", "verify-full"] = Field(
         "prefer", description="TLS to PostgreSQL, as libpq's sslmode."
     )
@@ -164,19 +170,21 @@ class StorageSettings(Group):
     ACCESS_KEY: SecretStr = Field(SecretStr(""), description="Access key id.")
     SECRET_KEY: SecretStr = Field(SecretStr(""), description="Secret access key.")
     BUCKET_NAME: str = Field(
-        "trackshift-frames", pattern=BUCKET_NAME_PATTERN, description="Bucket; made when missing."
+        "trackshift-frames", pattern=BUCKET_NAME_PATTERN, description="Bucket; created when it is missing."
     )
     REGION: str = Field("us-east-1", description="Region that requests are signed for.")
     SECURE: bool = Field(False, description="https when ENDPOINT is host:port without a scheme.")
-    PRESIGN_EXPIRY: int = Field(3600, ge=1, le=604_800, description="Seconds that a presigned URL is valid (S3: <= 7 days).")
+    PRESIGN_EXPIRY: int = Field(
+        3600, ge=1, le=604_800, description="Seconds that a presigned URL is valid (at most 7 days)."
+    )
     CONNECT_TIMEOUT: float = Field(2, gt=0, le=60, description="Seconds to connect.")
     READ_TIMEOUT: float = Field(5, gt=0, le=300, description="Seconds to wait for an answer.")
-    MAX_ATTEMPTS: int = Field(2, ge=1, le=10, description="Tries of one call (botocore, standard mode).")
+    MAX_ATTEMPTS: int = Field(2, ge=1, le=10, description="Attempts of one call (botocore, standard mode).")
     THREADS: int = Field(16, ge=1, le=128, description="Threads, and connections, for object store calls.")
 
 
 class RedisSettings(Group):
-    HOST: str = Field("", description="Redis host. Empty: none; a single process needs none.")
+    HOST: str = Field("", description="Redis host. Empty: none. No part of the service uses Redis yet.")
     PORT: int = Field(6379, ge=1, le=65535, description="Redis port.")
     DB: int = Field(0, ge=0, le=1024, description="Redis database number.")
     PASSWORD: SecretStr = Field(SecretStr(""), description="Redis password.")
@@ -187,16 +195,16 @@ class RtspSettings(Group):
         10, ge=1, le=1000, description="Camera connections open at once; more captures wait."
     )
     MAX_CONCURRENT_CAPTURES: int = Field(200, ge=1, le=10_000, description="Captures run at once by one process.")
-    MAX_PENDING: int = Field(10_000, ge=1, le=1_000_000, description="Captures waiting; more are answered 429.")
+    MAX_PENDING: int = Field(10_000, ge=1, le=1_000_000, description="Captures that may wait; more are answered 429.")
     FRAME_BUFFER_SIZE: int = Field(
         100,
         ge=1,
         le=10_000,
-        description="Pictures that one capture may hold while decoding or storage lags; then the oldest go: to the "
-        "spool, or, not decoded yet, for good.",
+        description="Pictures that one capture may hold while decoding or storage lags. Beyond this the oldest go to the "
+        "spool; a picture that is not decoded yet is dropped.",
     )
     MAX_LAG: float = Field(
-        5, ge=0.5, le=600, description="Seconds that a picture may wait for its decoding; then it is dropped as queue_full."
+        5, ge=0.5, le=600, description="Seconds that a picture may wait to be decoded; then it is dropped as queue_full."
     )
     RING_SECONDS: float = Field(32, ge=1, le=600, description="Seconds of encoded video kept per open stream.")
     RING_BYTES: int = Field(
@@ -206,48 +214,54 @@ class RtspSettings(Group):
         1_073_741_824,
         ge=1_048_576,
         le=1_099_511_627_776,
-        description="Bytes of encoded video kept by all open streams together; beyond, the rings that reach back "
-        "furthest are shortened first, each down to its newest group of pictures.",
+        description="Bytes of encoded video kept by all open streams together. Beyond this the rings that reach back "
+        "furthest are shortened first, each at most to its newest group of pictures.",
     )
     PICTURE_BUDGET: int = Field(
         268_435_456,
         ge=1_048_576,
         le=1_099_511_627_776,
-        description="Bytes of pictures that may wait for the object store, of all captures together; beyond, the "
+        description="Bytes of pictures that may wait for the object store, of all captures together. Beyond this the "
         "oldest go to the spool.",
     )
     READER: Literal["opencv", "pyav"] = Field(
         "opencv",
-        description="What reads packets from cameras that name no reader. pyav: streams open side by side, and frames "
-        "have the camera's own time (`rtcp`); tens of cameras over TCP cost more CPU than with opencv.",
+        description="Reader for cameras that name none. pyav: streams open in parallel, and frames have the camera's own "
+        "time (`rtcp`); tens of cameras over TCP cost more CPU than with opencv.",
     )
     MAX_CLOCK_OFFSET: float = Field(
         1,
         gt=0,
         le=3600,
-        description="Seconds that a camera's clock may differ from this host's; frames of one that differs more have "
-        "the host's time.",
+        description="Seconds that a camera's clock may differ from this host's clock. Frames of a camera that differs more "
+        "have the host's time.",
     )
     CAPTURE_TIMEOUT: float = Field(30, ge=1, le=3600, description="Seconds that a capture waits for its first picture.")
     OPEN_TIMEOUT: float = Field(
-        5, ge=0.5, le=60, description="Seconds that opening a stream, or the check before it, may take."
+        5, ge=0.5, le=60, description="Seconds that opening a stream, or the preflight before it, may take."
     )
     READ_TIMEOUT: float = Field(5, ge=0.5, le=60, description="Seconds without a packet after which a stream is reopened.")
     TLS_VERIFY: bool = Field(True, description="rtsps: whether the camera's certificate must be valid and trusted.")
-    RECONNECT_DELAY: float = Field(1, gt=0, le=60, description="First back-off after a failure, seconds (jitter of half).")
+    RECONNECT_DELAY: float = Field(
+        1, gt=0, le=60, description="First back-off after a failure, seconds (with jitter of one half)."
+    )
     RECONNECT_MAX_DELAY: float = Field(30, gt=0, le=3600, description="Longest back-off, seconds.")
     LINGER: float = Field(3, ge=0, le=600, description="Seconds that a stream stays open after its last capture.")
-    DEFAULT_FPS: float = Field(1.0, gt=0, le=30, description="Frames a second when neither request nor camera says.")
-    LEASE_TTL: float = Field(6, ge=2, le=300, description="Seconds after which another process takes over a silent capture.")
+    DEFAULT_FPS: float = Field(
+        1.0, gt=0, le=30, description="Frames a second when neither the request nor the camera names a rate."
+    )
+    LEASE_TTL: float = Field(
+        6, ge=2, le=300, description="Seconds after which another process takes over a capture whose lease was not renewed."
+    )
     STORE_RETRY: float = Field(
         60,
         ge=0,
         le=3600,
-        description="Seconds that a capture that has ended waits for its frames in the spool to be stored; then it ends "
-        "with them `spooled`.",
+        description="Seconds that a capture waits at its end until its frames in the spool are stored; then it ends and "
+        "they count as `spooled`.",
     )
     MOTION_FPS: float = Field(
-        5, ge=1, le=15, description="Pictures a second that event_driven captures look at while something moves."
+        5, ge=1, le=15, description="Pictures a second that event_driven captures analyse while something moves."
     )
     DECODE_THREADS: int = Field(
         default_factory=lambda: max(2, os.cpu_count() or 2),
@@ -270,9 +284,9 @@ class SpoolSettings(Group):
     MAX_AGE: float = Field(604_800, ge=1, le=31_536_000, description="Seconds after which a spooled frame is too old.")
     POLICY: Literal["drop_newest", "drop_oldest"] = Field(
         "drop_newest",
-        description="At MAX_BYTES, MAX_AGE or a full disk: whether frames that come are dropped, or the oldest that wait.",
+        description="At MAX_BYTES, MAX_AGE or a full disk: whether new frames are dropped, or the oldest ones.",
     )
-    DISK_RESERVE: int = Field(536_870_912, ge=0, description="Bytes to leave free on the spool's disk.")
+    DISK_RESERVE: int = Field(536_870_912, ge=0, description="Bytes to keep free on the spool's disk.")
     AFTER: float = Field(
         3, ge=0.1, le=60, description="Seconds that a frame may wait for store and database before it goes to the spool."
     )
@@ -280,11 +294,11 @@ class SpoolSettings(Group):
         67_108_864,
         ge=1_048_576,
         le=1_099_511_627_776,
-        description="Bytes of frames that may wait for the spool's disk; beyond, they are dropped.",
+        description="Bytes of frames that may wait for the spool's disk; more are dropped.",
     )
-    REPLAY_CONCURRENCY: int = Field(4, ge=1, le=64, description="Spooled frames being stored at once.")
+    REPLAY_CONCURRENCY: int = Field(4, ge=1, le=64, description="Spooled frames that are stored at once.")
     RETRY_MAX_DELAY: float = Field(
-        5, ge=0.25, le=300, description="Longest pause between tries to store spooled frames, seconds."
+        5, ge=0.25, le=300, description="Longest pause between attempts to store spooled frames, seconds."
     )
 
 
@@ -299,7 +313,7 @@ class UploadSettings(Group):
     )
     TEMP_UPLOAD_DIR: Path | None = Field(None, description="Folder for files being received. Unset: DATA_DIR/tmp.")
     EXIF_TIMEZONE: Annotated[str, AfterValidator(_timezone)] = Field(
-        "UTC", description="IANA time zone of cameras whose EXIF time has no offset."
+        "UTC", description="IANA time zone for EXIF times without an offset; their uncertainty is unknown."
     )
     MAX_CONCURRENT: int = Field(
         16, ge=1, le=1000, description="Uploads received at once; more are answered 503 `overloaded`."
@@ -309,7 +323,7 @@ class UploadSettings(Group):
         ge=1_048_576,
         le=1_099_511_627_776,
         description="Bytes of uploads received or stored at once; more are answered 503 `overloaded` before their body is "
-        "read. One that is alone is always taken.",
+        "read. A single upload is always accepted.",
     )
     DIRECT_MAX_FILE_SIZE: int = Field(
         268_435_456, ge=1024, le=5_368_709_120, description="Largest file of a direct upload (upload session), bytes."
@@ -318,11 +332,11 @@ class UploadSettings(Group):
         8_388_608,
         ge=5_242_880,
         le=1_073_741_824,
-        description="Bytes of a part; larger direct uploads come in parts (S3 wants 5 MiB at least). Files of more than "
-        "1000 parts have larger ones.",
+        description="Bytes of a part of a direct upload (S3 requires at least 5 MiB). A smaller file is one PUT; a file of "
+        "more than 1000 parts has larger parts.",
     )
     SESSION_TTL: int = Field(
-        86_400, ge=1, le=604_800, description="Seconds that a direct upload may take; then it has expired and is removed."
+        86_400, ge=1, le=604_800, description="Seconds that a direct upload may take; then it expires and is removed."
     )
     MAX_SESSIONS: int = Field(
         256, ge=1, le=100_000, description="Direct uploads open at once; more are answered 429 `too_many_pending`."
@@ -331,7 +345,9 @@ class UploadSettings(Group):
         2, ge=1, le=64, description="Threads that check pictures (each may hold MAX_PIXELS x 4 bytes)."
     )
     DISK_RESERVE: int = Field(
-        536_870_912, ge=0, description="Bytes to leave free where uploads are received; less is answered 507 `disk_full`."
+        536_870_912,
+        ge=0,
+        description="Bytes to keep free where uploads are received; with less an upload is answered 507 `disk_full`.",
     )
 
 
@@ -354,13 +370,13 @@ class SweeperSettings(Group):
         0.1,
         gt=0,
         le=1,
-        description="Share of objects without rows, among those looked at, beyond which a pass deletes nothing more.",
+        description="Share of objects without rows, of all objects seen, above which a pass deletes nothing more.",
     )
     MIN_ORPHANS: int = Field(
-        100, ge=1, le=1_000_000, description="Fewer objects without rows than this are no large share, whatever it is."
+        100, ge=1, le=1_000_000, description="With fewer objects without rows than this, MAX_ORPHAN_SHARE does not apply."
     )
-    MAX_OBJECTS_PER_SECOND: float = Field(2000, gt=0, le=1_000_000, description="Objects looked at, a second.")
-    MAX_DELETES_PER_SECOND: float = Field(50, gt=0, le=100_000, description="Objects deleted, a second.")
+    MAX_OBJECTS_PER_SECOND: float = Field(2000, gt=0, le=1_000_000, description="Objects examined per second.")
+    MAX_DELETES_PER_SECOND: float = Field(50, gt=0, le=100_000, description="Objects deleted per second.")
 
 
 class RetentionSettings(Group):
@@ -368,21 +384,21 @@ class RetentionSettings(Group):
         None,
         gt=0,
         le=36_500,
-        description="Days after which a stored frame is deleted, by when it was stored; a camera's `retention_days` goes "
-        "before. Unset: never.",
+        description="Days after which a stored frame is deleted, counted from when it was stored. A camera's "
+        "`retention_days` has precedence. Unset: never.",
     )
     MAX_BYTES: int | None = Field(
-        None, ge=1, description="Bytes of all stored frames; beyond, the oldest are deleted. Unset: no limit."
+        None, ge=1, description="Bytes of all stored frames; beyond this the oldest are deleted. Unset: no limit."
     )
     INTERVAL: float = Field(
-        30, ge=0.1, le=86_400, description="Seconds between two looks for frames to delete, and deletes to finish."
+        30, ge=0.1, le=86_400, description="Seconds between two searches for frames to delete and for deletes to finish."
     )
-    MAX_DELETES_PER_SECOND: float = Field(50, gt=0, le=100_000, description="Frames deleted by retention, a second.")
+    MAX_DELETES_PER_SECOND: float = Field(50, gt=0, le=100_000, description="Frames deleted by retention per second.")
 
 
 class LogSettings(Group):
     LEVEL: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Lowest level that is logged.")
-    FORMAT: Literal["json", "console"] = Field("json", description="json: one object a line; console: for people.")
+    FORMAT: Literal["json", "console"] = Field("json", description="json: one object per line; console: readable lines.")
 
 
 class AuthSettings(Group):
@@ -455,8 +471,8 @@ class AuditSettings(Group):
 class SecretsSettings(Group):
     KEYS: list[Annotated[SecretStr, AfterValidator(_fernet_key)]] = Field(
         default_factory=list,
-        description="JSON list of Fernet keys that camera URLs rest encrypted with: the first encrypts, all decrypt. "
-        "Empty: a key is made at the first start and kept in DATA_DIR/secrets.keys; not in production.",
+        description="JSON list of Fernet keys for stored camera URLs: the first encrypts, all decrypt. "
+        "Empty: the first start makes a key and keeps it in DATA_DIR/secrets.keys; not in production.",
     )
 
 
@@ -473,7 +489,7 @@ class Settings(BaseSettings):
     DEBUG: bool = Field(False, description="asyncio's debug mode: slow callbacks are logged.")
     DATA_DIR: Path = Field(
         Path("./data"),
-        description="Folder of the spool, secrets.keys, the embedded parts (which are nowhere else) and temporary files.",
+        description="Folder of the spool and secrets.keys (both are nowhere else), the embedded parts, temporary files.",
     )
     API: ApiSettings = Field(default_factory=lambda: ApiSettings())
     DB: DbSettings = Field(default_factory=lambda: DbSettings())
@@ -528,18 +544,18 @@ class Settings(BaseSettings):
         if not self.DB.HOST:
             reasons.append("DB__HOST is empty: the embedded PostgreSQL is not for production")
         elif not self.DB.HOST.startswith("/") and self.DB.PASSWORD.get_secret_value().lower() in DEFAULT_CREDENTIALS:
-            reasons.append("DB__PASSWORD is empty or a default: set one of your own")
+            reasons.append("DB__PASSWORD is empty or a well-known default: set your own")
         if not self.STORAGE.ENDPOINT:
             reasons.append("STORAGE__ENDPOINT is empty: the embedded S3 server is not for production")
         else:
             reasons += [
-                f"STORAGE__{name} is empty or a default: set one of your own"
+                f"STORAGE__{name} is empty or a well-known default: set your own"
                 for name in ("ACCESS_KEY", "SECRET_KEY")
                 if getattr(self.STORAGE, name).get_secret_value().lower() in DEFAULT_CREDENTIALS
             ]
         if not self.SECRETS.KEYS:
             reasons.append(
-                "SECRETS__KEYS is empty: camera URLs rest encrypted, make one: `python -m services.commands secrets new`"
+                "SECRETS__KEYS is empty, and camera URLs are stored encrypted: `python -m services.commands secrets new`"
             )
         if "*" in self.API.CORS_ORIGINS and self.API.CORS_CREDENTIALS:
             reasons.append('API__CORS_ORIGINS is ["*"] together with API__CORS_CREDENTIALS: name the origins')

@@ -31,18 +31,18 @@ TITLES = {
     "API": "API: the HTTP server",
     "DB": "DB: PostgreSQL",
     "STORAGE": "STORAGE: the S3 object store",
-    "REDIS": "REDIS: optional, read by nothing yet",
+    "REDIS": "REDIS: optional, not used yet",
     "RTSP": "RTSP: cameras and captures",
-    "SPOOL": "SPOOL: captured frames that wait on disk for store or database",
+    "SPOOL": "SPOOL: captured frames that wait on disk for the store or the database",
     "UPLOAD": "UPLOAD: images that clients send",
-    "EVENTS": "EVENTS: what consumers read at /api/v1/events",
+    "EVENTS": "EVENTS: the event log at /api/v1/events",
     "SWEEPER": "SWEEPER: objects without rows, rows without objects",
     "RETENTION": "RETENTION: how long frames are kept",
-    "LOG": "LOG: log lines, on standard error",
+    "LOG": "LOG: log lines on standard error",
     "AUTH": "AUTH: who may call (docs/security.md)",
     "LIMITS": "LIMITS: how much one caller may ask for",
     "AUDIT": "AUDIT: who did what",
-    "SECRETS": "SECRETS: keys of what rests encrypted",
+    "SECRETS": "SECRETS: keys of stored camera URLs",
 }
 
 INTRO = """\
@@ -50,13 +50,13 @@ INTRO = """\
 
 Generated from `config.py` by `make docs`; a test fails when this page or `.env.example` differs from it.
 
-A setting is an environment variable, or a line of `.env` in the folder that the service is started in; the
-environment wins. `__` stands between group and name. Lists are JSON: `UPLOAD__ALLOWED_EXTENSIONS=["jpg","png"]`.
-A value out of bounds, or an unknown name in a group, stops the start with a message that names the setting
-and does not show the value. Secrets are marked; they appear in no log line, answer or error.
+A setting is an environment variable, or a line of `.env` in the folder that the service is started in; the environment
+has precedence. `__` stands between group and name. Lists are JSON: `UPLOAD__ALLOWED_EXTENSIONS=["jpg","png"]`. A comment
+stands on a line of its own. A value out of bounds, or an unknown name in a group, prevents the start with a message that
+names the setting and does not show the value. Secrets are marked; they appear in no log line, answer or error.
 
-With nothing set the service runs on its embedded PostgreSQL and S3 server under `DATA_DIR`, for development.
-`ENVIRONMENT=production` refuses to start, naming every reason at once, when
+Without any setting the service runs on its embedded PostgreSQL and S3 server under `DATA_DIR`, for development.
+With `ENVIRONMENT=production` it refuses to start, and names every reason at once, when
 
 - `DB__HOST` or `STORAGE__ENDPOINT` is empty (an embedded part),
 - `DB__PASSWORD`, `STORAGE__ACCESS_KEY` or `STORAGE__SECRET_KEY` is empty or a well-known default
@@ -169,7 +169,7 @@ def _number(value: float) -> str:
 def env_example() -> str:
     """The text of .env.example: every setting commented out at its default."""
     lines = [
-        "# Copy to .env and uncomment what you change. Generated from config.py by `make docs`.",
+        "# Copy this file to .env and uncomment what you change. Generated from config.py by `make docs`.",
         "# docs/configuration.md has the same with bounds.",
     ]
     group = None

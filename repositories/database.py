@@ -1,4 +1,4 @@
-"""Engine, pool and unit of work.
+"""The database of a process, and the unit of work.
 
 One `UnitOfWork` is one transaction: committed when its block ends, rolled back when the block raises. Belongs to
 one event loop. Every way in which PostgreSQL can be out of reach becomes DatabaseUnavailable; a wrong statement
@@ -8,20 +8,17 @@ stays the error that it is.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import cached_property
 from typing import Any, TypeVar
 
 import asyncpg
-from sqlalchemy import event, text
-from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
-from config import DbSettings, database_url
+from config import DbSettings
 from repositories.access.api_keys import ApiKeyRepository
 from repositories.access.audit import AuditRepository
 from repositories.access.browser_sessions import BrowserSessionRepository
@@ -29,6 +26,7 @@ from repositories.access.state import AccessStateRepository
 from repositories.camera_configs import CameraConfigRepository
 from repositories.capture_events import CaptureEventRepository
 from repositories.captures import CaptureRepository
+from repositories.engine import is_unavailable, make_engine
 from repositories.event_log import EventLogRepository
 from repositories.frames import FrameRepository
 from repositories.idempotency import IdempotencyRepository
@@ -45,50 +43,6 @@ from utils.metrics import DB_ERRORS, DB_POOL
 
 log = get_logger(__name__)
 T = TypeVar("T")
-
-_PING_AFTER = 1.0  # seconds of idleness after which a pooled connection is asked whether it still lives
-# SQLSTATE classes that say "not now": connection (08), resources (53), operator intervention (57), system (58),
-# serialisation and deadlock (40), lock timeout (55P03), idle transaction ended (25P03).
-_TRANSIENT = ("08", "53", "57", "58", "40", "55P03", "25P03")
-
-
-def is_unavailable(error: BaseException) -> bool:
-    """Whether the error says that PostgreSQL cannot be used now, rather than that the statement is wrong."""
-    if isinstance(error, (OperationalError, InterfaceError, PoolTimeout, OSError, asyncio.TimeoutError)):
-        return True
-    if isinstance(error, DBAPIError):
-        if error.connection_invalidated:
-            return True
-        state = str(getattr(error.orig, "sqlstate", "") or "")
-        return state.startswith(_TRANSIENT) or isinstance(error.orig, (OSError, TimeoutError))
-    if isinstance(error, asyncpg.PostgresError):
-        return str(error.sqlstate or "").startswith(_TRANSIENT)
-    return isinstance(error, asyncpg.InterfaceError)
-
-
-def sqlstate(error: BaseException) -> str:
-    """PostgreSQL's five characters for what went wrong; empty when it said nothing."""
-    origin = error.orig if isinstance(error, DBAPIError) else error
-    return str(getattr(origin, "sqlstate", "") or "")
-
-
-def _ping_idle(engine: AsyncEngine) -> None:
-    """As pool_pre_ping, but for connections in steady use, where a ping before each statement costs as much as it."""
-    sync = engine.sync_engine
-
-    @event.listens_for(sync, "checkin")
-    def returned(_connection: Any, record: Any) -> None:
-        record.info["returned"] = time.monotonic()
-
-    @event.listens_for(sync, "checkout")
-    def taken(connection: Any, record: Any, _proxy: Any) -> None:
-        idle = time.monotonic() - record.info.get("returned", float("inf"))
-        if _PING_AFTER < idle < float("inf"):
-            try:
-                sync.dialect.do_ping(connection)
-            except Exception as error:
-                raise DisconnectionError from error  # the pool makes another one
-
 
 class UnitOfWork:
     """The repositories on one session."""
@@ -175,7 +129,7 @@ class Exclusive:
     async def check(self) -> None:
         """Raises DatabaseUnavailable when the lock went with its connection: another process may have it."""
         try:
-            # Once invalidated it would be made anew, by a session without the lock.
+            # An invalidated one would be replaced by a session without the lock.
             same = not self._connection.invalidated
             same = same and await self._connection.scalar(text("SELECT pg_backend_pid()")) == self._backend
         except Exception as error:
@@ -195,53 +149,26 @@ class Database:
     def __init__(
         self, settings: DbSettings, application_name: str = "trackshift-ingestion", *, dedicated: bool = False
     ) -> None:
-        self._pool_timeout = settings.POOL_TIMEOUT
         self._throttle = Throttle(10, asyncio.get_event_loop().time)
         self.on_commit: Callable[[], None] = lambda: None  # called after transactions that may have made events
-        server_settings = {
-            "application_name": application_name,
-            "timezone": "UTC",
-            "jit": "off",
-            "statement_timeout": str(int(settings.STATEMENT_TIMEOUT * 1000)),
-            "lock_timeout": str(int(settings.STATEMENT_TIMEOUT * 1000)),
-            # A writer that stalls in mid-transaction (a stopped process) must not hold its row locks for long.
-            "idle_in_transaction_session_timeout": "3000",
-            "tcp_user_timeout": "5000",
-        }
         self._direct: dict[str, Any] = {
             "host": settings.HOST, "port": settings.PORT, "user": settings.USER, "database": settings.NAME,
             "password": settings.PASSWORD.get_secret_value() or None, "timeout": settings.CONNECT_TIMEOUT,
             "ssl": settings.SSL if not settings.HOST.startswith("/") else False,
             "server_settings": {"application_name": f"{application_name}-listen"},
         }  # fmt: skip
-        self.engine: AsyncEngine = create_async_engine(
-            database_url(settings),
-            poolclass=AsyncAdaptedQueuePool,
-            pool_size=1 if dedicated else settings.POOL_SIZE,
-            max_overflow=0 if dedicated else settings.MAX_OVERFLOW,
-            pool_timeout=settings.POOL_TIMEOUT,
-            pool_use_lifo=True,
-            pool_recycle=-1 if dedicated else 1800,
-            connect_args={
-                "timeout": settings.CONNECT_TIMEOUT,
-                "command_timeout": settings.STATEMENT_TIMEOUT + 1,
-                "ssl": settings.SSL if not settings.HOST.startswith("/") else False,
-                "server_settings": server_settings,
-            },
-            hide_parameters=True,  # exception texts would carry camera URLs
-        )
+        self.engine = make_engine(settings, application_name, dedicated=dedicated)
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
         single = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._single = async_sessionmaker(single, expire_on_commit=False)
-        _ping_idle(self.engine)
         pool = self.engine.sync_engine.pool
         if not dedicated:
             DB_POOL.set_function(lambda: pool.checkedout() if isinstance(pool, AsyncAdaptedQueuePool) else 0)
 
     def unit_of_work(self, *, events: bool = True) -> AbstractAsyncContextManager[UnitOfWork]:
-        """One transaction; without `events` it reads, or writes what no event tells of, and `on_commit` is not called.
+        """One transaction; without `events` it reads, or writes what leads to no event, and `on_commit` is not called.
 
-        Raises DatabaseUnavailable; after a failed COMMIT its outcome is unknown (rule 4).
+        Raises DatabaseUnavailable; after a failed COMMIT its outcome is unknown (docs/rules.md, rule 4).
         """
         return self._work(self._sessions, events)
 
@@ -270,7 +197,7 @@ class Database:
     async def retry_until_known(
         self, work: Callable[[UnitOfWork], Awaitable[T]], *, tries: int = 3, pause: float = 0.2
     ) -> T:
-        """Runs an idempotent transaction again until its outcome is known (rule 4). Raises DatabaseUnavailable.
+        """Runs an idempotent transaction until its outcome is known (docs/rules.md, rule 4). Raises DatabaseUnavailable.
 
         The work carries its own ids and says ON CONFLICT, so a second run of one that had committed changes nothing.
         """

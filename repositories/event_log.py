@@ -1,4 +1,4 @@
-"""The event log: what moves events into their one order, what reads them, what removes old ones (rule 12).
+"""The event log: what moves events into their one order, what reads them, what removes old ones (docs/rules.md, rule 12).
 
 No repository writes events: triggers do, in the transaction of what they report (functions/tell_*.sql).
 """

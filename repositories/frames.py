@@ -149,7 +149,7 @@ class FrameRepository(Repository[Frame]):
         """Marks those frames of one request that are still stored and on no hold; lowers the request's total.
 
         `older_than_s`: only those stored longer ago than that. State, hold and age are those of the moment at which the
-        row is written, not of the moment at which it was chosen: what was put on hold in between stays (rule 10).
+        row is written, not of the moment at which it was chosen: a frame put on hold since stays (docs/rules.md, rule 10).
         """
         await self.session.execute(
             sql("SELECT 1 FROM ingestion_requests WHERE id = :id FOR NO KEY UPDATE"), {"id": request_id}

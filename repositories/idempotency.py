@@ -1,7 +1,7 @@
-"""Idempotency keys: who runs a request, under which ids, and how it was answered (DESIGN, rule 5).
+"""Idempotency keys: who runs a request, under which ids, and how it was answered (docs/rules.md, rule 5).
 
 A row is locked by every transaction that commits something under it (`keep`, `begin`), as its last statement before
-COMMIT. So whoever finds the row unlocked knows what became of that COMMIT: `release` waits for it instead of guessing.
+COMMIT. So a transaction that finds the row unlocked knows the outcome of that COMMIT: `release` waits instead of guessing.
 Only the database's clock decides when a lease has lapsed or a key's time is over.
 """
 

@@ -49,7 +49,7 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
     # -- admission ---------------------------------------------------------------------------------------------
 
     async def add_capture(self, row: IngestionRequest) -> IngestionRequest:
-        """A pending capture and its claimable lease, as stored; running it twice changes nothing (rule 4)."""
+        """A pending capture and its claimable lease, as stored; running it twice changes nothing (docs/rules.md, rule 4)."""
         values = {
             name: getattr(row, name)
             for name in ("id", "camera_id", "source_type", "capture_mode", "status", "rtsp_url", "params", "meta", "owner")
@@ -61,7 +61,7 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
         return (await self.session.scalars(self.select().where(IngestionRequest.id == row.id))).one()
 
     async def add_group(self, rows: Sequence[IngestionRequest], owner: str, ttl: float) -> set[UUID]:
-        """Captures that `owner` runs from the start, and their leases; running it twice changes nothing (rule 4).
+        """Captures that `owner` runs from the start, and their leases; idempotent (docs/rules.md, rule 4).
 
         Returns those whose first epoch is `owner`'s: none of a group that another process inserted before.
         """
@@ -135,7 +135,7 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
     async def adopt_grid(self, request_id: UUID, grid_start: datetime) -> datetime | None:
         """The grid's origin that holds: the row's, else `grid_start`, which is the row's from now on (compare and set).
 
-        None when there is no such request. From any epoch: frames numbered on that grid are there (rule 3).
+        None when there is no such request. From any epoch: frames numbered on that grid are there (docs/rules.md, rule 3).
         """
         held: datetime | None = await self.session.scalar(
             update(IngestionRequest)

@@ -46,7 +46,7 @@ class ObjectKeyRepository(Repository[ObjectKey]):
     async def condemn(self, keys: Sequence[str]) -> list[str]:
         """Condemns those of the keys that no frame has; returns what is condemned now, or was before.
 
-        A transaction that is just storing a frame under one of them is waited for: whoever commits first has the key.
+        A transaction that is just storing a frame under one of them is waited for: the first to commit has the key.
         """
         wanted = sorted(keys)
         await self.session.execute(

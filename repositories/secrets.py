@@ -16,7 +16,7 @@ from utils.secret_box import SecretBox
 
 @dataclass(frozen=True, slots=True)
 class Resealed:
-    """A batch: how many were encrypted anew, how many no key opens, where the next batch begins (None: it was the last)."""
+    """A batch: how many were encrypted again, how many no key opens, where the next batch begins (None: it was the last)."""
 
     done: int
     unreadable: int

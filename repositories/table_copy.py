@@ -21,7 +21,7 @@ import asyncpg
 
 from config import DbSettings
 from models.entities import SEALED_PREFIX
-from repositories.database import is_unavailable
+from repositories.engine import is_unavailable
 from utils.exceptions import DatabaseUnavailable
 
 VERSION_TABLE = "alembic_version"

@@ -41,7 +41,7 @@ class UploadSessionRepository(Repository[UploadSession]):
     entity = UploadSession
 
     async def begin(self, row: UploadSession, ttl: float) -> UploadSession:
-        """A new session that expires `ttl` seconds from now; running it twice changes nothing (rule 4)."""
+        """A new session that expires `ttl` seconds from now; running it twice changes nothing (docs/rules.md, rule 4)."""
         names = (
             "id", "request_id", "camera_id", "filename", "content_type", "size_bytes", "sha256", "meta", "part_size",
             "owner",

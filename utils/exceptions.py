@@ -23,11 +23,11 @@ class FieldError:
 
 
 class IngestionException(Exception):
-    """Base of every error that a client may be told of. `message` never carries input, URLs or secrets."""
+    """Base of every error that a client may see. `message` never carries input, URLs or secrets."""
 
     code: ClassVar[str] = "internal_error"
     retryable: ClassVar[bool] = False
-    default_message: ClassVar[str] = "Something failed inside the service. The trace_id finds it in the log."
+    default_message: ClassVar[str] = "An unexpected error in the service. The log has it under this trace_id."
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class MalformedRequest(IngestionException):
 
 class InvalidRequest(IngestionException):
     code = "invalid_request"
-    default_message = "The request is not valid; `errors` names each field."
+    default_message = "The request is not valid; `errors` names each wrong field."
 
     @classmethod
     def of(
@@ -75,7 +75,7 @@ class NotApplicable(InvalidRequest):
 
 class TimestampOutOfRange(InvalidRequest):
     code = "timestamp_out_of_range"
-    default_message = "frame_timestamp lies beyond what the stream's ring holds, or more than 24 h ahead."
+    default_message = "The moment is further back than RTSP__RING_SECONDS, or too far ahead."
 
 
 class Unauthorized(IngestionException):
@@ -90,7 +90,7 @@ class Forbidden(IngestionException):
     """`details["scope"]`: the scopes that the credential lacks, as RFC 6750 writes them."""
 
     code = "forbidden"
-    default_message = "This caller may not do that."
+    default_message = "The caller is not allowed to do this."
 
 
 class CsrfFailed(IngestionException):
@@ -131,17 +131,17 @@ class CameraNotFound(IngestionException):
 
 class CameraExists(IngestionException):
     code = "camera_exists"
-    default_message = "There is a camera with this id already."
+    default_message = "A camera with this id already exists."
 
 
 class CameraInUse(IngestionException):
     code = "camera_in_use"
-    default_message = "Captures of this camera are waiting or running: cancel them first."
+    default_message = "Captures of this camera are waiting or running. Cancel them first."
 
 
 class FrameOnHold(IngestionException):
     code = "frame_on_hold"
-    default_message = "The frame is on hold: release it before it is deleted."
+    default_message = "The frame is on hold. Release it first."
 
 
 class CameraDisabled(IngestionException):
@@ -155,16 +155,16 @@ class NotRunning(IngestionException):
 
 
 class CursorExpired(IngestionException):
-    """`details["oldest_cursor"]`: where what is kept begins."""
+    """`details["oldest_cursor"]`: the beginning of the kept events."""
 
     code = "cursor_expired"
-    default_message = "Events after this cursor are no longer kept, or it belongs to another log: go on from oldest_cursor."
+    default_message = "Events after this cursor are no longer kept, or it belongs to another log: use oldest_cursor."
 
 
 class RequestInProgress(IngestionException):
     code = "request_in_progress"
     retryable = True
-    default_message = "A request with this Idempotency-Key is still being served. Try again."
+    default_message = "A request with this Idempotency-Key is still running. Try again."
 
 
 class IdempotencyKeyReused(IngestionException):
@@ -180,7 +180,7 @@ class RequestTimeout(IngestionException):
 
 class PayloadTooLarge(IngestionException):
     code = "payload_too_large"
-    default_message = "The body is larger than this service takes."
+    default_message = "The body is larger than this service accepts."
 
 
 class TooManyFiles(IngestionException):
@@ -195,22 +195,22 @@ class ImageTooLarge(IngestionException):
 
 class UnsupportedMediaType(IngestionException):
     code = "unsupported_media_type"
-    default_message = "The Content-Type is not one that this endpoint takes."
+    default_message = "This endpoint does not accept this Content-Type."
 
 
 class UnsupportedImageFormat(IngestionException):
     code = "unsupported_image_format"
-    default_message = "The file is not a JPEG, PNG, BMP or TIFF by its name."
+    default_message = "The file's extension is not that of a JPEG, PNG, BMP or TIFF."
 
 
 class InvalidImage(IngestionException):
     code = "invalid_image"
-    default_message = "The picture cannot be decoded whole."
+    default_message = "The picture is damaged or cut off: it cannot be decoded completely."
 
 
 class ImageTypeMismatch(IngestionException):
     code = "image_type_mismatch"
-    default_message = "The file's bytes are not what its name or declared type says."
+    default_message = "The file's bytes are not of the type that its name or Content-Type says."
 
 
 class RangeNotSatisfiable(IngestionException):
@@ -221,7 +221,7 @@ class RangeNotSatisfiable(IngestionException):
 class TooManyPending(IngestionException):
     code = "too_many_pending"
     retryable = True
-    default_message = "RTSP__MAX_PENDING captures are waiting already."
+    default_message = "RTSP__MAX_PENDING captures are already waiting."
 
 
 class SessionNotFound(IngestionException):
@@ -243,16 +243,16 @@ class SessionBusy(IngestionException):
 class UploadIncomplete(IngestionException):
     code = "upload_incomplete"
     retryable = True
-    default_message = "The file has not arrived whole. Send what is missing, then complete again."
+    default_message = "Parts of the file are missing. Send them, then complete again."
 
 
 class ChecksumMismatch(IngestionException):
     code = "checksum_mismatch"
-    default_message = "The file that arrived does not have the SHA-256 that was given for it."
+    default_message = "The received file does not have the announced SHA-256."
 
 
 class UploadRefused(IngestionException):
-    """A direct upload's file was refused; `code` is the refusal's. Kept with the session, raised again when asked."""
+    """A direct upload's file was refused; `code` is the refusal's. Stored with the session and raised at each `complete`."""
 
     code = "invalid_image"
 
@@ -269,7 +269,7 @@ class StorageUnavailable(IngestionException):
 
 
 class StorageFull(StorageUnavailable):
-    """The object store has no room: a retry helps once somebody has made some."""
+    """The object store has no space: a retry helps only after an operator has made some."""
 
     code = "disk_full"
     default_message = "The object store has no space left. Nothing was stored."
@@ -282,7 +282,7 @@ class ObjectMissing(IngestionException):
 
 
 class SecretUnreadable(IngestionException):
-    """What rests encrypted cannot be opened: an operator's error, told as such. Names key ids, never keys."""
+    """A stored secret cannot be decrypted: an operator's error. Names key ids, never keys."""
 
     default_message = "A stored camera URL cannot be decrypted with SECRETS__KEYS."
 
@@ -302,13 +302,13 @@ class ShuttingDown(IngestionException):
 class Overloaded(IngestionException):
     code = "overloaded"
     retryable = True
-    default_message = "The service has as much work as it can hold. Try again."
+    default_message = "The service is at its limit of concurrent work. Try again."
 
 
 class DiskFull(IngestionException):
     code = "disk_full"
     retryable = True
-    default_message = "No disk space is left for this. Nothing was stored."
+    default_message = "No disk space is left. Nothing was stored."
 
 
 CaptureCode = Literal[
@@ -318,7 +318,7 @@ CaptureCode = Literal[
     "lease_lost",
 ]  # fmt: skip
 
-# Before the first picture these end a capture at once: trying again cannot help (CONTRACT, "The end").
+# Before the first picture these end a capture at once, because a retry cannot help (docs/api.md, "The end").
 FATAL_BEFORE_FIRST_PICTURE: frozenset[str] = frozenset(
     {
         "unauthorized_camera", "forbidden_camera", "no_video", "unsupported_codec", "tls_error",

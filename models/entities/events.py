@@ -12,7 +12,7 @@ from models.entities.base import Base, Json, created_now
 
 
 class OutboxPending(Base):
-    """Events as their transactions wrote them (triggers, functions_0005), before the relay gives them their order."""
+    """Events as their transactions wrote them (repositories/functions), before the relay orders them."""
 
     __tablename__ = "outbox_pending"
 

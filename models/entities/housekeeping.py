@@ -16,7 +16,7 @@ class SweeperState(Base):
     __tablename__ = "sweeper_state"
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    cursor: Mapped[str] = mapped_column(server_default=text("''"))  # the last key of what has been looked at
+    cursor: Mapped[str] = mapped_column(server_default=text("''"))  # the last key of this pass so far
     seen: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))  # objects of this pass
     orphans: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))  # those of them without a row
     stopped: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))  # this pass condemns nothing more

@@ -37,7 +37,7 @@ class IdempotencyKey(Base):
 
 
 class UploadSession(Base):
-    """A direct upload: the client PUTs the file to a staging key, `complete` checks and stores it (DESIGN, rule 11)."""
+    """A direct upload: the client PUTs to a staging key, `complete` checks and stores the file (docs/rules.md, rule 11)."""
 
     __tablename__ = "upload_sessions"
 

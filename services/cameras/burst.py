@@ -144,8 +144,8 @@ class BurstService:
             return
         ahead = at - datetime.now(UTC)
         if ahead > AHEAD or -ahead > timedelta(seconds=self._settings.RING_SECONDS):
-            told = f"lies more than RTSP__RING_SECONDS ago or more than {AHEAD.seconds} s ahead"
-            raise TimestampOutOfRange.of("at", told, code="timestamp_out_of_range")
+            reason = f"lies more than RTSP__RING_SECONDS ago or more than {AHEAD.seconds} s ahead"
+            raise TimestampOutOfRange.of("at", reason, code="timestamp_out_of_range")
 
     @staticmethod
     def _past(at: datetime | None) -> bool:
@@ -230,10 +230,10 @@ class BurstService:
     @staticmethod
     def _nothing(answer: BurstResponse) -> CameraFailed:
         error = next((result.error for result in answer.results if result.error is not None), None)
-        told = answer.model_dump(mode="json", include={"group_id", "at", "tolerance_ms", "results"})
+        results = answer.model_dump(mode="json", include={"group_id", "at", "tolerance_ms", "results"})
         if error is None:
             failed = CameraFailed("stream_ended", "The burst was cancelled.", retryable=True)
         else:
             failed = CameraFailed(error.code, error.message, retryable=error.retryable)  # type: ignore[arg-type]
-        failed.details.update(told)
+        failed.details.update(results)
         return failed

@@ -2,7 +2,7 @@
 
 Of an open stream it is taken at once and committed together with its request, in one transaction, as an upload is.
 Whatever stands in the way (no open stream, a damaged picture, the store away) is left to an ordinary single_frame
-request, which waits, tries again and tells why it failed. On the event loop.
+request, which waits, tries again and says why it failed. On the event loop.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from utils.metrics import CAPTURE_TO_STORED, CAPTURES_FINISHED, FRAMES
 
 log = get_logger(__name__)
 
-MARGIN = 15.0  # seconds beyond RTSP__CAPTURE_TIMEOUT that a snapshot is waited for: its turn, and storing it
-AT_ONCE = 16  # taken from open streams at the same time; more take their turn as requests
+MARGIN = 15.0  # seconds beyond RTSP__CAPTURE_TIMEOUT that a snapshot may take: waiting for room, and storing it
+AT_ONCE = 16  # taken from open streams at the same time; more become requests
 
 
 class Snapshots:

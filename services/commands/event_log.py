@@ -6,7 +6,8 @@ from contextlib import AsyncExitStack
 from uuid import UUID
 
 from config import Settings, get_settings
-from repositories.database import Database, is_unavailable
+from repositories.database import Database
+from repositories.engine import is_unavailable
 from repositories.migrations.run import upgrade
 from services.commands.running import run
 from services.execution.embedded_parts import start_embedded

@@ -132,7 +132,7 @@ class EventLog:
             held = page.position if page else start if isinstance(start, Position) else None
             if held is not None and not (held.log_id == found.log_id and found.oldest - 1 <= held.seq <= found.head):
                 if page is not None and page.events:
-                    return page  # good until there; who goes on is told
+                    return page  # good until there; the next read raises
                 raise CursorExpired(details={"oldest_cursor": str(Position(found.log_id, found.oldest - 1))})
             page = page or LogPage(Position(found.log_id, after), behind=True)
             page.events += [to_cloud_event(found.log_id, seq, row) for seq, row in found.events]

@@ -1,4 +1,4 @@
-"""The relay: moves events from where their transactions wrote them into the one log (rule 12).
+"""The relay: moves events from where their transactions wrote them into the one log (docs/rules.md, rule 12).
 
 Each process runs one; an advisory lock in the database lets one at a time through, so any may die at any moment. Each poll
 also says how far the log goes, whichever process moved the events: readers that wait (`LogHead`) need no query of their

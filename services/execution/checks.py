@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_delay, wait_fixed
 
 from config import Environment, Settings
-from repositories.database import Database, is_unavailable
+from repositories.database import Database
+from repositories.engine import is_unavailable
 from services.execution.embedded_parts import StartError
 from services.execution.health import Degraded
 from services.spool.spool import Spool
@@ -50,7 +51,7 @@ async def wait_until_usable(
 
 
 async def check_durability(settings: Settings, database: Database) -> None:
-    """Acknowledged means durable (rule 8): production refuses a PostgreSQL that can lose commits. Raises StartError."""
+    """Production refuses a PostgreSQL that can lose commits (docs/rules.md, rule 8). Raises StartError."""
     found = await database.durability_settings()
     if int(found["server_version_num"]) < 150_000:
         raise StartError("PostgreSQL is older than 15.")

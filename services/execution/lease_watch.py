@@ -1,4 +1,4 @@
-"""Which leases this process may still act under, by its own clock: self-fencing (rule 3).
+"""Which leases this process may still act under, by its own clock: self-fencing (docs/rules.md, rule 3).
 
 A lease ends by the database's clock, which a process that was stopped, or is cut off, does not see. So each renewal that
 succeeded counts from the moment at which it was *asked* for, on this host, for LEASE_TTL less a margin: here it ends
@@ -20,7 +20,7 @@ from utils.metrics import LEASES_FENCED
 
 log = get_logger(__name__)
 
-MARGIN = 1 / 6  # of LEASE_TTL: what clocks may run apart in a TTL, and what a write in hand may take
+MARGIN = 1 / 6  # of LEASE_TTL: what clocks may run apart in a TTL, and what a write under way may take
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 

@@ -2,6 +2,8 @@
 
 The truth is in PostgreSQL (leases); this process only knows what it runs. Everything here runs on the event loop but
 the watch's thread (`lease_watch`), which a stalled loop does not stall. Lifecycle of a capture: docs/lifecycle.md.
+
+Longer than 250 lines: what is claimed, renewed and triggered is one table, the captures that run here.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import math
 import os
 import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from uuid import UUID
@@ -19,7 +21,7 @@ from uuid import UUID
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from models.values import Claim
-from repositories.database import Database
+from repositories.database import Database, UnitOfWork
 from services.execution.lease_watch import LeaseWatch
 from services.rtsp_capture.captures.context import CaptureDeps
 from services.rtsp_capture.captures.job import CaptureJob
@@ -72,9 +74,7 @@ class CaptureRunner:
         self._claim_seconds = (0.0, 0.0)  # that the last two polls took
         self._renew_failures = 0  # tries since all leases were renewed
         self._claiming = PeriodicJob("capture-claim", self._claim_all, self._claim_pause)
-        self._renewing = PeriodicJob(
-            "lease-renewal", self._renew_all, self._renew_pause, retry_interval=RENEW_RETRY_INTERVAL
-        )
+        self._renewing = PeriodicJob("lease-renewal", self._renew_all, self._renew_pause)
         self._triggers = PeriodicJob("trigger-poll", self._poll_triggers, TRIGGER_POLL_INTERVAL, at_start=False)
 
     # -- what runs ---------------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ class CaptureRunner:
             job.start()
 
     async def stop(self, timeout: float) -> None:
-        """Takes no more work, stores what is in hand, hands captures back; at most `timeout` seconds."""
+        """Takes no more work, stores pending frames, hands captures back; at most `timeout` seconds."""
         await self._claiming.stop()
         await self._triggers.stop()
         for running in self._running.values():
@@ -183,25 +183,26 @@ class CaptureRunner:
             return
         kept = {stream.key.camera_id: 0 for stream, users in self._deps.hub.streams() if users}
         running = kept | Counter(each.camera_id for each in self._running.values())
-        asked = self.now()
-        async with self._database.one_statement(events=False) as uow:  # a second one only to begin what it took
-            new_cameras = max(0, self._settings.MAX_CONCURRENT_STREAMS - len(running))
-            claims = await uow.leases.claim(self.owner, self._settings.LEASE_TTL, room, running, new_cameras)
-            camera_ids = await uow.leases.camera_ids(claims)
-        for claim in claims:
-            if (camera_id := camera_ids.get(claim.request_id)) is not None:  # else its end was faster
-                self.begin(claim, camera_id, asked)
+        new_cameras = max(0, self._settings.MAX_CONCURRENT_STREAMS - len(running))
+        ttl = self._settings.LEASE_TTL
+        await self._take(lambda uow: uow.leases.claim(self.owner, ttl, room, running, new_cameras))
 
     async def _end_cancelled(self) -> None:
         """The reconciler: a cancel whose owner is gone needs neither room nor a stream, so every process ends it."""
+        ttl = self._settings.LEASE_TTL
+        for claim in await self._take(lambda uow: uow.leases.take_cancelled(self.owner, ttl, CANCELLED_BATCH)):
+            log.info("cancelled_ownerless", ingestion_id=str(claim.request_id), epoch=claim.epoch)
+
+    async def _take(self, take: Callable[[UnitOfWork], Awaitable[list[Claim]]]) -> list[Claim]:
+        """Claims and begins captures; those whose leases were deleted in between are left out."""
         asked = self.now()
         async with self._database.one_statement(events=False) as uow:
-            claims = await uow.leases.take_cancelled(self.owner, self._settings.LEASE_TTL, CANCELLED_BATCH)
+            claims = await take(uow)
             camera_ids = await uow.leases.camera_ids(claims)
-        for claim in claims:
-            if (camera_id := camera_ids.get(claim.request_id)) is not None:
-                log.info("cancelled_ownerless", ingestion_id=str(claim.request_id), epoch=claim.epoch)
-                self.begin(claim, camera_id, asked)
+        begun = [claim for claim in claims if claim.request_id in camera_ids]
+        for claim in begun:
+            self.begin(claim, camera_ids[claim.request_id], asked)
+        return begun
 
     # -- renewing ----------------------------------------------------------------------------------------------
 

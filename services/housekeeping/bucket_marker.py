@@ -1,6 +1,6 @@
 """Whose bucket it is: an object in it names the database whose frames it holds.
 
-Only the owner of a bucket can tell that an object without a row is nobody's. A service that was pointed at another
+Only the owner of a bucket knows that an object without a row belongs to nobody. A service that was pointed at another
 database, or at another's bucket, would take every frame there for an orphan.
 `python -m services.commands bucket adopt` is for the operator who moved or restored a database.
 """

@@ -73,7 +73,7 @@ async def compare(database: Database, window: Window) -> Compared:
     """The window's objects and the rows of the same keys. Raises DatabaseUnavailable.
 
     Rows are read after the listing: a frame that came in between has its row, and one that went has its object still
-    listed, which its key's row in `object_keys` then tells.
+    listed, as its key's row in `object_keys` then says.
     """
     unseen = {item.key: item for item in window.objects}
     found = Compared([], [], [])

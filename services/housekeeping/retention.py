@@ -1,7 +1,7 @@
 """How long frames are kept: RETENTION__DAYS or the camera's own, RETENTION__MAX_BYTES, never a frame on hold.
 
 A frame's age counts from `stored_at`, the database's clock at its commit, never from its capture time, which a client
-may have set to anything (rule 10). A frame goes as a client's delete lets it go: stored, deleting, deleted;
+may have set to anything (docs/rules.md, rule 10). A frame goes as a client's delete lets it go: stored, deleting, deleted;
 state, hold and age are checked again by the UPDATE that begins it. What was cut off, a client's delete too, is finished
 first.
 

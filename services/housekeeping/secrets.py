@@ -90,7 +90,7 @@ async def unreadable(database: Database, box: SecretBox) -> dict[str, int]:
 
 
 async def reseal_all(database: Database, box: SecretBox) -> tuple[int, int]:
-    """Encrypts what is not under the first key anew: (done, left because no key opens it). Safe while services run."""
+    """Encrypts again what is not under the first key: (done, left because no key opens it). Safe while services run."""
     done = left = 0
     for table in range(len(SEALED)):
         after: Any = None

@@ -1,6 +1,6 @@
 """Objects without rows are deleted, rows without objects are reported: one pass over the bucket, side by side with the rows.
 
-Such objects are what crashes and failed commits leave: the object is always there first (docs/lifecycle.md). A key is
+Crashes and failed commits leave such objects: an object is always written before its row (docs/lifecycle.md). A key is
 condemned in `object_keys`, committed, before its object goes: a frame's transaction that comes for it later finds it
 taken, and its bytes are PUT again under a new one. So nothing is lost however wrong the age of an object is; the grace
 time only keeps that from being needed. It need not be longer than frames wait in the spool: what is replayed from

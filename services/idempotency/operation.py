@@ -1,4 +1,4 @@
-"""One run of a POST: its ids, and how its answer is kept in the transaction of what it tells of (DESIGN, rule 5)."""
+"""One run of a POST: its ids, and how its answer is kept in the transaction that does the work (docs/rules.md, rule 5)."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Operation:
         self.name = name
         self.run = run or new_id()
         self.resumed = False  # an earlier run of this key may have left something under request_id
-        self.settled = False  # what was begun has ended, and nothing of it is left to be told
-        self.kept: KeptAnswer | None = None  # committed, or about to be, with what it tells of
+        self.settled = False  # what was begun has ended, and nothing of it is left to report
+        self.kept: KeptAnswer | None = None  # committed, or about to be, with what it reports
         self.others: KeptAnswer | None = None  # the answer of another run of this key, which was first
         self.given = False  # what is kept is what is sent
         self._describe: Callable[[Any], tuple[int, str]] | None = None
@@ -43,7 +43,7 @@ class Operation:
         return self.name is not None
 
     async def keep(self, uow: UnitOfWork, body: BaseModel) -> None:
-        """Keeps the answer in the transaction of what it tells of; the last statement before its COMMIT.
+        """Keeps the answer in the transaction of what it reports; the last statement before its COMMIT.
 
         When another run was first, its answer is the one that counts (`others`). Raises RequestInProgress when the key
         has gone to another request meanwhile: nothing of this transaction may be committed.

@@ -1,7 +1,7 @@
-"""Safe retries: a request with an Idempotency-Key is done once, however often it is sent (rule 5).
+"""Safe retries: a request with an Idempotency-Key is done once, however often it is sent (docs/rules.md, rule 5).
 
 A key's row is committed first, with the id under which everything is done and a lease. The answer, without URLs, is
-committed together with what it tells of (`Operation.keep`). Where that is not one transaction, the first of them marks
+committed together with what it reports (`Operation.keep`). Where that is not one transaction, the first of them marks
 the key (`Operation.begin`) and the answer is kept at the end. A lease lapses when its process died or stalls: then the
 next retry runs under the same ids, and finds what was committed. On the event loop.
 """
@@ -90,7 +90,7 @@ class IdempotencyService:
     async def _take(
         self, uow: UnitOfWork, name: KeyName, fingerprint: str, sealed: str, run: UUID, request_id: UUID
     ) -> Operation | KeptAnswer:
-        """One transaction; running it twice changes nothing (rule 4)."""
+        """One transaction; running it twice changes nothing (docs/rules.md, rule 4)."""
         for _ in range(TRIES):
             if await uow.keys.insert(name, run, request_id, sealed, self._lease):
                 return Operation(request_id, name, run)
@@ -115,7 +115,7 @@ class IdempotencyService:
         """The answer that the key has; None when it may run again."""
         try:
             same = self._secrets.open(row.fingerprint) == fingerprint
-        except SecretUnreadable:  # its key was taken out of SECRETS__KEYS: nobody can tell any more
+        except SecretUnreadable:  # its key was taken out of SECRETS__KEYS: it cannot be compared any more
             same = False
         if not same:
             raise IdempotencyKeyReused
@@ -126,7 +126,7 @@ class IdempotencyService:
         return None
 
     async def given(self, operation: Operation) -> KeptAnswer | None:
-        """The answer that was kept with what it tells of, its URLs made now: it is sent as it is. None without one."""
+        """The answer that was committed with what it reports, its URLs made now: it is sent as it is. None without one."""
         if operation.kept is None:
             return None
         operation.given = True

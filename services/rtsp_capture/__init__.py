@@ -1,21 +1,21 @@
-"""Capture from RTSP cameras, from the socket up:
+"""Capture from RTSP cameras. Each package may import only those below it:
 
-- connection: `address` (where a camera may be), `preflight` (the check before FFmpeg), `reader` and `pyav_reader`
-  (encoded packets), `session` (a reader's thread), `stream_times` (what OpenCV hides)
-- time: `host_clock`, `clock` (by receipt), `camera_clock` (by RTCP), `capture_clock` (which of them)
-- stream: `hub` (who shares which), `stream` (kept open, again and again), `stream_state`, `keeper` (keep_open), `packets`
-  (the ring), `ring_budget`
-- pictures: `damage` and `h264` (which are whole), `decoder`, `in_step`, `jpeg`, `luma`
-- captures: `job` (from a claim), `capture` (continuous, and what the modes share), `single_frame`, `event_capture`,
-  `sampler` (which picture fills which slot), `slots`, `event_slots`, `orders`, `request_state`
-- motion: `motion` (arithmetic), `motion_watch` (what is looked at)
-- storing: `frame_store` (all of it), `in_hand`, `frame_puts`, `frame_rows`, `frame_spool`, `frame_record`, `picture_budget`
-- beside captures: `probe`
+- captures: one capture from its claim to its end. `job` (the table of modes), `capture`, `capture_end`, the modes, the
+  slot filler, the request's state, motion
+- frames: from a chosen picture to a stored frame. `frame_pipeline`, `slot_ledger` (what became of each slot),
+  `ledger_writer` (commits in batches), PUTs, the way into the spool
+- streams: one shared connection a camera, kept open and reconnected. `hub`, `stream`, its decoder, its status,
+  `keep_open`, `probe`
+- connection: from a URL to packets. `address` (what is allowed), `preflight` (the check before FFmpeg), the two readers,
+  `reader_thread`
+- grid: which picture fills which slot, and which slots capture events want. Pure
+- media: packets, the GOP buffer, damage, decoding, JPEG
+- timing: when a picture was taken, and by whose clock. Pure, but for the host's clock
 """
 
 import os
 
-# FFmpeg and OpenCV write whole URLs, passwords included, to stderr past any logger: they are told to be quiet, and
-# OpenCV reads these when it is loaded. What failed is told by our own codes.
+# FFmpeg and OpenCV write whole URLs, passwords included, to stderr past any logger, so they are silenced. OpenCV reads
+# these variables when it is loaded. Failures have codes of our own.
 os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "-8"
 os.environ["OPENCV_LOG_LEVEL"] = "SILENT"

@@ -29,7 +29,7 @@ class Entry:
 class SpoolIndex:
     """Entries by age and by request.
 
-    `take` gives out each entry once, a request's lowest slot first and requests in turn, until `back` or `postpone`
+    `take` gives out each entry once, a request's lowest slot first and requests in round robin, until `back` or `postpone`
     returns it or `remove` ends it.
     """
 

@@ -74,7 +74,7 @@ def header_length(head: bytes) -> int:
 def decode_header(start: bytes, file_size: int) -> SpoolRecord:
     """The record of a file that begins with `start` (head and header at least) and is `file_size` bytes long.
 
-    The picture's own bytes are not looked at. Raises DamagedRecord.
+    The picture's own bytes are not checked. Raises DamagedRecord.
     """
     length = header_length(start)
     header = start[HEAD_BYTES : HEAD_BYTES + length]

@@ -18,7 +18,8 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from models.values import FrameRecord
-from repositories.database import Database, sqlstate
+from repositories.database import Database
+from repositories.engine import sqlstate
 from services.spool.index import Entry
 from services.spool.record import DamagedRecord, SpoolRecord
 from services.spool.spool import Spool
@@ -108,7 +109,7 @@ class Replay:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
-        self._spool.arrived.set()  # what was put back is looked at again
+        self._spool.arrived.set()  # what was put back is due again
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("replay_failed", exc_info=error)
 

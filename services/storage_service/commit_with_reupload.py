@@ -1,4 +1,4 @@
-"""Commits that the sweeper was faster than: it took an object between its PUT and its row (DESIGN, rule 7)."""
+"""Commits that the sweeper was faster than: it took an object between its PUT and its row (docs/rules.md, rule 7)."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from utils.pool import WorkerPool
 
 __all__ = ["SERVER_SIDE", "UploadHandler", "UploadResult"]
 
-# Codes of the service's own failures: one of them decides the answer when nothing was stored (CONTRACT: "first 5xx").
+# Codes of the service's own failures: one of them decides the answer when nothing was stored (docs/api.md, upload).
 SERVER_SIDE = frozenset({"storage_unavailable", "disk_full", "shutting_down", "overloaded", "internal_error"})
 LARGE = 8_388_608  # bytes
 LARGE_AT_ONCE = 4  # such files put at once: more of them starve each other, and each write to a socket has a limit

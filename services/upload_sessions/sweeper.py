@@ -1,4 +1,4 @@
-"""Removes what direct uploads leave: sessions whose time is over, staging objects that nobody will complete."""
+"""Removes the leftovers of direct uploads: sessions whose time is over, staging objects that nobody will complete."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The benchmarks' film: 1080p25 at 4 Mbit/s as a camera's hardware encoder would make it.
 
 A still scene alone would leave all bits to the keyframes: sensor noise and an `ipratio` of 1 give P-pictures their share,
-so that a keyframe has about 120 KB (DESIGN.md's film: 110) and a JPEG 280. x264 "superfast" (CABAC) is nearer to a camera
+so that a keyframe has about 120 KB (the reference film: 110) and a JPEG 280. x264 "superfast" (CABAC) is nearer to a camera
 than the "ultrafast" of the test films.
 """
 

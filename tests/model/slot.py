@@ -5,7 +5,7 @@ like, also twice, also after a delete; a transaction's COMMIT may land after its
 a client's delete, a cancel, a takeover and the ends of both owners come at any moment. A crash needs no step of its own: it
 is everything that an owner does not do any more, and a spool's replay is an operation that comes later.
 
-`RULES` are those of docs/lifecycle.md that this covers; `explore(without=rule)` is the service with that one taken out.
+`RULES` are those of docs/rules.md that this covers; `explore(without=rule)` is the service with that one taken out.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Captures: one per claimed request, its modes, its slots, what it is told and what it reports."""
+"""Captures: one per claimed request, with its mode, its slots, its control and its state."""

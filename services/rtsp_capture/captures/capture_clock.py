@@ -1,7 +1,7 @@
-"""One capture's clock: wall time as this host's clock stood when the capture began here, whatever it is set to meanwhile.
+"""One capture's clock: wall time by this host's clock as it was when the capture began here, even if it is set meanwhile.
 
-A slot is a time on the grid, so a clock that is set in mid-capture would throw the grid's slots away (ahead), or leave the
-capture without pictures until the time has come round again (back). New captures go by the new time.
+A slot is a time on the grid. A clock that is set ahead in mid-capture would lose slots; one that is set back would leave
+the capture without pictures until the old time is reached again. New captures use the new time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class CaptureClock:
 
     def __init__(self, host: HostClock = HOST) -> None:
         self._host = host
-        host.to_wall(host.steady())  # looks whether the clock was set while no stream did
+        host.to_wall(host.steady())  # notices whether the clock was set while no stream was open
         self._steps = host.steps
 
     def now(self) -> float:
@@ -32,7 +32,7 @@ class CaptureClock:
 
     def of_wall(self, at: float) -> float:
         """A time by the wall clock as it is set now (what a client says), on this clock."""
-        self._host.to_wall(self._host.steady())  # looks
+        self._host.to_wall(self._host.steady())  # notices whether the clock was set
         return at - (self._host.steps - self._steps)
 
     def picture(self, picture: Picture) -> Picture:

@@ -16,7 +16,7 @@ from utils.metrics import CAPTURES_FINISHED, FRAMES_DROPPED
 
 log = get_logger(__name__)
 
-STOP_STORING_SECONDS = 0.5  # that a capture which is to stop goes on storing; the rest is spooled
+STOP_STORING_SECONDS = 0.5  # for storing when the capture must stop; the rest is spooled
 
 
 async def end_capture(context: CaptureContext, mode: Mode, filler: SlotFiller | None) -> None:

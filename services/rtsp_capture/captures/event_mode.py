@@ -2,7 +2,7 @@
 
 Capture events come from motion (`motion_watch`) and as triggers (rows that any process may insert). They survive the
 death of a process because slots are wanted only after their event's row is committed, as far as the row says that the
-event lasts. Whoever takes over reads the rows and knows which slots belong to events (past ones are booked as
+event lasts. The next owner reads the rows and knows which slots belong to events (past ones are booked as
 lease_lost) and which are idle. Slots that came due before their event was known are filled from the stream's ring, and
 taken out of `idle_slots`.
 """

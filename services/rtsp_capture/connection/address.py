@@ -1,4 +1,4 @@
-"""Where a camera is, and whether the operator allows going there (invariant 6)."""
+"""Where a camera is, and whether the operator allows going there ."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def parse_rtsp_url(url: str) -> CameraAddress:
     if "@" not in authority and "@" in path.split("?")[0] and ":" in authority and not _is_host_and_port(authority):
         raise bad("has a / in its password: percent-encode it as %2F")
     if "@" in authority and "@" in path.split("?")[0]:
-        # Either belongs to the password, and then the host is another one, or to the path: nobody can tell.
+        # Either belongs to the password, and then the host is another one, or to the path: which one is not known.
         raise bad("has an @ before and after a /: percent-encode those that do not end the password as %40, the / as %2F")
     userinfo, at, hostport = authority.rpartition("@")
     try:

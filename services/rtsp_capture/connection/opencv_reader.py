@@ -1,4 +1,4 @@
-"""The default reader: cv2.VideoCapture (FFmpeg) in raw-packet mode, which hands over access units and never decodes.
+"""The default reader: cv2.VideoCapture (FFmpeg) in raw-packet mode, which returns access units and never decodes.
 
 Threads: releasing a VideoCapture from any thread but the one that opened it crashes the process.
 """
@@ -20,7 +20,7 @@ from services.rtsp_capture.media.packets import RawPacket, StreamInfo
 from services.rtsp_capture.timing.host_clock import HOST
 from utils.exceptions import CaptureFailure
 
-# How long FFmpeg looks at a stream before it hands over packets; the SDP says the rest.
+# How long FFmpeg probes a stream before it returns packets; the SDP has the rest.
 _PROBING = "analyzeduration;100000"
 # FFmpeg opens are serialised by OpenCV anyway, and the options are read from the environment inside the open.
 _open_lock = threading.Lock()

@@ -1,9 +1,9 @@
-"""Stream times out of what OpenCV tells of a raw packet. Pure."""
+"""Stream times from the properties that OpenCV has of a raw packet. Pure."""
 
 from __future__ import annotations
 
 _UNKNOWN_RATE = 25.0  # frames a second, where OpenCV knows none
-_SANE = 1e12  # CAP_PROP_PTS beyond it is FFmpeg's "no value", rescaled
+_MAX_FRAMES = 1e12  # CAP_PROP_PTS beyond it is FFmpeg's "no value", rescaled
 
 
 class OpenCvTimestamps:
@@ -34,7 +34,7 @@ class OpenCvTimestamps:
         """Seconds; None for a packet without a time. `position` in seconds, `frames` in frames of 1 / `fps` seconds."""
         self._count += 1
         duration = 1 / (fps or _UNKNOWN_RATE)
-        if fps is None or abs(frames) > _SANE or (frames == 0 and self._count > 1):
+        if fps is None or abs(frames) > _MAX_FRAMES or (frames == 0 and self._count > 1):
             self._last = self._by_counting(position, duration)
             return self._last
         if position == 0 and self._count > 1 and frames == self._frames:
@@ -52,7 +52,7 @@ class OpenCvTimestamps:
         return position + self._shift
 
     def _by_counting(self, position: float, duration: float) -> float:
-        """Without CAP_PROP_PTS: at 0 either the packet has no time, or start_time was set; the next one tells."""
+        """Without CAP_PROP_PTS: at 0 either the packet has no time, or start_time was set; the next packet shows which."""
         if self._last is None:
             return position
         expected = self._last + duration

@@ -1,8 +1,8 @@
-"""The check before OpenCV is touched: DESCRIBE in asyncio, so that every failure has its own code, in time.
+"""The check before a reader is opened: DESCRIBE in asyncio, so that every failure has its own code, in time.
 
-FFmpeg opens are serialised in the process, follow redirects with the Authorization header and name no reason; this
-asks first. RTSP/1.0 (RFC 2326), Basic (RFC 7617) and Digest with MD5 (RFC 7616; FFmpeg knows no SHA-256), SDP
-(RFC 8866). One connection, closed before the stream is opened.
+FFmpeg opens are serialised in the process, follow redirects with the Authorization header and give no reason.
+RTSP/1.0 (RFC 2326), Basic (RFC 7617) and Digest with MD5 (RFC 7616; FFmpeg knows no SHA-256), SDP (RFC 8866).
+One connection, closed before the stream is opened.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PARAMETER = re.compile(r'(\w+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,]*))')
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """What DESCRIBE told: the address that answered, and the first video track's codec."""
+    """The answer to DESCRIBE: the address that sent it, and the first video track's codec."""
 
     address: str
     codec: str
@@ -114,7 +114,7 @@ def classify(status: int) -> CaptureFailure | None:
 async def preflight(camera: CameraAddress, policy: AddressPolicy, timeout: float, *, tls_verify: bool = True) -> Described:
     """Resolves, connects, asks DESCRIBE. `timeout` in seconds, for each of resolving, connecting and answering.
 
-    Raises CaptureFailure with one of the contract's codes; its message holds neither URL nor credentials.
+    Raises CaptureFailure with one of the documented codes; its message holds neither URL nor credentials.
     """
     addresses = await policy.resolve(camera, timeout)
     context: ssl.SSLContext | None = None

@@ -1,7 +1,8 @@
-"""The other reader: FFmpeg's demuxer by PyAV. Exact stream times, the camera's own clock, opens that hold no lock.
+"""The second reader: FFmpeg's demuxer by PyAV. It has exact stream times and the camera's own clock, and its opens hold
+no lock.
 
-Of FFmpeg's log only whether RTP packets are missing is heard (`damage`); what failed is told by our own codes, as
-FFmpeg's texts hold the whole URL.
+Of FFmpeg's log only messages about missing RTP packets are read (`damage`). Failures have codes of our own, as FFmpeg's
+texts hold the whole URL.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from services.rtsp_capture.timing.host_clock import HOST
 from utils.exceptions import CaptureFailure
 
 _CODECS = {"h264": "h264", "hevc": "hevc", "mjpeg": "mjpeg"}
-_PROBING = "100000"  # microseconds that FFmpeg looks at a stream before it hands over packets
+_PROBING = "100000"  # microseconds that FFmpeg probes a stream before it returns packets
 # AVProducerReferenceTime (libavutil, defs.h): wall clock in microseconds since 1970, flags.
 _PRFT = struct.Struct("=qi")
 # AVRTCPSenderReport (libavcodec, packet.h): SSRC, NTP time (RFC 3550, section 6.4.1); what follows is not needed.
@@ -35,10 +36,10 @@ class PyAvReader:
     FFmpeg's socket timeout shows as a packet first: what its parser held back, maybe half a picture; only the read
     after that one fails. So a read that took RTSP__READ_TIMEOUT is the end, whatever it gave. PyAV's own timeout asks
     for the interpreter's lock with every piece of a packet; it bounds the opening only. A camera that sends reports
-    and no pictures for ever keeps a read waiting: the stream leaves such a thread behind (`ReaderThread.leave`).
+    and no pictures blocks a read for ever: the stream abandons such a thread (`ReaderThread.abandon`).
 
     Over TCP FFmpeg's demuxer has three messages for each RTP packet, and PyAV 18 takes the interpreter's lock for a
-    message before it looks at its level: with 40 cameras at 4 Mbit/s that cost 30 ms of CPU a camera and second, where
+    message before it checks its level: with 40 cameras at 4 Mbit/s that cost 30 ms of CPU a camera and second, where
     OpenCV's took 9.
     """
 
@@ -49,7 +50,7 @@ class PyAvReader:
         self._packets: Iterator[Any] = iter(())
         self._tick = 0.0
         self._begun = False
-        self._second: RawPacket | None = None  # read already, to tell the first one's time
+        self._second: RawPacket | None = None  # read already, to know the first one's time
         self._missed = False  # RTP packets were missing when the packet before was handed over
 
     def open(self) -> StreamInfo:
@@ -59,7 +60,7 @@ class PyAvReader:
             "allowed_media_types": "video",
             "analyzeduration": _PROBING,
             "timeout": str(int(options.read_timeout * 1_000_000)),
-            # Over TCP FFmpeg looks at sequence numbers only with a queue: cameras and relays drop packets there too.
+            # Over TCP FFmpeg checks sequence numbers only with a queue: cameras and relays drop packets there, too.
             "reorder_queue_size": "500" if options.transport == "udp" else "2",
         }
         if options.tls_verify and options.url.startswith("rtsps"):
@@ -133,7 +134,7 @@ class PyAvReader:
 def first_timed(first: RawPacket, second: RawPacket) -> RawPacket:
     """A connection's first packet, which FFmpeg gives no time unless the camera sent RTP-Info.
 
-    FFmpeg counts from it, or from a sender report that came before it: then the camera's clock at both packets tells. A
+    FFmpeg counts from it, or from a sender report that came before it: then the camera's clock at both packets shows it. A
     report that came with the second one is on the first too (the parser hands over side data of what ended the packet):
     the same camera time twice says so.
     """
@@ -145,7 +146,7 @@ def first_timed(first: RawPacket, second: RawPacket) -> RawPacket:
 
 
 def _camera_clock(packet: Any) -> tuple[float | None, int | None]:
-    """The camera's clock at this picture (seconds since 1970), and the newest report's NTP time where it is told."""
+    """The camera's clock at this picture (seconds since 1970), and the newest report's NTP time where it is known."""
     wall = report = None
     if packet.has_sidedata("prft"):
         wall = _PRFT.unpack_from(bytes(packet.get_sidedata("prft")))[0] / 1e6

@@ -1,4 +1,4 @@
-"""The protocol between a stream and whatever reads packets from a camera.
+"""The protocol between a stream and the reader of a camera's packets.
 
 Threads: open, read and close of one reader are called from one and the same thread.
 """
@@ -13,7 +13,7 @@ from services.rtsp_capture.media.packets import RawPacket, StreamInfo
 
 
 class PacketReader(Protocol):
-    """Opens a stream and hands over its packets in decoding order."""
+    """Opens a stream and returns its packets in decoding order."""
 
     def open(self) -> StreamInfo:
         """Connects; blocks up to the open timeout. Raises CaptureFailure."""

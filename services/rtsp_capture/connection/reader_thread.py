@@ -1,8 +1,8 @@
-"""One connection's reader thread: opens, reads until told to stop or the stream breaks, closes. All in that thread.
+"""One connection's reader thread: opens, reads until it is stopped or the stream breaks, closes. All in that thread.
 
 Packets are handed to the event loop through a bounded queue with at most one wake-up under way, so that a burst
-costs one callback. A full queue (a loop that stands still) drops what waits; until the next keyframe what follows
-cannot be decoded and is dropped and counted too.
+costs one callback. A full queue (a blocked loop) drops the packets that wait; those until the next keyframe cannot be
+decoded, and are dropped and counted, too.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ log = get_logger(__name__)
 _throttle = Throttle(600, time.monotonic)
 
 MAX_WAITING_PACKETS = 2000  # packets between thread and loop
-MAX_ABANDONED = 16  # threads of the process whose read does not end, and for which nobody waits any more
+MAX_ABANDONED = 16  # threads of the process whose read does not end, and which are not waited for any more
 _DEPTH = QUEUE_DEPTH.labels(queue="packets")
 
 
 @dataclass(frozen=True, slots=True)
 class ReaderEnd:
-    """How a connection ended: `failure` is None when it was told to stop."""
+    """How a connection ended: `failure` is None when it was stopped."""
 
     failure: CaptureFailure | None
     packets: int
@@ -77,7 +77,7 @@ class ReaderThread:
         self._quit = threading.Event()
         self._count = 0
         self._label: float | None = None  # the last packet's stream time
-        self._lost = False  # packets were dropped, and no keyframe has come since
+        self._after_loss = False  # packets were dropped, and no keyframe has come since
         self._abandoned = False
         self.ended: asyncio.Future[ReaderEnd] = self._loop.create_future()
         self._thread = threading.Thread(target=self._run, name=f"rtsp-{name}"[:60], daemon=False)
@@ -86,12 +86,13 @@ class ReaderThread:
         self._thread.start()
 
     def stop(self) -> None:
-        """Tells the thread to end; it does within the read timeout (or the open timeout). `ended` says when."""
+        """Asks the thread to end, which it does within the read timeout or the open timeout. `ended` says when."""
         self._quit.set()
 
     def abandon(self, failure: CaptureFailure) -> bool:
-        """Ends the connection for whoever waits for it, though its thread is in a read that nothing ends: it goes when
-        the read does, and what it gives then is for nobody. False when MAX_ABANDONED threads of the process are left so.
+        """Ends the connection although its thread is in a read that does not end.
+
+        The thread ends with the read; its packets are ignored. False when MAX_ABANDONED threads are abandoned already.
         """
         if len(_abandoned) >= MAX_ABANDONED:
             return False
@@ -124,7 +125,7 @@ class ReaderThread:
         self._post(lambda: self._on_open(info))
         clock = self._clock(info)
         watch = LossWatch(info.codec, info.extradata)
-        unsettled: list[RawPacket] = []  # their capture times are known only when the first burst is over
+        unsettled: list[RawPacket] = []  # their capture times are known only after the first burst
         while not self._quit.is_set():
             raw = self._reader.read()
             self._count += 1
@@ -136,7 +137,7 @@ class ReaderThread:
             if not clock.receipt.settled:
                 continue
             if unsettled[0].origin != raw.origin and _reordered(unsettled):
-                # What came before the last origin can be decoded, but nobody knows when it was taken.
+                # What came before the last origin can be decoded, but when it was taken is not known.
                 unsettled = [
                     one if one.origin == raw.origin else replace(one, pts=None, origin=raw.origin) for one in unsettled
                 ]
@@ -154,7 +155,7 @@ class ReaderThread:
         )
 
     def _stamp(self, raws: list[RawPacket], clock: TimestampSelector, watch: LossWatch) -> None:
-        """Gives packets their capture times and hands them over."""
+        """Gives packets their capture times and passes them to the loop."""
         known = [raw.pts for raw in raws if raw.pts is not None]
         if self._label is None:
             self._label = min(known, default=0.0) - 1  # nothing is shown before a connection's first keyframe
@@ -162,17 +163,17 @@ class ReaderThread:
             pts = clock.receipt.missing(known) if raw.pts is None and len(known) == len(raws) - 1 else raw.pts
             timed = pts is not None
             pts = self._label = self._label + 1e-4 if pts is None else pts
-            seen = watch.see(raw.data, pts, raw.key)
-            if self._lost and not raw.key:
+            check = watch.check(raw.data, pts, raw.key)
+            if self._after_loss and not raw.key:
                 PACKETS_DROPPED.labels(reason="after_loss").inc()
                 continue
             stamp, steps = self._stamp_of(clock, pts)
             packet = Packet(
                 raw.data, pts, raw.key, self._host.to_wall(raw.received), stamp.at, stamp.uncertainty, self._segment, timed,
                 source=stamp.source, camera_time=stamp.camera_time, clock_offset=stamp.offset,
-                corrupt=raw.corrupt, lost=seen.lost, recovery=seen.recovery, second_field=seen.second_field, steps=steps,
+                corrupt=raw.corrupt, lost=check.lost, recovery=check.recovery, second_field=check.second_field, steps=steps,
             )  # fmt: skip
-            self._lost = not self._hand_over(packet)
+            self._after_loss = not self._hand_over(packet)
             self._judge(clock.trusted, stamp)
 
     def _stamp_of(self, clock: TimestampSelector, pts: float) -> tuple[Stamp, float]:
@@ -184,7 +185,7 @@ class ReaderThread:
                 return stamp, steps
 
     def _judge(self, trusted: bool, stamp: Stamp | None) -> None:
-        """A camera whose clock is off is counted while it is, and told of once in a while."""
+        """A camera whose clock is off is counted while it is, and logged now and then."""
         if trusted is not self._trusted:
             self._trusted = trusted
             CAMERA_CLOCKS_OFF.dec() if trusted else CAMERA_CLOCKS_OFF.inc()
@@ -237,7 +238,7 @@ class ReaderThread:
         READERS_LEFT.set(len(_abandoned))
 
     async def join(self) -> None:
-        """Waits for the thread's end without blocking the loop; not for one that was left."""
+        """Waits for the thread's end without blocking the loop; not for one that was abandoned."""
         while self._thread.is_alive() and not self._abandoned:
             await asyncio.sleep(0.02)
 

@@ -1,4 +1,4 @@
-"""Which picture fills which slot (CONTRACT, "The grid"). Pure: times come in as seconds since the epoch.
+"""Which picture fills which slot. Pure: times come in as seconds since the epoch.
 
 Slot k is due at grid_start + k / fps. A picture belongs to its nearest slot and may fill only that one. Of a slot's
 pictures the nearest to its time wins; in `keyframe` only keyframes count, in `auto` keyframes come first.
@@ -14,9 +14,9 @@ from services.rtsp_capture.media.gop_buffer import Picture
 
 # A picture exactly half-way belongs to the later slot; this much is rounding of floating point, not time.
 _EPSILON = 1e-6
-# Packets of a connection after which the order of decoding tells how far it strays from that of showing.
-_ORDER_KNOWN = 5
-_MAX_REORDER = 1.0  # seconds of stream time; more is a jump
+# Packets of a connection after which it is known how far the order of decoding differs from that of showing.
+_MIN_ORDER_PACKETS = 5
+_MAX_REORDER_SECONDS = 1.0  # of stream time; more is a jump
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class SlotSampler:
             self._segment, self._packets = packet.segment, 0
             self._newest, self._newest_pts, self._reorder = -math.inf, -math.inf, 0.0
         self._packets += 1
-        if 0 < self._newest_pts - packet.pts < _MAX_REORDER:
+        if 0 < self._newest_pts - packet.pts < _MAX_REORDER_SECONDS:
             self._reorder = max(self._reorder, self._newest_pts - packet.pts + _EPSILON)
         else:
             self._newest, self._newest_pts = picture.timestamp, packet.pts
@@ -93,15 +93,15 @@ class SlotSampler:
 
     def _consider(self, best: dict[int, Picture], slot: int, picture: Picture) -> None:
         due = self.time_of(slot)
-        held = best.get(slot)
-        if held is None or abs(picture.timestamp - due) < abs(held.timestamp - due):
+        nearest = best.get(slot)
+        if nearest is None or abs(picture.timestamp - due) < abs(nearest.timestamp - due):
             best[slot] = picture
 
     def _settled(self) -> bool:
         """Whether no picture still to come can change the next slot's choice."""
         best = (self._pictures if self._sampling is Sampling.EXACT else self._keys).get(self.next_slot)
         # Every picture with an earlier capture time than this has been seen.
-        seen = self._newest - self._reorder if self._packets >= _ORDER_KNOWN else -math.inf
+        seen = self._newest - self._reorder if self._packets >= _MIN_ORDER_PACKETS else -math.inf
         if best is None:
             return seen > -math.inf and self.slot_of(seen) > self.next_slot
         due = self.time_of(self.next_slot)

@@ -1,8 +1,8 @@
-"""What says that a picture is not whole, or refers to one that is not.
+"""How it is known that a picture is not whole, or refers to one that is not.
 
-`LossWatch` looks at packets as they come: H.264 numbers its frames, so that a lost one is known before anything is
-decoded (FFmpeg's decoder says nothing about it and shows a smeared picture). `decoder_errors` is what the decoder
-says while it decodes. `Damage` is what both have told about one group of pictures. H.265 is checked by the decoder
+`LossWatch` checks packets as they come: H.264 numbers its frames, so that a lost one is known before anything is
+decoded (FFmpeg's decoder reports nothing and shows a smeared picture). `decoder_errors` are the decoder's own reports
+while it decodes. `Damage` holds what both have reported about one group of pictures. H.265 is checked by the decoder
 alone: each picture lists the ones it refers to.
 """
 
@@ -20,17 +20,17 @@ import av
 
 from services.rtsp_capture.media import h264
 
-# PyAV hands FFmpeg's messages to whoever captures them in the same thread, and the rest to the loggers "libav.*": those
-# end here, as messages of the demuxers may hold whole URLs. Repeated messages must not be swallowed: the second damaged
-# picture says what the first one said.
+# PyAV hands FFmpeg's messages to a capture in the same thread, and the rest to the loggers "libav.*". Those are silenced,
+# as messages of the demuxers may hold whole URLs. Repeated messages must not be dropped: a second damaged picture causes
+# the same message as the first.
 av.logging.set_level(av.logging.WARNING)
 av.logging.set_skip_repeated(False)
 logging.getLogger("libav").propagate = False
 logging.getLogger("libav").addHandler(logging.NullHandler())
 
-# Errors about what does not change any picture: supplemental information and display hints, which some cameras get
-# wrong in every keyframe; and, where decoding began at an open GOP's keyframe, orders to forget pictures of the GOP
-# before (a picture that refers to one that is not there has an error of its own).
+# Errors that change no picture: in supplemental information and display hints, which some cameras get wrong in every
+# keyframe; and, where decoding began at an open GOP's keyframe, commands to drop pictures of the GOP before (a picture
+# that refers to a missing one has an error of its own).
 _HARMLESS = ("SEI", "VUI", "icture timing", "uffering period", "aspect ratio", "mmco: unref short failure")
 _MISSED = "RTP: missed"
 _STEPS = 8  # distances of neighbouring pictures from which the frame rate is known to be steady
@@ -38,23 +38,23 @@ _STEPS = 8  # distances of neighbouring pictures from which the frame rate is kn
 
 @contextmanager
 def decoder_errors() -> Iterator[Callable[[], bool]]:
-    """Within it: whether FFmpeg, in this thread, has told of damage. Measured at 3 µs each."""
+    """Within it: whether FFmpeg, in this thread, has reported damage. Measured at 3 µs each."""
     with av.logging.Capture() as logs:
         yield lambda: any(level <= av.logging.ERROR and not any(one in text for one in _HARMLESS) for level, _, text in logs)
 
 
 @contextmanager
 def lost_packets() -> Iterator[Callable[[], bool]]:
-    """Within it: whether FFmpeg's RTP demuxer, in this thread, has told that packets are missing (UDP)."""
+    """Within it: whether FFmpeg's RTP demuxer, in this thread, has reported missing packets."""
     with av.logging.Capture() as logs:
         yield lambda: any(_MISSED in text for _, _, text in logs)
 
 
 @dataclass(slots=True)
 class Damage:
-    """From which packet of a group on pictures are spoilt, in decoding order; only ever gets worse.
+    """The first spoilt packets of a group, in decoding order; damage only grows.
 
-    `lost_at` is told by whoever takes packets in, the others by the decoder's thread: each has one writer.
+    `lost_at` is written by the event loop, the others by the decoder's thread: each has one writer.
     """
 
     lost_at: float = math.inf
@@ -80,8 +80,8 @@ class Damage:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What a packet's headers and time tell."""
+class PacketCheck:
+    """The result for one packet, by its headers and its time."""
 
     lost: bool = False  # pictures before it never came
     recovery: int = 0  # of a keyframe: pictures after it until one is whole (intra refresh without IDR)
@@ -89,11 +89,11 @@ class Seen:
 
 
 class LossWatch:
-    """Takes the packets of one connection, all of them, in decoding order. Pure.
+    """Checks the packets of one connection, all of them, in decoding order. Pure.
 
     A gap in time alone is no loss: cameras skip pictures when they are busy and slow down at night. It counts where
-    frame numbers cannot tell: where they may have gaps, where so many are missing that they went round, or where a
-    keyframe, which starts them anew, would have been among the missing; and then only while the frame rate is steady
+    frame numbers cannot show a loss: where they may have gaps, where so many pictures are missing that the numbers wrapped,
+    or where a keyframe, which resets them, would have been among the missing; and then only while the frame rate is steady
     and pictures come in the order of showing.
     """
 
@@ -112,11 +112,11 @@ class LossWatch:
             for nal in h264.annex_b(extradata).split(b"\0\0\1")[1:]:
                 self._parameters(nal.rstrip(b"\0"))
 
-    def see(self, data: bytes, pts: float, key: bool) -> Seen:
+    def check(self, data: bytes, pts: float, key: bool) -> PacketCheck:
         """`pts` in seconds."""
         header, sequence, recovery = self._headers(data, key) if self._h264 else (None, None, 0)
         if header is not None and self._second_field(header):
-            return Seen(second_field=True)
+            return PacketCheck(second_field=True)
         missing = self._missing(pts)
         lost = self._numbers_gap(header, sequence) if header is not None and sequence is not None else None
         if self._h264 and missing and (lost is None or self._hides(missing, sequence)):
@@ -125,7 +125,7 @@ class LossWatch:
         if key:
             self._group, self._since_key = self._since_key if self._since_key > 0 else math.inf, 0
         idr = header is not None and header.idr
-        return Seen(bool(lost) and not idr, recovery)
+        return PacketCheck(bool(lost) and not idr, recovery)
 
     def _headers(self, data: bytes, key: bool) -> tuple[h264.SliceHeader | None, h264.Sequence | None, int]:
         recovery = 0
@@ -174,7 +174,7 @@ class LossWatch:
         return False
 
     def _numbers_gap(self, header: h264.SliceHeader, sequence: h264.Sequence) -> bool | None:
-        """Whether frame numbers (7.4.3) show a loss; None: they cannot tell."""
+        """Whether frame numbers (7.4.3) show a loss; None: they cannot."""
         before, self._number = self._number, header.frame_num if header.reference or header.idr else self._number
         if header.idr or before is None:
             return False

@@ -1,8 +1,9 @@
 """From encoded packets to one picture.
 
-One `PictureDecoder` a stream and connection, reused: it goes on from where it stands when that is on the way to the
-wanted picture, else it starts at the keyframe. One thread, no frame threads (they do not help, and H.265 can hang on
-a drain with them). Calls come one at a time, from any thread of the decode pool.
+One `PictureDecoder` per connection, reused: it continues from its position when that is on the way to the wanted
+picture, else it starts at the keyframe. One thread, no frame threads: they do not help, and H.265 can hang when such a
+decoder is drained. Calls come one at a time, from any thread of the decode pool. One module, because planning what to
+feed and taking what comes out share the decoder's position.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from utils.exceptions import CaptureFailure
 
 __all__ = ["Jpeg", "PictureDecoder"]
 
-KEPT = 2  # decoded frames kept for whoever wants the same picture: 3.3 MB each at 1080p
+KEPT = 2  # decoded frames kept for callers that want the same picture: 3.3 MB each at 1080p
 KEPT_SECONDS = 0.5
 _AHEAD = 4  # frames that came out before they were asked for
 _PENDING = 64  # packets whose frame may still come out
@@ -35,13 +36,13 @@ _TIME_BASE = Fraction(1, 90_000)
 
 @dataclass(slots=True)
 class _Fed:
-    """A packet that the decoder was given, and where what it tells about it is noted."""
+    """A packet that the decoder was fed, and the damage that its errors are noted in."""
 
     packet: Packet
     damage: Damage
     index: int  # in its GOP
     leading: bool
-    blind: bool  # what it refers to was not decoded: its errors tell nothing
+    blind: bool  # its references were not decoded, so its errors mean nothing
     label: int = 0  # counts packets up
 
 
@@ -65,7 +66,7 @@ class PictureDecoder:
         self._context: Any = None
         self._last: Packet | None = None  # the packet fed last; None: it has to begin at a keyframe
         self._whole_from: Packet | None = None  # the keyframe it began with
-        self._goes_on = False  # the picture wanted last was no keyframe: after one, what follows it will be wanted, too
+        self._goes_on = False  # the last picture was no keyframe: then the pictures after it are likely to be wanted, too
         self._pending: dict[int, _Fed] = {}  # packets whose frame has not come out, by label
         self._label = 0
         # The first packet that was damaged: what was fed after it may show that, even a keyframe.
@@ -86,7 +87,8 @@ class PictureDecoder:
             raise CaptureFailure("decode_failed", "The picture refers to some from before the connection.")
         self.forget()
         kept = self._kept.get(id(picture.packet)) or self._decode(picture)
-        if kept is None and self._stained is not None and not picture.damaged:  # by what does not concern it: begin anew
+        # Damage that does not concern the picture: the decoder begins again.
+        if kept is None and self._stained is not None and not picture.damaged:
             kept = self._decode(picture)
         if picture.damaged:  # learnt just now
             raise CaptureFailure("decode_failed", "The picture's data is damaged.")
@@ -96,9 +98,9 @@ class PictureDecoder:
         return kept.frame
 
     def advance(self, picture: Picture) -> None:
-        """Decodes up to the picture and keeps its frame, so that `decode` has little left to do: a decoder kept in step.
+        """Decodes up to the picture and keeps its frame, so that `decode` has little left to do: a live decoder.
 
-        Cheap only when called for each packet as it comes. Raises nothing: what is wrong is told when it is wanted.
+        Cheap only when called for each packet as it comes. Raises nothing: errors are raised when the picture is wanted.
         """
         if self._info.codec == "mjpeg" or picture.damaged or not picture.decodable or id(picture.packet) in self._kept:
             return
@@ -107,7 +109,7 @@ class PictureDecoder:
         self._trim(picture)
 
     def forget(self) -> bool:
-        """Lets frames go that were decoded KEPT_SECONDS ago; whether there are others left. Not while it decodes."""
+        """Releases frames that were decoded KEPT_SECONDS ago; True when others are left. Not while it decodes."""
         oldest = self._monotonic() - KEPT_SECONDS
         self._kept = {key: kept for key, kept in self._kept.items() if kept.at > oldest}
         return bool(self._kept)
@@ -130,7 +132,7 @@ class PictureDecoder:
                 if wanted in self._kept or picture.damaged:
                     break
         if wanted not in self._kept and self._last is not None:
-            # A drain gives out what is held back; the decoder has to begin anew then.
+            # A drain outputs what the decoder holds back; after it the decoder has to begin again.
             self._take(lambda: self._context.decode(None), None, picture)
             self._last = None
         if alone and wanted in self._kept and not (self._goes_on and self._last is not None):
@@ -141,14 +143,14 @@ class PictureDecoder:
         return self._kept.get(wanted)
 
     def _run(self, picture: Picture, plan: list[_Fed]) -> None:
-        """Feeds the plan up to the first packet that turns out to spoil the picture."""
+        """Feeds the plan up to the first packet that spoils the picture."""
         for fed in plan:
             self._feed(fed, picture)
             if picture.damaged:
                 break
 
     def _plan(self, picture: Picture) -> list[_Fed]:
-        """What is to be fed up to the picture: on from where the decoder stands, or from the keyframe."""
+        """The packets to feed up to the picture: on from the decoder's position, or from the keyframe."""
         gop, index = picture.gop, picture.index
         packets, before, last = gop.packets, gop.previous, self._last
         if last is not None and self._context is not None and self._stained is None:
@@ -172,7 +174,7 @@ class PictureDecoder:
         return [*earlier, *_entries(packets, gop.damage, 0, index + 1)]
 
     def _ahead(self, picture: Picture) -> list[_Fed]:
-        """What comes after the picture, from where the decoder stands: a decoder holds a picture back while others may
+        """The packets after the picture, from the decoder's position: a decoder holds a picture back while others may
         be shown before it.
         """
         gop, blind = picture.gop, self._whole_from is picture.gop.packets[0]
@@ -195,7 +197,7 @@ class PictureDecoder:
         self._take(lambda: self._context.decode(packet), fed, picture)
 
     def _take(self, decode: Callable[[], list[Any]], fed: _Fed | None, picture: Picture) -> None:
-        """Keeps what comes out from the picture on; what the decoder complains of spoils its packet and those after."""
+        """Keeps the frames that come out, from the picture on; an error spoils its packet and those after it."""
         with decoder_errors() as damaged:
             try:
                 frames = decode()
@@ -242,7 +244,7 @@ class PictureDecoder:
         self._pending.clear()
 
     def luma(self, picture: Picture, width: int) -> Luma:
-        """The picture in grey, `width` wide, for looking at, not for storing. Raises CaptureFailure decode_failed."""
+        """The picture in grey, `width` wide, for analysis, not for storing. Raises CaptureFailure decode_failed."""
         if self._info.codec == "mjpeg":
             return received_luma(picture.packet.data, width)
         return small_luma(self.frame(picture), width)
@@ -259,12 +261,12 @@ def _entries(gop: list[Packet], damage: Damage, start: int, end: int, *, blind: 
 
 
 def _position(packets: list[Packet], packet: Packet) -> int | None:
-    """Where that very packet stands."""
+    """The index of that very packet."""
     return next((at for at in range(len(packets) - 1, -1, -1) if packets[at] is packet), None)
 
 
 def _av_packet(packet: Packet, label: int) -> Any:
-    """With a label of its own as its time: streams' times may repeat, and a frame has to be told from any other."""
+    """With a label of its own as its time: streams' times may repeat, and frames must not be confused."""
     made = av.Packet(packet.data)
     made.pts = label
     made.time_base = _TIME_BASE

@@ -1,4 +1,4 @@
-"""What a stream keeps: packets with their capture times, in groups that begin with a keyframe (GOPs)."""
+"""The packets that a stream keeps, with their capture times, in groups of pictures that begin with a keyframe (GOPs)."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Packet:
     timestamp: float  # capture time, seconds since the epoch
     uncertainty: float  # seconds
     segment: int
-    timed: bool = True  # False: `pts` is only a label, and nobody knows when the picture was taken
+    timed: bool = True  # False: `pts` is only a label; when the picture was taken is not known
     corrupt: bool = False  # parts of it never came
     lost: bool = False  # packets before it never came (`damage.LossWatch`)
     recovery: int = 0  # of a keyframe: pictures after it until one is whole (intra refresh without IDR)
     second_field: bool = False  # no picture of its own: the other half of the one before
     source: TimestampSource = TimestampSource.RECEIPT  # whose clock `timestamp` is by
     camera_time: float | None = None  # by the camera's own clock, seconds since the epoch; None: not known
-    clock_offset: float | None = None  # seconds that the camera's clock is ahead of ours (`capture_clock`)
+    clock_offset: float | None = None  # seconds that the camera's clock is ahead of ours (`timestamp_source`)
     steps: float = 0.0  # seconds by which this host's clock had been set (`host_clock`) when `timestamp` was made
 
 
@@ -61,7 +61,7 @@ class Gop:
     def append(self, packet: Packet) -> None:
         """After a loss the pictures are spoilt until the next keyframe."""
         if len(self.packets) == 1 and packet.pts > self.packets[0].pts and not self.packets[0].recovery:
-            # Pictures shown before the keyframe come right after it: there are none, nobody needs the GOP before.
+            # Pictures shown before the keyframe come right after it: there are none, so the GOP before is not needed.
             self.previous, self.previous_damage = [], Damage()
         if packet.corrupt or packet.lost:
             self.damage.lost(len(self.packets))
@@ -74,12 +74,12 @@ class Gop:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture that can be decoded: its packet, and where it stands in its GOP."""
+    """A picture that can be decoded: its packet, and its index in its GOP."""
 
     packet: Packet
     gop: Gop
     index: int
-    shift: float = 0.0  # seconds by which the clock of whoever looks at it is ahead of the packet's (`capture_time`)
+    shift: float = 0.0  # seconds by which the reader's clock (a capture's) is ahead of the packet's
 
     @property
     def timestamp(self) -> float:
@@ -119,7 +119,7 @@ class Picture:
 
     @property
     def usable(self) -> bool:
-        """Whether it can be decoded, and is known to have been taken when it says."""
+        """Whether it can be decoded, and its capture time is known."""
         packet = self.packet
         return packet.timed and not packet.second_field and self.decodable and not self.damaged
 
@@ -174,7 +174,7 @@ class Ring:
         return max(1e-6, self._latest - self._gops[0].packets[0].timestamp)
 
     def evict(self) -> None:
-        """Gives up the oldest GOP, unless it is the only one."""
+        """Removes the oldest GOP, unless it is the only one."""
         if len(self._gops) > 1:
             self._count(-self._gops.popleft().size)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 SLICE, IDR, SEI, SPS, PPS = 1, 5, 6, 7, 8  # table 7-1
 _RECOVERY_POINT = 6  # H.264, D.1
-# Profiles whose sequence parameter sets tell the chroma format (7.3.2.1.1).
+# Profiles whose sequence parameter sets hold the chroma format (7.3.2.1.1).
 _HIGH = frozenset((100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135))
 _HEADER = 48  # bytes of a slice that hold what is read of its header
 

@@ -34,7 +34,7 @@ _NO_LENGTH = frozenset((0x01, *range(0xD0, 0xDA)))  # markers without a segment
 
 @dataclass(frozen=True, slots=True)
 class Jpeg:
-    """One encoded picture. `integrity`: "unknown" where parts may have been lost and nothing would have told."""
+    """One encoded picture. `integrity`: "unknown" where parts may be lost without any sign of it."""
 
     data: bytes
     width: int

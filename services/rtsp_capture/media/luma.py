@@ -1,4 +1,4 @@
-"""Small grey pictures of decoded frames, for motion: nothing is kept of colour and detail."""
+"""Small grey pictures of decoded frames, for motion; colour and detail are left out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Luma = NDArray[np.uint8]
 
 
 def small_luma(frame: Any, width: int) -> Luma:
-    """The frame's luma `width` points wide, each the mean of those that it stands for.
+    """The frame's luma `width` points wide, each the mean of those that it replaces.
 
     Of 8-bit planar formats the first plane is luma as it lies (no copy); others are converted.
     """

@@ -1,4 +1,4 @@
-"""What a reader hands over: encoded packets, and what is known about their stream."""
+"""The output of a reader: encoded packets, and what is known about their stream."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ class RawPacket:
     data: bytes  # Annex B
     pts: float | None  # seconds on the stream's own clock, its origin the connection's; None: FFmpeg did not say
     key: bool
-    received: float  # steady time (`host_clock`), seconds since the epoch, when it was handed over
-    origin: int = 0  # times of different origins cannot be compared where there are B-pictures (`stream_times`)
+    received: float  # steady time (`host_clock`), seconds since the epoch, when the reader got it
+    origin: int = 0  # times of different origins cannot be compared where there are B-pictures (`opencv_timestamps`)
     corrupt: bool = False  # parts of it are known never to have come
     camera: float | None = None  # the camera's own clock at this picture, seconds since the epoch; None: not known
-    report: int | None = None  # NTP time of the sender report that this is by, where the demuxer tells
+    report: int | None = None  # NTP time of the sender report that `camera` is based on, where the demuxer has it
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,9 @@ class Evictable(Protocol):
 
 
 class RingBudget:
-    """Takes the oldest GOP from whichever ring reaches furthest back until the sum fits. On the event loop.
+    """Takes the oldest GOP from the ring that reaches furthest back until the sum fits. On the event loop.
 
-    Rings of expensive cameras and of cheap ones so end at about the same length in seconds. Newest GOPs are never
+    So rings of high and low bit rates end at about the same length in seconds. Newest GOPs are never
     taken: with very many streams their sum may exceed the budget, and RTSP__RING_BYTES bounds each.
     """
 

@@ -34,7 +34,7 @@ class StreamHub:
 
     @property
     def free(self) -> int:
-        """How many more streams may be opened now; lingering ones count as free, for they make room when asked."""
+        """How many more streams may be opened now; lingering ones count, because they are closed when room is wanted."""
         idle = sum(1 for shared in self._shared.values() if not shared.users)
         return max(0, self._deps.settings.MAX_CONCURRENT_STREAMS - len(self._shared) - len(self._closing) + idle)
 
@@ -69,7 +69,7 @@ class StreamHub:
         return shared.stream
 
     def release(self, key: StreamKey) -> None:
-        """Gives back what `acquire` gave. A stream that is down or stalled, or whose room is wanted, does not linger."""
+        """Returns an acquired stream. A stream that is down or stalled, or whose room is wanted, does not linger."""
         shared = self._shared[key]
         shared.users -= 1
         if shared.users:

@@ -1,7 +1,7 @@
 """Keeps the streams of cameras with `keep_open` open, and finds the status of a camera's stream.
 
-The table is the truth: it is read every few seconds, and at once when this process changed it, so that changes made
-by another process are followed too. Everything here runs on the event loop.
+The table of cameras is read every few seconds, and at once when this process changed it, so that changes made by another
+process are followed, too. Everything here runs on the event loop.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class KeepOpenStreams:
         if (withheld := self._throttle.allow(camera_id)) is not None:
             log.warning("keep_open_not_possible", camera_id=camera_id, reason=reason, withheld=withheld)
 
-    # -- how a stream stands -----------------------------------------------------------------------------------
+    # -- a stream's status -------------------------------------------------------------------------------------
 
     def stream_of(self, camera_id: str) -> tuple[Stream, int] | None:
         """The camera's stream in this process, and how many captures use it.

@@ -1,8 +1,8 @@
-"""A decoder kept in step with its stream for some seconds after a snapshot.
+"""A decoder that follows its stream for some seconds after a snapshot.
 
-The first snapshot decodes from the last keyframe on, up to a whole GOP; those that follow soon find their picture
-decoded. A stream at 25 pictures a second costs about 9 % of a core while that lasts. It is not the decoder of the
-stream's captures: theirs stands where their slots are, somewhat in the past.
+The first snapshot decodes from the last keyframe on, up to a whole GOP; the next ones find their picture decoded. At 25
+pictures a second this costs about 9 % of a core. It is not the decoder of the stream's captures, whose position is at
+their slots, somewhat in the past.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class LiveDecoder:
 
     @property
     def active(self) -> bool:
-        """Whether it is kept in step now."""
+        """Whether it follows the stream now."""
         return self._decoder is not None
 
     async def jpeg(self, info: StreamInfo, picture: Picture, quality: int) -> Jpeg:
@@ -59,7 +59,7 @@ class LiveDecoder:
             self._following = asyncio.create_task(self._advance())
 
     async def _advance(self) -> None:
-        """Up to the newest picture; those that come meanwhile are caught up with in one go."""
+        """Decodes up to the newest picture, and then up to those that came meanwhile."""
         while self._newest is not None:
             async with self._lock:
                 picture, self._newest = self._newest, None
@@ -67,7 +67,7 @@ class LiveDecoder:
                     await self._pool.run(self._decoder.advance, picture)
 
     async def close(self) -> None:
-        """Lets the decoder go once it is not at work."""
+        """Releases the decoder once it is idle."""
         self._decoder = self._newest = None
         if self._following is not None:
             await asyncio.gather(self._following, return_exceptions=True)

@@ -1,7 +1,7 @@
 """Tries a camera: the check, then some seconds of its packets over a connection of its own, one picture decoded.
 
 What is found is in `ProbeFindings` (pure: packets in, figures and warnings out). The reader runs in its own thread as for a
-capture, and is stopped and joined whatever happens, also when the caller goes away.
+capture, and is always stopped and joined, also when the caller is cancelled.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class ProbeFindings:
 
     @property
     def enough(self) -> bool:
-        """Whether more packets would tell nothing more."""
+        """Whether more packets would add nothing."""
         if self.bytes >= MAX_BYTES or self.span >= KEYFRAME_TIMEOUT:
             return True
         clock = not self.reported or self.packets[-1].clock_offset is not None or self.span >= REPORT_TIMEOUT
@@ -96,7 +96,7 @@ class ProbeFindings:
         return False
 
     def warnings(self, transport: str, max_offset: float = 1.0) -> list[str]:
-        """What whoever sets up the camera should know, in sentences. `max_offset`: RTSP__MAX_CLOCK_OFFSET."""
+        """Sentences for the person who sets up the camera. `max_offset`: RTSP__MAX_CLOCK_OFFSET."""
         found = []
         fps, interval = self.fps, self.keyframe_interval
         if not self.keys:

@@ -1,6 +1,6 @@
-"""One camera stream kept open: check, read, back off, again, until nobody needs it.
+"""One camera stream: check, read, back off, and again, until it is closed.
 
-Everything here runs on the event loop but the reader's thread (`thread`) and the decoding (the pool).
+Everything here runs on the event loop except the reader's thread (`reader_thread`) and the decoding (the pool).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _NO_PICTURES = "The camera keeps the connection and sent no picture for twice RT
 
 
 class Listener(Protocol):
-    """Who is told what a stream gives. Called on the event loop; must return at once."""
+    """Receives what a stream delivers. Called on the event loop; must return at once."""
 
     def on_picture(self, picture: Picture) -> None:
         """A packet came, in decoding order."""
@@ -126,7 +126,7 @@ class Stream:
 
     @property
     def reconnects(self) -> int:
-        """How often the connection was made anew."""
+        """How often the stream was reconnected."""
         return max(0, self._segment - 1)
 
     def source_info(self, picture: Jpeg | None = None) -> SourceInfo | None:
@@ -136,9 +136,9 @@ class Stream:
         return SourceInfo(self.info.codec, width, height, self.info.fps)
 
     def newest(self, now: float, max_staleness: float) -> Picture | None:
-        """What it gives at once: its newest picture, or its last keyframe while that is `max_staleness` seconds young.
+        """A picture that is there now: the last keyframe when it is at most `max_staleness` seconds old, else the newest.
 
-        None when nothing came for RTSP__READ_TIMEOUT, or nobody knows when what came was taken.
+        None when nothing came for RTSP__READ_TIMEOUT, or when it is not known when the picture was taken.
         """
         if self.status.silent > self._settings.READ_TIMEOUT:
             return None
@@ -148,7 +148,7 @@ class Stream:
         newest = self.ring.newest()
         return newest if newest is not None and newest.packet.timed else None
 
-    # -- keeping it open ---------------------------------------------------------------------------------------
+    # -- the connections ---------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
         failures = 0
@@ -173,7 +173,7 @@ class Stream:
         except Exception as error:  # nothing may end the stream's task while captures wait for it
             log.exception("stream_check_failed", camera_id=self.key.camera_id)
             return CaptureFailure("stream_ended", f"The camera could not be asked ({type(error).__name__})."), 0
-        if described is None or self._closing.is_set():  # told to close right when the check had ended
+        if described is None or self._closing.is_set():  # closed right when the check had ended
             return None, 0
         self._segment += 1
         settings = self._settings
@@ -196,14 +196,14 @@ class Stream:
         return end.failure or CaptureFailure("stream_ended", "The stream ended."), end.packets
 
     async def _until_ended(self, thread: ReaderThread) -> ReaderEnd:
-        """What a read has no timeout of its own for, this ends: a camera that sends reports and no pictures (PyAV).
+        """Waits for the connection's end; abandons a camera that sends reports and no pictures, which PyAV's read waits for.
 
-        Two looks in a row have to find it silent: a process that stood still finds every stream so, at first.
+        The stream must be silent in two checks in a row: in a process that was suspended the first one always finds it so.
         """
-        limit, looks = 2 * self._settings.READ_TIMEOUT, 0
+        limit, silent_checks = 2 * self._settings.READ_TIMEOUT, 0
         while not (await asyncio.wait({thread.ended}, timeout=limit / 4))[0]:
-            looks = looks + 1 if self.status.open and self.status.silent > limit else 0
-            if looks >= 2 and thread.abandon(CaptureFailure("read_timeout", _NO_PICTURES)):
+            silent_checks = silent_checks + 1 if self.status.open and self.status.silent > limit else 0
+            if silent_checks >= 2 and thread.abandon(CaptureFailure("read_timeout", _NO_PICTURES)):
                 log.warning("stream_left", camera_id=self.key.camera_id, silent_s=round(self.status.silent, 1))
         return thread.ended.result()
 
@@ -239,7 +239,7 @@ class Stream:
             listener.on_failure(failure)
 
     async def _back_off(self, failures: int, slow: bool) -> None:
-        """Exponential with jitter (half to whole), interruptible."""
+        """Waits exponentially longer, with jitter (half to whole), or until the stream is closed."""
         longest = self._settings.RECONNECT_MAX_DELAY
         delay = longest if slow else min(longest, self._settings.RECONNECT_DELAY * 2 ** min(failures - 1, 16))
         try:

@@ -1,4 +1,4 @@
-"""How a stream stands: one truth for its captures, the cameras resource, the metrics and the log."""
+"""The status of a stream, for its captures, the cameras resource, the metrics and the log."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _throttle = Throttle(FAILURE_LOG_INTERVAL, time.monotonic)
 class StreamState(StrEnum):
     CONNECTING = "connecting"
     LIVE = "live"
-    STALLED = "stalled"  # open, and nothing comes; after RTSP__READ_TIMEOUT it is opened anew
+    STALLED = "stalled"  # open, and nothing comes; after RTSP__READ_TIMEOUT it is opened again
     BACKING_OFF = "backing_off"
     CLOSED = "closed"
 
 
 class StreamTracker:
-    """The state of one stream. Made and used on the event loop, whose timer tells a stall.
+    """The state of one stream. Made and used on the event loop, whose timer detects a stall.
 
     Each change is one line, `stream_state`. Of a camera that fails over and over, one failure in FAILURE_LOG_INTERVAL
     seconds is written, and one stall, with the count of those withheld since; a retry's `connecting` is written only
@@ -43,9 +43,9 @@ class StreamTracker:
         self._camera_id = camera_id
         self._throttle = throttle
         self._failures = 0  # in a row
-        self._withheld = 0  # failures and stalls that no line told of yet
-        self._stall_logged = True  # whether the latest stall was written
-        self._failure_logged = True  # whether the latest failure was written
+        self._withheld = 0  # failures and stalls that were not logged
+        self._stall_logged = True  # whether the latest stall was logged
+        self._failure_logged = True  # whether the latest failure was logged
         self._loop = asyncio.get_running_loop()
         self._changed = self._heard = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
@@ -101,7 +101,7 @@ class StreamTracker:
         self._enter(StreamState.CLOSED)
 
     def _start_stall_timer(self) -> None:
-        """Looks again when the stream would have been silent for STALL_TIMEOUT seconds: one timer, not one a packet."""
+        """Checks when the stream would have been silent for STALL_TIMEOUT: one timer, not one a packet."""
         self._stop_stall_timer()
         if self._closing:
             return

@@ -10,12 +10,12 @@ The clock is valid while the two newest agree; what disagrees with its successor
 
 from __future__ import annotations
 
-AGREE = 0.020  # seconds by which neighbouring reports may differ, beside what drift explains
-STEP = 0.020  # seconds from the base in use to the newest that are stepped; less is slewed
+MAX_DISAGREEMENT = 0.020  # seconds by which neighbouring reports may differ, beside what drift explains
+STEP_SECONDS = 0.020  # from the base in use to the newest that are stepped; less is slewed
 SLEW = 500e-6  # seconds a second
 ROUNDING = 1.5e-6  # seconds; microseconds in FFmpeg, and floating point at today's epoch
-MAX_AGE = 300.0  # seconds after the last report that the camera's two clocks may have drifted apart too far
-FLOOR = 0.001  # seconds; what happens between sensor and RTP clock inside a camera, nobody tells
+MAX_AGE_SECONDS = 300.0  # after the last report: then the camera's two clocks may have drifted apart too far
+FLOOR = 0.001  # seconds; what happens between sensor and RTP clock inside a camera is not known
 DRIFT = 50e-6  # seconds a second that a crystal is off
 
 
@@ -37,21 +37,21 @@ class CameraClock:
         self._last = 0.0
 
     def observe(self, pts: float, camera: float, received: float, report: int | None = None) -> None:
-        """The next packet: stream time, the camera's clock, receipt (seconds); the report's own time where told."""
+        """The next packet: stream time, the camera's clock, receipt (seconds); the report's own time where it is known."""
         base = camera - pts
-        told = report is not None and self._report is not None and report != self._report
+        renewed = report is not None and self._report is not None and report != self._report
         self._report = report if report is not None else self._report
         if self._newest is None:
             self._begin(base, received)
-        elif told or max(self._high, base) - min(self._low, base) > ROUNDING:
+        elif renewed or max(self._high, base) - min(self._low, base) > ROUNDING:
             self._differ = abs(base - self._newest)
-            self._agreed = self._differ <= AGREE + SLEW * max(0.0, received - self._reported)
+            self._agreed = self._differ <= MAX_DISAGREEMENT + SLEW * max(0.0, received - self._reported)
             self._begin(base, received)
         else:
             self._low, self._high = min(self._low, base), max(self._high, base)
         if not self._agreed:
             self._base = None
-        elif self._base is None or abs(base - self._base) > STEP:
+        elif self._base is None or abs(base - self._base) > STEP_SECONDS:
             self._base = base
         else:
             most = SLEW * max(0.0, received - self._last)
@@ -69,7 +69,7 @@ class CameraClock:
 
     def time_of(self, pts: float) -> float | None:
         """The camera's clock at a picture, seconds since the epoch; None while it is not valid."""
-        if self._base is None or self._last - self._reported > MAX_AGE:
+        if self._base is None or self._last - self._reported > MAX_AGE_SECONDS:
             return None
         return pts + self._base
 

@@ -1,7 +1,7 @@
 """This host's clock for receipt times: it runs on the monotonic clock, and notices when the wall clock is set.
 
-Packets are stamped in steady time, which never jumps, so that what is learnt about a stream (`clock`) stays true over
-a step. Only when a picture gets its capture time is it brought to wall time, by what the steps came to until then.
+Packets are stamped in steady time, which never jumps, so that what is learnt about a stream (`receipt_clock`) stays true
+across a step. Only a picture's capture time is brought to wall time, by the sum of the steps until then.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from utils.metrics import HOST_CLOCK_STEPS
 
 log = get_logger(__name__)
 
-STEP = 0.020  # seconds between both clocks that are a step; less is what reading them costs
+STEP_SECONDS = 0.020  # between both clocks that are a step; less is what reading them costs
 _SLEW = 500e-6  # seconds a second, for less than a step
-_QUICK = 0.002  # seconds that a look may take to be believed: the thread may be put aside between two clocks
+_MAX_READ_SECONDS = 0.002  # for reading both clocks: beyond, the thread was suspended between them
 
 
 class HostClock:
-    """Steady seconds (since the epoch, as the wall clock stood at the start), and wall seconds. For all threads."""
+    """Steady seconds (since the epoch, by the wall clock at the start), and wall seconds. For all threads."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time) -> None:
         self._monotonic = monotonic
@@ -30,7 +30,7 @@ class HostClock:
         self._origin = wall() - monotonic()
         self._steps = 0.0  # what wall time is ahead of steady time: by having been set,
         self._slewed = 0.0  # and by having been drawn along
-        self._looked = monotonic()
+        self._compared_at = monotonic()
 
     def steady(self) -> float:
         """Never jumps; differences are true durations."""
@@ -39,7 +39,7 @@ class HostClock:
     def to_wall(self, steady: float) -> float:
         """The wall time of a steady time, by the wall clock as it is set now."""
         with self._guard:
-            self._look()
+            self._compare_clocks()
             return steady + self._steps + self._slewed
 
     @property
@@ -49,26 +49,26 @@ class HostClock:
             return self._steps
 
     def unset(self, steps: float) -> float:
-        """What the wall clock would show now had it not been set since `steps` was what it is."""
+        """What the wall clock would show now had it not been set since `steps` had this value."""
         with self._guard:
-            self._look()
+            self._compare_clocks()
             return self.steady() + steps + self._slewed
 
-    def _look(self) -> None:
+    def _compare_clocks(self) -> None:
         before = self._monotonic()
         wall = self._wall()
         after = self._monotonic()
-        if after - before > _QUICK:
+        if after - before > _MAX_READ_SECONDS:
             return
         moved = wall - (before + after) / 2 - self._origin - self._steps - self._slewed
-        if abs(moved) > STEP:
+        if abs(moved) > STEP_SECONDS:
             self._steps += moved
             HOST_CLOCK_STEPS.inc()
             log.warning("host_clock_stepped", seconds=round(moved, 3))
         else:
-            most = _SLEW * (before - self._looked)
+            most = _SLEW * (before - self._compared_at)
             self._slewed += min(most, max(-most, moved))
-        self._looked = before
+        self._compared_at = before
 
 
 HOST = HostClock()

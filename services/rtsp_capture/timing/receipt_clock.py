@@ -5,7 +5,7 @@ A packet is received some delay after its picture was taken; jitter only ever ad
 the jitter. FFmpeg's parser hands each packet over when the next one begins: one frame's duration is subtracted (not of
 Motion JPEG, whose pictures RTP's marker bit ends).
 
-The first packets of a connection come in a burst: FFmpeg held them back while it looked at the stream, and some
+The first packets of a connection come in a burst: FFmpeg held them back while it probed the stream, and some
 cameras repeat what they sent before. Each is late, by less and less, until the burst has run dry: `settled` says so.
 """
 
@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections import deque
 from itertools import pairwise
 
-WINDOW = 10.0  # seconds of packets that the envelope looks at
-STEP = 0.020  # seconds; a difference beyond this is stepped, below it is slewed
+WINDOW_SECONDS = 10.0  # of packets that the envelope covers
+STEP_SECONDS = 0.020  # a difference beyond this is stepped, below it is slewed
 SLEW = 500e-6  # seconds a second
 MAX_JUMP = 2.0  # seconds of stream time between neighbours that mean another timeline
 SETTLE_PACKETS = 5  # the burst is over when so many packets in a row did not lower the envelope
@@ -63,7 +63,7 @@ class ReceiptClock:
         while self._window and self._window[-1][1] >= difference:
             self._window.pop()
         self._window.append((received, difference))
-        while self._window[0][0] < received - WINDOW:
+        while self._window[0][0] < received - WINDOW_SECONDS:
             self._window.popleft()
         envelope = self._window[0][1]
         if not self._settled:
@@ -75,7 +75,7 @@ class ReceiptClock:
                 self._quiet_anchors += pts > self._newest
             quiet = self._quiet >= SETTLE_PACKETS and self._quiet_anchors >= SETTLE_ANCHORS
             self._settled = quiet or received - self._began >= SETTLE_TIMEOUT
-        elif abs(envelope - self._offset) > STEP:
+        elif abs(envelope - self._offset) > STEP_SECONDS:
             self._offset = envelope
         else:
             allowed = SLEW * max(0.0, received - self._last[1]) if self._last else 0.0
@@ -98,9 +98,9 @@ class ReceiptClock:
     def uncertainty(self) -> float:
         """Seconds by which `time_of` may be wrong, beside the delay that all packets have in common."""
         if not self._window or self._last is None:
-            return STEP
-        unfilled = max(0.0, 1 - (self._last[1] - self._began) / WINDOW)
-        return self._duration / 2 + abs(self._window[0][1] - self._offset) + STEP * unfilled
+            return STEP_SECONDS
+        unfilled = max(0.0, 1 - (self._last[1] - self._began) / WINDOW_SECONDS)
+        return self._duration / 2 + abs(self._window[0][1] - self._offset) + STEP_SECONDS * unfilled
 
     def _begin(self, received: float) -> None:
         self._window.clear()
@@ -112,7 +112,7 @@ class ReceiptClock:
         self._settled = False
 
     def _learn_duration(self, pts: float) -> None:
-        """The median distance of neighbours in the order of showing, whatever the order of decoding."""
+        """The median distance of neighbours in the order of showing, not of decoding."""
         self._pts.append(pts)
         self._count += 1
         if self._count > 2 * SETTLE_PACKETS and self._count % 8:

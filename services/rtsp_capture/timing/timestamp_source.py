@@ -1,7 +1,7 @@
 """Which clock says when a picture was taken: the camera's where it can be trusted, else receipt. Pure.
 
 Receipt is late by the delay between sensor and socket. So the camera's clock, seen from here, is behind by that delay
-when it is in step; `offset` is the difference as seen, the delay in it.
+when it is right; `offset` is the difference as measured, the delay included.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from models.values import TimestampSource
 from services.rtsp_capture.timing.camera_clock import CameraClock
 from services.rtsp_capture.timing.receipt_clock import ReceiptClock
 
-PLAUSIBLE_DELAY = 0.3  # seconds from sensor to socket that need no explaining: exposure, encoder, B-pictures, network
-_BACK = 0.9  # of the largest offset: below it a clock is trusted again
+PLAUSIBLE_DELAY_SECONDS = 0.3  # from sensor to socket that need no explaining: exposure, encoder, B-pictures, network
+_TRUST_AGAIN = 0.9  # of the largest offset: below it a clock is trusted again
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +59,8 @@ class TimestampSelector:
         if camera is None:
             return Stamp(host, self.receipt.uncertainty(), TimestampSource.RECEIPT, None, None)
         offset = camera - host
-        self.trusted = abs(offset) <= self._max_offset * (1 if self.trusted else _BACK)
+        self.trusted = abs(offset) <= self._max_offset * (1 if self.trusted else _TRUST_AGAIN)
         if not self.trusted:
             return Stamp(host, self.receipt.uncertainty(), TimestampSource.RECEIPT, camera, offset)
-        beyond = max(0.0, offset, -offset - PLAUSIBLE_DELAY)
+        beyond = max(0.0, offset, -offset - PLAUSIBLE_DELAY_SECONDS)
         return Stamp(camera, self.camera.uncertainty() + beyond, TimestampSource.RTCP, camera, offset)

@@ -1,4 +1,4 @@
-"""The event log on a real PostgreSQL (DESIGN, rule 12): events follow rows, and no reader ever misses one."""
+"""The event log on a real PostgreSQL (docs/rules.md, rule 12): events follow rows, and no reader ever misses one."""
 
 from __future__ import annotations
 

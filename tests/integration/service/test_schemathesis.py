@@ -18,37 +18,41 @@ from tests.conftest import ROOT, Backends, running
 from tests.kits.service_support import jpeg, own_database, service_on, upload
 
 pytestmark = pytest.mark.alone
-SECONDS = 50  # for all phases; fuzzing and sequences get what is left
+# By the schema alone, then in sequences by the links. Bounded by numbers of cases, not by time: a busy machine must not
+# test less.
+RUNS = [("examples,coverage,fuzzing", 5), ("stateful", 20)]  # (phases, examples of an operation; sequences)
+OPERATIONS = 33
 LOCAL_NETWORKS = '["127.0.0.0/8"]'
 
 
-@pytest_asyncio.fixture
-async def client(backends: Backends, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+@pytest_asyncio.fixture(scope="module")
+async def client(backends: Backends, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[httpx.AsyncClient]:
     """A service with a picture and two registered cameras; only addresses of this machine are allowed."""
-    own = await own_database(backends)
+    own, folder = await own_database(backends), tmp_path_factory.mktemp("service")
     fast = {"RTSP__CAPTURE_TIMEOUT": "1", "RTSP__OPEN_TIMEOUT": "1", "RTSP__ALLOWED_NETWORKS": LOCAL_NETWORKS}
     with Camera(size=(160, 120), fps=5) as camera:
-        async with running(service_on(own, tmp_path, **fast)) as found:
+        async with running(service_on(own, folder, **fast)) as found:
             for camera_id in ("pit-lane-1", "pit-lane-2"):
-                body = {"camera_id": camera_id, "rtsp_url": camera.url}
+                body = {"camera_id": camera_id, "rtsp_url": camera.url, "keep_open": True}
                 assert (await found.post("/api/v1/cameras", json=body)).status_code == 201
             assert (await upload(found, "pit-lane-1", jpeg())).status_code == 201
             found.headers["camera-url"] = camera.url
             yield found
 
 
-@pytest.mark.timeout(300)
-async def test_schemathesis_finds_nothing(client: httpx.AsyncClient, tmp_path: Path) -> None:
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("phases", "examples"), RUNS)
+async def test_schemathesis_finds_nothing(client: httpx.AsyncClient, tmp_path: Path, phases: str, examples: int) -> None:
     environment = {
         **os.environ, "PYTHONPATH": str(ROOT), "SCHEMATHESIS_HOOKS": "tests.integration.schemathesis_hooks",
         "SCHEMATHESIS_LIVE_URL": client.headers["camera-url"],
     }  # fmt: skip
     command = [
         str(Path(sys.executable).with_name("schemathesis")),
-        "--config-file", str(Path(__file__).with_name("schemathesis.toml")), "run",
-        f"{client.base_url}/openapi.json", "--checks", "all", "--seed", "1", "--max-time", str(SECONDS),
-        "--max-examples", "10", "--request-timeout", "30", "--no-shrink", "--no-color", "--generation-database", "none",
-        "--continue-on-failure",
+        "--config-file", str(Path(__file__).with_name("schemathesis.toml")),
+        "run", f"{client.base_url}/openapi.json", "--checks", "all", "--phases", phases,
+        "--seed", "1", "--max-examples", str(examples), "--request-timeout", "30", "--no-shrink", "--continue-on-failure",
+        "--no-color", "--generation-database", "none",
     ]  # fmt: skip
     process = await asyncio.create_subprocess_exec(
         *command, cwd=tmp_path, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
@@ -57,6 +61,6 @@ async def test_schemathesis_finds_nothing(client: httpx.AsyncClient, tmp_path: P
     text = out.decode()
     print(text)
     assert process.returncode == 0, text
-    selected = re.search(r"Selected: (\d+)/(\d+)\n\s+Tested: (\d+)", text)
-    assert selected is not None
-    assert len(set(selected.groups())) == 1, "an operation was not reached"
+    reached = re.search(r"Tested: (\d+)", text)
+    assert reached is not None
+    assert int(reached[1]) == OPERATIONS, "an operation was not reached"

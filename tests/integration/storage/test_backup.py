@@ -52,6 +52,7 @@ from utils.ids import new_id
 from utils.secret_box import SecretBox, new_key
 
 CAMERAS = "/api/v1/cameras"
+pytestmark = pytest.mark.timeout(300)  # up to five commands and two services, each with parts of its own
 
 
 async def command(environment: dict[str, str], *arguments: str) -> tuple[int, dict[str, Any], str]:
@@ -93,7 +94,6 @@ async def parts_of(data_dir: Path) -> AsyncIterator[Place]:
             await database.close()
 
 
-@pytest.mark.timeout(300)  # five commands and two services, each with parts of its own
 async def test_everything_comes_back_on_an_empty_machine(camera: Camera, tmp_path: Path) -> None:
     """Embedded parts to other embedded parts, by the commands, under a service before and a service after."""
     for name in ("source", "target"):

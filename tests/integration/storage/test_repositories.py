@@ -1026,7 +1026,10 @@ async def stored_apart(db: Database, request_id: UUID, count: int) -> None:
     """As if the request's frames had been stored a minute apart, the last slot first."""
     async with db.unit_of_work() as uow:
         await uow.session.execute(
-            text("UPDATE frames SET stored_at = :at + (:n - sequence) * interval '1 minute' WHERE request_id = :id"),
+            text(
+                "UPDATE frames SET stored_at = CAST(:at AS timestamptz) + interval '1 minute' * (CAST(:n AS int) - sequence)"
+                " WHERE request_id = :id"
+            ),
             {"at": AT, "n": count, "id": request_id},
         )
 
@@ -1105,6 +1108,7 @@ async def big(backends: Backends) -> AsyncIterator[Database]:
     """A database with enough rows that a planner has to think, analysed."""
     own = await make_database(backends.db, f"plans_{secrets.token_hex(5)}")
     await upgrade(own)
+    own = own.model_copy(update={"STATEMENT_TIMEOUT": 120})  # filling it takes a second, on a busy machine ten
     made = Database(own, "trackshift-plans")
     async with made.unit_of_work() as uow:
         for table in ("ingestion_requests", "frames"):  # events of none of them are wanted

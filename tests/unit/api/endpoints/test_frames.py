@@ -129,7 +129,7 @@ async def test_delete_is_always_204(api: Api) -> None:
     for frame_id in (KNOWN, new_id()):
         answer = await api("DELETE", f"/api/v1/frames/{frame_id}")
         assert (answer.status_code, answer.content) == (204, b"")
-    problem(await api("DELETE", "/api/v1/frames/nearest"), 422, "invalid_request")
+    problem(await api("DELETE", "/api/v1/frames/not-an-id"), 422, "invalid_request")
 
 
 async def test_a_hold_takes_a_reason_or_none(api: Api) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, get_args
 
 import jsonschema
@@ -9,8 +10,9 @@ import pytest
 from pydantic import BaseModel
 
 from api.http import examples
-from api.http.errors import TABLE
+from api.http.errors import _EXTRA_MEMBERS, TABLE
 from api.http.openapi import _subclasses, schema_of
+from models.entities import IngestionRequest, dropped_column
 from models.schemas import (
     BurstRequest,
     BurstResponse,
@@ -35,6 +37,9 @@ from models.schemas import (
     UploadSessionCreate,
     UploadSessionResponse,
 )
+from models.schemas.cameras import RESERVED_CAMERA_IDS
+from models.values import DropReason
+from services.reads.serializers.requests import message_of
 from tests.unit.api.support import Api, problem
 from tests.unit.api.support import api as api
 from utils.exceptions import CaptureCode, IngestionException
@@ -106,6 +111,97 @@ async def test_bodies_have_schemas_and_examples(api: Api) -> None:
 )  # fmt: skip
 def test_response_examples_fit_their_models(model: type[BaseModel], example: dict[str, Any]) -> None:
     model.model_validate(example)
+
+
+async def test_links_lead_from_what_makes_an_id_to_what_takes_it(api: Api) -> None:
+    schema = schema_of(api.app)
+    found = {operation["operationId"]: operation for _, _, operation in operations(api)}
+    taken = set()
+    for operation in found.values():
+        for answer in operation["responses"].values():
+            for name, link in answer.get("links", {}).items():
+                target = found[link["operationId"]]
+                taken.add(name)
+                for parameter, expression in link["parameters"].items():
+                    place, _, wanted = parameter.partition(".")
+                    assert (place, wanted) in {(item["in"], item["name"]) for item in target["parameters"]}, name
+                    example = answer["content"]["application/json"]["example"]
+                    assert resolve(example, expression.removeprefix("$response.body#")), (operation["operationId"], name)
+    with_path_ids = {op["operationId"] for _, path, op in operations(api) if "{" in path}
+    assert with_path_ids <= taken, "an operation that takes an id is not led to"
+    assert schema["openapi"].startswith("3.1")
+
+
+def resolve(document: Any, pointer: str) -> Any:
+    for part in pointer.split("/")[1:]:
+        document = document[int(part)] if isinstance(document, list) else document[part]
+    return document
+
+
+async def test_parameters_say_their_bounds(api: Api) -> None:
+    """In JSON Schema's words: `minimum`, not pydantic's `ge`."""
+    known = {"ge", "gt", "le", "lt", "min_length", "max_length"}
+    for _, path, operation in operations(api):
+        for parameter in operation.get("parameters", []):
+            assert not known & parameter["schema"].keys(), (path, parameter["name"])
+            if parameter["name"] == "limit":
+                assert (parameter["schema"]["minimum"], parameter["schema"]["maximum"] >= 200) == (1, True)
+
+
+async def test_headers_and_cursors_say_their_form(api: Api) -> None:
+    found = {operation["operationId"]: operation for _, _, operation in operations(api)}
+    key = next(item for item in found["submit_capture"]["parameters"] if item["name"] == "Idempotency-Key")
+    right, wrong = ("k", '"k"', "x" * 255), ("a,b", "", "é", '"a"b"', "x" * 256)
+    for text, good in [*((text, True) for text in right), *((text, False) for text in wrong)]:
+        assert bool(re.search(key["schema"]["pattern"], text)) is good, text
+    after = next(item for item in found["read_events"]["parameters"] if item["name"] == "after")
+    for text, good in (("latest", True), (examples.CLOUD_EVENT["id"], True), ("x", False), ("latest ", False)):
+        assert bool(re.search(after["schema"]["pattern"], text)) is good, text
+
+
+async def test_uploads_raise_no_403(api: Api) -> None:
+    for _, _, operation in operations(api):
+        if operation["operationId"] in ("upload_images", "open_upload_session"):
+            assert "403" not in operation["responses"]
+
+
+async def test_a_problem_has_the_members_that_some_codes_add(api: Api) -> None:
+    schema = schema_of(api.app)["components"]["schemas"]["Problem"]
+    assert set(_EXTRA_MEMBERS) <= schema["properties"].keys()
+    assert not set(_EXTRA_MEMBERS) & set(schema["required"])
+    always = {"type", "title", "status", "code", "detail", "instance", "trace_id", "retryable", "errors"}
+    assert set(schema["required"]) == always
+    assert schema_of(api.app)["components"]["schemas"]["BurstRequest"]["properties"]["camera_ids"]["uniqueItems"] is True
+
+
+@pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE", "PUT"])
+async def test_a_path_of_its_own_is_no_id(api: Api, method: str) -> None:
+    """/cameras/probe is not the camera `probe`: Allow names what this path takes, and no camera has that name."""
+    answer = await api(method, "/api/v1/cameras/probe")
+    problem(answer, 405, "method_not_allowed")
+    assert answer.headers["allow"] == "POST"
+    answer = await api("DELETE", "/api/v1/frames/nearest")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
+
+
+async def test_no_camera_has_the_name_of_a_path(api: Api) -> None:
+    prefix = "/api/v1/cameras/"
+    paths = {path.removeprefix(prefix) for _, path, _ in operations(api) if path.startswith(prefix)}
+    assert {path for path in paths if "{" not in path} == set(RESERVED_CAMERA_IDS)
+    body = {"camera_id": "probe", "rtsp_url": "rtsp://127.0.0.1/x"}
+    found = problem(await api("POST", "/api/v1/cameras", json=body), 422, "invalid_request")
+    assert found["detail"] == "camera_id: is reserved"
+
+
+@pytest.mark.parametrize("example", [examples.SUMMARY, examples.ACCEPTED, examples.UPLOADED])
+def test_messages_of_examples_are_the_service_s(example: dict[str, Any]) -> None:
+    progress = example["progress"]
+    row = IngestionRequest(
+        status=example["status"], source_type=example["source_type"], stored=progress["stored"],
+        expected=progress["expected"], in_flight=progress["in_flight"], idle_slots=[], grid_start=example["grid_start"],
+        **{dropped_column(reason): [] for reason in DropReason},
+    )  # fmt: skip
+    assert message_of(row) == example["message"]
 
 
 async def test_a_patch_may_come_as_merge_patch(api: Api) -> None:

@@ -130,8 +130,9 @@ def received(packets: Sequence[Packet], info: StreamInfo, *, watched: bool = Tru
     ring, watch, pictures = Ring(1000, 100_000_000), LossWatch(info.codec, info.extradata), []
     for packet in packets:
         if watched:
-            seen = watch.see(packet.data, packet.pts, packet.key)
-            packet = replace(packet, lost=packet.lost or seen.lost, recovery=seen.recovery, second_field=seen.second_field)
+            check = watch.check(packet.data, packet.pts, packet.key)
+            lost = packet.lost or check.lost
+            packet = replace(packet, lost=lost, recovery=check.recovery, second_field=check.second_field)
         if (picture := ring.append(packet)) is not None:
             pictures.append(picture)
     return pictures

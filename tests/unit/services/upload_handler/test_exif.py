@@ -99,7 +99,7 @@ def test_text_is_made_plain(raw: bytes, text: str | None) -> None:
 
 def test_damaged_blocks_never_raise() -> None:
     rng = random.Random(5)
-    for _ in range(20_000):
+    for _ in range(5_000):
         broken = bytearray(FULL)
         if rng.random() < 0.3:
             broken = broken[: rng.randrange(len(broken))]

@@ -423,7 +423,7 @@ def test_a_bmp_with_an_absurd_header(check: Any) -> None:
             check(data, "a.bmp")
 
 
-def test_ten_seconds_of_damaged_files_give_only_typed_refusals(check: Any) -> None:
+def test_damaged_files_give_only_typed_refusals(check: Any) -> None:
     rng = random.Random(20_260_504)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     small = Image.fromarray(_noise)
@@ -440,9 +440,8 @@ def test_ten_seconds_of_damaged_files_give_only_typed_refusals(check: Any) -> No
         ("jpg", encoded("JPEG", small, exif=_rich_exif())),
     ]
     outcomes: dict[str, int] = {}
-    slowest, stop, rounds = 0.0, time.monotonic() + 10, 0
-    while time.monotonic() < stop and rounds < 6000:
-        rounds += 1
+    slowest = 0.0
+    for _ in range(2000):
         fmt, data = rng.choice(seeds)
         broken = bytearray(data)
         if rng.random() < 0.3:

@@ -157,7 +157,7 @@ async def test_a_capture_without_a_certain_lease_decides_no_slot(tmp_path: Path)
         run.may_act[0] = False
         await run.play(9.0)
         assert not run.task.done()
-        assert run.undecided == 6
+        assert run.undecided == 5
         run.may_act[0] = True
         await run.tick()
         assert await run.ended() is COMPLETED

@@ -185,7 +185,7 @@ def test_what_the_decoder_finds_is_known_of_later_pictures() -> None:
 
 def losses(packets: Sequence[Packet], name: str) -> list[int]:
     watch = LossWatch(film(name).info.codec, b"")
-    return [i for i, p in enumerate(packets) if watch.see(p.data, p.pts, p.key).lost]
+    return [i for i, p in enumerate(packets) if watch.check(p.data, p.pts, p.key).lost]
 
 
 @pytest.mark.parametrize("name", list(FILMS))

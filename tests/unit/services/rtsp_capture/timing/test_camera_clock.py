@@ -9,8 +9,8 @@ from itertools import pairwise
 import pytest
 
 from models.values import TimestampSource
-from services.rtsp_capture.timing.camera_clock import MAX_AGE, SLEW, CameraClock
-from services.rtsp_capture.timing.timestamp_source import PLAUSIBLE_DELAY, Stamp, TimestampSelector
+from services.rtsp_capture.timing.camera_clock import MAX_AGE_SECONDS, SLEW, CameraClock
+from services.rtsp_capture.timing.timestamp_source import PLAUSIBLE_DELAY_SECONDS, Stamp, TimestampSelector
 
 T0 = 1_800_000_000.0
 DELAY = 0.08
@@ -181,7 +181,7 @@ def test_reports_that_cease_are_forgotten() -> None:
     feed, clock = Feed(), TimestampSelector(FRAME, 1.0)
     run(clock, feed, 20)
     feed.sending = False
-    made = run(clock, feed, MAX_AGE + 10)
+    made = run(clock, feed, MAX_AGE_SECONDS + 10)
     assert made[0][1].source is TimestampSource.RTCP
     assert made[-1][1].source is TimestampSource.RECEIPT
     assert made[100][1].uncertainty < made[6000][1].uncertainty
@@ -206,7 +206,7 @@ def test_a_clock_that_is_off_within_the_limit_says_how_far_it_may_be(error: floa
     feed.error = error
     _, stamp = run(clock, feed, 20)[-1]
     assert stamp.source is TimestampSource.RTCP
-    assert stamp.uncertainty >= abs(error) - (DELAY if error > 0 else PLAUSIBLE_DELAY) - 0.001
+    assert stamp.uncertainty >= abs(error) - (DELAY if error > 0 else PLAUSIBLE_DELAY_SECONDS) - 0.001
 
 
 def test_a_clock_near_the_limit_does_not_flap() -> None:

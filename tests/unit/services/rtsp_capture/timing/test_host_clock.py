@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from services.rtsp_capture.timing.host_clock import STEP, HostClock
+from services.rtsp_capture.timing.host_clock import STEP_SECONDS, HostClock
 from services.rtsp_capture.timing.timestamp_source import TimestampSelector
 from utils.metrics import HOST_CLOCK_STEPS
 
@@ -52,7 +52,7 @@ def test_less_than_a_step_is_slewed() -> None:
     clocks = Clocks()
     host = HostClock(clocks.monotonic, clocks.wall)
     before = steps()
-    clocks.ahead += STEP * 0.9
+    clocks.ahead += STEP_SECONDS * 0.9
     made = []
     for _ in range(1000):
         clocks.up += FRAME

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from services.rtsp_capture.timing.receipt_clock import SLEW, STEP, ReceiptClock
+from services.rtsp_capture.timing.receipt_clock import SLEW, STEP_SECONDS, ReceiptClock
 from tests.unit.services.rtsp_capture.grid.test_sampler import T0, coded
 
 DELAY = 0.08  # of camera and network, the same for all
@@ -37,7 +37,7 @@ def test_jitter_is_taken_out_and_the_parsers_frame_too(b: int, fps: float) -> No
         assert clock.frame_duration == pytest.approx(1 / fps, abs=1e-6), f"seed {seed}"
         assert max(abs(error) for error in errors) < 0.03, f"seed {seed}"
         assert max(abs(error) for error in errors[len(errors) // 2 :]) < 0.012, f"seed {seed}"
-        assert clock.uncertainty() < 0.5 / fps + STEP
+        assert clock.uncertainty() < 0.5 / fps + STEP_SECONDS
 
 
 def test_the_first_burst_is_waited_out() -> None:
