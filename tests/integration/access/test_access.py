@@ -200,7 +200,7 @@ async def test_another_camera_is_not_there(place: Place, line: Line) -> None:
         frame = await place.client.get(f"/api/v1/frames/{place.alien.frame_id}", headers=ADMIN)
         assert frame.status_code == 200
         session = await place.client.get(f"/api/v1/ingest/upload/sessions/{place.alien.session_id}", headers=ADMIN)
-        assert session.json()["state"] == "open", session.text
+        assert session.json()["status"] == "open", session.text
 
 
 async def test_filters_and_streams_give_nothing_of_it(place: Place) -> None:
