@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from models.access import CameraGrant
+
 CAMERA_ID_PATTERN = r"^[A-Za-z0-9._-]{1,100}$"
 
 
@@ -328,8 +330,9 @@ class LogEventType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LogFilter:
-    """What a reader of the event log selects; None: all."""
+    """What a reader of the event log may see (`cameras`) and wants; None: all."""
 
+    cameras: CameraGrant
     types: tuple[LogEventType, ...] | None = None
     camera_id: str | None = None
 
@@ -337,6 +340,21 @@ class LogFilter:
 @dataclass(frozen=True, slots=True)
 class CameraFilter:
     """What a list of cameras is narrowed to: nothing yet; cursors are bound to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKeyFilter:
+    """What a list of API keys is narrowed to: nothing yet; cursors are bound to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFilter:
+    """What the audit is narrowed to; times are inclusive from, exclusive to."""
+
+    subject: str | None = None
+    action: str | None = None
+    from_: datetime | None = None
+    to: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
