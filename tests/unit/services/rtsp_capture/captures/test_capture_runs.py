@@ -108,6 +108,34 @@ async def test_damaged_pictures_are_dropped_and_the_others_stored(tmp_path: Path
         assert run.database.accounted()
 
 
+async def test_frames_that_the_store_does_not_take_are_spooled(tmp_path: Path) -> None:
+    async with capture_run(wanted(), [Connection.steady(0, 9)], tmp_path, STORE_RETRY=1) as run:
+        run.storage.away = frozenset({10, 15, 45})
+        await run.play(9)
+        assert await run.ended() is COMPLETED
+        assert run.database.drops == {"spooled": [2, 3, 9]}
+        assert run.spool.index.slots_of(run.database.row.id) == {2, 3, 9}
+        assert run.database.accounted()
+
+
+async def test_a_frame_whose_object_the_sweeper_took_is_stored_under_a_fresh_key(tmp_path: Path) -> None:
+    async with capture_run(wanted(), [Connection.steady(0, 9)], tmp_path) as run:
+        run.database.condemned = {2, 7}
+        await run.play(9)
+        assert await run.ended() is COMPLETED
+        assert run.numbers() == every(5, 10)
+        assert len(run.storage.objects) == 12
+
+
+async def test_a_frame_that_the_database_refuses_blocks_no_other(tmp_path: Path) -> None:
+    async with capture_run(wanted(), [Connection.steady(0, 9)], tmp_path, STORE_RETRY=60) as run:
+        run.database.refused = {3}
+        await run.play(9)
+        assert await run.ended(60) is COMPLETED  # tracebacks in colour take seconds
+        assert run.database.drops == {"spool_full": [3]}
+        assert run.database.accounted()
+
+
 async def test_max_frames_ends_a_capture_exactly(tmp_path: Path) -> None:
     for duration, most in ((2.0, 3), (None, 4)):
         params = wanted(duration=duration, max_frames=most)
