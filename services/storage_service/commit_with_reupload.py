@@ -1,4 +1,4 @@
-"""Commits that the sweeper was faster than: it took an object between its PUT and its row (DESIGN, rule 7)."""
+"""Commits whose objects the sweeper took between PUT and row: the bytes are stored again under a fresh key."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The staging area: `staging/{session_id}/object`, to which clients PUT by presigned URLs, whole or in parts.
 
 Nothing here is ever a frame's object: what a client may still overwrite is read once, and those bytes are stored
-under a key of their own (DESIGN, rule 11).
+under a key of their own.
 """
 
 from __future__ import annotations
