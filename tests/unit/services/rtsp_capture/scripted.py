@@ -277,9 +277,12 @@ class MemoryDatabase:
     ) -> None:
         self.taken_over = (expected, since.timestamp())
         self.gaps.append([since.timestamp(), None])
-        for slot in range(expected) if wanted is None else wanted:
-            if slot not in self.stored:
+        lost = set(range(expected)) if wanted is None else set(wanted)
+        for slot in set(range(expected)) - self.stored.keys():
+            if slot in lost:
                 self.dropped.setdefault(slot, DropReason.LEASE_LOST.value)
+            else:
+                self.idle.add(slot)
         self.expected = max(self.expected, expected)
 
     async def hand_back(self, claim: Claim) -> None:
