@@ -38,6 +38,7 @@ lint: $(STAMP) ## ruff, mypy --strict, import contracts, generated docs
 	$(VENV)/bin/mypy .
 	$(VENV)/bin/lint-imports
 	$(PY) -m docs.generate --check
+	$(PY) -m docs.access_matrix --check
 
 test: $(STAMP) ## Everything: lint, then unit and integration tests; tells each part's time and the flaky tests
 	@$(PY) -m tests.parts $(ARGS)
@@ -65,6 +66,7 @@ bench-time: $(STAMP) ## How true frames' times are, beside a naive reader's; pri
 
 docs: $(STAMP) ## Writes .env.example and docs/configuration.md from config.py
 	$(PY) -m docs.generate
+	$(PY) -m docs.access_matrix
 
 .PHONY: graph
 graph: $(STAMP) ## Draws the folders from their imports into docs/architecture.md; fails on a circle

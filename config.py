@@ -14,6 +14,7 @@ from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
@@ -25,10 +26,13 @@ VERSION = "0.1.0"  # pyproject.toml says the same
 BUCKET_NAME_PATTERN = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
 
 DEFAULT_CREDENTIALS = frozenset({"", "admin", "changeme", "minioadmin", "password", "postgres", "secret", "trackshift"})
+MIN_SECRET = 32  # characters of AUTH__BOOTSTRAP_KEY and AUTH__JWT_SECRET
 LOOPBACK_NETWORKS = ("127.0.0.0/8", "::1/128")
 PRIVATE_NETWORKS = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
 
 
+_RATE = re.compile(r"[1-9][0-9]{0,14}/(?:second|minute|hour|day)")
+Algorithm = Literal["RS256", "ES256", "EdDSA", "HS256"]
 Extension = Literal["jpg", "jpeg", "png", "bmp", "tif", "tiff"]
 
 
@@ -56,6 +60,18 @@ def _timezone(name: str) -> str:
 
 def _network(cidr: str) -> str:
     return str(ipaddress.ip_network(cidr))
+
+
+def _rate(text: str) -> str:
+    if not _RATE.fullmatch(text):
+        raise ValueError("not a rate such as 600/minute")
+    return text
+
+
+def _origin_host(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9.\[\]:_-]{1,255}", name, re.ASCII):
+        raise ValueError("not a host name or address")
+    return name.lower()
 
 
 def _fernet_key(key: SecretStr) -> SecretStr:
@@ -88,6 +104,15 @@ class ApiSettings(Group):
         default_factory=list, description='JSON list of origins that browsers may call from, e.g. ["https://pit.example"].'
     )
     CORS_CREDENTIALS: bool = Field(False, description="Whether those origins may send cookies and credentials.")
+    ALLOWED_HOSTS: list[Annotated[str, AfterValidator(_origin_host)]] | None = Field(
+        None,
+        description="JSON list of names that the Host header may have, without ports. Unset: with access off the loopback "
+        "names and API__HOST, else any.",
+    )
+    TRUSTED_PROXIES: list[Annotated[str, AfterValidator(_network)]] = Field(
+        default_factory=list,
+        description="JSON list of CIDRs of reverse proxies: from these, X-Forwarded-For and X-Forwarded-Proto are believed.",
+    )
     SHUTDOWN_TIMEOUT: float = Field(
         20,
         ge=1,
@@ -378,7 +403,68 @@ class LogSettings(Group):
 
 class AuthSettings(Group):
     MODE: Literal["off", "keys", "jwt", "both"] = Field(
-        "off", description="Who may call. off: everybody who reaches the port. keys, jwt and both are not built yet."
+        "off",
+        description="Who may call. off: anybody who reaches the port. keys: API keys. jwt: tokens of an identity provider. "
+        "both: either.",
+    )
+    BOOTSTRAP_KEY: SecretStr = Field(
+        SecretStr(""),
+        description="A secret of 32 characters or more that is an administrator's credential: to make the first keys. "
+        "Empty: none.",
+    )
+    DOCS: bool = Field(True, description="Whether /docs, /redoc and /openapi.json are open; false: any credential.")
+    SESSION_TTL: int = Field(43_200, ge=60, le=2_592_000, description="Seconds that a browser session lasts at most.")
+    JWT_ALGORITHMS: list[Algorithm] = Field(
+        ["RS256", "ES256", "EdDSA"],
+        description='JSON list of signature algorithms that are accepted; `["HS256"]` alone, with AUTH__JWT_SECRET.',
+    )
+    JWT_ISSUER: str = Field("", max_length=500, description="What a token's `iss` must be.")
+    JWT_AUDIENCE: str = Field("", max_length=500, description="What a token's `aud` must be, or name.")
+    JWT_LEEWAY: float = Field(30, ge=0, le=300, description="Seconds by which clocks may differ for `exp` and `nbf`.")
+    JWT_SECRET: SecretStr = Field(SecretStr(""), description="The secret of HS256, 32 characters or more.")
+    JWKS_FILE: Path | None = Field(None, description="File with the provider's public keys (JWK Set).")
+    JWKS_URL: str = Field(
+        "", max_length=2048, description="URL of the provider's public keys (JWK Set): https outside loopback."
+    )
+    JWT_CAMERAS_CLAIM: str = Field(
+        "cameras",
+        min_length=1,
+        max_length=200,
+        description="The claim with a token's cameras: a list of ids or prefixes with *.",
+    )
+    JWT_CAMERAS_DEFAULT: Literal["none", "all"] = Field(
+        "none", description="The cameras of a token whose claim is absent, null or empty."
+    )
+
+
+class LimitsSettings(Group):
+    READ: Annotated[str, AfterValidator(_rate)] | None = Field(
+        None, description="GET and HEAD requests of one principal, e.g. `600/minute`. Unset: no limit."
+    )
+    WRITE: Annotated[str, AfterValidator(_rate)] | None = Field(
+        None, description="Other requests of one principal, e.g. `120/minute`. Unset: no limit."
+    )
+    UPLOAD_BYTES: Annotated[str, AfterValidator(_rate)] | None = Field(
+        None, description="Bytes of bodies of one principal, e.g. `1073741824/minute`. Unset: no limit."
+    )
+    FAILED_LOGINS: Annotated[str, AfterValidator(_rate)] = Field(
+        "30/minute", description="Wrong credentials of one address; beyond, they are answered 429. A valid one passes."
+    )
+    SHARE: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="The part of each bound (pending captures, upload sessions, event readers, uploads and their bytes, "
+        "waits, probes) that one principal may hold, at least one. Without effect while access is off.",
+    )
+
+
+class AuditSettings(Group):
+    RETENTION: float = Field(
+        31_536_000,
+        ge=60,
+        le=315_360_000,
+        description="Seconds that a row of the audit is kept; until then nobody can change or remove it.",
     )
 
 
@@ -417,6 +503,8 @@ class Settings(BaseSettings):
     RETENTION: RetentionSettings = Field(default_factory=lambda: RetentionSettings())
     LOG: LogSettings = Field(default_factory=lambda: LogSettings())
     AUTH: AuthSettings = Field(default_factory=lambda: AuthSettings())
+    LIMITS: LimitsSettings = Field(default_factory=lambda: LimitsSettings())
+    AUDIT: AuditSettings = Field(default_factory=lambda: AuditSettings())
     SECRETS: SecretsSettings = Field(default_factory=lambda: SecretsSettings())
 
     @field_validator("DATA_DIR")
@@ -450,9 +538,7 @@ class Settings(BaseSettings):
 
     def start_refusals(self) -> list[str]:
         """Why these settings do not allow a start; empty when they do. Names settings, never their values."""
-        reasons = []
-        if self.AUTH.MODE != "off":
-            reasons.append("AUTH__MODE: only `off` is built so far; the service would answer every caller without a check")
+        reasons = self._auth_refusals()
         if self.ENVIRONMENT is not Environment.PRODUCTION:
             return reasons
         if not self.DB.HOST:
@@ -477,10 +563,44 @@ class Settings(BaseSettings):
             reasons.append("AUTH__MODE is off and API__HOST is not loopback: put the proxy on this host, or turn access on")
         return reasons
 
+    def _auth_refusals(self) -> list[str]:
+        """What is missing, or unsafe, for AUTH__MODE."""
+        auth, reasons = self.AUTH, []
+        bootstrap, secret = auth.BOOTSTRAP_KEY.get_secret_value(), auth.JWT_SECRET.get_secret_value()
+        if bootstrap and len(bootstrap) < MIN_SECRET:
+            reasons.append(f"AUTH__BOOTSTRAP_KEY is shorter than {MIN_SECRET} characters")
+        if auth.MODE not in ("jwt", "both"):
+            return reasons
+        reasons += [f"AUTH__{name} is empty" for name in ("JWT_ISSUER", "JWT_AUDIENCE") if not getattr(auth, name)]
+        if "HS256" in auth.JWT_ALGORITHMS:
+            if auth.JWT_ALGORITHMS != ["HS256"]:
+                reasons.append("AUTH__JWT_ALGORITHMS has HS256 beside others: a public key could be used as its secret")
+            if len(secret) < MIN_SECRET:
+                reasons.append(f"AUTH__JWT_SECRET is shorter than {MIN_SECRET} characters")
+        elif not auth.JWT_ALGORITHMS:
+            reasons.append("AUTH__JWT_ALGORITHMS is empty")
+        elif (auth.JWKS_FILE is None) == (not auth.JWKS_URL):
+            reasons.append("set one of AUTH__JWKS_FILE and AUTH__JWKS_URL")
+        if auth.JWKS_URL and not is_safe_jwks_url(auth.JWKS_URL):
+            reasons.append("AUTH__JWKS_URL must be https, or http on loopback")
+        return reasons
+
     def check_start(self) -> None:
         """Raises ConfigurationError with every reason against a start."""
         if reasons := self.start_refusals():
             raise ConfigurationError(reasons)
+
+
+def is_safe_jwks_url(url: str) -> bool:
+    """Whether keys may be fetched from there: https without user information, or http on loopback."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+    except ValueError:
+        return False
+    if "@" in parts.netloc or not host:
+        return False
+    return parts.scheme == "https" or (parts.scheme == "http" and host in ("127.0.0.1", "::1", "localhost"))
 
 
 def database_url(db: DbSettings) -> URL:

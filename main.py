@@ -10,9 +10,24 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 from starlette.middleware import Middleware
 
-from api.endpoints import burst, cameras, capture_events, events, frames, health, requests, upload, upload_sessions
+from api.endpoints import (
+    api_keys,
+    audit,
+    burst,
+    cameras,
+    capture_events,
+    events,
+    frames,
+    health,
+    requests,
+    sessions,
+    upload,
+    upload_sessions,
+)  # fmt: skip
+from api.http.access.boundary import Boundary
 from api.http.errors import install_error_handlers
 from api.http.openapi import install_docs
+from api.http.routing import declared_routes
 from api.http.state import AppState
 from api.http.validation import message_of
 from api.lifespan import OpenServices, make_lifespan
@@ -29,9 +44,13 @@ _TAGS = [
     {"name": "frames", "description": "Stored pictures and their metadata."},
     {"name": "cameras", "description": "The camera registry; trying a camera, one picture now."},
     {"name": "events", "description": "What happened, in order: how consumers take frames over (docs/integration.md)."},
+    {"name": "access", "description": "Who may call: keys, browser sessions, the audit (docs/security.md)."},
     {"name": "operations", "description": "Health and metrics."},
 ]
-_EXPOSED = ["Location", "ETag", "Retry-After", "X-Request-ID", "Idempotent-Replayed"]
+_EXPOSED = [
+    "Location", "ETag", "Retry-After", "X-Request-ID", "Idempotent-Replayed", "RateLimit", "RateLimit-Policy",
+    "WWW-Authenticate",
+]  # fmt: skip
 
 
 def create_app(settings: Settings | None = None, *, open_services: OpenServices | None = None) -> FastAPI:
@@ -62,13 +81,15 @@ def create_app(settings: Settings | None = None, *, open_services: OpenServices 
         openapi_url=None,  # install_docs serves it and its pages
         redirect_slashes=False,
         lifespan=make_lifespan(state, open_services),
-        middleware=[*middleware, Middleware(Guard), Middleware(Head)],
+        middleware=[*middleware, Middleware(Boundary, settings), Middleware(Guard), Middleware(Head)],
     )
     app.state.trackshift = state
     install_error_handlers(app)
-    for module in (burst, capture_events, requests, upload, upload_sessions, frames, cameras, events, health):
+    ingestion = (burst, capture_events, requests, upload, upload_sessions, frames, cameras, events)
+    for module in (*ingestion, api_keys, sessions, audit, health):
         app.include_router(module.router)
     install_docs(app)
+    declared_routes(app)
     return app
 
 

@@ -1,4 +1,4 @@
-"""Pure ASGI middleware, from the outside in: RequestContext, Cors, Guard, Head."""
+"""Pure ASGI middleware, from the outside in: RequestContext, Cors, Boundary (api.http.access), Guard, Head."""
 
 from __future__ import annotations
 
@@ -43,6 +43,8 @@ class RequestContext:
         scope["trackshift.request_id"] = request_id
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
+        told: dict[str, str] = {}
+        scope["trackshift.headers"] = told  # what the access check has to say beside the answer
         status, sent, began = CLIENT_GONE, 0, time.perf_counter()
 
         async def tagged(message: Message) -> None:
@@ -52,6 +54,8 @@ class RequestContext:
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = request_id
                 headers["X-Content-Type-Options"] = "nosniff"
+                for name, value in told.items():
+                    headers[name] = value
                 headers.setdefault("Referrer-Policy", "no-referrer")  # presigned URLs are bearer secrets
                 if scope["path"].startswith("/api/"):
                     headers.setdefault("Cache-Control", "no-store")

@@ -178,6 +178,7 @@ def serve(app: FastAPI, settings: Settings, listener: socket.socket) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # it trusts whoever connects from loopback; API__TRUSTED_PROXIES says whom to
         timeout_keep_alive=KEEP_ALIVE,
         # Half for requests under way, the rest for captures and the embedded parts.
         timeout_graceful_shutdown=max(1, int(settings.API.SHUTDOWN_TIMEOUT / 2)),

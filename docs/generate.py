@@ -39,7 +39,9 @@ TITLES = {
     "SWEEPER": "SWEEPER: objects without rows, rows without objects",
     "RETENTION": "RETENTION: how long frames are kept",
     "LOG": "LOG: log lines on standard error",
-    "AUTH": "AUTH: who may call",
+    "AUTH": "AUTH: who may call (docs/security.md)",
+    "LIMITS": "LIMITS: how much one caller may ask for",
+    "AUDIT": "AUDIT: who did what",
     "SECRETS": "SECRETS: keys of stored camera URLs",
 }
 
@@ -62,6 +64,9 @@ With `ENVIRONMENT=production` it refuses to start, and names every reason at onc
 - `SECRETS__KEYS` is empty,
 - `API__CORS_ORIGINS` is `["*"]` together with `API__CORS_CREDENTIALS=true`,
 - `AUTH__MODE` is `off` and `API__HOST` is not loopback.
+
+In every environment a start is refused when `AUTH__MODE` lacks what it needs: an issuer, an audience and keys for `jwt`
+and `both`, or when a secret is shorter than 32 characters.
 """
 
 

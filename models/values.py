@@ -1,4 +1,7 @@
-"""Plain values that all layers share: enumerations, capture parameters, frames, filters."""
+"""Plain values that all layers share: enumerations, capture parameters, frames, filters.
+
+Over 250 lines: some forty small classes without code of their own, which every layer imports from here.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 from uuid import UUID
+
+from models.access import CameraGrant
 
 CAMERA_ID_PATTERN = r"^[A-Za-z0-9._-]{1,100}$"
 
@@ -325,8 +330,9 @@ class LogEventType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LogFilter:
-    """What a reader of the event log selects; None: all."""
+    """What a reader of the event log may see (`cameras`) and wants; None: all."""
 
+    cameras: CameraGrant
     types: tuple[LogEventType, ...] | None = None
     camera_id: str | None = None
 
@@ -334,6 +340,21 @@ class LogFilter:
 @dataclass(frozen=True, slots=True)
 class CameraFilter:
     """What a list of cameras is narrowed to: nothing yet; cursors are bound to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKeyFilter:
+    """What a list of API keys is narrowed to: nothing yet; cursors are bound to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFilter:
+    """What the audit is narrowed to; times are inclusive from, exclusive to."""
+
+    subject: str | None = None
+    action: str | None = None
+    from_: datetime | None = None
+    to: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

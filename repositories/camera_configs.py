@@ -8,8 +8,10 @@ from typing import Any
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from models.entities import CameraConfiguration, CaptureLease
+from models.access import CameraGrant
+from models.entities import CameraConfiguration, CaptureLease, DeletedCamera
 from repositories.base import AnyKey, Repository
+from repositories.grants import granted
 from repositories.sql import sql
 
 
@@ -22,10 +24,11 @@ class CameraConfigRepository(Repository[CameraConfiguration]):
         query = self.select().where(CameraConfiguration.camera_id == values["camera_id"])
         return (await self.session.scalars(query)).one()
 
-    async def find(self, *, after: AnyKey | None, limit: int) -> list[CameraConfiguration]:
-        """Cameras, in the order of their registration."""
+    async def find(self, cameras: CameraGrant, *, after: AnyKey | None, limit: int) -> list[CameraConfiguration]:
+        """Those of `cameras`, in the order of their registration."""
         by = (CameraConfiguration.created_at, CameraConfiguration.camera_id)
-        return await self.page(self.select(), by, after=after, limit=limit, descending=False)
+        query = self.select().where(granted(CameraConfiguration.camera_id, cameras))
+        return await self.page(query, by, after=after, limit=limit, descending=False)
 
     async def named(self, camera_ids: Sequence[str]) -> dict[str, CameraConfiguration]:
         """Those of the cameras that there are, by id."""
@@ -77,4 +80,17 @@ class CameraConfigRepository(Repository[CameraConfiguration]):
         return found is not None
 
     async def remove(self, camera_id: str) -> None:
+        """Removes the camera, and remembers that its id was registered."""
         await self.session.execute(delete(CameraConfiguration).where(CameraConfiguration.camera_id == camera_id))
+        await self.session.execute(insert(DeletedCamera).values(camera_id=camera_id).on_conflict_do_nothing())
+
+    async def left_frames(self, camera_id: str) -> bool:
+        """Whether a camera of this id was removed, and frames of it are still there."""
+        found = await self.session.scalar(
+            sql(
+                "SELECT 1 FROM deleted_cameras d WHERE d.camera_id = :id AND EXISTS "
+                "(SELECT 1 FROM frames f WHERE f.camera_id = d.camera_id AND f.state = 'stored')"
+            ),
+            {"id": camera_id},
+        )
+        return found is not None

@@ -16,6 +16,7 @@ from uuid import UUID
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
+from models.access import ALL_CAMERAS, CameraGrant
 from models.entities import CaptureEvent, CaptureGap, IngestionRequest
 from models.values import (
     FINAL_STATUSES,
@@ -109,7 +110,7 @@ class CaptureRepository(Repository[IngestionRequest]):
         await self._fenced(claim)
         if wanted is not None:
             await self._end_events(claim.request_id)
-            row = await self.lock(claim.request_id)
+            row = await self.lock(claim.request_id, ALL_CAMERAS)
             assert row is not None
             slots = {slot for slot in wanted if slot < expected}
             await self._ledger.open_slots(claim.request_id, slots)
@@ -137,7 +138,7 @@ class CaptureRepository(Repository[IngestionRequest]):
         Raises LeaseLost.
         """
         fenced = await self.fence(claim)
-        row = await self.lock(claim.request_id)
+        row = await self.lock(claim.request_id, ALL_CAMERAS)
         if row is not None and row.status in FINAL_STATUSES:
             return IngestionStatus(row.status)  # this very call, whose COMMIT was not known to have succeeded
         if not fenced or row is None:
@@ -160,12 +161,12 @@ class CaptureRepository(Repository[IngestionRequest]):
         await self._end(claim.request_id, status, error if status is IngestionStatus.FAILED else None, gap_end)
         return status
 
-    async def request_cancel(self, request_id: UUID) -> IngestionStatus | None:
+    async def request_cancel(self, request_id: UUID, cameras: CameraGrant) -> IngestionStatus | None:
         """Asks for the end: a pending request ends here and now. Returns the status before, None for no request."""
         # The lease before the row, as every state write does: the other way round the two would deadlock.
         lease = sql("SELECT 1 FROM capture_leases WHERE request_id = :id FOR UPDATE")
         await self.session.execute(lease, {"id": request_id})
-        row = await self.lock(request_id)
+        row = await self.lock(request_id, cameras)
         if row is None or row.status in FINAL_STATUSES:
             return IngestionStatus(row.status) if row is not None else None
         before = IngestionStatus(row.status)
@@ -182,10 +183,11 @@ class CaptureRepository(Repository[IngestionRequest]):
             await self._end(request_id, IngestionStatus.CANCELLED, None, None)
         return before
 
-    async def lock(self, request_id: UUID) -> IngestionRequest | None:
-        """The request as it is now, its row locked until the transaction's end."""
+    async def lock(self, request_id: UUID, cameras: CameraGrant) -> IngestionRequest | None:
+        """The request as it is now, its row locked until the transaction's end; None if its camera is not of `cameras`."""
         query = self.select().where(IngestionRequest.id == request_id).with_for_update(key_share=True)
-        return (await self.session.scalars(query.execution_options(populate_existing=True))).one_or_none()
+        row = (await self.session.scalars(query.execution_options(populate_existing=True))).one_or_none()
+        return row if row is not None and cameras.covers(row.camera_id) else None
 
     # -- helpers -----------------------------------------------------------------------------------------------
 

@@ -11,13 +11,18 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import asyncpg
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from config import DbSettings
+from repositories.access.api_keys import ApiKeyRepository
+from repositories.access.audit import AuditRepository
+from repositories.access.browser_sessions import BrowserSessionRepository
+from repositories.access.state import AccessStateRepository
 from repositories.camera_configs import CameraConfigRepository
 from repositories.capture_events import CaptureEventRepository
 from repositories.captures import CaptureRepository
@@ -97,6 +102,22 @@ class UnitOfWork:
     def upload_sessions(self) -> UploadSessionRepository:
         return UploadSessionRepository(self.session)
 
+    @cached_property
+    def api_keys(self) -> ApiKeyRepository:
+        return ApiKeyRepository(self.session)
+
+    @cached_property
+    def browser_sessions(self) -> BrowserSessionRepository:
+        return BrowserSessionRepository(self.session)
+
+    @cached_property
+    def audit(self) -> AuditRepository:
+        return AuditRepository(self.session)
+
+    @cached_property
+    def access_state(self) -> AccessStateRepository:
+        return AccessStateRepository(self.session)
+
 
 class Exclusive:
     """What one session at a time may do, as long as its connection lives."""
@@ -130,6 +151,12 @@ class Database:
     ) -> None:
         self._throttle = Throttle(10, asyncio.get_event_loop().time)
         self.on_commit: Callable[[], None] = lambda: None  # called after transactions that may have made events
+        self._direct: dict[str, Any] = {
+            "host": settings.HOST, "port": settings.PORT, "user": settings.USER, "database": settings.NAME,
+            "password": settings.PASSWORD.get_secret_value() or None, "timeout": settings.CONNECT_TIMEOUT,
+            "ssl": settings.SSL if not settings.HOST.startswith("/") else False,
+            "server_settings": {"application_name": f"{application_name}-listen"},
+        }  # fmt: skip
         self.engine = make_engine(settings, application_name, dedicated=dedicated)
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
         single = self.engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -208,6 +235,28 @@ class Database:
             if ours or not is_unavailable(error):  # the block's own errors pass through as they are
                 raise
             raise DatabaseUnavailable(retry_after=2) from error
+
+    @asynccontextmanager
+    async def notifications(self, channel: str, on_notify: Callable[[], None]) -> AsyncIterator[asyncio.Event]:
+        """LISTENs on a connection of its own for the block; yields an event that is set when that connection is lost.
+
+        What was notified before, or while it is lost, is not told. Raises DatabaseUnavailable.
+        """
+        lost = asyncio.Event()
+        try:
+            connection = await asyncpg.connect(**self._direct)
+        except Exception as error:
+            if not is_unavailable(error):
+                raise
+            raise DatabaseUnavailable(retry_after=2) from error
+        try:
+            connection.add_termination_listener(lambda _connection: lost.set())
+            await connection.add_listener(channel, lambda *_: on_notify())
+            yield lost
+        except (asyncpg.PostgresError, OSError) as error:
+            raise DatabaseUnavailable(retry_after=2) from error
+        finally:
+            connection.terminate()
 
     async def version(self) -> str:
         """PostgreSQL's version, by one cheap query on the live pool. Raises DatabaseUnavailable."""

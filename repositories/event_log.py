@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from models.access import CameraGrant
 from models.entities import Event
 from repositories.base import Repository
+from repositories.grants import granted_sql
 from repositories.sql import sql
 
 LOCK_KEY = 0x65766E74  # 1702260340 in relay_events and expire_events: who moves or removes events
@@ -20,9 +22,9 @@ _EXPIRE = sql("SELECT expire_events(CAST(:retention AS float8), CAST(:at_most AS
 # statement: what is read, where the log begins and where it ends are of one moment.
 _READ = """
 WITH scanned AS (
-    SELECT seq, type FROM events WHERE seq > :after{of_camera} ORDER BY seq LIMIT :scan
+    SELECT seq, type, camera_id FROM events WHERE seq > :after{of_camera} ORDER BY seq LIMIT :scan
 ), chosen AS (
-    SELECT seq FROM scanned{of_types} ORDER BY seq LIMIT :at_most
+    SELECT seq FROM scanned WHERE true{chosen} ORDER BY seq LIMIT :at_most
 )
 SELECT l.log_id, l.seq AS head, l.oldest, (SELECT max(seq) FROM scanned) AS last_scanned,
        (SELECT count(*) FROM scanned) AS scanned, e.seq, CAST(e.event AS text) AS event
@@ -66,17 +68,23 @@ class EventLogRepository(Repository[Event]):
         return int(await self.session.scalar(_EXPIRE, {"retention": retention, "at_most": at_most}) or 0)
 
     async def read(
-        self, after: int, *, types: Sequence[str] | None, camera_id: str | None, at_most: int, scan: int
-    ) -> LogSlice:
-        """Events with a higher number than `after`, in order; a filter by type scans at most `scan` events."""
+        self, after: int, cameras: CameraGrant, *, types: Sequence[str] | None, camera_id: str | None, at_most: int,
+        scan: int,
+    ) -> LogSlice:  # fmt: skip
+        """Events of `cameras` with a higher number than `after`, in order.
+
+        A filter by type, and a grant of some cameras, scan at most `scan` events.
+        """
         of_camera = " AND camera_id = :camera_id" if camera_id is not None else ""
-        of_types = " WHERE type = ANY(CAST(:types AS text[]))" if types is not None else ""
-        values: dict[str, object] = {"after": after, "at_most": at_most, "scan": scan if types is not None else at_most}
+        of_grant, granted = granted_sql(cameras)
+        of_types = " AND type = ANY(CAST(:types AS text[]))" if types is not None else ""
+        filtered = types is not None or cameras.patterns is not None
+        values: dict[str, object] = {"after": after, "at_most": at_most, "scan": scan if filtered else at_most, **granted}
         if camera_id is not None:
             values["camera_id"] = camera_id
         if types is not None:
             values["types"] = list(types)
-        statement = sql(_READ.format(of_camera=of_camera, of_types=of_types))
+        statement = sql(_READ.format(of_camera=of_camera, chosen=of_types + of_grant))
         rows = (await self.session.execute(statement, values)).all()
         found = [(int(row.seq), str(row.event)) for row in rows if row.seq is not None]
         state = rows[0]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.orm import aliased
 
+from models.access import ACTOR, CameraGrant
 from models.entities import Audit, Frame, ObjectKey
 from models.values import FrameFilter
 from repositories.base import Key, Repository
+from repositories.grants import granted
 from repositories.sql import sql
 from utils.exceptions import FrameOnHold
 
@@ -62,14 +64,15 @@ def _before(seconds: float) -> ColumnElement[datetime]:
 class FrameRepository(Repository[Frame]):
     entity = Frame
 
-    async def get_stored(self, frame_id: UUID) -> Frame | None:
-        """The frame, unless it is deleted or being deleted."""
+    async def get_stored(self, frame_id: UUID, cameras: CameraGrant) -> Frame | None:
+        """The frame of one of `cameras`, unless it is deleted or being deleted."""
         frame = await self.get(frame_id)
-        return frame if frame is not None and frame.state == "stored" else None
+        seen = frame is not None and frame.state == "stored" and cameras.covers(frame.camera_id)
+        return frame if seen else None
 
-    async def find(self, wanted: FrameFilter, *, after: Key | None, limit: int) -> list[Frame]:
-        """Stored frames by capture time."""
-        query = self.select().where(Frame.state == "stored")
+    async def find(self, wanted: FrameFilter, cameras: CameraGrant, *, after: Key | None, limit: int) -> list[Frame]:
+        """Stored frames of `cameras` by capture time."""
+        query = self.select().where(Frame.state == "stored", granted(Frame.camera_id, cameras))
         if wanted.camera_id is not None:
             query = query.where(Frame.camera_id == wanted.camera_id)
         if wanted.request_id is not None:
@@ -111,8 +114,10 @@ class FrameRepository(Repository[Frame]):
         """The slots that have a frame, deleted ones included."""
         return set((await self.session.scalars(select(Frame.sequence).where(Frame.request_id == request_id))).all())
 
-    async def nearest(self, camera_id: str, at: datetime) -> Frame | None:
-        """The camera's stored frame closest to `at`; of two as close, the earlier."""
+    async def nearest(self, camera_id: str, at: datetime, cameras: CameraGrant) -> Frame | None:
+        """The camera's stored frame closest to `at`; of two as close, the earlier. None for a camera not of `cameras`."""
+        if not cameras.covers(camera_id):
+            return None
         mine = self.select().where(Frame.state == "stored", Frame.camera_id == camera_id)
         before = mine.where(Frame.capture_timestamp <= at).order_by(Frame.capture_timestamp.desc(), Frame.id.desc()).limit(1)
         after = mine.where(Frame.capture_timestamp > at).order_by(Frame.capture_timestamp.asc(), Frame.id.asc()).limit(1)
@@ -121,13 +126,14 @@ class FrameRepository(Repository[Frame]):
 
     # -- deleting ----------------------------------------------------------------------------------------------
 
-    async def begin_delete(self, frame_id: UUID) -> str | None:
+    async def begin_delete(self, frame_id: UUID, cameras: CameraGrant) -> str | None:
         """Marks a stored frame as being deleted and lowers its request's total; returns the object's key.
 
-        None when there is nothing left to delete. A frame that is already `deleting` gives its key again, so that
-        a delete that was cut off is finished by the next one. Raises FrameOnHold.
+        None when there is nothing left to delete, or the frame's camera is not of `cameras`. A frame that is already
+        `deleting` gives its key again, so that a delete that was cut off is finished by the next one. Raises FrameOnHold.
         """
-        request_id = await self.session.scalar(select(Frame.request_id).where(Frame.id == frame_id))
+        mine = granted(Frame.camera_id, cameras)
+        request_id = await self.session.scalar(select(Frame.request_id).where(Frame.id == frame_id, mine))
         if request_id is None:
             return None
         if marked := await self.begin_deletes(request_id, [frame_id]):
@@ -205,11 +211,14 @@ class FrameRepository(Repository[Frame]):
 
     # -- holds -------------------------------------------------------------------------------------------------
 
-    async def hold(self, frame_id: UUID, reason: str | None) -> Frame | None:
-        """Puts a stored frame on hold, with an audit row; the frame as it then is, None when it is not stored.
+    async def hold(self, frame_id: UUID, reason: str | None, cameras: CameraGrant) -> Frame | None:
+        """Puts a stored frame on hold, with an audit row; the frame as it then is, None when it is not stored, or
+        its camera is not of `cameras`.
 
         One that is on hold already stays so since when it was; a reason, when there is one, replaces the former.
         """
+        if await self.get_stored(frame_id, cameras) is None:
+            return None
         fresh = await self.session.scalar(
             update(Frame)
             .where(Frame.id == frame_id, Frame.state == "stored", Frame.held_at.is_(None))
@@ -228,10 +237,15 @@ class FrameRepository(Repository[Frame]):
             )  # fmt: skip
         if fresh is not None:
             self._audit("frame.hold", frame_id, {"reason": reason} if reason else None)
-        return await self.get_stored(frame_id)
+        frame = await self.get_stored(frame_id, cameras)
+        if frame is not None:
+            await self.session.refresh(frame)
+        return frame
 
-    async def release(self, frame_id: UUID) -> bool:
-        """Ends a frame's hold, with an audit row; False when there is no such stored frame."""
+    async def release(self, frame_id: UUID, cameras: CameraGrant) -> bool:
+        """Ends a frame's hold, with an audit row; False when `cameras` have no such stored frame."""
+        if await self.get_stored(frame_id, cameras) is None:
+            return False
         freed = await self.session.scalar(
             update(Frame)
             .where(Frame.id == frame_id, Frame.held_at.is_not(None))
@@ -240,10 +254,15 @@ class FrameRepository(Repository[Frame]):
         )
         if freed is not None:
             self._audit("frame.release", frame_id, None)
-        return await self.get_stored(frame_id) is not None
+        return True
 
     def _audit(self, action: str, frame_id: UUID, details: dict[str, str] | None) -> None:
-        self.session.add(Audit(action=action, target=str(frame_id), details=details))
+        actor = ACTOR.get()  # None while access is off: a hold is audited all the same
+        named = {name: getattr(actor, name, None) for name in ("subject", "kind", "address", "trace_id", "status")}
+        row = Audit(action=action, target=str(frame_id), details=details, **named)
+        if actor is not None:
+            row.keep_until = func.now() + timedelta(seconds=actor.keep)
+        self.session.add(row)
 
     # -- verification ------------------------------------------------------------------------------------------
 

@@ -11,9 +11,11 @@ from sqlalchemy import Table, bindparam, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql.dml import ReturningInsert
 
+from models.access import CameraGrant
 from models.entities import CaptureGap, CaptureLease, IngestionRequest
 from models.values import FINAL_STATUSES, DropReason, FrameRecord, IngestionStatus, RequestFilter
 from repositories.base import Key, Repository
+from repositories.grants import granted
 from repositories.ledger import Ledger, Recorded
 from repositories.sql import sql
 from utils.exceptions import KeysCondemned
@@ -50,7 +52,7 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
         """A pending capture and its claimable lease, as stored; running it twice changes nothing (docs/rules.md, rule 4)."""
         values = {
             name: getattr(row, name)
-            for name in ("id", "camera_id", "source_type", "capture_mode", "status", "rtsp_url", "params", "meta")
+            for name in ("id", "camera_id", "source_type", "capture_mode", "status", "rtsp_url", "params", "meta", "owner")
         }
         if await self._insert(values, _INSERT):  # else it may be running, or final: a lease is not for it any more
             await self.session.execute(
@@ -118,6 +120,13 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
         """Whether the request was inserted; False when there is one with its id, by this call or by another one."""
         return await self.session.scalar(statement, values) is not None
 
+    async def count_pending_of(self, owner: str, at_most: int) -> int:
+        """How many captures of one principal wait, counted no further than `at_most`."""
+        waiting = select(IngestionRequest.id).where(
+            IngestionRequest.status == IngestionStatus.PENDING.value, IngestionRequest.owner == owner
+        ).limit(at_most)  # fmt: skip
+        return int(await self.session.scalar(select(func.count()).select_from(waiting.subquery())) or 0)
+
     async def count_pending(self, at_most: int) -> int:
         """How many captures wait, counted no further than `at_most`."""
         waiting = select(IngestionRequest.id).where(IngestionRequest.status == IngestionStatus.PENDING.value).limit(at_most)
@@ -138,9 +147,16 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
 
     # -- reads -------------------------------------------------------------------------------------------------
 
-    async def find(self, wanted: RequestFilter, *, after: Key | None, limit: int) -> list[IngestionRequest]:
-        """Requests, newest first."""
-        query = self.select()
+    async def visible(self, request_id: UUID, cameras: CameraGrant) -> IngestionRequest | None:
+        """The request, if its camera is among `cameras`."""
+        row = await self.get(request_id)
+        return row if row is not None and cameras.covers(row.camera_id) else None
+
+    async def find(
+        self, wanted: RequestFilter, cameras: CameraGrant, *, after: Key | None, limit: int
+    ) -> list[IngestionRequest]:
+        """Requests of `cameras`, newest first."""
+        query = self.select().where(granted(IngestionRequest.camera_id, cameras))
         if wanted.camera_id is not None:
             query = query.where(IngestionRequest.camera_id == wanted.camera_id)
         if wanted.status is not None:
@@ -158,9 +174,10 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
         by = (IngestionRequest.created_at, IngestionRequest.id)
         return await self.page(query, by, after=after, limit=limit, descending=True)
 
-    async def of_group(self, group_id: UUID) -> list[IngestionRequest]:
-        """The requests of a burst."""
-        query = self.select().where(IngestionRequest.group_id == group_id).order_by(IngestionRequest.id)
+    async def of_group(self, group_id: UUID, cameras: CameraGrant) -> list[IngestionRequest]:
+        """The requests of a burst, those of `cameras`."""
+        mine = granted(IngestionRequest.camera_id, cameras)
+        query = self.select().where(IngestionRequest.group_id == group_id, mine).order_by(IngestionRequest.id)
         return list((await self.session.scalars(query)).all())
 
     async def is_final(self, request_id: UUID) -> bool:

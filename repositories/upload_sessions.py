@@ -13,9 +13,11 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
+from models.access import ANONYMOUS, Principal
 from models.entities import Json, UploadSession
 from models.values import SessionState
 from repositories.base import Repository
+from repositories.grants import granted
 
 _OPEN = UploadSession.state == SessionState.OPEN.value
 
@@ -26,28 +28,49 @@ def _idle(lease: float) -> ColumnElement[bool]:
     return or_(until.is_(None), until < func.now(), until > func.now() + timedelta(seconds=lease))
 
 
+def _of(who: Principal) -> ColumnElement[bool]:
+    """Whether the session is the principal's, and its camera still among his."""
+    mine = granted(UploadSession.camera_id, who.cameras)
+    if who is ANONYMOUS:
+        return mine
+    owned = UploadSession.owner == who.owner
+    return and_(mine, or_(owned, UploadSession.owner.is_(None)) if who.admin else owned)
+
+
 class UploadSessionRepository(Repository[UploadSession]):
     entity = UploadSession
 
     async def begin(self, row: UploadSession, ttl: float) -> UploadSession:
         """A new session that expires `ttl` seconds from now; running it twice changes nothing (docs/rules.md, rule 4)."""
         names = (
-            "id", "request_id", "camera_id", "filename", "content_type", "size_bytes", "sha256", "meta", "part_size"
+            "id", "request_id", "camera_id", "filename", "content_type", "size_bytes", "sha256", "meta", "part_size",
+            "owner",
         )  # fmt: skip
         values = {name: getattr(row, name) for name in names}
         expires = func.now() + timedelta(seconds=ttl)
         await self.session.execute(insert(UploadSession).values(**values, expires_at=expires).on_conflict_do_nothing())
         return (await self.session.scalars(self.select().where(UploadSession.id == row.id))).one()
 
+    async def count_open_of(self, owner: str, at_most: int) -> int:
+        """How many of one principal are open, counted no further than `at_most`."""
+        mine = (_OPEN, UploadSession.expires_at > func.now(), UploadSession.owner == owner)
+        found = select(UploadSession.id).where(*mine).limit(at_most)
+        return int(await self.session.scalar(select(func.count()).select_from(found.subquery())) or 0)
+
     async def count_open(self, at_most: int) -> int:
         """How many are open and have not expired, counted no further than `at_most`."""
         found = select(UploadSession.id).where(_OPEN, UploadSession.expires_at > func.now()).limit(at_most)
         return int(await self.session.scalar(select(func.count()).select_from(found.subquery())) or 0)
 
-    async def now_and(self, session_id: UUID) -> tuple[Any, UploadSession] | None:
-        """The database's time and the session."""
-        row = (await self.session.execute(select(func.now(), UploadSession).where(UploadSession.id == session_id))).first()
+    async def now_and(self, session_id: UUID, who: Principal) -> tuple[Any, UploadSession] | None:
+        """The database's time and the session, if it is the principal's."""
+        query = select(func.now(), UploadSession).where(UploadSession.id == session_id, _of(who))
+        row = (await self.session.execute(query)).first()
         return (row[0], row[1]) if row is not None else None
+
+    async def owned(self, session_id: UUID, who: Principal) -> UploadSession | None:
+        """The session, if it is the principal's."""
+        return (await self.session.scalars(self.select().where(UploadSession.id == session_id, _of(who)))).one_or_none()
 
     async def set_upload_id(self, session_id: UUID, upload_id: str) -> None:
         """What the store calls the session's multipart upload."""
@@ -90,10 +113,10 @@ class UploadSessionRepository(Repository[UploadSession]):
             values["error"] = error
         return bool(await self._update(UploadSession.id == session_id, _OPEN, **values))
 
-    async def abort(self, session_id: UUID, lease: float) -> bool:
-        """Ends an open session that nobody completes; whether it was this call that did."""
+    async def abort(self, session_id: UUID, who: Principal, lease: float) -> bool:
+        """Ends an open session of the principal that nobody completes; whether it was this call that did."""
         values = {"state": SessionState.ABORTED.value, "ended_at": func.now()}
-        return bool(await self._update(UploadSession.id == session_id, _OPEN, _idle(lease), **values))
+        return bool(await self._update(UploadSession.id == session_id, _of(who), _OPEN, _idle(lease), **values))
 
     # -- sweeping ----------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from config import Settings
+from models.access import ANONYMOUS, CameraGrant, Principal
 from models.entities import CameraConfiguration, CaptureEvent, IngestionRequest
 from models.schemas import (
     IngestionResponse,
@@ -28,7 +29,8 @@ from models.values import (
     ReceivedFile,
 )
 from repositories.database import Database, UnitOfWork
-from services.admission.captures import capture_row, check_moment
+from services.access.limits import Shares
+from services.admission.captures import capture_row, check_moment, with_known_url
 from services.admission.triggers import add_trigger
 from services.admission.uploads import ingest_upload
 from services.execution.runner import CaptureRunner
@@ -56,9 +58,16 @@ class Orchestrator:
     """One a process. `start` begins to run captures, `stop` hands them back."""
 
     def __init__(
-        self, settings: Settings, capture: CaptureDeps, leases: Database, uploads: UploadHandler, policy: AddressPolicy
+        self,
+        settings: Settings,
+        capture: CaptureDeps,
+        leases: Database,
+        uploads: UploadHandler,
+        policy: AddressPolicy,
+        shares: Shares,
     ) -> None:
-        """`leases`: a dedicated connection, for the renewal of leases."""
+        """`leases`: a dedicated connection, for the renewal of leases. `shares`: what one principal may hold."""
+        self._shares = shares
         self._settings = settings
         self._capture = capture
         self._database: Database = capture.database
@@ -79,6 +88,7 @@ class Orchestrator:
     async def submit_capture(
         self,
         body: RTSPIngestionRequest,
+        who: Principal,
         operation: Operation | None = None,
         *,
         max_staleness: float = 0,
@@ -88,7 +98,8 @@ class Orchestrator:
 
         The id is the operation's. `answered`: what is returned is the answer; else that comes later. Raises
         InvalidRequest, TimestampOutOfRange, AddressNotAllowed, CameraDisabled, TooManyPending, SecretUnreadable,
-        DatabaseUnavailable, ShuttingDown, RequestInProgress when the operation's key has gone to another request.
+        DatabaseUnavailable, ShuttingDown, RequestInProgress when the operation's key has gone to another request; Forbidden
+        for another URL of a registered camera from a caller who may not change cameras.
         """
         self.check_accepting()
         operation = operation or Operation()
@@ -98,12 +109,20 @@ class Orchestrator:
         async with self._database.unit_of_work() as uow:
             camera = await uow.cameras.get(body.camera_id)
             pending = await uow.requests.count_pending(self._settings.RTSP.MAX_PENDING)
+            share = self._shares.most(self._settings.RTSP.MAX_PENDING)
+            owned = 0 if who is ANONYMOUS else await uow.requests.count_pending_of(who.owner, share)
         if pending >= self._settings.RTSP.MAX_PENDING:
             raise TooManyPending(retry_after=10)
+        if owned >= share:
+            raise TooManyPending("This caller's share (LIMITS__SHARE) of RTSP__MAX_PENDING is waiting.", retry_after=10)
         row = capture_row(
-            body, camera, self._secrets, default_fps=self._settings.RTSP.DEFAULT_FPS, max_staleness=max_staleness
+            with_known_url(body, camera, self._secrets, who),
+            camera,
+            self._secrets,
+            default_fps=self._settings.RTSP.DEFAULT_FPS,
+            max_staleness=max_staleness,
         )
-        row.id = operation.request_id
+        row.id, row.owner = operation.request_id, None if who is ANONYMOUS else who.owner
         stored = await self._database.retry_until_known(lambda uow: self._add(uow, row, camera, operation, answered))
         log.info("capture_accepted", ingestion_id=str(row.id), camera_id=row.camera_id, mode=row.capture_mode)
         self.runner.wake()
@@ -134,6 +153,7 @@ class Orchestrator:
             if not await uow.cameras.hold_all([row.camera_id for row in rows]):
                 raise CameraNotFound
             held = await uow.requests.add_group(rows, self.runner.owner, self._settings.RTSP.LEASE_TTL)
+            await uow.audit.write(group_id, "burst.take")
             await operation.begin(uow)
             return held
 
@@ -157,6 +177,7 @@ class Orchestrator:
         if camera is not None and not await uow.cameras.hold(camera.camera_id):
             raise CameraNotFound
         stored = await uow.requests.add_capture(row)
+        await uow.audit.write(row.id, "capture.submit")
         if answered:
             await operation.keep(uow, to_response(stored, [], [], self._secrets))
         else:
@@ -176,9 +197,19 @@ class Orchestrator:
 
     # -- requests ----------------------------------------------------------------------------------------------
 
-    async def cancel(self, request_id: UUID) -> bool:
-        """Asks for a capture's end; True when it was final already. Raises RequestNotFound, DatabaseUnavailable."""
-        before = await self._database.retry_until_known(lambda uow: uow.captures.request_cancel(request_id))
+    async def cancel(self, request_id: UUID, cameras: CameraGrant) -> bool:
+        """Asks for a capture's end; True when it was final already.
+
+        Raises RequestNotFound, also when its camera is not of `cameras`; DatabaseUnavailable.
+        """
+
+        async def ask(uow: UnitOfWork) -> IngestionStatus | None:
+            before = await uow.captures.request_cancel(request_id, cameras)
+            if before is not None and before not in FINAL_STATUSES:
+                await uow.audit.write(request_id, "capture.cancel")
+            return before
+
+        before = await self._database.retry_until_known(ask)
         if before is None:
             raise RequestNotFound
         if (job := self.runner.job(request_id)) is not None:
@@ -213,7 +244,9 @@ class Orchestrator:
         if (event := self._finished.get(request_id)) is not None:
             event.set()
 
-    async def trigger(self, request_id: UUID, body: TriggerRequest, operation: Operation | None = None) -> UUID:
+    async def trigger(
+        self, request_id: UUID, body: TriggerRequest, cameras: CameraGrant, operation: Operation | None = None
+    ) -> UUID:
         """An event for a running event_driven capture, whichever process runs it; returns the event's id, the operation's.
 
         Raises RequestNotFound, NotRunning, TimestampOutOfRange, DatabaseUnavailable, ShuttingDown, RequestInProgress
@@ -224,7 +257,10 @@ class Orchestrator:
         event_id, at = operation.request_id, body.at or datetime.now(UTC)
 
         async def add(uow: UnitOfWork) -> CaptureEvent:
+            if await uow.requests.visible(request_id, cameras) is None:
+                raise RequestNotFound
             row = await add_trigger(uow, event_id, request_id, body.label, at, self._settings.RTSP.RING_SECONDS)
+            await uow.audit.write(request_id, "capture.trigger")
             await operation.keep(uow, TriggerAccepted(event_id=event_id))
             return row
 

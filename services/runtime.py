@@ -13,6 +13,9 @@ from typing import Any
 from config import Settings
 from repositories.database import Database
 from repositories.migrations.run import upgrade
+from services.access.api_keys import ApiKeys
+from services.access.audit_log import AuditLog
+from services.access.service import Access
 from services.cameras.burst import BurstService
 from services.cameras.registry import CameraRegistry
 from services.cameras.snapshots import Snapshots
@@ -73,6 +76,9 @@ class Services:
     event_log: EventLog
     idempotency: IdempotencyService
     direct: UploadSessions
+    access: Access
+    api_keys: ApiKeys
+    audit_log: AuditLog
 
 
 @asynccontextmanager
@@ -88,6 +94,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         database = Database(effective.DB)
         stack.push_async_callback(database.close)
         await check_durability(settings, database)
+        access = await Access.open(settings, database)
+        access.start()
+        stack.push_async_callback(access.stop)
         patience = min(effective.DB.STATEMENT_TIMEOUT, settings.RTSP.LEASE_TTL / 3)
         renewing = effective.DB.model_copy(update={"STATEMENT_TIMEOUT": patience, "POOL_TIMEOUT": patience})
         leases = Database(renewing, "trackshift-leases", dedicated=True)
@@ -112,13 +121,13 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         spool = await _open_spool(settings, stack)
         replay = Replay(spool, database, storage, lambda: pictures.contended)
         capture = CaptureDeps(settings.RTSP, database, storage, hub, secrets, pictures, spool)
-        orchestrator = Orchestrator(settings, capture, leases, uploads, policy)
-        queries = Queries(database, storage, secrets)
+        orchestrator = Orchestrator(settings, capture, leases, uploads, policy, access.shares)
+        queries = Queries(database, storage, secrets, access.cursors)
         keeper = KeepOpenStreams(database, hub, secrets)
-        cameras = CameraRegistry(database, secrets, policy, keeper, prober)
+        cameras = CameraRegistry(database, secrets, policy, keeper, prober, access.cursors)
         snapshots = Snapshots(capture, orchestrator, queries)
         bursts = BurstService(settings.RTSP, database, storage, hub, secrets, orchestrator)
-        direct = UploadSessions(settings, database, storage, uploads)
+        direct = UploadSessions(settings, database, storage, uploads, access.shares)
         stack.callback(direct.stop)
         staging = StagingSweeper(database, storage)
         idempotency = IdempotencyService(settings.API, database, storage, secrets)
@@ -174,6 +183,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             event_log=event_log,
             idempotency=idempotency,
             direct=direct,
+            access=access,
+            api_keys=ApiKeys(database, access.cursors),
+            audit_log=AuditLog(database, access.cursors),
         )
         health.stopping = True
 

@@ -78,9 +78,35 @@ class TimestampOutOfRange(InvalidRequest):
     default_message = "The moment is further back than RTSP__RING_SECONDS, or too far ahead."
 
 
+class Unauthorized(IngestionException):
+    """No credential, or one that is wrong, expired or revoked: clients are not told which. `details["given"]`: there
+    was one."""
+
+    code = "unauthorized"
+    default_message = "A valid credential is needed: Authorization: Bearer …"
+
+
 class Forbidden(IngestionException):
+    """`details["scope"]`: the scopes that the credential lacks, as RFC 6750 writes them."""
+
     code = "forbidden"
     default_message = "The caller is not allowed to do this."
+
+
+class CsrfFailed(IngestionException):
+    code = "csrf_failed"
+    default_message = "A browser session needs X-CSRF-Token (from /api/v1/me) for this."
+
+
+class KeyNotFound(IngestionException):
+    code = "key_not_found"
+    default_message = "There is no such API key."
+
+
+class RateLimited(IngestionException):
+    code = "rate_limited"
+    retryable = True
+    default_message = "Too many requests for this caller. Try again later."
 
 
 class AddressNotAllowed(IngestionException):

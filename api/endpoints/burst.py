@@ -9,12 +9,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.http import examples
+from api.http.access.check import WhoDep, allow_camera
+from api.http.access.rules import needs
 from api.http.dependencies import ServicesDep, StateDep
 from api.http.idempotency import OperationDep
 from api.http.openapi import IDEMPOTENCY, KEYED, answer, problems
 from api.http.params import StrictUuid
 from api.http.routing import make_router
 from api.http.waiting import while_wanted
+from models.access import Scope
 from models.schemas import BurstRequest, BurstResponse
 from utils.exceptions import CaptureCode
 
@@ -42,8 +45,10 @@ GroupId = Annotated[StrictUuid, Path(description="The burst's id.")]
         "requestBody": {"content": {"application/json": {"example": examples.BURST_NEW}}},
     },
 )  # fmt: skip
+@needs(Scope.INGEST_WRITE)
 async def take_burst(
-    body: BurstRequest, request: Request, response: Response, services: ServicesDep, state: StateDep, operation: OperationDep
+    body: BurstRequest, request: Request, response: Response, services: ServicesDep, state: StateDep,
+    operation: OperationDep, who: WhoDep,
 ) -> Any:
     """One frame a camera, the one nearest to the same moment, by a single_frame request each.
 
@@ -51,7 +56,8 @@ async def take_burst(
     frame is stored the answer is the first camera's problem, with all of `results`.
     """
     services.orchestrator.check_accepting()
-    taken = await while_wanted(request, state, services.bursts.take(body, operation))
+    allow_camera(who, *body.camera_ids)
+    taken = await while_wanted(request, state, services.bursts.take(body, who, operation))
     response.headers["Location"] = f"/api/v1/ingest/burst/{taken.group_id}"
     return taken
 
@@ -63,5 +69,6 @@ async def take_burst(
     response_model=BurstResponse,
     responses={200: answer("As it stands now.", examples.BURST), **problems("request_not_found")},
 )
-async def get_burst(group_id: GroupId, services: ServicesDep) -> Any:
-    return await services.bursts.get(group_id)
+@needs(Scope.INGEST_READ)
+async def get_burst(group_id: GroupId, services: ServicesDep, who: WhoDep) -> Any:
+    return await services.bursts.get(group_id, who.cameras)

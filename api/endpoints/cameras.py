@@ -9,6 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.http import examples
+from api.http.access.check import WhoDep, allow_camera, share
+from api.http.access.rules import needs
 from api.http.body import media_type
 from api.http.dependencies import ServicesDep, StateDep
 from api.http.idempotency import OperationDep
@@ -16,6 +18,7 @@ from api.http.openapi import IDEMPOTENCY, KEYED, answer, problems
 from api.http.params import Cursor, Limit
 from api.http.routing import make_router
 from api.http.waiting import while_wanted
+from models.access import Scope
 from models.schemas import (
     CameraConfiguration,
     CameraCreate,
@@ -32,6 +35,7 @@ from utils.exceptions import CaptureCode, UnsupportedMediaType
 router = make_router("/api/v1/cameras", tags=["cameras"])
 
 PathCameraId = Annotated[CameraId, Path(description="The camera's id.")]
+PROBES = 20  # at once, those that wait for their turn included
 PATCH_TYPES = ("application/merge-patch+json", "application/json")
 _BODY = ("payload_too_large", "unsupported_media_type", "request_timeout")
 # A snapshot asks for no past moment.
@@ -58,8 +62,10 @@ def _located(description: str, example: Any, what: str) -> dict[str, Any]:
     },
     openapi_extra=_body_example(examples.CAMERA_NEW),
 )
-async def create_camera(body: CameraCreate, response: Response, services: ServicesDep) -> Any:
-    created = await services.cameras.create(body)
+@needs(Scope.CAMERAS_WRITE)
+async def create_camera(body: CameraCreate, response: Response, services: ServicesDep, who: WhoDep) -> Any:
+    allow_camera(who, body.camera_id)
+    created = await services.cameras.create(body, who)
     response.headers["Location"] = f"/api/v1/cameras/{created.camera_id}"
     return created
 
@@ -71,8 +77,9 @@ async def create_camera(body: CameraCreate, response: Response, services: Servic
     response_model=CameraPage,
     responses={200: answer("A page.", examples.CAMERA_PAGE), **problems()},
 )
-async def list_cameras(services: ServicesDep, limit: Limit = 50, cursor: Cursor = None) -> Any:
-    return await services.cameras.list(limit, cursor)
+@needs(Scope.CAMERAS_READ)
+async def list_cameras(services: ServicesDep, who: WhoDep, limit: Limit = 50, cursor: Cursor = None) -> Any:
+    return await services.cameras.list(limit, cursor, who)
 
 
 @router.post(
@@ -86,9 +93,11 @@ async def list_cameras(services: ServicesDep, limit: Limit = 50, cursor: Cursor 
     },
     openapi_extra=_body_example({"rtsp_url": "rtsp://192.168.1.20:554/stream1"}),
 )
+@needs(Scope.CAMERAS_WRITE)
 async def probe_url(body: ProbeRequest, request: Request, services: ServicesDep, state: StateDep) -> Any:
     """Connects, reads 3 to 12 seconds of packets, decodes one picture. Stores nothing."""
-    return await while_wanted(request, state, services.cameras.probe_url(body))
+    with share(request, "probes", PROBES):
+        return await while_wanted(request, state, services.cameras.probe_url(body))
 
 
 @router.get(
@@ -98,8 +107,9 @@ async def probe_url(body: ProbeRequest, request: Request, services: ServicesDep,
     response_model=CameraConfiguration,
     responses={200: answer("The camera.", examples.CAMERA), **problems("camera_not_found")},
 )
-async def get_camera(camera_id: PathCameraId, services: ServicesDep) -> Any:
-    return await services.cameras.get(camera_id)
+@needs(Scope.CAMERAS_READ)
+async def get_camera(camera_id: PathCameraId, services: ServicesDep, who: WhoDep) -> Any:
+    return await services.cameras.get(camera_id, who.cameras)
 
 
 async def _patch_type(request: Request) -> None:
@@ -130,9 +140,11 @@ async def _patch_type(request: Request) -> None:
         }
     },
 )
-async def update_camera(camera_id: PathCameraId, body: CameraPatch, services: ServicesDep) -> Any:
+@needs(Scope.CAMERAS_WRITE)
+async def update_camera(camera_id: PathCameraId, body: CameraPatch, services: ServicesDep, who: WhoDep) -> Any:
     """Absent members stay, null resets, objects are merged. An rtsp_url equal to its masked form keeps the secret."""
-    return await services.cameras.update(camera_id, body)
+    allow_camera(who, camera_id)
+    return await services.cameras.update(camera_id, body, who)
 
 
 @router.delete(
@@ -142,7 +154,9 @@ async def update_camera(camera_id: PathCameraId, body: CameraPatch, services: Se
     summary="Remove a camera; its frames stay",
     responses=problems("camera_not_found", "camera_in_use"),
 )
-async def delete_camera(camera_id: PathCameraId, services: ServicesDep) -> Response:
+@needs(Scope.CAMERAS_WRITE)
+async def delete_camera(camera_id: PathCameraId, services: ServicesDep, who: WhoDep) -> Response:
+    allow_camera(who, camera_id)
     await services.cameras.delete(camera_id)
     return Response(status_code=204)
 
@@ -157,9 +171,14 @@ async def delete_camera(camera_id: PathCameraId, services: ServicesDep) -> Respo
         **problems("camera_not_found"),
     },
 )
-async def probe_camera(camera_id: PathCameraId, request: Request, services: ServicesDep, state: StateDep) -> Any:
+@needs(Scope.CAMERAS_WRITE)
+async def probe_camera(
+    camera_id: PathCameraId, request: Request, services: ServicesDep, state: StateDep, who: WhoDep
+) -> Any:
     """As `POST /cameras/probe`, with the registered URL; also of a disabled camera."""
-    return await while_wanted(request, state, services.cameras.probe(camera_id))
+    allow_camera(who, camera_id)
+    with share(request, "probes", PROBES):
+        return await while_wanted(request, state, services.cameras.probe(camera_id))
 
 
 def _frame_location(frame: FrameInfo) -> str:
@@ -181,6 +200,7 @@ def _frame_location(frame: FrameInfo) -> str:
     },
     openapi_extra={"parameters": [IDEMPOTENCY], **_body_example(examples.SNAPSHOT)},
 )  # fmt: skip
+@needs(Scope.INGEST_WRITE)
 async def take_snapshot(
     camera_id: PathCameraId,
     request: Request,
@@ -188,11 +208,13 @@ async def take_snapshot(
     services: ServicesDep,
     state: StateDep,
     operation: OperationDep,
+    who: WhoDep,
     body: SnapshotRequest | None = None,
 ) -> Any:
     """By a single_frame request of its own: from the open stream at once, else the stream is opened for it."""
     services.orchestrator.check_accepting()
+    allow_camera(who, camera_id)
     operation.answers(201, _frame_location)
-    frame = await while_wanted(request, state, services.snapshots.take(camera_id, body or SnapshotRequest(), operation))
+    frame = await while_wanted(request, state, services.snapshots.take(camera_id, body or SnapshotRequest(), who, operation))
     response.headers["Location"] = _frame_location(frame)
     return frame

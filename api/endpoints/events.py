@@ -15,15 +15,19 @@ from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Send
+from starlette.types import Scope as ASGIScope
 
 from api.http import examples
+from api.http.access.check import WhoDep, share
+from api.http.access.rules import needs
 from api.http.dependencies import ServicesDep, StateDep
 from api.http.openapi import header, problems
 from api.http.params import StrictInteger
 from api.http.routing import make_router
 from api.http.state import AppState
 from api.http.waiting import while_wanted
+from models.access import Scope
 from models.schemas import CameraId, CloudEventPage
 from models.values import LogEventType, LogFilter
 from services.events.event_log import CURSOR_FORM, EventLog, LogPage, Start, parse_cursor
@@ -65,6 +69,7 @@ def _types(value: str | None) -> tuple[LogEventType, ...] | None:
 
 
 async def _filter(
+    who: WhoDep,
     types: Annotated[
         str | None,
         Query(
@@ -74,7 +79,7 @@ async def _filter(
     ] = None,
     camera_id: Annotated[CameraId | None, Query(description="Only of this camera.")] = None,
 ) -> LogFilter:
-    return LogFilter(_types(types), camera_id)
+    return LogFilter(who.cameras, _types(types), camera_id)
 
 
 def wants_stream(request: Request) -> bool:
@@ -113,7 +118,7 @@ class _EventStream(EventSourceResponse):
         super().__init__(_stream(first, log, wanted), headers={"X-Accel-Buffering": "no", "Vary": "Accept"})
         self._state, self._place = state, place
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         async def in_time(message: Message) -> None:
             async with asyncio.timeout(STALL_TIMEOUT):
                 await send(message)
@@ -152,6 +157,7 @@ async def _answer(
 ) -> Response:
     with ExitStack() as place:
         if wait > 0:
+            place.enter_context(share(request, "event readers", state.settings.EVENTS.MAX_READERS))
             place.enter_context(services.event_log.reader("poll"))
         page = await while_wanted(request, state, services.event_log.page(start, wanted, limit, wait))
     items = b",".join(event.body for event in page.events)
@@ -181,6 +187,7 @@ async def _answer(
             )]
     },
 )
+@needs(Scope.EVENTS_READ)
 async def read_events(
     request: Request,
     services: ServicesDep,
@@ -212,6 +219,7 @@ async def read_events(
     if not stream:
         return await _answer(start, wanted, limit, 0 if head else wait, request, state, services)
     with ExitStack() as place:
+        place.enter_context(share(request, "event readers", state.settings.EVENTS.MAX_READERS))
         place.enter_context(services.event_log.reader("stream"))
         first = await services.event_log.page(start, wanted, STREAM_PAGE)
         if head:

@@ -11,12 +11,15 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from api.http import examples
+from api.http.access.check import WhoDep
+from api.http.access.rules import needs
 from api.http.dependencies import ServicesDep
 from api.http.errors import problem_response
 from api.http.openapi import answer, problems
 from api.http.params import Cursor, Flag, FrameId, Limit, StrictUuid
 from api.http.ranges import Span, Unsatisfiable, none_match, requested_span
 from api.http.routing import make_router
+from models.access import Scope
 from models.schemas import CameraId, FrameInfo, FramePage, HoldRequest, NearestFrame, Timestamp
 from models.values import FrameFilter, SourceType
 from utils.exceptions import RangeNotSatisfiable
@@ -49,13 +52,15 @@ async def _filter(
     response_model=FramePage,
     responses={200: answer("A page.", examples.FRAME_PAGE), **problems()},
 )
+@needs(Scope.FRAMES_READ)
 async def list_frames(
     services: ServicesDep,
+    who: WhoDep,
     matching: Annotated[FrameFilter, Depends(_filter)],
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Any:
-    return await services.queries.list_frames(matching, limit, cursor)
+    return await services.queries.list_frames(matching, limit, cursor, who)
 
 
 # Before /{frame_id}, which would take "nearest" for an id.
@@ -66,10 +71,11 @@ async def list_frames(
     response_model=NearestFrame,
     responses={200: answer("The frame.", examples.NEAREST), **problems("frame_not_found")},
 )
+@needs(Scope.FRAMES_READ)
 async def nearest_frame(
-    services: ServicesDep, camera_id: Annotated[CameraId, Query()], at: Annotated[Timestamp, Query()]
+    services: ServicesDep, who: WhoDep, camera_id: Annotated[CameraId, Query()], at: Annotated[Timestamp, Query()]
 ) -> Any:
-    return await services.queries.nearest_frame(camera_id, at)
+    return await services.queries.nearest_frame(camera_id, at, who)
 
 
 @router.get(
@@ -79,8 +85,9 @@ async def nearest_frame(
     response_model=FrameInfo,
     responses={200: answer("The frame.", examples.FRAME), **problems("frame_not_found")},
 )
-async def get_frame(frame_id: FrameId, services: ServicesDep) -> Any:
-    return await services.queries.get_frame(frame_id)
+@needs(Scope.FRAMES_READ)
+async def get_frame(frame_id: FrameId, services: ServicesDep, who: WhoDep) -> Any:
+    return await services.queries.get_frame(frame_id, who)
 
 
 @router.delete(
@@ -90,9 +97,10 @@ async def get_frame(frame_id: FrameId, services: ServicesDep) -> Any:
     summary="Delete a frame",
     responses=problems("storage_unavailable", "frame_on_hold"),
 )
-async def delete_frame(frame_id: FrameId, services: ServicesDep) -> Response:
+@needs(Scope.FRAMES_DELETE)
+async def delete_frame(frame_id: FrameId, services: ServicesDep, who: WhoDep) -> Response:
     """Row and object; 204 also when repeated or unknown."""
-    await services.queries.delete_frame(frame_id)
+    await services.queries.delete_frame(frame_id, who)
     return Response(status_code=204)
 
 
@@ -107,9 +115,10 @@ async def delete_frame(frame_id: FrameId, services: ServicesDep) -> Response:
     },
     openapi_extra={"requestBody": {"content": {"application/json": {"example": examples.HOLD}}}},
 )
-async def hold_frame(frame_id: FrameId, services: ServicesDep, body: HoldRequest | None = None) -> Any:
+@needs(Scope.FRAMES_DELETE)
+async def hold_frame(frame_id: FrameId, services: ServicesDep, who: WhoDep, body: HoldRequest | None = None) -> Any:
     """Until it is released nobody deletes it: neither retention nor a client (409). Repeating it is fine."""
-    return await services.queries.hold_frame(frame_id, body.reason if body else None)
+    return await services.queries.hold_frame(frame_id, body.reason if body else None, who)
 
 
 @router.delete(
@@ -119,9 +128,10 @@ async def hold_frame(frame_id: FrameId, services: ServicesDep, body: HoldRequest
     summary="End a frame's hold",
     responses=problems("frame_not_found"),
 )
-async def release_frame(frame_id: FrameId, services: ServicesDep) -> Response:
+@needs(Scope.FRAMES_DELETE)
+async def release_frame(frame_id: FrameId, services: ServicesDep, who: WhoDep) -> Response:
     """204 also for a frame that is on none."""
-    await services.queries.release_frame(frame_id)
+    await services.queries.release_frame(frame_id, who)
     return Response(status_code=204)
 
 
@@ -166,19 +176,22 @@ async def _body(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         **problems("frame_not_found", "range_not_satisfiable", "storage_unavailable"),
     },
 )
+@needs(Scope.FRAMES_READ)
 async def get_frame_content(
     frame_id: FrameId,
     request: Request,
     services: ServicesDep,
+    who: WhoDep,
     proxy: Annotated[Flag, Query(description="true: the bytes from here, instead of the redirect.")] = False,
 ) -> Response:
-    content = await services.queries.open_frame(frame_id)
+    content = await services.queries.open_frame(frame_id, who)
     head = bool(request.scope.get("trackshift.head"))
     if not (proxy or head):
         return RedirectResponse(content.presigned_url, 307, headers={"Cache-Control": "no-store"})
     etag, size = f'"{content.sha256}"', content.size_bytes
     # The bytes never change, but the frame may be deleted: clients keep them and ask.
     headers = {"ETag": etag, "Accept-Ranges": "bytes", "Cache-Control": "private, no-cache"}
+    headers["Content-Security-Policy"] = "sandbox"  # a picture that a browser takes for a page runs nothing
     if none_match(_joined(request, "if-none-match"), etag):
         return Response(status_code=304, headers=headers)
     span: Span | None = None

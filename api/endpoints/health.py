@@ -11,10 +11,12 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
 from api.http import examples
+from api.http.access.rules import needs, public
 from api.http.dependencies import StateDep
 from api.http.openapi import answer, problems
 from api.http.routing import make_router
 from api.http.state import AppState
+from models.access import Scope
 from models.schemas import HealthCheckResponse, LiveResponse
 from services.execution.health import Health
 from services.reads.serializers.health import to_health
@@ -46,6 +48,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 @router.get(
     "/health", operation_id="health", summary="Health of all parts", response_model=HealthCheckResponse, responses=_RESPONSES
 )
+@needs(Scope.METRICS_READ)
 async def health(state: StateDep) -> Response:
     return _answer(await _check(state))
 
@@ -57,8 +60,14 @@ async def health(state: StateDep) -> Response:
     response_model=HealthCheckResponse,
     responses=_RESPONSES,
 )
+@public
 async def health_ready(state: StateDep) -> Response:
-    return _answer(await _check(state))
+    health = await _check(state)
+    if state.settings.AUTH.MODE != "off":  # anybody may ask: the status only
+        status = 503 if health.status == "unhealthy" else 200
+        headers = {"Cache-Control": "no-store"} | ({"Retry-After": "1"} if status == 503 else {})
+        return JSONResponse({"status": health.status}, status_code=status, headers=headers)
+    return _answer(health)
 
 
 @router.get(
@@ -68,6 +77,7 @@ async def health_ready(state: StateDep) -> Response:
     response_model=LiveResponse,
     responses={200: answer("It does.", {"status": "alive"}), **problems("invalid_request", common=False)},
 )
+@public
 async def health_live() -> Any:
     return LiveResponse(status="alive")
 
@@ -82,5 +92,6 @@ async def health_live() -> Any:
         **problems("invalid_request", common=False),
     },
 )
+@needs(Scope.METRICS_READ)
 async def metrics() -> Response:
     return Response(await run_in_threadpool(generate_latest, REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -10,12 +10,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.http import examples
+from api.http.access.check import WhoDep, allow_camera
+from api.http.access.rules import needs
 from api.http.dependencies import ServicesDep, StateDep
 from api.http.idempotency import OperationDep
 from api.http.openapi import IDEMPOTENCY, KEYED, PREFER, answer, problems
 from api.http.params import Cursor, Limit, RequestId, StrictUuid
 from api.http.prefer import wait_final
 from api.http.routing import make_router
+from models.access import Scope
 from models.schemas import CameraId, IngestionResponse, RequestPage, RTSPIngestionRequest, Timestamp
 from models.values import CaptureMode, IngestionStatus, RequestFilter, SourceType
 
@@ -45,20 +48,22 @@ def status_location(request_id: UUID) -> str:
     },
     openapi_extra={"parameters": [PREFER, IDEMPOTENCY]},
 )  # fmt: skip
+@needs(Scope.INGEST_WRITE)
 async def submit_capture(
     body: RTSPIngestionRequest, request: Request, response: Response, services: ServicesDep, state: StateDep,
-    operation: OperationDep,
+    operation: OperationDep, who: WhoDep,
 ) -> Any:
     """Answers at once, before the camera is reached. With `Prefer: wait=N` it waits for the final state."""
     services.orchestrator.check_accepting()
+    allow_camera(who, body.camera_id)
     operation.answers(202, lambda accepted: status_location(accepted.request_id))
-    accepted = await services.orchestrator.submit_capture(body, operation)
+    accepted = await services.orchestrator.submit_capture(body, who, operation)
     response.headers["Location"] = status_location(accepted.request_id)
     if await wait_final(request, response, state, services, accepted.request_id):
         response.status_code = 200
     elif "Preference-Applied" not in response.headers:
         return accepted
-    return await services.queries.get_request(accepted.request_id)
+    return await services.queries.get_request(accepted.request_id, who)
 
 
 @router.get(
@@ -69,14 +74,15 @@ async def submit_capture(
     responses={200: answer("The state.", examples.FINAL), **problems("request_not_found")},
     openapi_extra={"parameters": [PREFER]},
 )
+@needs(Scope.INGEST_READ)
 async def get_request(
-    request_id: RequestId, request: Request, response: Response, services: ServicesDep, state: StateDep
+    request_id: RequestId, request: Request, response: Response, services: ServicesDep, state: StateDep, who: WhoDep
 ) -> Any:
     """With `Prefer: wait=N`: as soon as the state is final, or after N seconds."""
     response.headers["Vary"] = "Prefer"
-    current = await services.queries.get_request(request_id)  # an unknown one is 404 without a wait
+    current = await services.queries.get_request(request_id, who)  # an unknown one is 404 without a wait
     if await wait_final(request, response, state, services, request_id) or "Preference-Applied" in response.headers:
-        current = await services.queries.get_request(request_id)
+        current = await services.queries.get_request(request_id, who)
     return current
 
 
@@ -102,13 +108,15 @@ async def _filter(
     response_model=RequestPage,
     responses={200: answer("A page.", examples.REQUEST_PAGE), **problems()},
 )
+@needs(Scope.INGEST_READ)
 async def list_requests(
     services: ServicesDep,
+    who: WhoDep,
     matching: Annotated[RequestFilter, Depends(_filter)],
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Any:
-    return await services.queries.list_requests(matching, limit, cursor)
+    return await services.queries.list_requests(matching, limit, cursor, who)
 
 
 @router.post(
@@ -124,9 +132,10 @@ async def list_requests(
     },
     openapi_extra={"parameters": [IDEMPOTENCY]},
 )
-async def cancel_request(request_id: RequestId, response: Response, services: ServicesDep) -> Any:
-    was_final = await services.orchestrator.cancel(request_id)
+@needs(Scope.INGEST_WRITE)
+async def cancel_request(request_id: RequestId, response: Response, services: ServicesDep, who: WhoDep) -> Any:
+    was_final = await services.orchestrator.cancel(request_id, who.cameras)
     response.headers["Location"] = status_location(request_id)
     if was_final:
         response.status_code = 200
-    return await services.queries.get_request(request_id)
+    return await services.queries.get_request(request_id, who)

@@ -9,6 +9,8 @@ from starlette.responses import Response
 
 from api.endpoints.requests import status_location
 from api.http import examples
+from api.http.access.check import WhoDep, allow_camera, count_bytes, share
+from api.http.access.rules import needs
 from api.http.body import check_encoding, content_length
 from api.http.dependencies import ServicesDep, StateDep
 from api.http.idempotency import begin, form_fingerprint, kept_answer
@@ -16,6 +18,7 @@ from api.http.multipart import boundary_of
 from api.http.openapi import IDEMPOTENCY, KEYED, answer, problems
 from api.http.receive import body_limit, receive_form
 from api.http.routing import make_router
+from models.access import Scope
 from models.schemas import IngestionResponse
 from models.values import CAMERA_ID_PATTERN
 from utils.exceptions import PayloadTooLarge
@@ -67,23 +70,29 @@ _EXAMPLE = {"camera_id": "pit-lane-1", "files": ["car-44.jpg"], "meta": {"sessio
         },
     },
 )  # fmt: skip
-async def upload_images(request: Request, response: Response, services: ServicesDep, state: StateDep) -> Any:
+@needs(Scope.INGEST_WRITE)
+async def upload_images(
+    request: Request, response: Response, services: ServicesDep, state: StateDep, who: WhoDep
+) -> Any:
     """Each file is stored or refused by itself, its bytes unchanged. If none is stored, the answer is the first
     file's problem with all of `rejected`."""
     services.orchestrator.check_accepting()
     await services.direct.check_store()
     # Nothing of the body has been read: a client that waits for 100 Continue gets the refusal instead.
     declared = content_length(request)
-    with state.uploads.admit(declared) as share:
+    if declared is not None:
+        count_bytes(request, declared)
+    with share(request, "uploads", state.settings.UPLOAD.MAX_CONCURRENT), state.uploads.admit(declared) as admitted:
         boundary = boundary_of(request.headers.get("content-type", ""))
         check_encoding(request)
         if declared is not None and declared > body_limit(state.settings):
             raise PayloadTooLarge("The body is larger than UPLOAD__MAX_BATCH_SIZE files of UPLOAD__MAX_FILE_SIZE.")
-        async with receive_form(request, boundary, state, share) as form:
+        async with receive_form(request, boundary, state, admitted) as form:
+            allow_camera(who, form.fields.camera_id)
             operation = await begin(request, form_fingerprint(form))
             operation.answers(201, lambda stored: status_location(stored.request_id))
             request_id = await services.orchestrator.ingest_upload(form.fields, form.files, operation)
     if (kept := await kept_answer(request, operation)) is not None:
         return kept
     response.headers["Location"] = status_location(request_id)
-    return await services.queries.get_request(request_id)
+    return await services.queries.get_request(request_id, who)

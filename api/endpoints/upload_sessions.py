@@ -6,10 +6,13 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import Path
+from starlette.requests import Request
 from starlette.responses import Response
 
 from api.endpoints.requests import status_location
 from api.http import examples
+from api.http.access.check import WhoDep, allow_camera, count_bytes
+from api.http.access.rules import needs
 from api.http.dependencies import ServicesDep, StateDep
 from api.http.idempotency import OperationDep
 from api.http.multipart import clean_filename
@@ -17,6 +20,7 @@ from api.http.openapi import IDEMPOTENCY, KEYED, answer, problems
 from api.http.params import StrictUuid
 from api.http.receive import local_file
 from api.http.routing import make_router
+from models.access import Scope
 from models.schemas import IngestionResponse, UploadComplete, UploadSessionCreate, UploadSessionResponse
 from utils.exceptions import InvalidRequest
 
@@ -49,19 +53,23 @@ def session_location(session_id: UUID) -> str:
     },
     openapi_extra={"parameters": [IDEMPOTENCY], **_json(examples.SESSION_NEW)},
 )  # fmt: skip
+@needs(Scope.INGEST_WRITE)
 async def open_upload_session(
-    body: UploadSessionCreate, response: Response, services: ServicesDep, operation: OperationDep
+    body: UploadSessionCreate, request: Request, response: Response, services: ServicesDep, operation: OperationDep,
+    who: WhoDep,
 ) -> Any:
     """For files larger than a form's, and for links that break: what has arrived stays, the rest is sent again.
 
     The file goes straight to the object store, by URLs that need no credentials. A PUT counts once it was answered 200;
     one that was cut off is repeated."""
+    allow_camera(who, body.camera_id)
     name = clean_filename(body.filename.encode())
     if not name:
         raise InvalidRequest.of("filename", "must have a base name", code="filename")
     kind = (body.content_type or "").partition(";")[0].strip().lower() or None
     wanted = body.model_copy(update={"filename": name, "content_type": kind})
-    session = await services.direct.create(wanted, operation.request_id)
+    count_bytes(request, body.size_bytes)
+    session = await services.direct.create(wanted, operation.request_id, who)
     response.headers["Location"] = session_location(session.session_id)
     return session
 
@@ -76,9 +84,10 @@ async def open_upload_session(
         **problems("session_not_found", "storage_unavailable"),
     },
 )
-async def get_upload_session(session_id: SessionId, services: ServicesDep) -> Any:
+@needs(Scope.INGEST_WRITE)
+async def get_upload_session(session_id: SessionId, services: ServicesDep, who: WhoDep) -> Any:
     """Parts that have arrived have no URL; the others have a fresh one. Ended sessions are known for 7 days."""
-    return await services.direct.get(session_id)
+    return await services.direct.get(session_id, who)
 
 
 @router.post(
@@ -97,8 +106,10 @@ async def get_upload_session(session_id: SessionId, services: ServicesDep) -> An
     },
     openapi_extra={"parameters": [IDEMPOTENCY], **_json(examples.SESSION_COMPLETE)},
 )  # fmt: skip
+@needs(Scope.INGEST_WRITE)
 async def complete_upload_session(
-    session_id: SessionId, response: Response, services: ServicesDep, state: StateDep, body: UploadComplete | None = None
+    session_id: SessionId, response: Response, services: ServicesDep, state: StateDep, who: WhoDep,
+    body: UploadComplete | None = None,
 ) -> Any:
     """Checked as a form's file is, with the same refusals, which end the session. 409 `upload_incomplete` names the parts
     that are missing. After a 5xx, or no answer at all, ask again: it is stored once."""
@@ -107,15 +118,15 @@ async def complete_upload_session(
     if given is not None and etags is not None and len(etags) != len(given):
         raise InvalidRequest.of("parts", "names a part more than once", code="repeated")
     direct = services.direct
-    known = await direct.outcome(session_id)
+    known = await direct.outcome(session_id, who)
     request_id = known.request_id
     if request_id is None:
         await direct.check_store()
         with state.uploads.admit(known.size_bytes):
             async with local_file(state, known.size_bytes, known.filename, known.content_type) as file:
-                request_id = await direct.complete(session_id, etags, file)
+                request_id = await direct.complete(session_id, etags, file, who)
     response.headers["Location"] = status_location(request_id)
-    return await services.queries.get_request(request_id)
+    return await services.queries.get_request(request_id, who)
 
 
 @router.delete(
@@ -125,6 +136,7 @@ async def complete_upload_session(
     summary="Give up a direct upload",
     responses={204: {"description": "It is over, and nothing of it is kept."}, **problems("request_in_progress")},
 )
-async def abort_upload_session(session_id: SessionId, services: ServicesDep) -> None:
+@needs(Scope.INGEST_WRITE)
+async def abort_upload_session(session_id: SessionId, services: ServicesDep, who: WhoDep) -> None:
     """Any UUID, repeated or unknown: 204. A completed one stays completed: its frame is deleted as any other."""
-    await services.direct.abort(session_id)
+    await services.direct.abort(session_id, who)

@@ -29,10 +29,12 @@ TABLE: dict[str, tuple[int, str]] = {
     "malformed_request": (400, "Malformed request"),
     "unauthorized": (401, "Not authenticated"),
     "forbidden": (403, "Not allowed"),
+    "csrf_failed": (403, "CSRF token missing or wrong"),
     "address_not_allowed": (403, "Camera address not allowed"),
     "request_not_found": (404, "No such request"),
     "frame_not_found": (404, "No such frame"),
     "camera_not_found": (404, "No such camera"),
+    "key_not_found": (404, "No such API key"),
     "session_not_found": (404, "No such upload session"),
     "route_not_found": (404, "No such route"),
     "method_not_allowed": (405, "Method not allowed"),
@@ -118,11 +120,18 @@ def problem_response(scope: Scope, error: IngestionException, headers: Mapping[s
         sent.setdefault("Retry-After", str(max(1, math.ceil(error.retry_after or RETRY_AFTER))))
     elif error.retry_after is not None:
         sent.setdefault("Retry-After", str(max(1, math.ceil(error.retry_after))))
-    if status == 401:
-        sent.setdefault("WWW-Authenticate", 'Bearer realm="trackshift"')
+    if status == 401 or "scope" in error.details:
+        sent.setdefault("WWW-Authenticate", _challenge(error))
     if status == 408:  # the rest of the body may still come: the connection cannot be used again
         sent.setdefault("Connection", "close")
     return JSONResponse(body, status_code=status, headers=sent, media_type=PROBLEM_TYPE)
+
+
+def _challenge(error: IngestionException) -> str:
+    """RFC 6750, section 3."""
+    if "scope" in error.details:
+        return f'Bearer realm="trackshift", error="insufficient_scope", scope="{error.details["scope"]}"'
+    return 'Bearer realm="trackshift"' + (', error="invalid_token"' if error.details.get("given") else "")
 
 
 def internal_error(scope: Scope, error: BaseException) -> Response:

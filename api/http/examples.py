@@ -149,3 +149,26 @@ PROBE: dict[str, Any] = {
                  "keyframe sampling is no denser than that."],
 }  # fmt: skip
 SNAPSHOT: dict[str, Any] = {"meta": {"session": "FP1"}, "jpeg_quality": 90, "max_staleness": 0.0}
+KEY_NEW: dict[str, Any] = {"name": "consumer", "scopes": ["frames:read", "events:read"], "cameras": ["pit-*"]}
+KEY: dict[str, Any] = {
+    "key_id": "4fT0aZ9qLmXw", **KEY_NEW, "created_at": _AT, "expires_at": None, "last_used_at": None, "revoked_at": None,
+}  # fmt: skip
+KEY_MADE: dict[str, Any] = {**KEY, "key": "tsk_4fT0aZ9qLmXw_…"}
+KEY_PAGE: dict[str, Any] = {"items": [KEY], "next_cursor": None}
+ME: dict[str, Any] = {
+    "subject": "4fT0aZ9qLmXw", "kind": "key", "scopes": ["frames:read", "events:read"], "cameras": ["pit-*"],
+    "expires_at": None, "csrf_token": None,
+}  # fmt: skip
+AUDIT_PAGE: dict[str, Any] = {
+    "items": [
+        {
+            "at": _AT, "subject": "4fT0aZ9qLmXw", "kind": "key", "address": "192.168.1.7", "action": "frame.delete",
+            "target": _FRAME, "status": 204, "trace_id": _REQUEST,
+        }
+    ],
+    "next_cursor": None,
+}  # fmt: skip
+RESOURCE: dict[str, Any] = {
+    "resource": "https://ingest.example", "authorization_servers": ["https://issuer.example"],
+    "scopes_supported": ["ingest:read"], "bearer_methods_supported": ["header"], "resource_name": "TrackShift Ingestion",
+}  # fmt: skip

@@ -22,15 +22,16 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from api.http.access.check import principal
+from api.http.access.shown import camera_ids
 from api.http.dependencies import get_services
 from api.http.errors import PROBLEM_TYPE, on_http_exception, on_ingestion_exception, on_validation_error
 from api.http.receive import ReceivedForm
 from models.values import KeptAnswer, KeyName
 from services.idempotency.operation import Operation
-from utils.exceptions import IngestionException, MalformedRequest
+from utils.exceptions import Forbidden, IngestionException, MalformedRequest
 
 REPLAYED = "Idempotent-Replayed"
-ANONYMOUS = "anonymous"
 # These answers depend on the moment, not on the request: they free the key.
 _NOT_KEPT = (401, 403, 408, 409, 429)
 _IN_THREAD = 65_536  # bytes of JSON; less is hashed faster than a thread is reached
@@ -73,8 +74,8 @@ def parse_key(headers: list[str]) -> str | None:
 
 
 def caller(request: Request) -> str:
-    """The owner of the keys: the authenticated caller, else one shared anonymous caller."""
-    return str(request.scope.get("trackshift.caller", ANONYMOUS))
+    """The owner of the keys."""
+    return principal(request).owner
 
 
 def scope_of(request: Request) -> str:
@@ -157,6 +158,8 @@ async def serve(
             await begin(request, await asyncio.to_thread(json_fingerprint, *work) if large else json_fingerprint(*work))
         response = await handler(request)
     except _Replay as found:
+        if not principal(request).cameras.covers_all(camera_ids(found.answer.body)):  # narrowed since
+            return await on_ingestion_exception(request, Forbidden("The credential is not for this camera."))
         return _again(found.answer)
     except IngestionException as error:
         response = await on_ingestion_exception(request, error)

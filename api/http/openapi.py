@@ -16,9 +16,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
+from api.http.access.rules import SCHEMES, needs, public
 from api.http.errors import PROBLEM_TYPE, TABLE
 from api.http.links import add_links
-from api.http.routing import make_router
+from api.http.routing import declared_routes, make_router
 from models.schemas import Problem
 from utils.exceptions import IngestionException
 
@@ -107,8 +108,24 @@ def schema_of(app: FastAPI) -> dict[str, Any]:
         components = schema.setdefault("components", {})
         components["schemas"] = extra["$defs"] | components.get("schemas", {})
         add_links(schema)
+        _add_security(app, schema)
         app.openapi_schema = schema
     return app.openapi_schema
+
+
+def _add_security(app: FastAPI, schema: dict[str, Any]) -> None:
+    """Each operation's `security`, from what its endpoint declares, and 401 and 403 where it is not public."""
+    schema["components"]["securitySchemes"] = SCHEMES
+    refusals = problems("unauthorized", "forbidden", "rate_limited", common=False)
+    for route in declared_routes(app):
+        if not route.include_in_schema:
+            continue
+        for method in route.methods or ():
+            operation = schema["paths"][route.path_format][method.lower()]
+            operation["security"] = route.rule.openapi()
+            if not route.rule.public:
+                for status, entry in refusals.items():
+                    operation["responses"].setdefault(str(status), entry)
 
 
 @cache
@@ -123,16 +140,19 @@ def _local_assets() -> dict[str, bytes]:
 def install_docs(app: FastAPI) -> None:
     """/openapi.json, /docs, /redoc; their scripts from the installed package, else from the CDN that FastAPI names."""
     router = make_router(include_in_schema=False)
+    declare = public if app.state.trackshift.settings.AUTH.DOCS else needs()
     local = _local_assets()
 
     def urls(**names: str) -> dict[str, Any]:
         return {key: _ASSET_URL + name for key, name in names.items()} if local else {}
 
     @router.get("/openapi.json")
+    @declare
     async def openapi() -> Response:
         return JSONResponse(await run_in_threadpool(schema_of, app))
 
     @router.get("/docs")
+    @declare
     async def swagger() -> HTMLResponse:
         links = urls(
             swagger_js_url="swagger-ui-bundle.js", swagger_css_url="swagger-ui.css", swagger_favicon_url="favicon.png"
@@ -140,11 +160,13 @@ def install_docs(app: FastAPI) -> None:
         return get_swagger_ui_html(openapi_url="/openapi.json", title=f"{app.title}: try it", **links)
 
     @router.get("/redoc")
+    @declare
     async def redoc() -> HTMLResponse:
         links = urls(redoc_js_url="redoc.standalone.js", redoc_favicon_url="favicon.png")
         return get_redoc_html(openapi_url="/openapi.json", title=app.title, with_google_fonts=False, **links)
 
     @router.get(_ASSET_URL + "{name}")
+    @declare
     async def asset(request: Request, name: str) -> Response:
         if name not in local:
             raise HTTPException(404)

@@ -6,6 +6,7 @@ the whole header for one unknown preference with a form of its own. The contract
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -13,6 +14,7 @@ from uuid import UUID
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.http.access.check import credential_ended, ended, share
 from api.http.state import AppState
 from api.http.waiting import disconnected
 from utils.tasks import first_of
@@ -59,12 +61,16 @@ def wait_seconds(request: Request) -> int | None:
 async def wait_final(request: Request, response: Response, state: AppState, services: Services, request_id: UUID) -> bool:
     """Whether the request became final in the time the client prefers to wait; False at once without a preference.
 
-    Ends early when the service stops or the client goes away.
+    Ends early when the service stops or the client goes away. Raises Unauthorized when the caller's credential ends.
     """
     seconds = wait_seconds(request)
     if seconds is None:
         return False
     response.headers["Preference-Applied"] = f"wait={seconds}"
-    waiting = services.orchestrator.wait_final(request_id, float(seconds))
-    final = await first_of(waiting, state.stopping.wait(), disconnected(request))
-    return final is not None and final.result()
+    with share(request, "waits", state.settings.API.MAX_CONCURRENT_REQUESTS):
+        waiting = services.orchestrator.wait_final(request_id, float(seconds))
+        revoked = asyncio.ensure_future(ended(request))
+        final = await first_of(waiting, state.stopping.wait(), disconnected(request), revoked)
+        if final is None and not revoked.cancelled():
+            raise credential_ended()
+        return final is not None and final.result()

@@ -8,14 +8,17 @@ from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl
 
-from fastapi import APIRouter
+from fastapi import APIRouter, FastAPI
 from fastapi.dependencies.models import Dependant
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, iter_route_contexts
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import Scope
 
+from api.http.access.check import authorize, principal
+from api.http.access.rules import Rule, UndeclaredAccess, rule_of
+from api.http.access.shown import shown
 from api.http.body import body_deadline, read_json
 from api.http.idempotency import check_key, serve, takes_key
 from api.http.state import app_state
@@ -54,7 +57,12 @@ def check_query(query: bytes, known: frozenset[str]) -> None:
 
 
 class StrictRoute(APIRoute):
-    """Admission, query, JSON and Idempotency-Key are checked here, in this order, before FastAPI sees the request."""
+    """Access, admission, query, JSON and Idempotency-Key are checked here, in this order, before FastAPI sees the request.
+
+    Raises UndeclaredAccess, when it is made, for an endpoint without `@needs` or `@public`.
+    """
+
+    rule: Rule
 
     literal_paths: ClassVar[set[str]] = set()  # of all routes: paths without parameters
 
@@ -72,6 +80,8 @@ class StrictRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
+        self.rule = rule_of(self.endpoint)
+        rule, path, status, action = self.rule, self.path, self.status_code or 200, self.operation_id or self.name
         known = frozenset(query_names(self.dependant))
         takes_json = self.body_field is not None
         reads_itself = not takes_json and "requestBody" in (self.openapi_extra or {})
@@ -79,7 +89,8 @@ class StrictRoute(APIRoute):
 
         async def strict(request: Request) -> Response:
             state = app_state(request)
-            state.admit(self.path)
+            await authorize(request, rule, path, status, action)
+            state.admit(path)
             check_query(request.scope.get("query_string", b""), known)
             if keyed:
                 check_key(request)
@@ -89,9 +100,21 @@ class StrictRoute(APIRoute):
                 body = await read_json(request, body_deadline(api), api.MAX_JSON_BYTES)
                 # The cache of Request.body() and .json(), which FastAPI calls.
                 request._body, request._json = body
-            return await (serve(request, handler, body) if keyed else handler(request))
+            response = await (serve(request, handler, body) if keyed else handler(request))
+            return response if rule.public else shown(response, principal(request))
 
         return strict
+
+
+def declared_routes(app: FastAPI) -> list[StrictRoute]:
+    """Every route of the application. Raises UndeclaredAccess for one that nobody checks."""
+    found = []
+    for context in iter_route_contexts(app.routes):
+        route = context.original_route
+        if not isinstance(route, StrictRoute):
+            raise UndeclaredAccess(f"{context.path}: not made by make_router, so nobody checks its callers")
+        found.append(route)
+    return found
 
 
 def make_router(prefix: str = "", **kwargs: Any) -> APIRouter:

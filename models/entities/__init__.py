@@ -4,7 +4,7 @@ Every time is `timestamptz`. Queries say what they load: a relationship or a def
 Everything is imported here, so that `Base.metadata` knows all tables.
 """
 
-from models.entities.access import ApiKey, Audit
+from models.entities.access import AccessState, ApiKey, Audit, BrowserSession, DeletedCamera
 from models.entities.base import SEALED_PREFIX, Base, Json, SlotRanges
 from models.entities.cameras import CameraConfiguration
 from models.entities.events import Event, EventLog, OutboxPending
@@ -21,7 +21,31 @@ from models.entities.requests import (
 from models.entities.uploads import IdempotencyKey, UploadSession
 
 __all__ = [
-    "SEALED_PREFIX", "ApiKey", "Audit", "Base", "CameraConfiguration", "CaptureEvent", "CaptureGap", "CaptureLease", "Event",
-    "EventLog", "Frame", "IdempotencyKey", "IngestionRequest", "IntegrityViolation", "Json", "ObjectKey", "OutboxPending",
-    "SlotRanges", "StorageChange", "StorageUsage", "SweeperState", "UploadSession", "count_slots", "dropped_column",
+    "SEALED_PREFIX",
+    "AccessState",
+    "ApiKey",
+    "Audit",
+    "Base",
+    "BrowserSession",
+    "CameraConfiguration",
+    "CaptureEvent",
+    "CaptureGap",
+    "CaptureLease",
+    "DeletedCamera",
+    "Event",
+    "EventLog",
+    "Frame",
+    "IdempotencyKey",
+    "IngestionRequest",
+    "IntegrityViolation",
+    "Json",
+    "ObjectKey",
+    "OutboxPending",
+    "SlotRanges",
+    "StorageChange",
+    "StorageUsage",
+    "SweeperState",
+    "UploadSession",
+    "count_slots",
+    "dropped_column",
 ]  # fmt: skip

@@ -41,6 +41,7 @@ class IngestionRequest(Base):
     error: Mapped[Json | None]
     source: Mapped[Json | None]
     group_id: Mapped[UUID | None]  # requests of one burst
+    owner: Mapped[str | None]  # the principal that asked (models.access); null: access was off
     rejected: Mapped[list[Json]] = mapped_column(server_default=text("'[]'::jsonb"))
     grid_start: Mapped[datetime | None]
     expected: Mapped[int] = mapped_column(Integer, server_default=text("0"))
@@ -85,6 +86,10 @@ class IngestionRequest(Base):
         Index(None, "status", "created_at", "id"),
         Index(None, "source_type", "created_at", "id"),
         Index(None, "capture_mode", "created_at", "id"),
+        Index(
+            "ix_ingestion_requests_pending_owner", "owner",
+            postgresql_where=text("status = 'pending' AND owner IS NOT NULL"),
+        ),
         Index("ix_ingestion_requests_group_id", "group_id", "id", postgresql_where=text("group_id IS NOT NULL")),
         Index("ix_ingestion_requests_plain_url", "id", postgresql_where=text(PLAIN_URL)),
     )

@@ -43,6 +43,7 @@ class UploadSession(Base):
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
     request_id: Mapped[UUID] = mapped_column(unique=True)  # fixed from the start: however often it is completed
+    owner: Mapped[str | None]  # the principal that opened it (models.access); null: access was off
     camera_id: Mapped[str]
     filename: Mapped[str]
     content_type: Mapped[str | None]

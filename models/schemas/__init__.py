@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+from models.schemas.access import (
+    ApiKeyCreate,
+    ApiKeyCreated,
+    ApiKeyInfo,
+    ApiKeyPage,
+    AuditEntry,
+    AuditPage,
+    Me,
+    ProtectedResource,
+    SessionCreate,
+)
 from models.schemas.base import (
     MAX_META_BYTES,
     BoundedObject,
@@ -64,6 +75,12 @@ from models.schemas.uploads import (
 
 __all__ = [
     "MAX_META_BYTES",
+    "ApiKeyCreate",
+    "ApiKeyCreated",
+    "ApiKeyInfo",
+    "ApiKeyPage",
+    "AuditEntry",
+    "AuditPage",
     "BoundedObject",
     "BurstError",
     "BurstRequest",
@@ -90,6 +107,7 @@ __all__ = [
     "IngestionResponse",
     "Input",
     "LiveResponse",
+    "Me",
     "MotionSettings",
     "NearestFrame",
     "Output",
@@ -98,6 +116,7 @@ __all__ = [
     "Problem",
     "ProblemField",
     "Progress",
+    "ProtectedResource",
     "RTSPIngestionRequest",
     "Reader",
     "RejectedFile",
@@ -106,6 +125,7 @@ __all__ = [
     "RequestSummary",
     "RetentionDays",
     "RtspUrl",
+    "SessionCreate",
     "SnapshotRequest",
     "StreamError",
     "StreamSource",

@@ -19,8 +19,8 @@ class FrameInfo(Output):
     sequence: int = Field(description="The slot's number on the request's grid; of an upload: the file's index.")
     filename: str | None
     storage_path: str = Field(description="The object's key, without the bucket.")
-    storage_url: str = Field(description="Presigned URL, made for this answer.")
-    url_expires_at: Timestamp
+    storage_url: str | None = Field(description="Presigned URL, made for this answer; null without frames:read.")
+    url_expires_at: Timestamp | None
     timestamp: Timestamp = Field(description="Capture time.")
     timestamp_source: TimestampSource
     timestamp_uncertainty_ms: float | None

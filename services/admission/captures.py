@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from models.access import Principal, Scope
 from models.entities import CameraConfiguration, IngestionRequest
 from models.schemas import RTSPIngestionRequest
 from models.values import CaptureMode, CaptureParams, IngestionStatus, MotionParams, SourceType, Transport
-from utils.exceptions import CameraDisabled, InvalidRequest, TimestampOutOfRange
+from utils.exceptions import CameraDisabled, Forbidden, InvalidRequest, TimestampOutOfRange
 from utils.ids import new_id
 from utils.secret_box import SecretBox
 
@@ -65,6 +66,20 @@ def capture_row(
         status=IngestionStatus.PENDING.value, rtsp_url=secrets.seal(url), params=params.to_json(),
         meta=body.meta.to_json(),
     )  # fmt: skip
+
+
+def with_known_url(
+    body: RTSPIngestionRequest, camera: CameraConfiguration | None, secrets: SecretBox, who: Principal
+) -> RTSPIngestionRequest:
+    """The body; a registered camera's masked URL stands for its own. Raises Forbidden for any other URL of a registered
+    camera from a caller who may not change cameras."""
+    if camera is None or body.rtsp_url is None:
+        return body
+    if body.rtsp_url == secrets.masked(camera.rtsp_url):
+        return body.model_copy(update={"rtsp_url": None})
+    if not who.has(Scope.CAMERAS_WRITE):
+        raise Forbidden("Another URL for a registered camera needs cameras:write.", details={"scope": "cameras:write"})
+    return body
 
 
 def event_params(body: RTSPIngestionRequest) -> dict[str, Any]:

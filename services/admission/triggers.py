@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+from models.access import ALL_CAMERAS
 from models.entities import CaptureEvent
 from models.values import CaptureMode, CaptureParams, IngestionStatus
 from repositories.database import UnitOfWork
@@ -22,7 +23,7 @@ async def add_trigger(
     """
     if (known := await uow.events.get(event_id)) is not None:
         return known  # this very call, or an earlier run of its key, whose COMMIT was not known to have succeeded
-    row = await uow.captures.lock(request_id)
+    row = await uow.captures.lock(request_id, ALL_CAMERAS)
     if row is None:
         raise RequestNotFound
     running = row.status == IngestionStatus.IN_PROGRESS.value and row.cancel_requested_at is None

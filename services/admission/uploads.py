@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
+from models.access import ALL_CAMERAS
 from models.entities import IngestionRequest
 from models.schemas import IngestionResponse, UploadIngestionRequest
 from models.values import FrameRecord, ReceivedFile, SourceType
@@ -58,6 +59,7 @@ async def ingest_upload(
     async def commit(records: Sequence[FrameRecord]) -> None:
         async def add(uow: UnitOfWork) -> None:
             await uow.requests.add_upload(row, records, indexes)
+            await uow.audit.write(request_id, "upload.store")
             if operation.keyed:
                 await operation.keep(uow, await _whole(uow, request_id, secrets))
 
@@ -76,5 +78,5 @@ async def ingest_upload(
 
 async def _whole(uow: UnitOfWork, request_id: UUID, secrets: SecretBox) -> IngestionResponse:
     """The request as this transaction has it, its frames without URLs."""
-    row, gaps, frames = await read_request(uow, request_id)
+    row, gaps, frames = await read_request(uow, request_id, ALL_CAMERAS)
     return to_response(row, gaps, [to_frame_info(frame, NO_URL) for frame in frames], secrets)

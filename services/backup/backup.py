@@ -24,6 +24,7 @@ from typing import Any, Literal
 from uuid import uuid4
 
 from config import VERSION, DbSettings, Settings
+from models.access import ALL_CAMERAS
 from repositories.database import Database
 from repositories.migrations.run import revisions
 from repositories.table_copy import Write, look_at, snapshot
@@ -149,7 +150,7 @@ class Backup:
 
     async def _still_stored(self, frame: StoredFrame) -> bool:
         async with self._database.unit_of_work(events=False) as uow:
-            return await uow.frames.get_stored(frame.id) is not None
+            return await uow.frames.get_stored(frame.id, ALL_CAMERAS) is not None
 
     # -- what is on this machine alone -------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from config import RtspSettings
+from models.access import ALL_CAMERAS, CameraGrant, Principal
 from models.entities import CameraConfiguration
 from models.schemas import BurstRequest, BurstResponse, RTSPIngestionRequest
 from models.values import FINAL_STATUSES, CaptureMode
@@ -91,7 +92,7 @@ class BurstService:
         self._secrets = secrets
         self._orchestrator = orchestrator
 
-    async def take(self, body: BurstRequest, operation: Operation | None = None) -> BurstResponse:
+    async def take(self, body: BurstRequest, who: Principal, operation: Operation | None = None) -> BurstResponse:
         """Takes the moment and waits until every camera's request is final.
 
         Raises InvalidRequest for a camera that is not registered, CameraDisabled, TimestampOutOfRange, Overloaded when
@@ -102,7 +103,7 @@ class BurstService:
         operation = operation or Operation()
         if operation.resumed and (taken := await self._requests_of(operation.request_id)):
             await self._finished(asyncio.create_task(asyncio.sleep(0, taken)), datetime.now(UTC))
-            return await self._answer(operation)
+            return await self._answer(operation, who.cameras)
         self._check_moment(body.at)
         cameras = await self._cameras(body.camera_ids)
         keys = [] if self._past(body.at) else [key_of(camera, self._secrets) for camera in cameras]
@@ -113,10 +114,10 @@ class BurstService:
             captures = [(self._single(camera, body, at), camera) for camera in cameras]
             submitting = asyncio.create_task(self._orchestrator.submit_burst(operation, captures, body.tolerance_ms))
             await self._finished(submitting, at)
-        return await self._answer(operation)
+        return await self._answer(operation, who.cameras)
 
-    async def _answer(self, operation: Operation) -> BurstResponse:
-        answer = await self.get(operation.request_id)
+    async def _answer(self, operation: Operation, cameras: CameraGrant) -> BurstResponse:
+        answer = await self.get(operation.request_id, cameras)
         if not answer.stored:
             operation.settled = all(result.status in FINAL_STATUSES for result in answer.results)
             raise self._nothing(answer)
@@ -124,12 +125,12 @@ class BurstService:
 
     async def _requests_of(self, group_id: UUID) -> list[UUID]:
         async with self._database.unit_of_work() as uow:
-            return [row.id for row in await uow.requests.of_group(group_id)]
+            return [row.id for row in await uow.requests.of_group(group_id, ALL_CAMERAS)]
 
-    async def get(self, group_id: UUID) -> BurstResponse:
-        """A burst as it stands. Raises RequestNotFound."""
+    async def get(self, group_id: UUID, cameras: CameraGrant) -> BurstResponse:
+        """A burst as it stands, its requests of `cameras`. Raises RequestNotFound when there is none."""
         async with self._database.unit_of_work() as uow:
-            rows = await uow.requests.of_group(group_id)
+            rows = await uow.requests.of_group(group_id, cameras)
             frames = await uow.frames.first_of([row.id for row in rows])
         if not rows:
             raise RequestNotFound("There is no burst with this id.")
@@ -224,7 +225,7 @@ class BurstService:
 
     async def _cancel(self, requests: Sequence[UUID]) -> None:
         for request in requests:
-            await self._orchestrator.cancel(request)
+            await self._orchestrator.cancel(request, ALL_CAMERAS)
 
     @staticmethod
     def _nothing(answer: BurstResponse) -> CameraFailed:

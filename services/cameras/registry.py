@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from models.access import CameraGrant, Principal
 from models.entities import CameraConfiguration as CameraRow
 from models.schemas import (
     MAX_META_BYTES,
@@ -18,15 +19,16 @@ from models.schemas import (
 )
 from models.values import CameraFilter, Transport
 from repositories.database import Database, UnitOfWork
+from services.access.cursors import Cursors
 from services.reads.serializers.cameras import to_camera, to_probe, to_stream_status
 from services.rtsp_capture.connection.address import AddressPolicy, parse_rtsp_url
 from services.rtsp_capture.streams.keep_open import KeepOpenStreams
 from services.rtsp_capture.streams.probe import Prober
-from utils.cursors import decode_key, encode_cursor
 from utils.exceptions import (
     CameraExists,
     CameraInUse,
     CameraNotFound,
+    Forbidden,
     InvalidRequest,
 )
 from utils.logger import get_logger
@@ -36,6 +38,8 @@ from utils.urls import is_masked
 log = get_logger(__name__)
 
 _DEFAULTS: dict[str, Any] = {"transport": Transport.TCP, "enabled": True, "keep_open": False, "meta": {}}
+_OF_ADMIN = ("retention_days", "keep_open", "reader")  # they cost what all share, or delete
+_ADMINS = f"Only admin sets {', '.join(_OF_ADMIN)} of a camera."
 _MERGED = ("calibration", "meta")
 
 
@@ -57,43 +61,58 @@ class CameraRegistry:
 
     def __init__(
         self, database: Database, secrets: SecretBox, policy: AddressPolicy, keeper: KeepOpenStreams, prober: Prober,
+        cursors: Cursors,
     ) -> None:  # fmt: skip
         self._database = database
         self._secrets = secrets
         self._policy = policy
         self._keeper = keeper
         self._prober = prober
+        self._cursors = cursors
 
     # -- the registry ------------------------------------------------------------------------------------------
 
-    async def create(self, body: CameraCreate) -> CameraConfiguration:
-        """Raises CameraExists, AddressNotAllowed."""
+    async def create(self, body: CameraCreate, who: Principal) -> CameraConfiguration:
+        """Raises CameraExists, AddressNotAllowed, Forbidden for what is an administrator's."""
         self._check_url(body.rtsp_url)
+        if not who.admin and (body.keep_open or body.reader is not None or body.retention_days is not None):
+            raise Forbidden(_ADMINS)
         values = body.model_dump(mode="json") | {"rtsp_url": self._secrets.seal(body.rtsp_url)}
-        row = await self._database.retry_until_known(lambda uow: uow.cameras.create(values))
+
+        async def add(uow: UnitOfWork) -> CameraRow:
+            if not who.admin and await uow.cameras.left_frames(body.camera_id):
+                raise Forbidden("A camera of this id was removed and has frames left: only admin registers it again.")
+            row = await uow.cameras.create(values)
+            if row.rtsp_url == values["rtsp_url"]:
+                await uow.audit.write(body.camera_id, "camera.create")
+            return row
+
+        row = await self._database.retry_until_known(add)
         if row.rtsp_url != values["rtsp_url"]:  # no two sealings are alike: this row is another's
             raise CameraExists
         log.info("camera_created", camera_id=row.camera_id, keep_open=row.keep_open)
         self._keeper.poll_now()
         return self._shown(row)
 
-    async def get(self, camera_id: str) -> CameraConfiguration:
+    async def get(self, camera_id: str, cameras: CameraGrant) -> CameraConfiguration:
+        if not cameras.covers(camera_id):
+            raise CameraNotFound
         return self._shown(await self._row(camera_id))
 
-    async def list(self, limit: int, cursor: str | None) -> CameraPage:
+    async def list(self, limit: int, cursor: str | None, who: Principal) -> CameraPage:
         """Cameras in the order of their registration."""
         wanted = CameraFilter()
-        after = decode_key(cursor, wanted, str) if cursor else None
+        after = self._cursors.decode(cursor, wanted, who, str)
         async with self._database.unit_of_work() as uow:
-            rows = await uow.cameras.find(after=after, limit=limit + 1)
+            rows = await uow.cameras.find(who.cameras, after=after, limit=limit + 1)
         more = rows[limit - 1] if len(rows) > limit else None
         return CameraPage(
             items=[self._shown(row) for row in rows[:limit]],
-            next_cursor=encode_cursor(more.created_at, more.camera_id, wanted) if more else None,
+            next_cursor=self._cursors.encode(more.created_at, more.camera_id, wanted, who) if more else None,
         )
 
-    async def update(self, camera_id: str, patch: CameraPatch) -> CameraConfiguration:
-        """RFC 7396. Raises AddressNotAllowed."""
+    async def update(self, camera_id: str, patch: CameraPatch, who: Principal) -> CameraConfiguration:
+        """RFC 7396. Raises AddressNotAllowed, Forbidden for a change that is an administrator's."""
         sent = {name: getattr(patch, name) for name in patch.model_fields_set}
         if sent.pop("camera_id", camera_id) != camera_id:
             raise InvalidRequest.of("camera_id", "cannot be changed", code="read_only")
@@ -102,7 +121,11 @@ class CameraRegistry:
             row = await uow.cameras.locked(camera_id)
             if row is None:
                 raise CameraNotFound
-            return await uow.cameras.change(camera_id, self._changes(row, sent))
+            changes = self._changes(row, sent)
+            if not who.admin and any(name in changes and changes[name] != getattr(row, name) for name in _OF_ADMIN):
+                raise Forbidden(_ADMINS)
+            await uow.audit.write(camera_id, "camera.update", {"fields": sorted(changes)})
+            return await uow.cameras.change(camera_id, changes)
 
         row = await self._database.retry_until_known(change)
         log.info("camera_changed", camera_id=camera_id, fields=sorted(sent))
@@ -122,6 +145,7 @@ class CameraRegistry:
             if await uow.cameras.in_use(camera_id):
                 raise CameraInUse
             await uow.cameras.remove(camera_id)
+            await uow.audit.write(camera_id, "camera.delete")
             gone = True
 
         await self._database.retry_until_known(remove)

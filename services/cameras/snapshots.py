@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from models.access import Principal
 from models.entities import CameraConfiguration, Frame, IngestionRequest
 from models.schemas import FrameInfo, RTSPIngestionRequest, SnapshotRequest
 from models.values import FINAL_STATUSES, CaptureMode, CaptureParams, FrameRecord, IngestionStatus
@@ -54,7 +55,9 @@ class Snapshots:
         self._wait = capture.settings.CAPTURE_TIMEOUT + MARGIN
         self._busy = 0
 
-    async def take(self, camera_id: str, body: SnapshotRequest, operation: Operation | None = None) -> FrameInfo:
+    async def take(
+        self, camera_id: str, body: SnapshotRequest, who: Principal, operation: Operation | None = None
+    ) -> FrameInfo:
         """The stored frame, of the request with the operation's id. Raises CameraFailed with the capture's code,
         TooManyPending, Overloaded, RequestInProgress when the operation's key has gone to another request."""
         operation = operation or Operation()
@@ -73,7 +76,7 @@ class Snapshots:
         row.id = operation.request_id
         if (frame := await self._at_once(row, camera, operation)) is not None:
             return await self._queries.info(frame)
-        return await self._by_request(wanted, body.max_staleness, operation)
+        return await self._by_request(wanted, body.max_staleness, who, operation)
 
     # -- from the open stream ----------------------------------------------------------------------------------
 
@@ -128,20 +131,24 @@ class Snapshots:
 
     # -- by a request ------------------------------------------------------------------------------------------
 
-    async def _by_request(self, wanted: RTSPIngestionRequest, max_staleness: float, operation: Operation) -> FrameInfo:
-        accepted = await self._orchestrator.submit_capture(wanted, operation, max_staleness=max_staleness, answered=False)
+    async def _by_request(
+        self, wanted: RTSPIngestionRequest, max_staleness: float, who: Principal, operation: Operation
+    ) -> FrameInfo:
+        accepted = await self._orchestrator.submit_capture(
+            wanted, who, operation, max_staleness=max_staleness, answered=False
+        )
         try:
             final = await self._orchestrator.wait_final(accepted.request_id, self._wait)
         except asyncio.CancelledError:  # the client is gone; nobody waits for the picture
-            await asyncio.shield(self._orchestrator.cancel(accepted.request_id))
+            await asyncio.shield(self._orchestrator.cancel(accepted.request_id, who.cameras))
             raise
         if not final:
-            await self._orchestrator.cancel(accepted.request_id)
+            await self._orchestrator.cancel(accepted.request_id, who.cameras)
             self._orchestrator.check_accepting()
-            ended = await self._queries.get_request(accepted.request_id)
+            ended = await self._queries.get_request(accepted.request_id, who)
             operation.settled = ended.status in FINAL_STATUSES and not ended.frames
             raise Overloaded("The snapshot had no turn in time: too many captures or streams. Try again.", retry_after=5)
-        answer = await self._queries.get_request(accepted.request_id)
+        answer = await self._queries.get_request(accepted.request_id, who)
         if answer.frames:
             return answer.frames[0]
         if answer.status is IngestionStatus.COMPLETED:
@@ -161,6 +168,7 @@ async def _commit(uow: UnitOfWork, row: IngestionRequest, record: FrameRecord, o
         if not added:
             return None
         raise StorageUnavailable("The frame's object key is taken.")
+    await uow.audit.write(row.id, "snapshot.take")
     await operation.keep(uow, to_frame_info(frame, NO_URL))
     return frame
 

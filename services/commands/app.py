@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from services.commands import backup, bucket, event_log, secrets, verify
+from services.commands import backup, bucket, event_log, keys, secrets, verify
 
 _HELP = """The operator's commands.
 
@@ -15,5 +15,6 @@ app.command("verify")(verify.verify)
 app.command("backup")(backup.backup)
 app.command("restore")(backup.restore)
 app.command("reset-event-log")(event_log.reset)
+app.add_typer(keys.app, name="keys")
 app.add_typer(secrets.app, name="secrets")
 app.add_typer(bucket.app, name="bucket")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 from uuid import UUID
 
+from models.access import NO_CAMERAS
 from models.values import LogFilter
 from repositories.database import Database
 from repositories.event_log import LogSlice
@@ -121,7 +122,7 @@ class EventLog:
 
     async def _read(self, start: Start, wanted: LogFilter, limit: int) -> LogPage:
         if start == "latest":
-            found = await self._slice(0, LogFilter(), 1)
+            found = await self._slice(0, LogFilter(NO_CAMERAS), 1)
             return LogPage(Position(found.log_id, found.head), behind=False)
         page: LogPage | None = None
         size = 0
@@ -146,5 +147,5 @@ class EventLog:
     async def _slice(self, after: int, wanted: LogFilter, at_most: int) -> LogSlice:
         async with self._database.one_statement() as uow:
             return await uow.event_log.read(
-                after, types=wanted.types, camera_id=wanted.camera_id, at_most=at_most, scan=SCAN
+                after, wanted.cameras, types=wanted.types, camera_id=wanted.camera_id, at_most=at_most, scan=SCAN
             )

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential
 
+from models.access import ALL_CAMERAS
 from repositories.base import Key
 from repositories.database import Database
 from repositories.frames import Promise
@@ -140,7 +141,7 @@ class Verifier:
     async def _still_stored(self, frame: Promise) -> bool:
         async def stored() -> bool:
             async with self._database.unit_of_work() as uow:
-                return await uow.frames.get_stored(frame.id) is not None
+                return await uow.frames.get_stored(frame.id, ALL_CAMERAS) is not None
 
         return await _retrying(stored)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from models.access import CameraGrant, Principal
 from models.entities import CaptureGap, Frame, IngestionRequest
 from models.schemas import (
     EventPage,
@@ -19,12 +20,12 @@ from models.schemas import (
 from models.values import EventFilter, FrameFilter, RequestFilter, SourceType
 from repositories.database import Database, UnitOfWork
 from repositories.frames import Removal
+from services.access.cursors import Cursors
 from services.housekeeping.object_deletion import delete_objects
 from services.reads.serializers.capture_events import to_event, window_of
 from services.reads.serializers.frames import to_frame_info
 from services.reads.serializers.requests import to_response, to_summary
 from services.storage_service.service import StorageService
-from utils.cursors import decode_cursor, encode_cursor
 from utils.exceptions import FrameNotFound, RequestNotFound
 from utils.secret_box import SecretBox
 
@@ -49,9 +50,11 @@ class FrameContent:
             yield chunk
 
 
-async def read_request(uow: UnitOfWork, request_id: UUID) -> tuple[IngestionRequest, list[CaptureGap], list[Frame]]:
+async def read_request(
+    uow: UnitOfWork, request_id: UUID, cameras: CameraGrant
+) -> tuple[IngestionRequest, list[CaptureGap], list[Frame]]:
     """A request's row, its gaps and the frames that are shown with it. Raises RequestNotFound."""
-    row = await uow.requests.get(request_id)
+    row = await uow.requests.visible(request_id, cameras)
     if row is None:
         raise RequestNotFound
     upload = row.source_type == SourceType.UPLOAD.value
@@ -63,35 +66,38 @@ async def read_request(uow: UnitOfWork, request_id: UUID) -> tuple[IngestionRequ
 class Queries:
     """Raises RequestNotFound, FrameNotFound, InvalidRequest for a cursor, DatabaseUnavailable, StorageUnavailable."""
 
-    def __init__(self, database: Database, storage: StorageService, secrets: SecretBox) -> None:
+    def __init__(self, database: Database, storage: StorageService, secrets: SecretBox, cursors: Cursors) -> None:
         self._database = database
         self._storage = storage
         self._secrets = secrets
+        self._cursors = cursors
 
-    async def get_request(self, request_id: UUID) -> IngestionResponse:
+    async def get_request(self, request_id: UUID, who: Principal) -> IngestionResponse:
         """The request, its ledger in one snapshot, its frames: an upload's all, a capture's newest 100."""
         async with self._database.unit_of_work(events=False) as uow:
-            row, gaps, frames = await read_request(uow, request_id)
+            row, gaps, frames = await read_request(uow, request_id, who.cameras)
         return to_response(row, gaps, await self._infos(frames), self._secrets)
 
-    async def list_requests(self, wanted: RequestFilter, limit: int, cursor: str | None) -> RequestPage:
+    async def list_requests(
+        self, wanted: RequestFilter, limit: int, cursor: str | None, who: Principal
+    ) -> RequestPage:
         """Requests, newest first."""
-        after = decode_cursor(cursor, wanted) if cursor else None
+        after = self._cursors.decode(cursor, wanted, who, UUID)
         async with self._database.unit_of_work(events=False) as uow:
-            rows = await uow.requests.find(wanted, after=after, limit=limit + 1)
+            rows = await uow.requests.find(wanted, who.cameras, after=after, limit=limit + 1)
             gaps = await uow.requests.gaps_of([row.id for row in rows[:limit]])
         more = rows[limit - 1] if len(rows) > limit else None
         return RequestPage(
             items=[to_summary(row, gaps[row.id], self._secrets) for row in rows[:limit]],
-            next_cursor=encode_cursor(more.created_at, more.id, wanted) if more else None,
+            next_cursor=self._cursors.encode(more.created_at, more.id, wanted, who) if more else None,
         )
 
-    async def list_events(self, request_id: UUID, limit: int, cursor: str | None) -> EventPage:
+    async def list_events(self, request_id: UUID, limit: int, cursor: str | None, who: Principal) -> EventPage:
         """A request's events, by the time at which they began; other requests than event_driven ones have none."""
         wanted = EventFilter(request_id)
-        after = decode_cursor(cursor, wanted) if cursor else None
+        after = self._cursors.decode(cursor, wanted, who, UUID)
         async with self._database.unit_of_work(events=False) as uow:
-            request = await uow.requests.get(request_id)
+            request = await uow.requests.visible(request_id, who.cameras)
             if request is None:
                 raise RequestNotFound
             rows = await uow.events.find(request_id, after=after, limit=limit + 1)
@@ -100,68 +106,75 @@ class Queries:
         more = rows[limit - 1] if len(rows) > limit else None
         return EventPage(
             items=[to_event(*each) for each in zip(rows, windows, counts, strict=False)],
-            next_cursor=encode_cursor(more.from_at, more.id, wanted) if more else None,
+            next_cursor=self._cursors.encode(more.from_at, more.id, wanted, who) if more else None,
         )
 
-    async def get_frame(self, frame_id: UUID) -> FrameInfo:
-        return (await self._infos([await self._frame(frame_id)]))[0]
+    async def get_frame(self, frame_id: UUID, who: Principal) -> FrameInfo:
+        return (await self._infos([await self._frame(frame_id, who)]))[0]
 
     async def info(self, row: Frame) -> FrameInfo:
         """A row that was just read, as the wire shows it."""
         return (await self._infos([row]))[0]
 
-    async def list_frames(self, wanted: FrameFilter, limit: int, cursor: str | None) -> FramePage:
+    async def list_frames(self, wanted: FrameFilter, limit: int, cursor: str | None, who: Principal) -> FramePage:
         """Stored frames by capture time."""
-        after = decode_cursor(cursor, wanted) if cursor else None
+        after = self._cursors.decode(cursor, wanted, who, UUID)
         async with self._database.unit_of_work(events=False) as uow:
-            rows = await uow.frames.find(wanted, after=after, limit=limit + 1)
+            rows = await uow.frames.find(wanted, who.cameras, after=after, limit=limit + 1)
         more = rows[limit - 1] if len(rows) > limit else None
         return FramePage(
             items=await self._infos(rows[:limit]),
-            next_cursor=encode_cursor(more.capture_timestamp, more.id, wanted) if more else None,
+            next_cursor=self._cursors.encode(more.capture_timestamp, more.id, wanted, who) if more else None,
         )
 
-    async def nearest_frame(self, camera_id: str, at: datetime) -> NearestFrame:
+    async def nearest_frame(self, camera_id: str, at: datetime, who: Principal) -> NearestFrame:
         """The camera's frame closest in time. Raises FrameNotFound when it has none."""
         async with self._database.unit_of_work(events=False) as uow:
-            row = await uow.frames.nearest(camera_id, at)
+            row = await uow.frames.nearest(camera_id, at, who.cameras)
         if row is None:
             raise FrameNotFound("This camera has no stored frame.")
         info = (await self._infos([row]))[0]
         return NearestFrame(**dict(info), distance_ms=abs((row.capture_timestamp - at).total_seconds()) * 1000)
 
-    async def open_frame(self, frame_id: UUID) -> FrameContent:
+    async def open_frame(self, frame_id: UUID, who: Principal) -> FrameContent:
         """What is needed to hand out a frame's bytes."""
-        row = await self._frame(frame_id)
+        row = await self._frame(frame_id, who)
         filename = row.filename or f"{row.camera_id}-{row.capture_timestamp:%Y%m%dT%H%M%S.%fZ}.{row.format}"
         url = await self._storage.presign_get(row.storage_path)
         return FrameContent(row.sha256, row.size_bytes, row.content_type, filename, url.url, row.storage_path, self._storage)
 
-    async def delete_frame(self, frame_id: UUID) -> None:
+    async def delete_frame(self, frame_id: UUID, who: Principal) -> None:
         """Deletes row and object; repeated or unknown: nothing. The row stays as the slot's tombstone.
 
         Should the object store be away, the frame is gone for clients, and retention deletes its object later.
         Raises FrameOnHold.
         """
-        key = await self._database.retry_until_known(lambda uow: uow.frames.begin_delete(frame_id))
+
+        async def begin(uow: UnitOfWork) -> str | None:
+            key = await uow.frames.begin_delete(frame_id, who.cameras)
+            if key is not None:
+                await uow.audit.write(frame_id, "frame.delete")
+            return key
+
+        key = await self._database.retry_until_known(begin)
         if key is not None:
             await delete_objects(self._database, self._storage, [Removal(frame_id, key)])
 
-    async def hold_frame(self, frame_id: UUID, reason: str | None) -> FrameInfo:
+    async def hold_frame(self, frame_id: UUID, reason: str | None, who: Principal) -> FrameInfo:
         """Neither clients nor retention delete the frame until it is released. Raises FrameNotFound."""
-        row = await self._database.retry_until_known(lambda uow: uow.frames.hold(frame_id, reason))
+        row = await self._database.retry_until_known(lambda uow: uow.frames.hold(frame_id, reason, who.cameras))
         if row is None:
             raise FrameNotFound
         return await self.info(row)
 
-    async def release_frame(self, frame_id: UUID) -> None:
+    async def release_frame(self, frame_id: UUID, who: Principal) -> None:
         """Ends the hold; a frame on none stays as it is. Raises FrameNotFound."""
-        if not await self._database.retry_until_known(lambda uow: uow.frames.release(frame_id)):
+        if not await self._database.retry_until_known(lambda uow: uow.frames.release(frame_id, who.cameras)):
             raise FrameNotFound
 
-    async def _frame(self, frame_id: UUID) -> Frame:
+    async def _frame(self, frame_id: UUID, who: Principal) -> Frame:
         async with self._database.unit_of_work(events=False) as uow:
-            row = await uow.frames.get_stored(frame_id)
+            row = await uow.frames.get_stored(frame_id, who.cameras)
         if row is None:
             raise FrameNotFound
         return row

@@ -128,6 +128,7 @@ class Completion:
             id=row.request_id, camera_id=row.camera_id, source_type=SourceType.UPLOAD.value, meta=row.meta, rejected=[]
         )
         await uow.requests.add_upload(request, records, [])
+        await uow.audit.write(row.id, "upload_session.complete")
         await uow.upload_sessions.end(row.id, SessionState.COMPLETED)
 
     async def _refuse(self, row: UploadSession, error: IngestionException) -> None:

@@ -17,10 +17,12 @@ from typing import Any
 from uuid import UUID
 
 from config import Settings
+from models.access import ANONYMOUS, Principal
 from models.entities import UploadSession
 from models.schemas import UploadSessionCreate, UploadSessionResponse
 from models.values import SessionState
 from repositories.database import Database, UnitOfWork
+from services.access.limits import Shares
 from services.reads.serializers.upload_sessions import Arrived, to_session
 from services.storage_service.service import StorageService
 from services.storage_service.staging import Staging
@@ -61,12 +63,15 @@ class Outcome:
 class UploadSessions:
     """Belongs to one event loop. Its state is in PostgreSQL and the staging area: any process serves any session."""
 
-    def __init__(self, settings: Settings, database: Database, storage: StorageService, uploads: UploadHandler) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, storage: StorageService, uploads: UploadHandler, shares: Shares
+    ) -> None:
         self._settings = settings.UPLOAD
         self._database = database
         self._storage = storage
         self._staging: Staging = storage.staging
         self._completion = Completion(database, storage.staging, uploads)
+        self._shares = shares
         self._stopping = False
 
     def stop(self) -> None:
@@ -79,7 +84,7 @@ class UploadSessions:
 
     # -- sessions ----------------------------------------------------------------------------------------------
 
-    async def create(self, body: UploadSessionCreate, session_id: UUID) -> UploadSessionResponse:
+    async def create(self, body: UploadSessionCreate, session_id: UUID, who: Principal) -> UploadSessionResponse:
         """A new session, or the one that an earlier run of this call has left.
 
         Raises PayloadTooLarge, UnsupportedImageFormat, TooManyPending, StorageUnavailable.
@@ -94,12 +99,17 @@ class UploadSessions:
             id=session_id, request_id=new_id(), camera_id=body.camera_id, filename=body.filename,
             content_type=body.content_type, size_bytes=body.size_bytes, sha256=body.sha256, meta=body.meta.to_json(),
             part_size=part_size_of(body.size_bytes, settings.PART_SIZE),
+            owner=None if who is ANONYMOUS else who.owner,
         )  # fmt: skip
 
         async def add(uow: UnitOfWork) -> UploadSession:
             begun = await uow.upload_sessions.begin(row, settings.SESSION_TTL)
             if await uow.upload_sessions.count_open(settings.MAX_SESSIONS + 1) > settings.MAX_SESSIONS:
                 raise TooManyPending("UPLOAD__MAX_SESSIONS direct uploads are open already.", retry_after=30)
+            share = self._shares.most(settings.MAX_SESSIONS)
+            if row.owner is not None and await uow.upload_sessions.count_open_of(row.owner, share + 1) > share:
+                raise TooManyPending("This caller's share (LIMITS__SHARE) of UPLOAD__MAX_SESSIONS is open.", retry_after=30)
+            await uow.audit.write(row.id, "upload_session.open")
             return begun
 
         row = await self._database.retry_until_known(add)
@@ -119,24 +129,26 @@ class UploadSessions:
         await self._database.retry_until_known(lambda uow: uow.upload_sessions.set_upload_id(row.id, upload_id))
         row.upload_id = upload_id
 
-    async def get(self, session_id: UUID) -> UploadSessionResponse:
+    async def get(self, session_id: UUID, who: Principal) -> UploadSessionResponse:
         """The session, what of its file has arrived, and URLs for the rest. Raises SessionNotFound."""
-        now, row = await self._found(session_id)
+        now, row = await self._found(session_id, who)
         if row.state != SessionState.OPEN.value or row.expires_at <= now:
             return await self._response(now, row, Arrived.nothing())
         return await self._response(now, row, await self._arrived(row))
 
-    async def abort(self, session_id: UUID) -> None:
+    async def abort(self, session_id: UUID, who: Principal) -> None:
         """Ends the session and removes what has arrived. Repeating it is fine, and so is one that never was.
 
         Raises SessionBusy while it is being completed. A completed one stays so: its frame is deleted as any other.
         """
-        async with self._database.one_statement() as uow:
-            ended = await uow.upload_sessions.abort(session_id, COMPLETE_LEASE)
+        async with self._database.unit_of_work(events=False) as uow:
+            ended = await uow.upload_sessions.abort(session_id, who, COMPLETE_LEASE)
+            if ended:
+                await uow.audit.write(session_id, "upload_session.abort")
         if ended:
             UPLOAD_SESSIONS_ENDED.labels(status=SessionState.ABORTED.value).inc()
         async with self._database.one_statement() as uow:
-            row = await uow.upload_sessions.get(session_id)
+            row = await uow.upload_sessions.owned(session_id, who)
         if row is None:
             return
         if row.state == SessionState.OPEN.value:
@@ -146,12 +158,12 @@ class UploadSessions:
 
     # -- completion --------------------------------------------------------------------------------------------
 
-    async def outcome(self, session_id: UUID) -> Outcome:
+    async def outcome(self, session_id: UUID, who: Principal) -> Outcome:
         """Raises SessionNotFound, SessionClosed, or the refusal of a session that has failed."""
-        now, row = await self._found(session_id)
+        now, row = await self._found(session_id, who)
         return self._outcome(now, row)
 
-    async def complete(self, session_id: UUID, etags: Mapping[int, str] | None, file: LocalFile) -> UUID:
+    async def complete(self, session_id: UUID, etags: Mapping[int, str] | None, file: LocalFile, who: Principal) -> UUID:
         """Checks and stores the file, once, however often it is asked for; the request's id.
 
         `etags`: what the client was answered for its parts, if it cares. Raises UploadIncomplete (the session stays
@@ -159,21 +171,22 @@ class UploadSessions:
         and everything retryable (it stays open): StorageUnavailable, DatabaseUnavailable, DiskFull, Overloaded.
         """
         self._check_running()
-        row = await self._claimed(session_id)
+        row = await self._claimed(session_id, who)
         if isinstance(row, UUID):
             return row
         await self._completion.run(row, etags, file)
         return row.request_id
 
-    async def _claimed(self, session_id: UUID) -> UploadSession | UUID:
+    async def _claimed(self, session_id: UUID, who: Principal) -> UploadSession | UUID:
         """The session, its completion ours; or the request's id, stored by somebody else meanwhile."""
         deadline = time.monotonic() + COMPLETE_WAIT
+        await self._found(session_id, who)
         while True:
             async with self._database.one_statement() as uow:
                 row = await uow.upload_sessions.claim(session_id, COMPLETE_LEASE)
             if row is not None:
                 return row
-            now, found = await self._found(session_id)
+            now, found = await self._found(session_id, who)
             if (known := self._outcome(now, found).request_id) is not None:
                 return known
             if time.monotonic() > deadline:
@@ -186,9 +199,9 @@ class UploadSessions:
         if self._stopping:
             raise ShuttingDown(retry_after=5)
 
-    async def _found(self, session_id: UUID) -> tuple[datetime, UploadSession]:
+    async def _found(self, session_id: UUID, who: Principal) -> tuple[datetime, UploadSession]:
         async with self._database.one_statement() as uow:
-            found = await uow.upload_sessions.now_and(session_id)
+            found = await uow.upload_sessions.now_and(session_id, who)
         if found is None:
             raise SessionNotFound
         return found

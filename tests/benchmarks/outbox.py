@@ -22,6 +22,7 @@ import uvloop
 from sqlalchemy import text
 
 from config import DbSettings
+from models.access import ALL_CAMERAS
 from models.values import LogFilter
 from repositories.database import Database
 from repositories.migrations.run import upgrade
@@ -60,7 +61,7 @@ async def _write(db: Database, rate: float, seconds: float, committed: dict[str,
 async def _consume(log: EventLog, readable: dict[str, float]) -> None:
     start: Start = "latest"
     while True:
-        page = await log.page(start, LogFilter(), 1000, 30)
+        page = await log.page(start, LogFilter(ALL_CAMERAS), 1000, 30)
         now = time.monotonic()
         readable |= {json.loads(event.body)["subject"]: now for event in page.events}
         start = page.position
@@ -109,7 +110,7 @@ async def _idle(db: Database, seconds: float, waiting: int) -> None:
     relay = Relay(db, head, 604_800)
     relay.start()
     log = EventLog(db, head, 1000)
-    readers = [asyncio.create_task(log.page("latest", LogFilter(), 1, seconds + 5)) for _ in range(waiting)]
+    readers = [asyncio.create_task(log.page("latest", LogFilter(ALL_CAMERAS), 1, seconds + 5)) for _ in range(waiting)]
     await asyncio.sleep(1)
     used = Cpu(psutil.Process())
     await asyncio.sleep(seconds)

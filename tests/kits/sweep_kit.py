@@ -97,7 +97,7 @@ class Place:
     async def emptied(self) -> Place:
         """No rows, no objects, and the bucket its own again, as after the first start."""
         await self.sql(
-            "TRUNCATE ingestion_requests, object_keys, camera_configurations, outbox_pending, audit, storage_changes CASCADE"
+            "TRUNCATE ingestion_requests, object_keys, camera_configurations, outbox_pending, storage_changes CASCADE"
         )
         await self.sql("UPDATE storage_usage SET bytes = 0, frames = 0")
         await self.sql("DELETE FROM sweeper_state")

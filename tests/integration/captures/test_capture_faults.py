@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from demo.camera import Camera
 from demo.faults import FaultProxy
+from models.access import ALL_CAMERAS
 from models.values import IngestionStatus
 from services.rtsp_capture.streams.hub import StreamHub
 from services.rtsp_capture.streams.stream import Stream
@@ -176,7 +177,7 @@ async def test_half_an_access_unit_is_no_picture(kit: Kit, camera: Camera, films
         await until(lambda: proxy.cut == len(sizes), 15)
         cut = await kit.get(request)
         await kit.until(request, lambda r: r.progress.stored >= cut.progress.stored + 15)
-        await kit.services.orchestrator.cancel(request)
+        await kit.services.orchestrator.cancel(request, cameras=ALL_CAMERAS)
         found = await kit.final(request)
         frames = await kit.frames(request)
     assert found.progress.reconnects >= 1  # the first cuts may come before the first picture
@@ -219,7 +220,7 @@ async def test_many_reconnects_leave_nothing_behind(kit: Kit, camera: Camera) ->
         assert after[0] <= before[0] + 2  # of the connection before, and of the next: looked at between two
         assert after[1] <= before[1] + 6
         assert after[2] - before[2] < 8
-        await kit.services.orchestrator.cancel(request)
+        await kit.services.orchestrator.cancel(request, cameras=ALL_CAMERAS)
         found = await kit.final(request)
         assert found.progress.reconnects >= 1  # gaps that ended
         assert found.progress.stored > 5
@@ -259,7 +260,7 @@ async def test_cancelling_takes_no_second_in_any_state(
 
             async def cancel(name: str, request: UUID) -> None:
                 began = time.monotonic()
-                await kit.services.orchestrator.cancel(request)
+                await kit.services.orchestrator.cancel(request, cameras=ALL_CAMERAS)
                 assert await kit.services.orchestrator.wait_final(request, 5)
                 took[name] = time.monotonic() - began
                 assert (await kit.get(request)).status is IngestionStatus.CANCELLED

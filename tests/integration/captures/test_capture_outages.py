@@ -13,6 +13,7 @@ import pytest_asyncio
 
 from demo.camera import Camera
 from demo.faults import FaultProxy
+from models.access import ALL_CAMERAS
 from models.schemas import IngestionResponse
 from models.values import IngestionStatus
 from services.storage_service.service import StorageService
@@ -148,7 +149,7 @@ async def test_a_camera_that_stays_away_ends_the_capture_in_time(kit: Kit, films
 
 async def cancel(kit: Kit, request: object, seconds: float = 1.5) -> IngestionResponse:
     began = time.monotonic()
-    await kit.services.orchestrator.cancel(request)  # type: ignore[arg-type]
+    await kit.services.orchestrator.cancel(request, cameras=ALL_CAMERAS)  # type: ignore[arg-type]
     found = await kit.final(request, seconds)  # type: ignore[arg-type]
     assert time.monotonic() - began < seconds
     assert found.status is CANCELLED
@@ -165,7 +166,7 @@ async def test_cancelling_a_running_capture_keeps_its_frames(kit: Kit, camera: C
     frames = await kit.frames(request)
     assert [frame.info.sequence for frame in frames] == list(range(len(frames)))
     assert len(frames) == found.progress.stored
-    assert await kit.services.orchestrator.cancel(request)  # final already: nothing changes
+    assert await kit.services.orchestrator.cancel(request, cameras=ALL_CAMERAS)  # final already: nothing changes
     assert (await kit.get(request)).updated_at == found.updated_at
 
 

@@ -12,6 +12,7 @@ import pytest_asyncio
 
 from demo.camera import Camera
 from demo.faults import FaultProxy
+from models.access import ALL_CAMERAS, ANONYMOUS
 from models.schemas import CameraCreate, ProbeRequest
 from services.storage_service.service import StorageService
 from tests.conftest import Backends, unique
@@ -86,10 +87,10 @@ async def test_a_camera_whose_clock_is_off_is_told_and_stamped_by_receipt(
 ) -> None:
     with Camera(films["h264"], join="burst", report_every=0.3, clock_offset=90.0) as camera:
         camera_id = unique()
-        await kit.services.cameras.create(CameraCreate(camera_id=camera_id, rtsp_url=camera.url))
+        await kit.services.cameras.create(CameraCreate(camera_id=camera_id, rtsp_url=camera.url), who=ANONYMOUS)
         request = await kit.submit(camera.url, camera_id, fps=5.0, capture_duration=4.0, **FIELDS)
         await kit.until(request, lambda r: r.progress.stored >= 15)
-        stream = (await kit.services.cameras.get(camera_id)).stream
+        stream = (await kit.services.cameras.get(camera_id, cameras=ALL_CAMERAS)).stream
         assert stream is not None
         assert stream.clock is not None
         assert stream.clock.source == "receipt"
@@ -167,7 +168,7 @@ async def test_a_camera_that_sends_reports_and_no_pictures_is_opened_anew(
         assert set(found.progress.dropped) <= {"camera_down", "no_picture"}
         await until(lambda: READERS_LEFT._value.get() == 0, 10)
         await until(lambda: proxy.playing == 1, 10)
-        await kit.services.orchestrator.cancel(request)
+        await kit.services.orchestrator.cancel(request, cameras=ALL_CAMERAS)
         check(await kit.frames(request))
     written = "".join(capfd.readouterr())
     assert "stream_left" in written

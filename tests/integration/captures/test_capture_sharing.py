@@ -14,6 +14,7 @@ import pytest_asyncio
 
 from demo.camera import Camera
 from demo.faults import FaultProxy
+from models.access import ALL_CAMERAS, ANONYMOUS
 from models.values import IngestionStatus, RequestFilter
 from services.rtsp_capture.media.decoder import Jpeg, PictureDecoder
 from services.rtsp_capture.media.gop_buffer import Packet, Picture
@@ -137,7 +138,8 @@ async def test_streams_are_bounded_and_the_others_wait_their_turn(
             deadline = time.monotonic() + 40  # three turns: how soon is not asked here
             while left:
                 assert time.monotonic() < deadline
-                page = await kit.services.queries.list_requests(RequestFilter(status=IngestionStatus.IN_PROGRESS), 50, None)
+                running = RequestFilter(status=IngestionStatus.IN_PROGRESS)
+                page = await kit.services.queries.list_requests(running, 50, None, ANONYMOUS)
                 most = max(most, len(page.items))
                 for request in list(left):
                     found = await kit.get(request)
@@ -180,5 +182,5 @@ async def test_nothing_is_left_behind(
     async with open_kit(own, storage, tmp_path, READER=reader) as kit:
         # Handed back: another process goes on, and ends it here.
         for request in (running, frozen):
-            await kit.services.orchestrator.cancel(request)
+            await kit.services.orchestrator.cancel(request, cameras=ALL_CAMERAS)
             assert (await kit.final(request)).status is IngestionStatus.CANCELLED

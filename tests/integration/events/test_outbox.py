@@ -21,6 +21,7 @@ from sqlalchemy import text
 
 from config import DbSettings
 from models import schemas
+from models.access import ALL_CAMERAS
 from models.values import CaptureError, DropReason, IngestionStatus, LogEventType, LogFilter, SourceType
 from repositories.database import Database, UnitOfWork
 from repositories.event_log import LOCK_KEY
@@ -63,7 +64,7 @@ class Log:
         """Every event there is, page by page, as CloudEvents read them."""
         found: list[dict[str, Any]] = []
         while True:
-            page = await self.log.page(start, wanted or LogFilter(), 7)
+            page = await self.log.page(start, wanted or LogFilter(ALL_CAMERAS), 7)
             found += decoded(page)
             if not page.behind:
                 return found
@@ -148,7 +149,7 @@ async def test_an_upload_tells_what_its_rows_say(log: Log) -> None:
     assert told["progress"] | {"gaps": []} == summary["progress"]
     others = told.keys() - {"progress"}
     assert {name: told[name] for name in others} == {name: summary[name] for name in others}
-    for each in (await log.log.page("oldest", LogFilter(), 9)).events:
+    for each in (await log.log.page("oldest", LogFilter(ALL_CAMERAS), 9)).events:
         schemas.CloudEvent.model_validate_json(each.body)
 
 
@@ -180,7 +181,7 @@ async def test_a_capture_tells_its_life_and_nothing_else(log: Log) -> None:
     first = await log.sql("SELECT id FROM frames WHERE request_id = :id AND sequence = 0", id=request_id)
     frame_id = first.scalar_one()
     for _ in range(2):
-        await work(lambda uow: uow.frames.begin_delete(frame_id))
+        await work(lambda uow: uow.frames.begin_delete(frame_id, cameras=ALL_CAMERAS))
     await work(lambda uow: uow.frames.finish_deletes([Removal(frame_id, "x")]))
     await log.relay()
     events = await log.all()
@@ -208,7 +209,7 @@ async def test_gaps_snapshots_and_cancels(log: Log) -> None:
             ),
             {"id": request_id, "a": AT, "b": AT + timedelta(seconds=1)},
         )
-        await uow.captures.request_cancel(request_id)
+        await uow.captures.request_cancel(request_id, cameras=ALL_CAMERAS)
     row = capture_row("snap")
     row.source, row.grid_start, row.meta = {}, AT, {}
     async with log.db.unit_of_work() as uow:
@@ -260,7 +261,7 @@ class Reader:
 
     async def look(self) -> None:
         await self.log.relay()
-        page = await self.log.log.page(self.start, LogFilter(), 1000)
+        page = await self.log.log.page(self.start, LogFilter(ALL_CAMERAS), 1000)
         self.start = page.position
         self.seen += [event["subject"] for event in decoded(page)]
 
@@ -317,7 +318,7 @@ async def test_eight_writers_two_relays_and_one_reader(log: Log) -> None:
         start: Start = "oldest"
         while True:
             stopping = done.is_set()
-            page = await log.log.page(start, LogFilter(), 50, 0.05)
+            page = await log.log.page(start, LogFilter(ALL_CAMERAS), 50, 0.05)
             seen.extend(decoded(page))
             start = page.position
             if stopping and not page.events and await pending(log) == 0:
@@ -368,7 +369,7 @@ async def test_a_waiting_reader_holds_no_connection_and_wakes(log: Log) -> None:
     request_id = await add_capture(log.db)
     clock = asyncio.get_running_loop().time
     async with relaying(log):
-        waiting = [asyncio.create_task(log.log.page("latest", LogFilter(), 10, 20)) for _ in range(30)]
+        waiting = [asyncio.create_task(log.log.page("latest", LogFilter(ALL_CAMERAS), 10, 20)) for _ in range(30)]
         await until(lambda: _true(log.head.waiting == 30), "all wait")
         pool: Any = log.db.engine.pool
         await until(lambda: _true(pool.checkedout() == 1), "the relay's connection alone is used")
@@ -380,7 +381,7 @@ async def test_a_waiting_reader_holds_no_connection_and_wakes(log: Log) -> None:
         assert all(len(page.events) == 1 for page in pages)
         assert len({id(page) for page in pages}) < 30  # they ask for the same at the same time: read once
         other = Database(log.settings, "another-process")
-        task = asyncio.create_task(log.log.page(pages[0].position, LogFilter(), 10, 20))
+        task = asyncio.create_task(log.log.page(pages[0].position, LogFilter(ALL_CAMERAS), 10, 20))
         await until(lambda: _true(log.head.waiting == 1), "it waits")
         began = clock()
         async with other.unit_of_work() as uow:  # nobody tells this process
@@ -413,38 +414,39 @@ async def test_filters_do_not_make_a_reader_look_twice(log: Log, monkeypatch: py
     await fill(log, 45, "a")
     await log.sql("UPDATE ingestion_requests SET status = 'in_progress', started_at = now() WHERE camera_id = 'a'")
     await fill(log, 5, "b")
-    log_id = (await log.log.page("oldest", LogFilter(), 1)).position.log_id
-    wanted = LogFilter((LogEventType.REQUEST_STARTED,))
+    log_id = (await log.log.page("oldest", LogFilter(ALL_CAMERAS), 1)).position.log_id
+    wanted = LogFilter(ALL_CAMERAS, (LogEventType.REQUEST_STARTED,))
     page = await log.log.page("oldest", wanted, 10)
     assert (page.events, page.behind, page.position) == ([], True, Position(log_id, 30))
     page = await log.log.page(page.position, wanted, 10)
     assert ([event["seq"] for event in decoded(page)], page.behind, page.position) == ([46], False, Position(log_id, 51))
-    only_b = await log.log.page("oldest", LogFilter(None, "b"), 3)
+    only_b = await log.log.page("oldest", LogFilter(ALL_CAMERAS, None, "b"), 3)
     assert ([event["seq"] for event in decoded(only_b)], only_b.behind) == ([47, 48, 49], True)
-    assert [e["seq"] for e in await log.all(wanted=LogFilter((LogEventType.FRAME_STORED,), "b"))] == [47, 48, 49, 50, 51]
-    nobody = await log.log.page("oldest", LogFilter(None, "nobody"), 3)
+    stored = LogFilter(ALL_CAMERAS, (LogEventType.FRAME_STORED,), "b")
+    assert [e["seq"] for e in await log.all(wanted=stored)] == [47, 48, 49, 50, 51]
+    nobody = await log.log.page("oldest", LogFilter(ALL_CAMERAS, None, "nobody"), 3)
     assert (nobody.events, nobody.behind, nobody.position.seq) == ([], False, 51)
     monkeypatch.setattr(event_log, "PAGE_BYTES", 1)
-    assert len((await log.log.page("oldest", LogFilter(), 100)).events) == 4
+    assert len((await log.log.page("oldest", LogFilter(ALL_CAMERAS), 100)).events) == 4
 
 
 async def test_what_is_too_old_goes_and_its_cursors_say_so(log: Log) -> None:
     await fill(log, 10)
-    page = await log.log.page("oldest", LogFilter(), 1)
+    page = await log.log.page("oldest", LogFilter(ALL_CAMERAS), 1)
     await log.sql("UPDATE events SET created_at = now() - interval '2 hours' WHERE seq <= 6 OR seq = 9")
     async with log.db.one_statement() as uow:
         assert await uow.event_log.expire(3600, 4) == 4
         assert await uow.event_log.expire(3600, 4) == 2  # 9 is as old, but 7 and 8 are not: no holes
         assert await uow.event_log.expire(3600, 4) == 0
     with pytest.raises(CursorExpired) as expired:
-        await log.log.page(page.position, LogFilter(), 10)
+        await log.log.page(page.position, LogFilter(ALL_CAMERAS), 10)
     oldest = event_log.parse_cursor(expired.value.details["oldest_cursor"], "after", "query")
     assert [event["seq"] for event in await log.all(oldest)] == [7, 8, 9, 10]
     assert [event["seq"] for event in await log.all()] == [7, 8, 9, 10]
-    assert (await log.log.page("latest", LogFilter(), 10)).position.seq == 10
+    assert (await log.log.page("latest", LogFilter(ALL_CAMERAS), 10)).position.seq == 10
     async with log.db.one_statement() as uow:
         assert await uow.event_log.expire(0, 100) == 4
-    empty = await log.log.page("oldest", LogFilter(), 10)
+    empty = await log.log.page("oldest", LogFilter(ALL_CAMERAS), 10)
     assert (empty.events, empty.position.seq) == ([], 10)
     await fill(log, 1)
     assert [event["seq"] for event in await log.all(empty.position)] == [11]
@@ -462,10 +464,10 @@ async def _empty(log: Log) -> bool:
 
 async def test_cursors_of_another_log_and_from_the_future(log: Log) -> None:
     await fill(log, 3)
-    last = (await log.log.page("oldest", LogFilter(), 10)).position
+    last = (await log.log.page("oldest", LogFilter(ALL_CAMERAS), 10)).position
     with pytest.raises(CursorExpired):  # restored, and nobody said so
-        await log.log.page(Position(last.log_id, 4), LogFilter(), 10)
-    waiting = asyncio.create_task(log.log.page(last, LogFilter(), 10, 20))
+        await log.log.page(Position(last.log_id, 4), LogFilter(ALL_CAMERAS), 10)
+    waiting = asyncio.create_task(log.log.page(last, LogFilter(ALL_CAMERAS), 10, 20))
     async with relaying(log):
         await until(lambda: _true(log.head.waiting == 1), "it waits")
         async with log.db.unit_of_work() as uow:

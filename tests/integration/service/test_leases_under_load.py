@@ -14,9 +14,11 @@ import pytest_asyncio
 from sqlalchemy import text
 
 from config import DbSettings
+from models.access import ANONYMOUS
 from models.values import Claim
 from repositories.database import Database
 from repositories.migrations.run import upgrade
+from services.access.cursors import Cursors
 from services.reads.queries import Queries
 from services.storage_service.service import StorageService
 from tests.conftest import SECRETS_KEY, Backends, make_database
@@ -71,7 +73,7 @@ async def test_claims_and_answers_are_quick_with_10000_captures_waiting(
 ) -> None:
     async with db.unit_of_work() as uow:
         some = await uow.session.scalar(text("SELECT id FROM ingestion_requests LIMIT 1"))
-    queries = Queries(db, storage, SecretBox([SECRETS_KEY]))
+    queries = Queries(db, storage, SecretBox([SECRETS_KEY]), cursors=Cursors(b"k"))
     taken: list[Claim] = []
 
     async def claim() -> None:
@@ -91,7 +93,7 @@ async def test_claims_and_answers_are_quick_with_10000_captures_waiting(
             assert len((await uow.leases.renew("me", TTL, taken)).ours) == len(taken)
 
     async def status() -> None:
-        await queries.get_request(some)
+        await queries.get_request(some, who=ANONYMOUS)
 
     for name, work, limit in (
         ("claim", claim, 150), ("claim, no room", full, 150), ("reconciler", cancelled, 50), ("renew", renew, 50),

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from demo.camera import Camera
+from models.access import ALL_CAMERAS
 from models.entities import IngestionRequest
 from models.schemas import IngestionResponse
 from models.values import FINAL_STATUSES, IngestionStatus
@@ -173,7 +174,7 @@ async def test_a_cancel_does_not_wait_for_a_store_that_hangs(
             proxy.fail("hung")
             await kit.until(request, lambda r: r.progress.in_flight >= 6)
             began = time.monotonic()
-            await kit.services.orchestrator.cancel(request)
+            await kit.services.orchestrator.cancel(request, cameras=ALL_CAMERAS)
             found = await kit.final(request)
             took = time.monotonic() - began
             print(f"\ncancelled after {took:.1f} s: {found.progress.dropped}")

@@ -20,6 +20,7 @@ import pytest_asyncio
 from config import Settings
 from demo.camera import Camera
 from demo.film import make_film
+from models.access import ALL_CAMERAS
 from models.entities import Base
 from repositories.database import Database
 from repositories.table_copy import look_at
@@ -287,7 +288,7 @@ async def test_a_frame_deleted_meanwhile_is_gone_and_its_delete_goes_on(
     class DeletesMeanwhile(Backup):
         async def _copy_objects(self) -> ObjectsPart:
             async with source.database.unit_of_work() as uow:
-                await uow.frames.begin_delete(deleted.frame_id)
+                await uow.frames.begin_delete(deleted.frame_id, cameras=ALL_CAMERAS)
             await source.storage.delete(deleted.storage_path)
             return await super()._copy_objects()
 

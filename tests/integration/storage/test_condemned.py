@@ -12,6 +12,7 @@ from typing import Any
 import pytest_asyncio
 
 from demo.camera import Camera
+from models.access import ALL_CAMERAS, ANONYMOUS
 from models.schemas import CameraCreate, SnapshotRequest, UploadIngestionRequest
 from models.values import CaptureMode, ReceivedFile
 from services.runtime import Services
@@ -80,13 +81,15 @@ async def test_a_snapshot_and_a_capture(kit: Kit, place: Place, tmp_path: Path) 
     with Camera(size=SIZE, join="burst") as camera:
         url = camera.url
         camera_id = unique()
-        await kit.services.cameras.create(CameraCreate(camera_id=camera_id, rtsp_url=url, keep_open=True))
+        await kit.services.cameras.create(CameraCreate(camera_id=camera_id, rtsp_url=url, keep_open=True), who=ANONYMOUS)
 
         async with asyncio.timeout(20):
-            while (stream := (await kit.services.cameras.get(camera_id)).stream) is None or stream.ring_seconds < 0.3:
+            while (
+                stream := (await kit.services.cameras.get(camera_id, ALL_CAMERAS)).stream
+            ) is None or stream.ring_seconds < 0.3:
                 await asyncio.sleep(0.05)
         taking = Taking(place, kit.services)
-        taken = await kit.services.snapshots.take(camera_id, SnapshotRequest())
+        taken = await kit.services.snapshots.take(camera_id, SnapshotRequest(), who=ANONYMOUS)
         assert len(taking.taken) == 1
         assert taken.storage_path not in taking.taken
         data = await place.storage.get(taken.storage_path)

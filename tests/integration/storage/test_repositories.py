@@ -22,6 +22,7 @@ import pytest_asyncio
 from sqlalchemy import event, text
 
 import repositories.frames
+from models.access import ALL_CAMERAS, ANONYMOUS
 from models.entities import IngestionRequest, count_slots, dropped_column
 from models.values import (
     FINAL_STATUSES,
@@ -45,6 +46,7 @@ from repositories.frames import Removal
 from repositories.leases import Renewed
 from repositories.ledger import Recorded, multirange
 from repositories.migrations.run import upgrade
+from services.access.cursors import Cursors
 from services.reads.queries import Queries
 from services.storage_service.service import StorageService
 from tests.conftest import SECRETS_KEY, Backends, make_database, unique
@@ -385,7 +387,7 @@ async def test_the_ledger_does_what_the_model_says(db: Database, seed: int) -> N
             model.settle(DropReason.LEASE_LOST, due)
         elif kind == "cancel":
             async with db.unit_of_work() as uow:
-                assert await uow.captures.request_cancel(request_id) is model.status
+                assert await uow.captures.request_cancel(request_id, cameras=ALL_CAMERAS) is model.status
             model.cancelled = model.cancelled or model.status not in FINAL_STATUSES
         elif kind == "finish":
             wanted = rng.choice([IngestionStatus.COMPLETED, IngestionStatus.FAILED])
@@ -459,7 +461,7 @@ async def test_final_states_are_absorbing(db: Database) -> None:
         for _ in range(2):  # the same call, whose COMMIT was not known to have succeeded
             assert await finish(db, claim, IngestionStatus.COMPLETED, expected=9) is end
         async with db.unit_of_work() as uow:
-            assert await uow.captures.request_cancel(request_id) is end
+            assert await uow.captures.request_cancel(request_id, cameras=ALL_CAMERAS) is end
         for write in STATE_WRITES:
             with pytest.raises(LeaseLost):
                 async with db.unit_of_work() as uow:
@@ -608,7 +610,7 @@ async def test_a_cancel_that_nobody_runs_is_taken_by_anybody(db: Database) -> No
     gone = await take(db, ownerless, "gone")
     async with db.unit_of_work() as uow:
         for request_id in (running, ownerless, pending):
-            await uow.captures.request_cancel(request_id)
+            await uow.captures.request_cancel(request_id, cameras=ALL_CAMERAS)
         await uow.leases.hand_back(gone)
     async with db.unit_of_work() as uow:
         (taken,) = await uow.leases.take_cancelled("me", TTL, 10)
@@ -662,7 +664,7 @@ async def test_renewing_tells_what_is_lost_and_what_is_to_be_cancelled(db: Datab
     claims = [await take(db, request_id, "me") for request_id in ids]
     await take(db, ids[1], "other")
     async with db.unit_of_work() as uow:
-        await uow.captures.request_cancel(ids[2])
+        await uow.captures.request_cancel(ids[2], cameras=ALL_CAMERAS)
     await finish(db, claims[3])
     async with db.unit_of_work() as uow:
         renewed = await uow.leases.renew("me", TTL, claims)
@@ -732,14 +734,14 @@ async def test_cancelling_a_pending_request_ends_it_in_that_transaction(db: Data
     await clear_leases(db)
     request_id = await add_capture(db)
     async with db.unit_of_work() as uow:
-        assert await uow.captures.request_cancel(request_id) is IngestionStatus.PENDING
+        assert await uow.captures.request_cancel(request_id, cameras=ALL_CAMERAS) is IngestionStatus.PENDING
     row = await assert_ledger(db, request_id)
     assert (row.status, row.expected) == ("cancelled", 0)
     assert row.cancel_requested_at is not None
     assert await claim(db, "me") == []
     async with db.unit_of_work() as uow:
-        assert await uow.captures.request_cancel(request_id) is IngestionStatus.CANCELLED
-        assert await uow.captures.request_cancel(new_id()) is None
+        assert await uow.captures.request_cancel(request_id, cameras=ALL_CAMERAS) is IngestionStatus.CANCELLED
+        assert await uow.captures.request_cancel(new_id(), cameras=ALL_CAMERAS) is None
 
 
 async def test_a_committed_cancel_wins_over_completed(db: Database) -> None:
@@ -747,10 +749,10 @@ async def test_a_committed_cancel_wins_over_completed(db: Database) -> None:
     mine = await take(db, request_id)
     await record(db, request_id, [frame(request_id, 0)], expected=3)
     async with db.unit_of_work() as uow:
-        assert await uow.captures.request_cancel(request_id) is IngestionStatus.IN_PROGRESS
+        assert await uow.captures.request_cancel(request_id, cameras=ALL_CAMERAS) is IngestionStatus.IN_PROGRESS
     asked = (await row_of(db, request_id)).cancel_requested_at
     async with db.unit_of_work() as uow:
-        await uow.captures.request_cancel(request_id)
+        await uow.captures.request_cancel(request_id, cameras=ALL_CAMERAS)
     assert (await row_of(db, request_id)).cancel_requested_at == asked
     ended = await finish(db, mine, IngestionStatus.COMPLETED, expected=3, rest=DropReason.CANCELLED)
     assert ended is IngestionStatus.CANCELLED
@@ -783,7 +785,7 @@ async def test_cancel_start_and_finish_at_once_do_not_wait_for_a_deadlock(db: Da
 
         async def cancel(request_id: UUID = request_id) -> None:
             async with db.unit_of_work() as uow:
-                await uow.captures.request_cancel(request_id)
+                await uow.captures.request_cancel(request_id, cameras=ALL_CAMERAS)
 
         began = time.monotonic()
         await asyncio.gather(start(), cancel(), start(), cancel())
@@ -803,7 +805,7 @@ async def test_the_lease_is_locked_before_the_row_everywhere(db: Database) -> No
 
         async def cancel() -> IngestionStatus | None:
             async with db.unit_of_work() as uow:
-                return await uow.captures.request_cancel(request_id)
+                return await uow.captures.request_cancel(request_id, cameras=ALL_CAMERAS)
 
         cancelling = asyncio.create_task(cancel())
         await asyncio.sleep(0.3)
@@ -848,7 +850,7 @@ async def test_a_capture_that_has_ended_gets_no_lease_again(db: Database) -> Non
     async with db.unit_of_work() as uow:
         await uow.requests.add_capture(row)
     async with db.unit_of_work() as uow:
-        assert await uow.captures.request_cancel(row.id) is IngestionStatus.PENDING
+        assert await uow.captures.request_cancel(row.id, cameras=ALL_CAMERAS) is IngestionStatus.PENDING
     async with db.unit_of_work() as uow:
         assert (await uow.requests.add_capture(row)).status == "cancelled"
         leases = text("SELECT count(*) FROM capture_leases WHERE request_id = :id")
@@ -892,13 +894,13 @@ async def test_a_delete_leaves_the_slots_tombstone(db: Database) -> None:
 
     async def begin() -> str | None:
         async with db.unit_of_work() as uow:
-            return await uow.frames.begin_delete(target.frame_id)
+            return await uow.frames.begin_delete(target.frame_id, cameras=ALL_CAMERAS)
 
     assert await asyncio.gather(*(begin() for _ in range(5))) == [target.storage_path] * 5  # cut off: the key again
     row = await assert_ledger(db, request_id)
     assert (row.stored, row.deleted) == (3, 1)
     async with db.unit_of_work() as uow:
-        assert await uow.frames.get_stored(target.frame_id) is None
+        assert await uow.frames.get_stored(target.frame_id, cameras=ALL_CAMERAS) is None
         assert [item.sequence for item in await uow.frames.of_request(request_id, newest_first=True, limit=9)] == [2, 0]
         assert (target.frame_id, target.storage_path) in await uow.frames.deleting(limit=100, older_than_s=0)
         assert await uow.frames.deleting(limit=100, older_than_s=600) == []
@@ -907,7 +909,7 @@ async def test_a_delete_leaves_the_slots_tombstone(db: Database) -> None:
             await uow.frames.finish_deletes([Removal(target.frame_id, target.storage_path)])
         assert await begin() is None
     async with db.unit_of_work() as uow:
-        assert await uow.frames.begin_delete(new_id()) is None
+        assert await uow.frames.begin_delete(new_id(), cameras=ALL_CAMERAS) is None
         assert await uow.frames.deleting(limit=100, older_than_s=0) == []
     # A replay of the slot finds it filled.
     assert [item.outcome for item in await record(db, request_id, [frame(request_id, 1)], expected=3)] == ["exists"]
@@ -921,7 +923,7 @@ async def test_a_delete_leaves_the_slots_tombstone(db: Database) -> None:
 
 @pytest.fixture
 def queries(db: Database, storage: StorageService) -> Queries:
-    return Queries(db, storage, SecretBox([SECRETS_KEY]))
+    return Queries(db, storage, SecretBox([SECRETS_KEY]), cursors=Cursors(b"k"))
 
 
 async def fill(db: Database, camera: str, moments: list[datetime]) -> UUID:
@@ -942,12 +944,12 @@ async def test_every_frame_is_on_one_page_while_frames_are_added(db: Database, q
     # Few different moments, many ties: only the id tells them apart.
     await fill(db, camera, [AT + timedelta(seconds=rng.randrange(6)) for _ in range(60)])
     wanted = FrameFilter(camera_id=camera, descending=descending)
-    before = {item.frame_id for item in (await queries.list_frames(wanted, 200, None)).items}
+    before = {item.frame_id for item in (await queries.list_frames(wanted, 200, None, who=ANONYMOUS)).items}
     assert len(before) == 60
     seen: list[tuple[datetime, UUID]] = []
     cursor: str | None = None
     while True:
-        page = await queries.list_frames(wanted, rng.choice([1, 3, 7]), cursor)
+        page = await queries.list_frames(wanted, rng.choice([1, 3, 7]), cursor, who=ANONYMOUS)
         seen += [(item.timestamp, item.frame_id) for item in page.items]
         await fill(db, camera, [AT + timedelta(seconds=rng.randrange(6)) for _ in range(2)])  # before and after the cursor
         if len(seen) > 400:
@@ -971,12 +973,12 @@ async def test_every_request_is_on_one_page_while_requests_are_added(db: Databas
     for _ in range(8):
         await add_capture(db, camera)
     wanted = RequestFilter(camera_id=camera)
-    before = {item.request_id for item in (await queries.list_requests(wanted, 200, None)).items}
+    before = {item.request_id for item in (await queries.list_requests(wanted, 200, None, who=ANONYMOUS)).items}
     assert len(before) == 31
     seen: list[tuple[datetime, UUID]] = []
     cursor = None
     while True:
-        page = await queries.list_requests(wanted, 4, cursor)
+        page = await queries.list_requests(wanted, 4, cursor, who=ANONYMOUS)
         seen += [(item.created_at, item.request_id) for item in page.items]
         await add_capture(db, camera)
         cursor = page.next_cursor
@@ -994,13 +996,13 @@ async def test_pages_end_exactly(db: Database, queries: Queries) -> None:
     for limit, sizes in ((6, [6]), (3, [3, 3]), (4, [4, 2]), (7, [6]), (1, [1] * 6)):
         cursor, found = None, []
         while True:
-            page = await queries.list_frames(wanted, limit, cursor)
+            page = await queries.list_frames(wanted, limit, cursor, who=ANONYMOUS)
             found.append(len(page.items))
             cursor = page.next_cursor
             if cursor is None:
                 break
         assert found == sizes  # and never an empty page at the end
-    empty = await queries.list_frames(FrameFilter(camera_id=unique()), 50, None)
+    empty = await queries.list_frames(FrameFilter(camera_id=unique()), 50, None, who=ANONYMOUS)
     assert (empty.items, empty.next_cursor) == ([], None)
 
 
@@ -1009,13 +1011,14 @@ async def test_bounds_of_time_are_inclusive_and_exclusive(db: Database, queries:
     await fill(db, camera, [AT + timedelta(seconds=n) for n in range(5)])
     page = await queries.list_frames(
         FrameFilter(camera_id=camera, from_=AT + timedelta(seconds=1), to=AT + timedelta(seconds=3)), 50, None
-    )
+    , who=ANONYMOUS)
     assert [item.sequence for item in page.items] == [1, 2]
-    request = (await queries.list_requests(RequestFilter(camera_id=camera), 1, None)).items[0]
+    request = (await queries.list_requests(RequestFilter(camera_id=camera), 1, None, who=ANONYMOUS)).items[0]
     at = request.created_at
     tick = timedelta(microseconds=1)
     for low, high, there in ((at, at + tick, True), (at + tick, None, False), (None, at, False), (at, None, True)):
-        found = await queries.list_requests(RequestFilter(camera_id=camera, created_from=low, created_to=high), 9, None)
+        wanted = RequestFilter(camera_id=camera, created_from=low, created_to=high)
+        found = await queries.list_requests(wanted, 9, None, ANONYMOUS)
         assert bool(found.items) is there
 
 
@@ -1048,7 +1051,7 @@ async def test_frames_by_when_they_were_stored(
         found: list[int] = []
         cursor: str | None = None
         while True:
-            page = await queries.list_frames(wanted, 2, cursor)
+            page = await queries.list_frames(wanted, 2, cursor, who=ANONYMOUS)
             found += [item.sequence for item in page.items]
             if page.next_cursor is None:
                 return found
@@ -1065,7 +1068,7 @@ async def test_frames_by_when_they_were_stored(
 async def test_a_cursor_is_good_for_its_own_filters_only(db: Database, queries: Queries) -> None:
     camera = unique()
     await fill(db, camera, [AT + timedelta(seconds=n) for n in range(4)])
-    page = await queries.list_frames(FrameFilter(camera_id=camera), 2, None)
+    page = await queries.list_frames(FrameFilter(camera_id=camera), 2, None, who=ANONYMOUS)
     cursor = page.next_cursor
     assert cursor is not None
     for other in (
@@ -1074,13 +1077,13 @@ async def test_a_cursor_is_good_for_its_own_filters_only(db: Database, queries: 
         FrameFilter(camera_id=camera, stored_to=datetime(2100, 1, 1, tzinfo=UTC)),
     ):  # fmt: skip
         with pytest.raises(InvalidRequest):
-            await queries.list_frames(other, 2, cursor)
+            await queries.list_frames(other, 2, cursor, who=ANONYMOUS)
     with pytest.raises(InvalidRequest):
-        await queries.list_requests(RequestFilter(camera_id=camera), 2, cursor)
+        await queries.list_requests(RequestFilter(camera_id=camera), 2, cursor, who=ANONYMOUS)
     other_first = "B" if cursor[0] == "A" else "A"
     for forged in (cursor[:-4], other_first + cursor[1:], cursor + "AAAA", "null", "é"):
         with pytest.raises(InvalidRequest):
-            await queries.list_frames(FrameFilter(camera_id=camera), 2, forged)
+            await queries.list_frames(FrameFilter(camera_id=camera), 2, forged, who=ANONYMOUS)
 
 
 async def test_nearest_is_the_closest_of_the_camera(db: Database, queries: Queries) -> None:
@@ -1088,13 +1091,13 @@ async def test_nearest_is_the_closest_of_the_camera(db: Database, queries: Queri
     request_id = await fill(db, camera, [AT, AT + timedelta(seconds=10), AT + timedelta(seconds=20)])
     await fill(db, other, [AT + timedelta(seconds=11)])
     for offset, slot, distance in ((0, 0, 0), (4, 0, 4000), (5, 0, 5000), (6, 1, 4000), (99, 2, 79000), (-99, 0, 99000)):
-        found = await queries.nearest_frame(camera, AT + timedelta(seconds=offset))
+        found = await queries.nearest_frame(camera, AT + timedelta(seconds=offset), who=ANONYMOUS)
         assert (found.sequence, found.distance_ms) == (slot, distance)
     async with db.unit_of_work() as uow:
-        await uow.frames.begin_delete(frame_id(request_id, 1, AT + timedelta(seconds=10)))
-    assert (await queries.nearest_frame(camera, AT + timedelta(seconds=11))).sequence == 2
+        await uow.frames.begin_delete(frame_id(request_id, 1, AT + timedelta(seconds=10)), cameras=ALL_CAMERAS)
+    assert (await queries.nearest_frame(camera, AT + timedelta(seconds=11), who=ANONYMOUS)).sequence == 2
     with pytest.raises(FrameNotFound):
-        await queries.nearest_frame(unique(), AT)
+        await queries.nearest_frame(unique(), AT, who=ANONYMOUS)
 
 
 # -- plans -------------------------------------------------------------------------------------------------------

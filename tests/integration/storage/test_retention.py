@@ -14,6 +14,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from models.access import ALL_CAMERAS
 from models.values import FrameRecord
 from services.housekeeping import retention as module
 from tests.conftest import Backends, running
@@ -52,7 +53,7 @@ async def camera(place: Place, camera_id: str, days: float | None) -> None:
 
 async def hold(place: Place, frame: FrameRecord, reason: str | None = None) -> None:
     async with place.database.unit_of_work() as uow:
-        assert await uow.frames.hold(frame.frame_id, reason) is not None
+        assert await uow.frames.hold(frame.frame_id, reason, cameras=ALL_CAMERAS) is not None
 
 
 async def usage(place: Place) -> tuple[int, int]:
@@ -116,7 +117,7 @@ async def test_the_oldest_make_room_but_not_those_on_hold(place: Place) -> None:
 async def test_what_is_stored_is_known_without_reading_it_all(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     frames = [await place.frame(data=secrets.token_bytes(100 + n)) for n in range(12)]
     async with place.database.unit_of_work() as uow:
-        await uow.frames.begin_delete(frames[3].frame_id)
+        await uow.frames.begin_delete(frames[3].frame_id, cameras=ALL_CAMERAS)
     assert await usage(place) == await counted(place)
     monkeypatch.setattr("repositories.storage_usage._AT_ONCE", 5)
     await place.retention().poll()  # sums the changes up
@@ -124,7 +125,7 @@ async def test_what_is_stored_is_known_without_reading_it_all(place: Place, monk
     assert await usage(place) == await counted(place) == (sum(f.size_bytes for f in frames) - frames[3].size_bytes, 11)
     with suppress(ZeroDivisionError):  # what is rolled back was never there
         async with place.database.unit_of_work() as uow:
-            await uow.frames.begin_delete(frames[4].frame_id)
+            await uow.frames.begin_delete(frames[4].frame_id, cameras=ALL_CAMERAS)
             raise ZeroDivisionError
     assert await usage(place) == await counted(place)
 
@@ -146,7 +147,7 @@ async def test_a_hold_between_the_choice_and_the_delete(place: Place) -> None:
 async def test_a_hold_whose_transaction_is_open_is_waited_for(place: Place) -> None:
     (frame,) = await old_frames(place, 1)
     async with place.database.unit_of_work() as uow:
-        assert await uow.frames.hold(frame.frame_id, None) is not None
+        assert await uow.frames.hold(frame.frame_id, None, cameras=ALL_CAMERAS) is not None
         await uow.session.flush()
         looking = asyncio.create_task(place.retention(DAYS=30).poll())
         async with asyncio.timeout(10):
@@ -177,22 +178,22 @@ async def test_holds_are_noted_once_and_a_delete_is_refused(place: Place) -> Non
         await hold(place, frame, reason)
     async with place.database.unit_of_work() as uow:
         with pytest.raises(FrameOnHold):
-            await uow.frames.begin_delete(frame.frame_id)
+            await uow.frames.begin_delete(frame.frame_id, cameras=ALL_CAMERAS)
     held = await place.sql("SELECT held_at IS NOT NULL, hold_reason FROM frames WHERE id = :id", id=frame.frame_id)
     assert held == [(True, "protest")]
     for _ in range(2):
         async with place.database.unit_of_work() as uow:
-            assert await uow.frames.release(frame.frame_id)
+            assert await uow.frames.release(frame.frame_id, cameras=ALL_CAMERAS)
     rows = await place.sql("SELECT action, target, details FROM audit ORDER BY id")
     target = str(frame.frame_id)
     assert [tuple(row) for row in rows] == [
         ("frame.hold", target, None), ("frame.hold", target, {"reason": "protest"}), ("frame.release", target, None),
     ]  # fmt: skip
     async with place.database.unit_of_work() as uow:
-        assert await uow.frames.begin_delete(frame.frame_id) == frame.storage_path
+        assert await uow.frames.begin_delete(frame.frame_id, cameras=ALL_CAMERAS) == frame.storage_path
     async with place.database.unit_of_work() as uow:
-        assert await uow.frames.hold(frame.frame_id, None) is None
-        assert not await uow.frames.release(new_id())
+        assert await uow.frames.hold(frame.frame_id, None, cameras=ALL_CAMERAS) is None
+        assert not await uow.frames.release(new_id(), cameras=ALL_CAMERAS)
 
 
 async def test_while_the_store_is_away_no_more_is_begun(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ import pytest_asyncio
 from sqlalchemy import text
 from structlog.testing import capture_logs
 
+from models.access import ALL_CAMERAS
 from models.values import FrameRecord
 from services.housekeeping import bucket_walk
 from services.housekeeping import sweeper as sweeping
@@ -310,7 +311,7 @@ async def test_frames_without_their_object_are_flagged_counted_once_and_healed(p
 
     await place.storage.put(lost.storage_path, kept, "image/jpeg", lost.sha256)  # restored from a copy
     async with place.database.unit_of_work() as uow:
-        assert await uow.frames.begin_delete(doomed.frame_id) == doomed.storage_path
+        assert await uow.frames.begin_delete(doomed.frame_id, cameras=ALL_CAMERAS) == doomed.storage_path
     assert await looking.sweep()
     assert await flagged(place) == {short.frame_id: "size"}
 

@@ -18,6 +18,7 @@ import pytest_asyncio
 from typer.testing import CliRunner
 
 from config import StorageSettings
+from models.access import ALL_CAMERAS
 from repositories.database import Database
 from services.commands.app import app
 from services.housekeeping import verifier
@@ -104,7 +105,7 @@ async def test_a_frame_that_is_deleted_meanwhile_is_no_violation(place: Place) -
     async def delete_first(key: str) -> Any:
         if key == frames[1].storage_path:
             async with place.database.unit_of_work() as uow:
-                await uow.frames.begin_delete(frames[1].frame_id)
+                await uow.frames.begin_delete(frames[1].frame_id, cameras=ALL_CAMERAS)
             await place.storage.delete(key)
         return await real(key)
 

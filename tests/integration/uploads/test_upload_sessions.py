@@ -27,10 +27,12 @@ from PIL import Image
 from sqlalchemy import select as sql_select
 
 from config import DbSettings
+from models.access import ANONYMOUS
 from models.entities import UploadSession
 from models.schemas import UploadSessionCreate
 from models.values import ReceivedFile
 from repositories.database import Database
+from services.access.limits import Shares
 from services.storage_service.service import StorageService
 from services.storage_service.staging import staging_key
 from services.upload_handler.handler import UploadHandler
@@ -434,9 +436,9 @@ async def test_what_is_swapped_after_the_check_is_not_stored(
     data, other = jpeg((320, 240)), jpeg((321, 240))
     settings = backends.settings(tmp_path)
     handler = UploadHandler(settings, storage)
-    sessions = UploadSessions(settings, database, storage, handler)
+    sessions = UploadSessions(settings, database, storage, handler, shares=Shares(1))
     body = UploadSessionCreate(camera_id=unique(), filename="a.jpg", size_bytes=len(data))
-    opened = await sessions.create(body, new_id())
+    opened = await sessions.create(body, new_id(), who=ANONYMOUS)
     assert opened.upload_url is not None
     await asyncio.to_thread(put, opened.upload_url, data)
     check: Callable[..., Any] = handler._check
@@ -447,7 +449,7 @@ async def test_what_is_swapped_after_the_check_is_not_stored(
         return checked
 
     handler._check = swapped  # type: ignore[method-assign]
-    request_id = await sessions.complete(opened.session_id, None, _Memory(tmp_path / "a"))
+    request_id = await sessions.complete(opened.session_id, None, _Memory(tmp_path / "a"), who=ANONYMOUS)
     async with database.unit_of_work() as uow:
         [frame] = await uow.frames.of_request(request_id, newest_first=False, limit=10)
     assert frame.sha256 == sha256(data) == sha256(await storage.get(frame.storage_path))
@@ -466,9 +468,9 @@ async def test_a_session_that_an_earlier_run_has_left_is_the_one_that_is_answere
 ) -> None:
     """A process that dies between opening it and answering: its key runs again, under the same id."""
     settings = backends.settings(tmp_path)
-    sessions = UploadSessions(settings, database, storage, UploadHandler(settings, storage))
+    sessions = UploadSessions(settings, database, storage, UploadHandler(settings, storage), shares=Shares(1))
     body, session_id = UploadSessionCreate(camera_id=unique(), filename="a.jpg", size_bytes=size), new_id()
-    first, again = [await sessions.create(body, session_id) for _ in range(2)]
+    first, again = [await sessions.create(body, session_id, who=ANONYMOUS) for _ in range(2)]
     assert first.session_id == again.session_id == session_id
     assert first.expires_at == again.expires_at
     assert (first.parts is None) == (size == 100_000)
@@ -476,4 +478,4 @@ async def test_a_session_that_an_earlier_run_has_left_is_the_one_that_is_answere
     async with database.unit_of_work() as uow:
         rows = (await uow.session.scalars(sql_select(UploadSession).where(UploadSession.camera_id == body.camera_id))).all()
     assert [row.id for row in rows] == [session_id]
-    await sessions.abort(session_id)
+    await sessions.abort(session_id, who=ANONYMOUS)

@@ -18,6 +18,7 @@ from api.http import examples
 from api.http.state import AppState
 from config import Settings
 from main import create_app
+from models.access import ANONYMOUS, CameraGrant, Principal
 from models.schemas import (
     BurstRequest,
     BurstResponse,
@@ -106,19 +107,19 @@ class FakeOrchestrator:
         if self.accepting_error:
             raise self.accepting_error
 
-    async def submit_capture(self, body: RTSPIngestionRequest, operation: Operation) -> IngestionResponse:
+    async def submit_capture(self, body: RTSPIngestionRequest, _who: Principal, operation: Operation) -> IngestionResponse:
         if self.error:
             raise self.error
         self.submitted.append(body)
         self.attempts.append(operation)
         return response_of(KNOWN)
 
-    async def cancel(self, request_id: UUID) -> bool:
+    async def cancel(self, request_id: UUID, _cameras: CameraGrant) -> bool:
         if request_id != KNOWN:
             raise RequestNotFound
         return self.was_final
 
-    async def trigger(self, request_id: UUID, body: TriggerRequest, _attempt: Operation) -> UUID:
+    async def trigger(self, request_id: UUID, body: TriggerRequest, _cameras: CameraGrant, _attempt: Operation) -> UUID:
         if self.error:
             raise self.error
         if request_id != KNOWN:
@@ -167,47 +168,47 @@ class FakeQueries:
         self.holds: list[str | None] = []
         self.error: Exception | None = None
 
-    async def get_request(self, request_id: UUID) -> IngestionResponse:
+    async def get_request(self, request_id: UUID, _who: Principal) -> IngestionResponse:
         if self.error:
             raise self.error
         if request_id != KNOWN:
             raise RequestNotFound
         return response_of(request_id, self.status)
 
-    async def list_requests(self, matching: RequestFilter, limit: int, cursor: str | None) -> RequestPage:
+    async def list_requests(self, matching: RequestFilter, limit: int, cursor: str | None, _who: Principal) -> RequestPage:
         self.filters.append((matching, limit, cursor))
         return RequestPage(items=[], next_cursor=None)
 
-    async def list_events(self, request_id: UUID, limit: int, cursor: str | None) -> EventPage:
+    async def list_events(self, request_id: UUID, limit: int, cursor: str | None, _who: Principal) -> EventPage:
         if request_id != KNOWN:
             raise RequestNotFound
         self.filters.append((request_id, limit, cursor))
         return EventPage.model_validate(examples.EVENT_PAGE)
 
-    async def get_frame(self, frame_id: UUID) -> FrameInfo:
+    async def get_frame(self, frame_id: UUID, _who: Principal = ANONYMOUS) -> FrameInfo:
         if frame_id != KNOWN:
             raise FrameNotFound
         return frame_of(frame_id)
 
-    async def list_frames(self, matching: FrameFilter, limit: int, cursor: str | None) -> FramePage:
+    async def list_frames(self, matching: FrameFilter, limit: int, cursor: str | None, _who: Principal) -> FramePage:
         self.filters.append((matching, limit, cursor))
         return FramePage(items=[], next_cursor=None)
 
-    async def nearest_frame(self, _camera_id: str, _at: datetime) -> NearestFrame:
+    async def nearest_frame(self, _camera_id: str, _at: datetime, _who: Principal) -> NearestFrame:
         return NearestFrame(**frame_of(KNOWN).model_dump(), distance_ms=1.0)
 
-    async def delete_frame(self, _frame_id: UUID) -> None:
+    async def delete_frame(self, _frame_id: UUID, _who: Principal) -> None:
         if self.error:
             raise self.error
 
-    async def hold_frame(self, frame_id: UUID, reason: str | None) -> FrameInfo:
+    async def hold_frame(self, frame_id: UUID, reason: str | None, _who: Principal) -> FrameInfo:
         self.holds.append(reason)
         return (await self.get_frame(frame_id)).model_copy(update={"held_at": NOW, "hold_reason": reason})
 
-    async def release_frame(self, frame_id: UUID) -> None:
+    async def release_frame(self, frame_id: UUID, _who: Principal) -> None:
         await self.get_frame(frame_id)
 
-    async def open_frame(self, frame_id: UUID) -> FakeContent:
+    async def open_frame(self, frame_id: UUID, _who: Principal) -> FakeContent:
         if frame_id != KNOWN:
             raise FrameNotFound
         return self.content
@@ -236,20 +237,20 @@ class FakeCameras:
         if camera_id != "x":
             raise CameraNotFound
 
-    async def create(self, body: CameraCreate) -> CameraConfiguration:
+    async def create(self, body: CameraCreate, _who: Principal) -> CameraConfiguration:
         self._known("x")
         self.created.append(body)
         return camera_of(body.camera_id)
 
-    async def get(self, camera_id: str) -> CameraConfiguration:
+    async def get(self, camera_id: str, _cameras: CameraGrant) -> CameraConfiguration:
         self._known(camera_id)
         return camera_of(camera_id)
 
-    async def list(self, limit: int, cursor: str | None) -> CameraPage:
+    async def list(self, limit: int, cursor: str | None, _who: Principal) -> CameraPage:
         self.pages.append((limit, cursor))
         return CameraPage(items=[camera_of("x")], next_cursor=None)
 
-    async def update(self, camera_id: str, patch: CameraPatch) -> CameraConfiguration:
+    async def update(self, camera_id: str, patch: CameraPatch, _who: Principal) -> CameraConfiguration:
         self._known(camera_id)
         self.patches.append(patch)
         return camera_of(camera_id)
@@ -272,7 +273,7 @@ class FakeCameras:
         self.probed.append(camera_id)
         return ProbeResponse.model_validate(examples.PROBE)
 
-    async def take(self, camera_id: str, body: SnapshotRequest, _attempt: Operation) -> FrameInfo:
+    async def take(self, camera_id: str, body: SnapshotRequest, _who: Principal, _attempt: Operation) -> FrameInfo:
         self._known(camera_id)
         self.snapshots.append(body)
         return frame_of(KNOWN)
@@ -285,7 +286,7 @@ class FakeBursts:
         self.seconds = 0.0
         self.cancelled = False
 
-    async def take(self, body: BurstRequest, _attempt: Operation) -> BurstResponse:
+    async def take(self, body: BurstRequest, _who: Principal, _attempt: Operation) -> BurstResponse:
         if self.error:
             raise self.error
         self.taken.append(body)
@@ -296,7 +297,7 @@ class FakeBursts:
             raise
         return BurstResponse.model_validate(examples.BURST)
 
-    async def get(self, group_id: UUID) -> BurstResponse:
+    async def get(self, group_id: UUID, _cameras: CameraGrant) -> BurstResponse:
         if group_id != KNOWN:
             raise RequestNotFound
         return BurstResponse.model_validate(examples.BURST)
@@ -378,9 +379,10 @@ class Api:
         self.state.services = SimpleNamespace(
             settings=self.settings, orchestrator=self.orchestrator, queries=self.queries, health=self.health,
             cameras=self.cameras, snapshots=self.cameras, bursts=self.bursts, idempotency=self.keys, direct=FakeDirect(),
+            access=None,
         )  # fmt: skip
         self.client = httpx.AsyncClient(
-            transport=httpx.ASGITransport(self.app, raise_app_exceptions=True), base_url="http://test"
+            transport=httpx.ASGITransport(self.app, raise_app_exceptions=True), base_url="http://localhost"
         )
 
     async def __call__(self, method: str, path: str, **kwargs: Any) -> httpx.Response:

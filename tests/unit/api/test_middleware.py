@@ -201,7 +201,8 @@ async def test_cors(tmp_path: Path) -> None:
         assert answer.status_code == status
         assert answer.headers["access-control-allow-origin"] == "https://pit.example"
         exposed = answer.headers["access-control-expose-headers"]
-        assert exposed == "Location, ETag, Retry-After, X-Request-ID, Idempotent-Replayed"
+        names = {"Location", "ETag", "Retry-After", "X-Request-ID", "Idempotent-Replayed", "WWW-Authenticate"}
+        assert set(exposed.split(", ")) == names | {"RateLimit", "RateLimit-Policy"}
         assert "Origin" in answer.headers["vary"]
     assert "Origin" in (await api("GET", "/health")).headers["vary"]
     assert "access-control-allow-origin" not in (await api("GET", "/health", headers={"Origin": "https://evil"})).headers

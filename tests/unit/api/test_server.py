@@ -31,7 +31,8 @@ from utils.logger import configure_logging
 @asynccontextmanager
 async def fakes(settings):
     yield SimpleNamespace(
-        settings=settings, orchestrator=FakeOrchestrator(), queries=FakeQueries(), health=FakeHealth(), direct=FakeDirect()
+        settings=settings, orchestrator=FakeOrchestrator(), queries=FakeQueries(), health=FakeHealth(), direct=FakeDirect(),
+        access=None,
     )
     print("closed", flush=True)
 
@@ -92,7 +93,7 @@ def test_a_signal_ends_cleanly_and_waits_end_at_once(served: Served, number: sig
     with served.connect() as waiting:
         body = b'{"camera_id": "c", "rtsp_url": "rtsp://127.0.0.1/x"}'
         waiting.sendall(
-            b"POST /api/v1/ingest/rtsp HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nPrefer: wait=50\r\n"
+            b"POST /api/v1/ingest/rtsp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nPrefer: wait=50\r\n"
             b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
         )
         time.sleep(0.5)
@@ -111,7 +112,7 @@ def test_a_signal_ends_cleanly_and_waits_end_at_once(served: Served, number: sig
 def test_a_second_signal_forces(served: Served) -> None:
     with served.connect() as upload:  # keeps the stop waiting
         upload.sendall(
-            b"POST /api/v1/ingest/upload HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=B\r\n"
+            b"POST /api/v1/ingest/upload HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=B\r\n"
             b"Content-Length: 1000\r\n\r\n--B"
         )
         time.sleep(0.3)
@@ -123,7 +124,8 @@ def test_a_second_signal_forces(served: Served) -> None:
 
 
 def test_expect_100_continue_gets_the_refusal_not_the_100(served: Served) -> None:
-    head = b"POST /api/v1/ingest/upload HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n%s\r\nContent-Length: %d\r\n\r\n"
+    head = b"POST /api/v1/ingest/upload HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
+    head += b"%s\r\nContent-Length: %d\r\n\r\n"
     multipart = b"Content-Type: multipart/form-data; boundary=B"
     assert served.ask(head % (b"Content-Type: text/plain", 10)).startswith(b"HTTP/1.1 415")
     assert served.ask(head % (multipart, 10**12)).startswith(b"HTTP/1.1 413")
@@ -131,14 +133,14 @@ def test_expect_100_continue_gets_the_refusal_not_the_100(served: Served) -> Non
 
 
 def test_heads_are_bounded_and_answered_with_a_problem(served: Served) -> None:
-    answer = served.ask(b"GET /health HTTP/1.1\r\nHost: x\r\nX: " + b"h" * 400_000)
+    answer = served.ask(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"h" * 400_000)
     assert answer.startswith(b"HTTP/1.1 400")
     assert b"application/problem+json" in answer
     assert b"X-Request-ID" in answer
     answer = served.ask(b"not http at all\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 400")
     assert b'"malformed_request"' in answer
-    answer = served.ask(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+    answer = served.ask(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert b'"alive"' in answer
     assert b"server:" not in answer.lower()
 

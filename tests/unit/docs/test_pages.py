@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[3]
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")])
 TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 # Looked up, not read from end to end.
-REFERENCE = {"api.md", "architecture.md", "configuration.md", "metrics.md", "README.md", "SETUP_GUIDE.md"}
+REFERENCE = {"api.md", "architecture.md", "configuration.md", "metrics.md", "security.md", "README.md", "SETUP_GUIDE.md"}
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"```.*?```", re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")

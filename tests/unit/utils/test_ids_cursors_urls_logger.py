@@ -17,7 +17,7 @@ import pytest
 import structlog
 
 from models.values import FrameFilter, IngestionStatus, RequestFilter, SourceType
-from utils.cursors import _TAG_BYTES, _tag, decode_cursor, encode_cursor
+from utils.cursors import _TAG_BYTES, _tag, decode_key, encode_cursor
 from utils.exceptions import InvalidRequest
 from utils.ids import frame_id, new_id
 from utils.logger import Throttle, configure_logging, get_logger
@@ -101,19 +101,19 @@ FILTERS = [
 def test_a_cursor_comes_back_whole_and_only_with_its_own_filters() -> None:
     row = new_id()
     for mine in FILTERS:
-        cursor = encode_cursor(AT, row, mine)
-        assert decode_cursor(cursor, mine) == (AT, row)
+        cursor = encode_cursor(AT, row, mine, key=b"k")
+        assert decode_key(cursor, mine, UUID, b"k") == (AT, row)
         assert cursor.isascii()
         assert not set(cursor) & set("+/=&?# ")
         for other in FILTERS:
             if other is not mine:
                 with pytest.raises(InvalidRequest):
-                    decode_cursor(cursor, other)
+                    decode_key(cursor, other, UUID, b"k")
 
 
 def test_forged_cursors_are_refused_and_never_crash() -> None:
     rng = random.Random(4)
-    good = encode_cursor(AT, new_id(), FrameFilter())
+    good = encode_cursor(AT, new_id(), FrameFilter(), key=b"k")
     raw = base64.urlsafe_b64decode(good + "=" * (-len(good) % 4))
     tries: list[str] = ["", "=", "a", "ab", "é", "\x00", "null", "{}", "-" * 500, "A" * 501, good + "A", good[:-1], good * 2]
     for _ in range(2000):
@@ -129,7 +129,7 @@ def test_forged_cursors_are_refused_and_never_crash() -> None:
             tries.append("".join(chr(rng.randrange(1, 0x250)) for _ in range(rng.randrange(1, 80))))
     for cursor in tries:
         with pytest.raises(InvalidRequest) as caught:
-            decode_cursor(cursor, FrameFilter())
+            decode_key(cursor, FrameFilter(), UUID, b"k")
         assert caught.value.errors[0].name == "cursor"
 
 
@@ -144,10 +144,10 @@ def test_forged_cursors_are_refused_and_never_crash() -> None:
     ],
 )  # fmt: skip
 def test_a_cursor_with_a_right_tag_and_a_wrong_inside_is_refused(payload: bytes) -> None:
-    forged = base64.urlsafe_b64encode(_tag(payload, FrameFilter()) + payload).decode().rstrip("=")
-    assert len(_tag(payload, FrameFilter())) == _TAG_BYTES
+    forged = base64.urlsafe_b64encode(_tag(payload, FrameFilter(), b"k") + payload).decode().rstrip("=")
+    assert len(_tag(payload, FrameFilter(), b"k")) == _TAG_BYTES
     with pytest.raises(InvalidRequest):
-        decode_cursor(forged, FrameFilter())
+        decode_key(forged, FrameFilter(), UUID, b"k")
 
 
 # -- masking -----------------------------------------------------------------------------------------------------

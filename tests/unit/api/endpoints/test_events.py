@@ -14,6 +14,7 @@ from starlette.requests import Request
 
 from api.endpoints import events as event_log
 from api.endpoints.events import sse_of, wants_stream
+from models.access import ALL_CAMERAS
 from models.schemas import CloudEventPage
 from models.values import LogEventType, LogFilter
 from services.events.event_log import LogPage, Position
@@ -73,8 +74,8 @@ async def test_a_page(api: Api, log: FakeLog) -> None:
     assert (await api("GET", f"{EVENTS}?after=latest&wait=30", headers={"Last-Event-ID": "nonsense"})).status_code == 200
     both = (LogEventType.FRAME_STORED, LogEventType.REQUEST_FAILED)
     assert log.asked == [
-        ("oldest", LogFilter(), 100, 0), (Position(LOG, 3), LogFilter(both, "a"), 1000, 2.5),
-        ("latest", LogFilter(), 100, 30),
+        ("oldest", LogFilter(ALL_CAMERAS), 100, 0), (Position(LOG, 3), LogFilter(ALL_CAMERAS, both, "a"), 1000, 2.5),
+        ("latest", LogFilter(ALL_CAMERAS), 100, 30),
     ]  # fmt: skip
     assert log.taken == 0
 

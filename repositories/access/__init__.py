@@ -1,0 +1,1 @@
+"""Rows of access control: keys, browser sessions, the audit."""

@@ -1,0 +1,1 @@
+"""Who may do what: credentials, sessions, limits, shares, the audit. Knows nothing of HTTP."""

@@ -1,0 +1,174 @@
+"""Access control of a process: `Access.open`, then who calls (`credentials`), browser sessions, limits and shares.
+
+Two loops run beside the requests: one reads how far keys and sessions have changed and writes down what has gathered,
+one listens for the database's notifications, which only make the first one look sooner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+
+from config import Settings
+from models.access import ANONYMOUS, Actor, Principal
+from repositories.access.state import CHANNEL
+from repositories.database import Database
+from services.access.credentials import Credentials
+from services.access.cursors import Cursors
+from services.access.limits import RateLimits, Shares
+from services.access.refusals import Refusals
+from services.access.tokens import TokenVerifier
+from utils.exceptions import DatabaseUnavailable, Unauthorized
+from utils.logger import get_logger
+
+log = get_logger(__name__)
+
+POLL_INTERVAL = 0.5  # seconds; credentials.CONFIRMED_FOR is longer
+WATCH_INTERVAL = 0.25  # seconds between looks at the credential of work that lasts
+USED_INTERVAL = 5.0  # seconds between writings of `last_used_at`
+SWEEP_INTERVAL = 300.0  # seconds between removals of old sessions and audit rows
+BATCH = 1000
+LISTEN_AGAIN = 5.0  # seconds
+
+
+class Access:
+    """One a process. `on`: whether credentials are asked for (AUTH__MODE)."""
+
+    def __init__(self, settings: Settings, database: Database, cursor_key: bytes) -> None:
+        self.settings = settings
+        self.on = settings.AUTH.MODE != "off"
+        self._database = database
+        tokens = TokenVerifier(settings.AUTH) if settings.AUTH.MODE in ("jwt", "both") else None
+        self.credentials = Credentials(settings, database, tokens)
+        self.cursors = Cursors(cursor_key)
+        self.rates = RateLimits(settings.LIMITS)
+        self.shares = Shares(settings.LIMITS.SHARE if self.on else 1.0)
+        self.refusals = Refusals(database, settings.AUDIT.RETENTION)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._changed = asyncio.Event()
+
+    @classmethod
+    async def open(cls, settings: Settings, database: Database) -> Access:
+        """Raises DatabaseUnavailable."""
+        async with database.one_statement(events=False) as uow:
+            state = await uow.access_state.read()
+        return cls(settings, database, state.cursor_key)
+
+    def start(self) -> None:
+        if self.on:
+            self._tasks = [
+                asyncio.create_task(self._poll(), name="access-poll"),
+                asyncio.create_task(self._listen(), name="access-listen"),
+            ]
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.on:
+            with suppress(DatabaseUnavailable, TimeoutError):
+                async with asyncio.timeout(2):
+                    await self.refusals.flush()
+
+    # -- browser sessions --------------------------------------------------------------------------------------
+
+    async def open_session(self, credential: str, actor: Actor) -> tuple[str, datetime]:
+        """(the cookie's value, its end) of a session for a credential. Raises Unauthorized, DatabaseUnavailable.
+
+        `actor`: who is written down, its principal's part filled in here.
+        """
+        if not self.on:
+            raise Unauthorized("Access control is off: no session is needed.")
+        who = await self.credentials.identify(credential)
+        value = secrets.token_urlsafe(32)
+        expires = datetime.now(UTC) + timedelta(seconds=self.settings.AUTH.SESSION_TTL)
+        expires = min(expires, who.expires_at or expires)
+        row = self.credentials.session_row(credential, who, value, expires)
+        named = Actor(
+            actor.request, who.subject, who.kind, actor.address, actor.trace_id, actor.status, actor.action, actor.keep
+        )
+        async with self._database.unit_of_work(events=False) as uow:
+            await uow.browser_sessions.create(row)
+            await uow.audit.note(named, None, "session.create")
+        return value, expires
+
+    async def end_session(self, who: Principal) -> None:
+        """Ends the principal's browser session, in every process. Raises DatabaseUnavailable."""
+        if who.session_id is not None:
+            async with self._database.unit_of_work(events=False) as uow:
+                await uow.browser_sessions.end(who.session_id)
+                await uow.audit.write(None, "session.delete")
+            self.credentials.doubt()
+
+    # -- work that lasts ---------------------------------------------------------------------------------------
+
+    async def ended(self, who: Principal) -> None:
+        """Returns when the principal may no longer do what it began: revoked, expired, or with other scopes or cameras.
+
+        A database that is away ends nothing by itself for some seconds: what cannot be renewed then is ended too.
+        """
+        if who is ANONYMOUS or not self.on:
+            await asyncio.Event().wait()
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL)
+            try:
+                now = await self.credentials.renewed(who)
+            except (Unauthorized, DatabaseUnavailable):
+                return
+            if (now.scopes, now.cameras) != (who.scopes, who.cameras):
+                return
+
+    # -- beside the requests -----------------------------------------------------------------------------------
+
+    async def _poll(self) -> None:
+        used_at = swept_at = time.monotonic()
+        while True:
+            began = time.monotonic()
+            try:
+                async with asyncio.timeout(2), self._database.one_statement(events=False) as uow:
+                    state = await uow.access_state.read()
+                self.credentials.confirm(state.version, began)
+                await self.refusals.flush()
+                if began - used_at > USED_INTERVAL:
+                    used_at = began
+                    await self._write_used()
+                if began - swept_at > SWEEP_INTERVAL:
+                    swept_at = began
+                    await self._sweep()
+            except (DatabaseUnavailable, TimeoutError):
+                pass  # logged there; rows are no longer confirmed
+            except Exception:
+                log.exception("access_poll_failed")
+            self._changed.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, POLL_INTERVAL - (time.monotonic() - began))):
+                    await self._changed.wait()
+
+    async def _write_used(self) -> None:
+        used, self.credentials.used = self.credentials.used, set()
+        if used:
+            async with self._database.unit_of_work(events=False) as uow:
+                await uow.api_keys.set_used(sorted(used))
+
+    async def _sweep(self) -> None:
+        async with self._database.unit_of_work(events=False) as uow:
+            await uow.browser_sessions.expire(BATCH)
+            await uow.audit.expire(BATCH)
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                async with self._database.notifications(CHANNEL, self._on_change) as lost:
+                    await lost.wait()
+            except DatabaseUnavailable:
+                pass
+            except Exception:
+                log.exception("access_listen_failed")
+            await asyncio.sleep(LISTEN_AGAIN)
+
+    def _on_change(self) -> None:
+        self.credentials.doubt()
+        self._changed.set()
