@@ -42,7 +42,7 @@ async def client(backends: Backends, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("phases", "seconds", "tried"), RUNS)
+@pytest.mark.parametrize(("phases", "seconds", "tried"), RUNS, ids=["schema", "links"])
 async def test_schemathesis_finds_nothing(
     client: httpx.AsyncClient, tmp_path: Path, phases: str, seconds: int, tried: str
 ) -> None:
