@@ -154,11 +154,9 @@ class CaptureRepository(Repository[IngestionRequest]):
         if drops:
             await self._ledger.record(claim.request_id, [], drops, expected)
         await self._ledger.settle(claim.request_id, rest, expected)
-        stored = int(
-            await self.session.scalar(select(IngestionRequest.stored).where(IngestionRequest.id == claim.request_id)) or 0
-        )
+        stored = await self.session.scalar(select(IngestionRequest.stored).where(IngestionRequest.id == claim.request_id))
         watched = row.capture_mode == CaptureMode.EVENT_DRIVEN.value and row.grid_start is not None
-        if status is IngestionStatus.COMPLETED and stored == 0 and not watched:
+        if status is IngestionStatus.COMPLETED and not stored and not watched:
             status = IngestionStatus.FAILED
         await self._end(claim.request_id, status, error if status is IngestionStatus.FAILED else None, gap_end)
         return status

@@ -1,4 +1,4 @@
-"""Commits that the sweeper was faster than: it took an object between its PUT and its row (docs/rules.md, rule 7)."""
+"""Commits whose objects the sweeper took between PUT and row: stored again under a fresh key (docs/rules.md, rule 7)."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ CONFIG = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlin
 ONE_WAY = "Imports run one way: api, services, repositories, models, utils"
 ROOMS_OF_SERVICES = "Rooms of services"
 ROOMS_OF_RTSP_CAPTURE = "Rooms of rtsp_capture"
+REPOSITORIES = "Repositories do not drive each other: the unit of work and services compose them"
 SCHEMAS = "Wire schemas stay outside the engine"
 FASTAPI = "Only api knows FastAPI"
 LEAVES = "utils are leaves: no settings, no main, no demo"
@@ -38,6 +39,9 @@ PLANTS = [
     (ROOMS_OF_SERVICES, "services.new_room", "utils.ids"),
     (ROOMS_OF_RTSP_CAPTURE, "services.rtsp_capture.timing.host_clock", "services.rtsp_capture.media.packets"),
     (ROOMS_OF_RTSP_CAPTURE, "services.rtsp_capture.new_room", "utils.ids"),
+    (REPOSITORIES, "repositories.captures", "repositories.leases"),
+    (REPOSITORIES, "repositories.ledger", "repositories.captures"),
+    (REPOSITORIES, "repositories.new_room", "repositories.base"),
     (SCHEMAS, "services.rtsp_capture.streams.probe", "models.schemas.cameras"),
     (SCHEMAS, "services.execution.runner", "models.schemas"),
     (SCHEMAS, "services.spool.spool", "models.schemas.frames"),

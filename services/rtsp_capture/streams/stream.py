@@ -1,6 +1,7 @@
 """One camera stream: check, read, back off, and again, until it is closed.
 
 Everything here runs on the event loop except the reader's thread (`reader_thread`) and the decoding (the pool).
+One module, because all stages of a connection share its state.
 """
 
 from __future__ import annotations

@@ -270,7 +270,7 @@ LOSSES: dict[str, tuple[str, int, str, Faults]] = {
 # Parts of pictures that a relay drops although it sends by TCP: FFmpeg would tell of the gap in the sequence numbers, and
 # OpenCV does not pass it on; what the decoder then makes of the rest may look whole to it.
 UNSEEN_BY_OPENCV = ("open-gop-tcp-few", "hevc-tcp-few", "hevc-key-halves")
-CLEAN, LOSSY, AFTER = 1.0, 2.5, 2.5  # seconds of the capture without losses, with them, and after them
+CLEAN, LOSSY, AFTER = 1.0, 3.0, 2.5  # seconds of the capture without losses, with them, and after them
 RATE = 5.0
 
 

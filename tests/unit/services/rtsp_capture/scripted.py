@@ -35,7 +35,7 @@ from services.rtsp_capture.streams.hub import StreamHub
 from services.rtsp_capture.streams.stream import StreamDeps
 from services.rtsp_capture.timing.host_clock import HostClock
 from services.spool.spool import Spool
-from utils.exceptions import CaptureFailure, LeaseLost
+from utils.exceptions import CaptureFailure, LeaseLost, StorageUnavailable
 from utils.ids import new_id
 from utils.pool import WorkerPool
 
@@ -187,6 +187,8 @@ class MemoryDatabase:
         self.handed_back = False
         self.taken_over: tuple[int, float] | None = None
         self.triggers_committed: list[CaptureEvent] = []
+        self.condemned: set[int] = set()  # slots whose next key the sweeper has taken
+        self.refused: set[int] = set()  # slots whose frames the database refuses
 
     # -- the database's shape ----------------------------------------------------------------------------------
 
@@ -207,7 +209,13 @@ class MemoryDatabase:
         idle: Iterable[int] = (),
     ) -> list[Recorded]:  # fmt: skip
         found = []
+        if self.refused & {frame.sequence for frame in frames}:
+            raise ValueError("a frame that no table takes")
         for frame in frames:
+            if frame.sequence in self.condemned:
+                self.condemned.discard(frame.sequence)
+                found.append(Recorded(frame.sequence, "condemned", None))
+                continue
             before = self.stored.setdefault(frame.sequence, frame)
             self.dropped.pop(frame.sequence, None)
             self.idle.discard(frame.sequence)
@@ -269,9 +277,12 @@ class MemoryDatabase:
     ) -> None:
         self.taken_over = (expected, since.timestamp())
         self.gaps.append([since.timestamp(), None])
-        for slot in range(expected) if wanted is None else wanted:
-            if slot not in self.stored:
+        lost = set(range(expected)) if wanted is None else set(wanted)
+        for slot in set(range(expected)) - self.stored.keys():
+            if slot in lost:
                 self.dropped.setdefault(slot, DropReason.LEASE_LOST.value)
+            else:
+                self.idle.add(slot)
         self.expected = max(self.expected, expected)
 
     async def hand_back(self, claim: Claim) -> None:
@@ -299,8 +310,11 @@ class MemoryDatabase:
 class MemoryStorage:
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
+        self.away: frozenset[int] = frozenset()  # numbers of pictures that it does not take
 
     async def put(self, key: str, data: bytes, content_type: str, sha256: str) -> None:
+        if number_of(data) in self.away:
+            raise StorageUnavailable("The object store is away.")
         self.objects[key] = data
 
 
@@ -312,6 +326,7 @@ class CaptureRun:
     script: Script
     database: MemoryDatabase
     storage: MemoryStorage
+    spool: Spool
     hub: StreamHub
     job: CaptureJob
     task: asyncio.Task[None]
@@ -339,8 +354,8 @@ class CaptureRun:
         assert mode is not None
         return mode._context.ledger.grid.next_slot
 
-    async def ended(self) -> IngestionStatus:
-        async with asyncio.timeout(10):
+    async def ended(self, seconds: float = 20) -> IngestionStatus:
+        async with asyncio.timeout(seconds):
             with suppress(LeaseLost):
                 await self.task
         return self.database.status
@@ -382,7 +397,7 @@ async def capture_run(
     await spool.open()
     may_act = [True]
     job = CaptureJob(Claim(row.id, 1, resumed), deps, lambda: may_act[0])
-    run = CaptureRun(clock, script, database, storage, hub, job, asyncio.create_task(job.run()), may_act)
+    run = CaptureRun(clock, script, database, storage, spool, hub, job, asyncio.create_task(job.run()), may_act)
     try:
         yield run
     finally:

@@ -13,7 +13,7 @@ import pytest
 from models.entities import CaptureEvent
 from models.values import CaptureMode, CaptureParams, EventKind, IngestionStatus, MotionParams, Sampling, Transport
 from tests.unit.services.rtsp_capture.scripted import BEGIN, FPS, STEP, T0, Connection, capture_run
-from utils.exceptions import CaptureFailure
+from utils.exceptions import CaptureFailure, LeaseLost
 from utils.ids import new_id
 
 BROKE = CaptureFailure("stream_ended", "The camera closed the connection.")
@@ -108,6 +108,34 @@ async def test_damaged_pictures_are_dropped_and_the_others_stored(tmp_path: Path
         assert run.database.accounted()
 
 
+async def test_frames_that_the_store_does_not_take_are_spooled(tmp_path: Path) -> None:
+    async with capture_run(wanted(), [Connection.steady(0, 9)], tmp_path, STORE_RETRY=1) as run:
+        run.storage.away = frozenset({10, 15, 45})
+        await run.play(9)
+        assert await run.ended() is COMPLETED
+        assert run.database.drops == {"spooled": [2, 3, 9]}
+        assert run.spool.index.slots_of(run.database.row.id) == {2, 3, 9}
+        assert run.database.accounted()
+
+
+async def test_a_frame_whose_object_the_sweeper_took_is_stored_under_a_fresh_key(tmp_path: Path) -> None:
+    async with capture_run(wanted(), [Connection.steady(0, 9)], tmp_path) as run:
+        run.database.condemned = {2, 7}
+        await run.play(9)
+        assert await run.ended() is COMPLETED
+        assert run.numbers() == every(5, 10)
+        assert len(run.storage.objects) == 12
+
+
+async def test_a_frame_that_the_database_refuses_blocks_no_other(tmp_path: Path) -> None:
+    async with capture_run(wanted(), [Connection.steady(0, 9)], tmp_path, STORE_RETRY=60) as run:
+        run.database.refused = {3}
+        await run.play(9)
+        assert await run.ended(60) is COMPLETED  # tracebacks in colour take seconds
+        assert run.database.drops == {"spool_full": [3]}
+        assert run.database.accounted()
+
+
 async def test_max_frames_ends_a_capture_exactly(tmp_path: Path) -> None:
     for duration, most in ((2.0, 3), (None, 4)):
         params = wanted(duration=duration, max_frames=most)
@@ -146,6 +174,19 @@ async def test_a_capture_handed_back_stores_what_it_has_and_stays_open(tmp_path:
         run.job.hand_back()
         assert await run.ended() is IngestionStatus.IN_PROGRESS
         assert run.database.handed_back
+        assert len(run.numbers()) >= 7
+        assert run.database.dropped == {}
+
+
+async def test_a_capture_that_another_process_has_ends_without_a_word(tmp_path: Path) -> None:
+    """What it captured before is evidence, and stored."""
+    async with capture_run(wanted(), [Connection.steady(0, 9)], tmp_path) as run:
+        await run.play(1.5)
+        run.job.lose()
+        with pytest.raises(LeaseLost):
+            await run.task
+        assert run.database.status is IngestionStatus.IN_PROGRESS
+        assert not run.database.handed_back
         assert len(run.numbers()) >= 7
         assert run.database.dropped == {}
 
@@ -294,6 +335,19 @@ async def test_a_trigger_that_comes_late_takes_its_pictures_out_of_the_ring(tmp_
         assert await run.ended() is COMPLETED
         assert run.numbers() == {slot: slot * 5 for slot in range(3, 9)}
         assert run.database.idle == set(range(30)) - set(range(3, 9))
+
+
+async def test_of_the_slots_before_a_takeover_only_those_of_events_are_lost(tmp_path: Path) -> None:
+    fields = {"grid_start": at(-10.0), "expected": 30, "started_at": at(-10.0), "created_at": at(-10.0)}
+    camera = [Connection.steady(0, 9)]
+    async with capture_run(event_driven(duration=12.0), camera, tmp_path, resumed=True, row_fields=fields) as run:
+        run.database.triggers_committed = [trigger(-5.0, run.database.row.id)]
+        await run.play(1.0)
+        run.job.trigger(trigger(1.0, run.database.row.id))
+        await run.play(9)
+        assert await run.ended() is COMPLETED
+        assert run.database.drops == {"lease_lost": list(range(23, 29))}
+        assert sorted(run.database.stored) == list(range(53, 59))
 
 
 async def test_no_event_is_a_completed_capture_of_idle_slots(tmp_path: Path) -> None:
