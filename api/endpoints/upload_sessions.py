@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from api.endpoints.requests import status_location
 from api.http import examples
-from api.http.access.check import WhoDep, allow_camera, count_bytes
+from api.http.access.check import WhoDep, allow_camera, count_bytes, share
 from api.http.access.rules import needs
 from api.http.dependencies import ServicesDep, StateDep
 from api.http.idempotency import OperationDep
@@ -108,7 +108,7 @@ async def get_upload_session(session_id: SessionId, services: ServicesDep, who: 
 )  # fmt: skip
 @needs(Scope.INGEST_WRITE)
 async def complete_upload_session(
-    session_id: SessionId, response: Response, services: ServicesDep, state: StateDep, who: WhoDep,
+    session_id: SessionId, request: Request, response: Response, services: ServicesDep, state: StateDep, who: WhoDep,
     body: UploadComplete | None = None,
 ) -> Any:
     """Checked as a form's file is, with the same refusals, which end the session. 409 `upload_incomplete` names the parts
@@ -122,7 +122,11 @@ async def complete_upload_session(
     request_id = known.request_id
     if request_id is None:
         await direct.check_store()
-        with state.uploads.admit(known.size_bytes):
+        with (
+            share(request, "uploads", state.settings.UPLOAD.MAX_CONCURRENT),
+            share(request, "upload bytes", state.settings.UPLOAD.MAX_BYTES_IN_FLIGHT, known.size_bytes),
+            state.uploads.admit(known.size_bytes),
+        ):
             async with local_file(state, known.size_bytes, known.filename, known.content_type) as file:
                 request_id = await direct.complete(session_id, etags, file, who)
     response.headers["Location"] = status_location(request_id)

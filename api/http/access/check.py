@@ -157,13 +157,13 @@ def credential_ended() -> Unauthorized:
 
 
 @contextmanager
-def share(request: Request, what: str, bound: int) -> Iterator[None]:
-    """One of `bound` places, of which a principal may hold its share (LIMITS__SHARE). Raises RateLimited."""
+def share(request: Request, what: str, bound: int, amount: int = 1) -> Iterator[None]:
+    """`amount` of `bound`, of which a principal may hold its share (LIMITS__SHARE). Raises RateLimited."""
     services = app_state(request).services
     if services is None or services.access is None:
         yield
         return
-    with services.access.shares.hold(what, principal(request).owner, bound):
+    with services.access.shares.hold(what, principal(request).owner, bound, amount=amount):
         yield
 
 

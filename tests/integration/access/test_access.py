@@ -64,7 +64,7 @@ class Place:
     keys: dict[tuple[str, ...], str] = field(default_factory=dict)
 
     async def key(self, *scopes: str, cameras: list[str] | None = None) -> str:
-        name = (*scopes, *(cameras or ()))
+        name = (*scopes, repr(cameras))
         if name not in self.keys:
             answer = await self.client.post(
                 "/api/v1/api-keys", headers=ADMIN, json={"name": "test", "scopes": list(scopes), "cameras": cameras}
@@ -406,7 +406,9 @@ async def test_a_key_revoked_in_one_process_is_refused_by_the_other(
     """With NOTIFY, and with nothing but polling (the listening connections cut)."""
     own = await own_database(backends)
     settings = {"AUTH__MODE": "keys", "AUTH__BOOTSTRAP_KEY": BOOTSTRAP}
-    one, two = service_on(own, tmp_path / "1", **settings), service_on(own, tmp_path / "2", **settings)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    one, two = service_on(own, tmp_path / "one", **settings), service_on(own, tmp_path / "two", **settings)
     async with running(one) as first, running(two) as second:
         for cut in (False, True):
             body = {"name": "k", "scopes": ["ingest:read"]}

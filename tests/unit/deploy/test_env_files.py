@@ -64,6 +64,7 @@ def test_every_setting_in_dotenv_reaches_the_container() -> None:
 
 def test_compose_starts_with_the_names_that_it_asks_for_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     needed = {"DB__PASSWORD": "a" * 8, "STORAGE__ACCESS_KEY": "b" * 8, "STORAGE__SECRET_KEY": "c" * 8}
+    needed["AUTH__BOOTSTRAP_KEY"] = "d" * 32
     for name in needed:
         with pytest.raises(AssertionError, match=name):
             container_environment({**needed, "SECRETS__KEYS": f'["{new_key()}"]', name: ""})

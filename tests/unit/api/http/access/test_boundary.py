@@ -37,7 +37,7 @@ async def test_the_hosts_that_are_allowed_and_no_others(tmp_path: Path) -> None:
     ("origin", "there"),
     [
         (None, True), ("http://localhost", True), ("http://localhost:80", True), ("https://pit.example", True),
-        ("https://evil.example", False), ("null", False), ("http://localhost:9000", False), ("https://localhost", False),
+        ("https://evil.example", False), ("null", False), ("http://localhost:9000", False), ("https://localhost", True),
         ("http://localhost.evil.example", False), ("file://", False), ("", False),
     ],
 )  # fmt: skip

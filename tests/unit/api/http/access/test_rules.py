@@ -10,6 +10,7 @@ from api.http.openapi import schema_of
 from api.http.routing import declared_routes, make_router
 from models.access import Scope
 from tests.unit.api.support import Api
+from tests.unit.api.support import api as api
 
 
 def test_a_route_that_declares_nothing_does_not_start() -> None:
