@@ -38,7 +38,10 @@ _FORM: dict[str, Any] = {
             "items": {"type": "string", "format": "binary"},
             "description": "jpg, jpeg, png, bmp, tif, tiff; at most UPLOAD__MAX_BATCH_SIZE of UPLOAD__MAX_FILE_SIZE bytes.",
         },
-        "meta": {"$ref": "#/components/schemas/FrameMeta", "description": "As JSON; may be absent or empty."},
+        "meta": {
+            "anyOf": [{"$ref": "#/components/schemas/FrameMeta"}, {"type": "null"}],
+            "description": "As JSON; may be absent or empty.",
+        },
         "source_type": {"type": "string", "enum": ["upload"], "default": "upload"},
     },
 }

@@ -11,8 +11,18 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    PlainSerializer,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from models.values import CAMERA_ID_PATTERN
 
@@ -73,6 +83,24 @@ RtspUrl = Annotated[
 
 class Input(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
+
+
+class NullIsAbsent(Input):
+    """Input that takes null for each field that may be absent, and says so in its JSON schema."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, value: Any) -> Any:
+        return without_nulls(value, cls)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        schema = handler(core_schema)
+        model = handler.resolve_ref_schema(schema)
+        for name, value in model["properties"].items():
+            if name not in model.get("required", ()) and {"type": "null"} not in value.get("anyOf", ()):
+                model["properties"][name] = {"anyOf": [value, {"type": "null"}]}
+        return schema
 
 
 class Output(BaseModel):

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
 from uuid import UUID
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from models.schemas.base import CameraId, FrameMeta, Input, Output, Timestamp, without_nulls
+from models.schemas.base import CameraId, FrameMeta, NullIsAbsent, Output, Timestamp
 from models.schemas.frames import FrameInfo
 from models.values import IngestionStatus
 
 
-class BurstRequest(Input):
+class BurstRequest(NullIsAbsent):
     """POST /api/v1/ingest/burst."""
 
     camera_ids: list[CameraId] = Field(
@@ -26,11 +25,6 @@ class BurstRequest(Input):
     )
     tolerance_ms: float = Field(100, ge=1, le=5000, description="How far from the moment a frame may lie.")
     meta: FrameMeta = Field(default_factory=lambda: FrameMeta())
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_absent(cls, value: Any) -> Any:
-        return without_nulls(value, cls)
 
     @field_validator("camera_ids")
     @classmethod

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
-from models.schemas.base import BoundedObject, CameraId, FrameMeta, Input, Output, RtspUrl, Timestamp, without_nulls
+from models.schemas.base import BoundedObject, CameraId, FrameMeta, Input, NullIsAbsent, Output, RtspUrl, Timestamp
 from models.values import Transport
 
 _Name = Annotated[str, Field(max_length=200)]
@@ -25,7 +25,7 @@ def _not_reserved(value: str) -> str:
     return value
 
 
-class CameraCreate(Input):
+class CameraCreate(NullIsAbsent):
     """POST /api/v1/cameras."""
 
     camera_id: Annotated[CameraId, AfterValidator(_not_reserved)] = Field(description="Any but `probe`, which is a path.")
@@ -44,11 +44,6 @@ class CameraCreate(Input):
         None, description="Days after which its stored frames are deleted; null: RETENTION__DAYS."
     )
     meta: BoundedObject = Field(default_factory=dict, description="Free; at most 16 KiB.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_absent(cls, value: Any) -> Any:
-        return without_nulls(value, cls)
 
 
 class CameraPatch(Input):
@@ -150,7 +145,7 @@ class ProbeResponse(Output):
     warnings: list[str]
 
 
-class SnapshotRequest(Input):
+class SnapshotRequest(NullIsAbsent):
     """POST /api/v1/cameras/{camera_id}/snapshot."""
 
     meta: FrameMeta = Field(default_factory=lambda: FrameMeta())
@@ -158,8 +153,3 @@ class SnapshotRequest(Input):
     max_staleness: float = Field(
         0, ge=0, le=3600, description="Seconds. 0: the newest picture; else the last keyframe will do while it is younger."
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_absent(cls, value: Any) -> Any:
-        return without_nulls(value, cls)

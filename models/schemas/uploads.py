@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, Literal
 from uuid import UUID
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from models.schemas.base import CameraId, FrameMeta, Input, Output, Timestamp, without_nulls
+from models.schemas.base import CameraId, FrameMeta, Input, NullIsAbsent, Output, Timestamp
 
 CONTENT_TYPE_PATTERN = r"^[ -~]{1,255}$"
 SHA256_PATTERN = r"^[0-9a-f]{64}$"
@@ -22,7 +22,7 @@ class UploadIngestionRequest(Input):
     meta: FrameMeta = Field(default_factory=lambda: FrameMeta())
 
 
-class UploadSessionCreate(Input):
+class UploadSessionCreate(NullIsAbsent):
     """POST /api/v1/ingest/upload/sessions."""
 
     camera_id: CameraId
@@ -37,11 +37,6 @@ class UploadSessionCreate(Input):
     )  # fmt: skip
     sha256: str | None = Field(None, pattern=SHA256_PATTERN, description="Hex, lower case: what arrives must have it.")
     meta: FrameMeta = Field(default_factory=lambda: FrameMeta())
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_absent(cls, value: Any) -> Any:
-        return without_nulls(value, cls)
 
 
 class CompletedPart(Input):

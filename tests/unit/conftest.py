@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import structlog
 
-# The default renderer draws the local variables of each frame: up to 40 s for one logged exception of an application.
-structlog.configure(
-    processors=[
-        *structlog.get_config()["processors"][:-1],
-        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
-    ]
-)
+
+@pytest.fixture(autouse=True)
+def plain_tracebacks() -> None:
+    """The default renderer draws the local variables of each frame: up to 40 s for one logged exception."""
+    if not structlog.is_configured():  # some tests put the defaults back
+        plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        structlog.configure(processors=[*structlog.get_config()["processors"][:-1], plain])

@@ -29,6 +29,7 @@ from services.backup.backup import Backup
 from services.backup.restore import MARK_KEY, Restore, Restored
 from services.execution.embedded_parts import reach
 from services.housekeeping.bucket_marker import Ownership
+from services.housekeeping.secrets import open_box
 from services.housekeeping.verifier import Verifier, Wanted
 from services.spool.folder import SpoolFolder
 from services.spool.record import SpoolRecord, encode
@@ -503,11 +504,16 @@ async def test_keys_of_both_places_are_kept(source: Place, machine: Machine, tmp
     key, other = new_key(), new_key()
     (tmp_path / "b-data").mkdir()
     (tmp_path / "b-data" / KEYS).write_text(json.dumps([key]))
+    url = SecretBox([key]).seal("rtsp://user:S3cr3t@127.0.0.1/x")
+    await source.sql("INSERT INTO camera_configurations (camera_id, rtsp_url) VALUES ('cam', :url)", url=url)
     await back_up(source, tmp_path / "b", SECRETS={})
     machine.data_dir.mkdir()
     (machine.data_dir / KEYS).write_text(json.dumps([other]))
     await machine.restore(tmp_path / "b", SECRETS={})
     assert json.loads((machine.data_dir / KEYS).read_text()) == [key, other]
+    async with machine.place() as place:
+        stored = (await place.sql("SELECT rtsp_url FROM camera_configurations"))[0][0]
+    assert open_box(machine.settings(SECRETS={})).open(stored) == "rtsp://user:S3cr3t@127.0.0.1/x"
 
 
 @pytest.fixture

@@ -159,6 +159,14 @@ async def test_headers_and_cursors_say_their_form(api: Api) -> None:
         assert bool(re.search(after["schema"]["pattern"], text)) is good, text
 
 
+@pytest.mark.parametrize("model", [CameraCreate, SnapshotRequest, BurstRequest, UploadSessionCreate])
+def test_schemas_say_where_null_means_absent(model: type[BaseModel]) -> None:
+    schema = model.model_json_schema()
+    for name, value in schema["properties"].items():
+        nullable = {"type": "null"} in value.get("anyOf", ())
+        assert nullable is (name not in schema.get("required", ())), name
+
+
 async def test_uploads_raise_no_403(api: Api) -> None:
     for _, _, operation in operations(api):
         if operation["operationId"] in ("upload_images", "open_upload_session"):

@@ -155,7 +155,11 @@ def patterns_in(node: Any) -> set[str]:
 
 
 async def test_every_pattern_has_words(api: Api) -> None:
-    found = patterns_in(schema_of(api.app)) | patterns_in(Settings.model_json_schema())
+    by_hand = ("Idempotency-Key", "after", "types")  # their endpoints check these, in words of their own
+    schema = schema_of(api.app)
+    parameters = [item for path in schema["paths"].values() for op in path.values() for item in op.get("parameters", [])]
+    found = patterns_in([item for item in parameters if item["name"] not in by_hand])
+    found |= patterns_in(schema["components"]) | patterns_in(Settings.model_json_schema())
     assert len(found) >= 6
     assert found <= PATTERN_WORDS.keys()
 

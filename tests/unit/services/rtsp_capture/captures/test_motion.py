@@ -73,7 +73,7 @@ class Eye:
 def test_noise_is_no_motion(hz: float, noise: float) -> None:
     """Noise sigma of the small picture: a camera's own is averaged over the many points that each stands for."""
     eye = Eye(hz=hz, noise=noise)
-    eye.see(backdrop(), 200)
+    eye.see(backdrop(), 100)
     assert eye.moving() == []
 
 
