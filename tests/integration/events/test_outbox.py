@@ -409,7 +409,7 @@ async def fill(log: Log, count: int, camera_id: str = "cam") -> UUID:
 
 async def test_filters_do_not_make_a_reader_look_twice(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_log, "SCAN", 10)
-    monkeypatch.setattr(event_log, "LOOKS", 3)
+    monkeypatch.setattr(event_log, "SCANS", 3)
     monkeypatch.setattr(event_log, "BATCH", 4)
     await fill(log, 45, "a")
     await log.sql("UPDATE ingestion_requests SET status = 'in_progress', started_at = now() WHERE camera_id = 'a'")
