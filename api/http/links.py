@@ -65,6 +65,13 @@ LINKS: dict[str, tuple[list[Source], list[Target]]] = {
             Target("abort_upload_session", "path.session_id"),
         ],
     ),
+    "key": (
+        [Source("create_api_key", "201", "/key_id"), Source("rotate_api_key", "201", "/key_id")],
+        [
+            Target("get_api_key", "path.key_id"), Target("rotate_api_key", "path.key_id"),
+            Target("revoke_api_key", "path.key_id"),
+        ],
+    ),
     "group": (
         [Source("take_burst", "201", "/group_id")],
         [Target("get_burst", "path.group_id"), Target("list_requests", "query.group_id")],

@@ -36,6 +36,10 @@ def refused() -> Unauthorized:
     return Unauthorized("The credential is wrong, has expired or was revoked.", details={"given": True})
 
 
+def _over(principal: Principal) -> bool:
+    return principal.expires_at is not None and principal.expires_at <= datetime.now(UTC)
+
+
 class RowCache(OrderedDict[str, tuple[float, R | None]]):
     """Rows by id with the time of their reading, the oldest reading first; None: there is no such row."""
 
@@ -65,6 +69,7 @@ class Credentials:
         self._sessions: RowCache[BrowserSession] = RowCache()
         self._version: int | None = None
         self._confirmed = float("-inf")  # when the newest successful poll began: nothing had changed then
+        self._principals: dict[str, tuple[ApiKey, Principal]] = {}  # by the hash of a key that held
         self._lookups = asyncio.Semaphore(LOOKUPS)
         self.used: set[str] = set()  # ids of keys that were used since this was last taken
 
@@ -125,10 +130,20 @@ class Credentials:
     # -- helpers -----------------------------------------------------------------------------------------------
 
     async def _by_key(self, text: str) -> Principal:
-        key_id = key_id_of(text)
+        secret_hash = hash_of(text)
+        known = self._principals.get(secret_hash)
+        key_id = known[1].subject if known is not None else key_id_of(text)
         if key_id is None or not self._keys_accepted:
             raise refused()
-        principal = self._of_key(await self._key(key_id), hash_of(text))
+        row = await self._key(key_id)
+        if known is not None and known[0] is row and not _over(known[1]):
+            principal = known[1]  # made of this very row
+        else:
+            principal = self._of_key(row, secret_hash)
+            assert row is not None
+            if len(self._principals) >= MAX_CACHED:
+                self._principals.clear()
+            self._principals[secret_hash] = (row, principal)
         self.used.add(key_id)
         return principal
 

@@ -18,9 +18,11 @@ from repositories.database import Database
 from repositories.migrations.run import upgrade
 from services.access.api_keys import ApiKeys
 from services.access.service import Access
-from services.commands.running import run
+from services.commands.running import refuse, run
 from services.execution.embedded_parts import reach
+from utils.exceptions import InvalidRequest
 from utils.ids import new_id
+from utils.logger import configure_logging
 
 T = TypeVar("T")
 app = typer.Typer(no_args_is_help=True, help="API keys. Every command works while the service runs.")
@@ -94,6 +96,7 @@ def _shown(row: ApiKey) -> dict[str, Any]:
 
 
 def _run(work: Callable[[ApiKeys], Awaitable[T]], action: str) -> T:
+    configure_logging("WARNING", "console")  # standard output is for the key alone
     return run(_with_keys(work, action))
 
 
@@ -108,5 +111,7 @@ async def _with_keys(work: Callable[[ApiKeys], Awaitable[T]], action: str) -> T:
         try:
             access = await Access.open(effective, database)
             return await work(ApiKeys(database, access.cursors))
+        except InvalidRequest as error:
+            refuse("; ".join(f"{item.name}: {item.message}" for item in error.errors) or error.message)
         finally:
             await database.close()

@@ -356,10 +356,12 @@ _APPS: dict[str, FastAPI] = {}
 def _app_for(settings: Settings) -> FastAPI:
     """An application whose state is new. Its routes are made once: FastAPI builds each at its first request, in 40 ms."""
     settings.check_start()
-    cors = repr((settings.API.CORS_ORIGINS, settings.API.CORS_CREDENTIALS))  # all that create_app builds from settings
-    if cors not in _APPS:
-        _APPS[cors] = create_app(settings)
-    app = _APPS[cors]
+    api, auth = settings.API, settings.AUTH
+    # All that create_app builds from settings.
+    built = repr((api.CORS_ORIGINS, api.CORS_CREDENTIALS, api.ALLOWED_HOSTS, api.HOST, auth.MODE, auth.DOCS))
+    if built not in _APPS:
+        _APPS[built] = create_app(settings)
+    app = _APPS[built]
     vars(app.state.trackshift).clear()
     vars(app.state.trackshift).update(vars(AppState(settings)))
     return app

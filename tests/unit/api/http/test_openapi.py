@@ -167,12 +167,6 @@ def test_schemas_say_where_null_means_absent(model: type[BaseModel]) -> None:
         assert nullable is (name not in schema.get("required", ())), name
 
 
-async def test_uploads_raise_no_403(api: Api) -> None:
-    for _, _, operation in operations(api):
-        if operation["operationId"] in ("upload_images", "open_upload_session"):
-            assert "403" not in operation["responses"]
-
-
 async def test_a_problem_has_the_members_that_some_codes_add(api: Api) -> None:
     schema = schema_of(api.app)["components"]["schemas"]["Problem"]
     assert set(_EXTRA_MEMBERS) <= schema["properties"].keys()
