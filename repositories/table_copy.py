@@ -26,7 +26,7 @@ from utils.exceptions import DatabaseUnavailable
 
 VERSION_TABLE = "alembic_version"
 # Tables into which the migrations put a row: they do not make a database one that is in use.
-SEEDED = frozenset({VERSION_TABLE, "event_log", "sweeper_state", "storage_usage"})
+SEEDED = frozenset({VERSION_TABLE, "access_state", "event_log", "sweeper_state", "storage_usage"})
 SERVICE_SESSIONS = "trackshift-leases"  # application_name of a session that every running service keeps
 
 Write = Callable[[bytes], Awaitable[None]]
@@ -152,9 +152,9 @@ async def fill(
     """
     async with _connected(db) as connection, connection.transaction():
         names = [_quoted(table.name) for table in await _tables(connection) if table.name != VERSION_TABLE]
-        await connection.execute(f"TRUNCATE {', '.join(names)}")
         for name in names:
             await connection.execute(f"ALTER TABLE {name} DISABLE TRIGGER USER")
+        await connection.execute(f"TRUNCATE {', '.join(names)}")
         for table, rows in tables:
             await connection.copy_to_table(table.name, source=rows, columns=table.columns, format="text")
         for name in names:

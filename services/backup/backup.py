@@ -40,11 +40,12 @@ from services.backup.archive import (
     StoredFrame,
     TablePart,
 )
-from services.backup.objects import CONCURRENCY, Progress, again, side_by_side
+from services.backup.objects import CONCURRENCY, Progress, side_by_side
 from services.housekeeping.secrets import KEY_FILE
 from services.spool.record import DamagedRecord, decode
 from services.storage_service.service import StorageService
 from utils.exceptions import ObjectMissing, RangeNotSatisfiable
+from utils.retrying import retry_unavailable
 
 Absent = Literal["gone", "missing", "damaged"]
 
@@ -129,13 +130,13 @@ class Backup:
     async def _copy_object(self, frame: StoredFrame) -> Literal["copied"] | Absent:
         path = self._archive.object_path(frame.key)
         try:
-            if await again(lambda: self._download(frame, path)):
+            if await retry_unavailable(lambda: self._download(frame, path)):
                 return "copied"
             await asyncio.to_thread(path.unlink)
             absent: Absent = "damaged"
         except (ObjectMissing, RangeNotSatisfiable):
             absent = "missing"
-        return absent if await again(lambda: self._still_stored(frame)) else "gone"
+        return absent if await retry_unavailable(lambda: self._still_stored(frame)) else "gone"
 
     async def _download(self, frame: StoredFrame, path: Path) -> bool:
         """Whether the object's bytes are those of the row; the file is written whole either way."""

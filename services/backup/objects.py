@@ -1,4 +1,4 @@
-"""What copying many objects needs: some at once, again while the store is away, progress."""
+"""What copying many objects needs: some at once, and progress."""
 
 from __future__ import annotations
 
@@ -7,13 +7,8 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
-from utils.exceptions import IngestionException
-
 CONCURRENCY = 4  # objects at once: the disk is the limit, not the store
-TRIES = 5  # of one call while store or database is away
-PAUSE = 1.0  # seconds before the second, twice as many before each further one
 PROGRESS_INTERVAL = 5.0  # seconds
-T = TypeVar("T")
 Item = TypeVar("Item")
 
 
@@ -49,15 +44,3 @@ async def side_by_side(
         for task in workers:
             task.cancel()
         await asyncio.gather(*workers, return_exceptions=True)
-
-
-async def again(work: Callable[[], Awaitable[T]]) -> T:
-    """Tries again while store or database is away, TRIES times in all."""
-    for attempt in range(1, TRIES + 1):
-        try:
-            return await work()
-        except IngestionException as error:
-            if not error.retryable or attempt == TRIES:
-                raise
-            await asyncio.sleep(PAUSE * 2 ** (attempt - 1))
-    raise AssertionError("unreachable")

@@ -31,7 +31,7 @@ from repositories.database import Database
 from repositories.migrations.run import downgrade, revisions, upgrade
 from repositories.table_copy import Table, analyze, fill, look_at
 from services.backup.archive import ABSENT, KEYS, Archive, BackupError, Part, StoredFrame
-from services.backup.objects import CONCURRENCY, Progress, again, side_by_side
+from services.backup.objects import CONCURRENCY, Progress, side_by_side
 from services.housekeeping.bucket_marker import MARKER_KEY, BucketMarker
 from services.housekeeping.secrets import KEY_FILE
 from services.housekeeping.verifier import Report, Verifier, Wanted
@@ -39,6 +39,7 @@ from services.spool.folder import SpoolFolder
 from services.spool.record import DamagedRecord, decode
 from services.storage_service.service import StorageService
 from utils.embedded.files import write_private
+from utils.retrying import retry_unavailable
 from utils.secret_box import SecretBox, is_key
 
 MARK_KEY = ".trackshift/restore"
@@ -172,8 +173,8 @@ class Restore:
         if target.services:
             raise BackupError("A service is connected to this database: stop it first.")
         try:
-            head = await again(lambda: self._storage.head(MARK_KEY))
-            mark = Mark.read(await again(lambda: self._storage.get(MARK_KEY))) if head is not None else None
+            head = await retry_unavailable(lambda: self._storage.head(MARK_KEY))
+            mark = Mark.read(await retry_unavailable(lambda: self._storage.get(MARK_KEY))) if head is not None else None
         except (ValueError, KeyError, TypeError):
             raise BackupError(f"The object {MARK_KEY} in the bucket cannot be read: begin with an empty bucket.") from None
         if mark is not None and mark.backup != self._manifest.id:
@@ -243,7 +244,9 @@ class Restore:
         if found != (frame.size, frame.sha256):
             self._report(f"left out: {frame.key}: its bytes are not those that were stored")
             return False
-        await again(lambda: self._storage.put_file(frame.key, path, frame.size, frame.content_type, frame.sha256))
+        await retry_unavailable(
+            lambda: self._storage.put_file(frame.key, path, frame.size, frame.content_type, frame.sha256)
+        )
         return True
 
     def _restore_spool(self) -> int:
@@ -316,7 +319,7 @@ class Restore:
         return found
 
     async def _put(self, key: str, data: bytes) -> None:
-        await again(lambda: self._storage.put(key, data, "application/json", hashlib.sha256(data).hexdigest()))
+        await retry_unavailable(lambda: self._storage.put(key, data, "application/json", hashlib.sha256(data).hexdigest()))
 
 
 async def _as_async(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:

@@ -9,13 +9,11 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, TypeVar
-
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from models.access import ALL_CAMERAS
 from repositories.base import Key
@@ -24,11 +22,10 @@ from repositories.frames import Promise
 from services.housekeeping.bucket_walk import age, compare, windows
 from services.storage_service.service import StorageService
 from utils.exceptions import IngestionException, ObjectMissing
+from utils.retrying import retry_unavailable
 
 PAGE = 500  # rows at once
 LISTED = 100  # violations that the answer names
-ATTEMPTS = 4  # of one call while store or database is away
-FIRST_PAUSE = 1.0  # seconds before the second attempt, twice as many before each further one
 PROGRESS_INTERVAL = 5.0  # seconds
 Kind = Literal["ok", "missing", "size", "sha256", "gone"]
 T = TypeVar("T")
@@ -127,7 +124,7 @@ class Verifier:
         kind: Kind
         found: dict[str, Any] | None = None
         try:
-            digest = await _retrying(lambda: self._storage.digest(frame.key))
+            digest = await retry_unavailable(lambda: self._storage.digest(frame.key))
         except ObjectMissing:
             kind = "missing"
         else:
@@ -143,7 +140,7 @@ class Verifier:
             async with self._database.unit_of_work() as uow:
                 return await uow.frames.get_stored(frame.id, ALL_CAMERAS) is not None
 
-        return await _retrying(stored)
+        return await retry_unavailable(stored)
 
     async def _frames(self) -> AsyncIterator[Promise]:
         """The frames to check; a sample is chosen first, by one walk over all rows (reservoir), then read."""
@@ -167,7 +164,7 @@ class Verifier:
     async def _walk(self) -> AsyncIterator[Promise]:
         after: Key | None = None
         while True:
-            rows = await _retrying(lambda after=after: self._page(after))  # type: ignore[misc]
+            rows = await retry_unavailable(lambda after=after: self._page(after))  # type: ignore[misc]
             for row in rows:
                 yield row
             if len(rows) < PAGE:
@@ -186,12 +183,3 @@ class Verifier:
                 found = await compare(self._database, window)
                 count += sum(age(item) > grace_s for item in found.orphans)
         return count
-
-
-async def _retrying(work: Callable[[], Awaitable[T]]) -> T:
-    """Tries again while store or database is away."""
-    retrying = AsyncRetrying(
-        retry=retry_if_exception(lambda error: isinstance(error, IngestionException) and error.retryable),
-        stop=stop_after_attempt(ATTEMPTS), wait=wait_exponential(FIRST_PAUSE), reraise=True,
-    )  # fmt: skip
-    return await retrying(work)

@@ -263,7 +263,7 @@ async def test_every_row_of_every_table_is_as_it_was(source: Place, machine: Mac
     )  # fmt: skip
     claim = await add_capture(source.database)
     await finish(source.database, claim, 5)
-    await source.sql("INSERT INTO audit (caller, action) VALUES (NULL, 'test')")
+    await source.sql("INSERT INTO audit (subject, action) VALUES (NULL, 'test')")
     before = await content(source)
     assert before["outbox_pending"][0] > 0
     await back_up(source, tmp_path / "b")

@@ -1205,14 +1205,14 @@ def assert_indexed(nodes: list[dict[str, Any]], most_rows: int) -> None:
 @pytest.mark.parametrize("wanted", REQUEST_FILTERS, ids=str)
 @pytest.mark.parametrize("after", [None, MIDDLE], ids=["first", "deep"])
 async def test_lists_of_requests_use_an_index(big: Database, wanted: RequestFilter, after: Any) -> None:
-    nodes = await plan_of(big, lambda uow: uow.requests.find(wanted, after=after, limit=51))
+    nodes = await plan_of(big, lambda uow: uow.requests.find(wanted, after=after, limit=51, cameras=ALL_CAMERAS))
     assert_indexed(nodes, 300)
 
 
 @pytest.mark.parametrize("wanted", FRAME_FILTERS, ids=str)
 @pytest.mark.parametrize("after", [None, MIDDLE], ids=["first", "deep"])
 async def test_lists_of_frames_use_an_index(big: Database, wanted: FrameFilter, after: Any) -> None:
-    nodes = await plan_of(big, lambda uow: uow.frames.find(wanted, after=after, limit=51))
+    nodes = await plan_of(big, lambda uow: uow.frames.find(wanted, after=after, limit=51, cameras=ALL_CAMERAS))
     assert_indexed(nodes, 300)
 
 
@@ -1221,7 +1221,7 @@ async def test_frames_of_a_short_window_of_storing_are_read_by_its_index(big: Da
     """Not by capture time, where all older frames would be passed over."""
     start = datetime(2026, 1, 8, tzinfo=UTC)
     wanted = FrameFilter(camera_id=camera_id, stored_from=start, stored_to=start + timedelta(hours=1))
-    nodes = await plan_of(big, lambda uow: uow.frames.find(wanted, after=None, limit=51))
+    nodes = await plan_of(big, lambda uow: uow.frames.find(wanted, after=None, limit=51, cameras=ALL_CAMERAS))
     read = [node for node in nodes if "Scan" in node["Node Type"] and node["Node Type"] != "Subquery Scan"]
     assert {"stored_at" in node.get("Index Name", "") for node in read} == {True}, nodes
     assert all(node["Actual Rows"] + node.get("Rows Removed by Filter", 0) <= 130 for node in read), nodes
@@ -1231,9 +1231,9 @@ async def test_other_reads_use_an_index(big: Database) -> None:
     async with big.unit_of_work() as uow:
         request_id = await uow.session.scalar(text("SELECT id FROM ingestion_requests WHERE camera_id = 'cam-7' LIMIT 1"))
     reads: list[Any] = [
-        lambda uow: uow.frames.find(FrameFilter(request_id=request_id), after=None, limit=51),
+        lambda uow: uow.frames.find(FrameFilter(request_id=request_id), after=None, limit=51, cameras=ALL_CAMERAS),
         lambda uow: uow.frames.of_request(request_id, newest_first=True, limit=100),
-        lambda uow: uow.frames.nearest("cam-7", MIDDLE[0]),
+        lambda uow: uow.frames.nearest("cam-7", MIDDLE[0], ALL_CAMERAS),
         lambda uow: uow.frames.deleting(limit=100, older_than_s=1),
         lambda uow: uow.requests.get(request_id),
         lambda uow: uow.requests.is_final(request_id),

@@ -171,7 +171,7 @@ async def test_ages_are_by_the_stores_clock(place: Place, tmp_path: Path) -> Non
         "from config import Settings\n"
         "from repositories.database import Database\n"
         "from services.housekeeping.bucket_marker import BucketMarker\n"
-        "from services.storage_service import StorageService\n"
+        "from services.storage_service.service import StorageService\n"
         "from services.housekeeping.sweeper import Sweeper\n"
         "async def main():\n"
         "    s = Settings(_env_file=None)\n"

@@ -21,12 +21,12 @@ from config import StorageSettings
 from models.access import ALL_CAMERAS
 from repositories.database import Database
 from services.commands.app import app
-from services.housekeeping import verifier
 from services.housekeeping.verifier import Verifier, Wanted
 from services.storage_service.service import StorageService
 from tests.conftest import ROOT, Backends, free_port, running
 from tests.kits.service_support import embedded_service, jpeg, upload
 from tests.kits.sweep_kit import X_SHA256, Place, open_place
+from utils import retrying
 
 
 @pytest_asyncio.fixture(scope="module")
@@ -120,7 +120,7 @@ async def test_a_frame_that_is_deleted_meanwhile_is_no_violation(place: Place) -
 async def test_what_cannot_be_checked_is_neither_well_nor_lost(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verifier, "PAUSE", 0.01)
+    monkeypatch.setattr(retrying, "FIRST_PAUSE", 0.01)
     frame = await place.frame()
     nowhere = StorageSettings(
         **{**dict(place.backends.storage), "ENDPOINT": f"127.0.0.1:{free_port()}", "CONNECT_TIMEOUT": 0.2}

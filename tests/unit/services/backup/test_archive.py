@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from services.backup import objects
 from services.backup.archive import Archive, BackupError, Part
-from services.backup.objects import Progress, again, side_by_side
+from services.backup.objects import Progress, side_by_side
+from utils import retrying
 from utils.exceptions import ObjectMissing, StorageUnavailable
+from utils.retrying import retry_unavailable
 
 QUIET = Progress(lambda _: None, str)
 
@@ -78,7 +79,7 @@ async def test_so_many_at_once_and_the_first_error_ends_it() -> None:
 
 
 async def test_a_store_that_is_away_is_tried_again_and_a_missing_object_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objects, "PAUSE", 0)
+    monkeypatch.setattr(retrying, "FIRST_PAUSE", 0)
     tries: list[type[Exception]] = [StorageUnavailable, StorageUnavailable]
 
     async def work() -> str:
@@ -86,11 +87,11 @@ async def test_a_store_that_is_away_is_tried_again_and_a_missing_object_is_not(m
             raise tries.pop()
         return "there"
 
-    assert await again(work) == "there"
-    tries += [StorageUnavailable] * objects.TRIES
+    assert await retry_unavailable(work) == "there"
+    tries += [StorageUnavailable] * retrying.ATTEMPTS
     with pytest.raises(StorageUnavailable):
-        await again(work)
+        await retry_unavailable(work)
     tries[:] = [StorageUnavailable, ObjectMissing]
     with pytest.raises(ObjectMissing):
-        await again(work)
+        await retry_unavailable(work)
     assert tries == [StorageUnavailable]
