@@ -45,7 +45,6 @@ async def authorize(request: Request, rule: Rule, path: str, status: int, action
         who = await _judged(request, access, rule, address)
     if not rule.public:
         request.scope[_PRINCIPAL] = who
-        request.scope["trackshift.caller"] = who.owner
     if access is not None and path not in UNLIMITED:
         _count(request, access, who, address)
     if settings.AUTH.MODE != "off" and request.method not in READS:
