@@ -47,7 +47,7 @@ async def test_schemathesis_finds_nothing(
     client: httpx.AsyncClient, tmp_path: Path, phases: str, seconds: int, tried: str
 ) -> None:
     environment = {
-        **os.environ, "PYTHONPATH": str(ROOT), "SCHEMATHESIS_HOOKS": "tests.integration.schemathesis_hooks",
+        **os.environ, "PYTHONPATH": str(ROOT), "SCHEMATHESIS_HOOKS": "tests.integration.service.schemathesis_hooks",
         "SCHEMATHESIS_LIVE_URL": client.headers["camera-url"],
     }  # fmt: skip
     command = [

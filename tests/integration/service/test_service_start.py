@@ -20,6 +20,7 @@ from pydantic import SecretStr
 
 from demo.camera import Camera
 from services import runtime
+from services.execution import checks
 from tests.conftest import ROOT, Backends, Service, clean_environment, free_port, unique
 from tests.kits.service_support import (
     all_frames,
@@ -176,7 +177,7 @@ async def test_a_part_that_cannot_be_reached_is_named(
     backends: Backends, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     """It is waited for first, for a compose file starts everything at once. `main` prints a StartError as above."""
-    monkeypatch.setattr(runtime, "START_PATIENCE", 1.0)
+    monkeypatch.setattr(checks, "START_TIMEOUT", 1.0)
     secret = SecretStr(SECRET)
     if part == "DB__HOST":
         db = backends.db.model_copy(update={"HOST": "127.0.0.1", "PORT": free_port(), "PASSWORD": secret})
