@@ -183,6 +183,7 @@ class Service:
                 except httpx.TransportError:
                     pass
             if self.process.poll() is not None or time.monotonic() > deadline:
+                self.kill()  # nobody else would
                 raise AssertionError(f"the service did not start:\n{text[-4000:]}")
             time.sleep(0.05)
 

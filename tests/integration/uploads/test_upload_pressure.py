@@ -39,7 +39,8 @@ FORM = {"Content-Type": "multipart/form-data; boundary=B"}
 def head(service: Service, length: int | None, *more: str) -> bytes:
     """The request's head; None: chunked."""
     size = f"Content-Length: {length}" if length is not None else "Transfer-Encoding: chunked"
-    lines = (f"POST {PATH} HTTP/1.1", "Host: x", "Content-Type: multipart/form-data; boundary=B", size, *more, "", "")
+    kind = f"Content-Type: {FORM['Content-Type']}"
+    lines = (f"POST {PATH} HTTP/1.1", "Host: 127.0.0.1", kind, size, *more, "", "")
     return "\r\n".join(lines).encode()
 
 

@@ -318,7 +318,7 @@ async def test_a_store_that_is_away_at_the_completion(direct: Direct) -> None:
 async def test_a_store_known_to_be_away_refuses_before_the_body_is_read(direct: Direct) -> None:
     client, port = direct.client, int(direct.service.url.rpartition(":")[2])
     asking = (
-        b"POST /api/v1/ingest/upload HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=B\r\n"
+        b"POST /api/v1/ingest/upload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=B\r\n"
         b"Content-Length: 1000000\r\nExpect: 100-continue\r\n\r\n"
     )
 
