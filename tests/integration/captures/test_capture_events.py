@@ -447,7 +447,9 @@ async def test_events_survive_a_kill_9(backends: Backends, camera: Camera, tmp_p
                 assert len(sequences) == len(set(sequences)) == progress["stored"]
                 assert progress["expected"] == len(slots)
                 assert set(progress["dropped"]) <= {"lease_lost", "cancelled", "camera_down"}
-                assert progress["dropped"]["lease_lost"] > 0
+                # Where the machine is short of CPU, motion is told late: the kill may find none of its slots open.
+                assert progress["stored"] + sum(progress["dropped"].values()) == len(slots)
+                assert {gap["reason"] for gap in progress["gaps"]} == {"lease_lost"}
                 await assert_objects(http, frames)
             assert told[0]["event_id"] == lasting["event_id"]
             assert len(told) >= 2  # the motion after the restart is another event
