@@ -52,7 +52,7 @@ async def test_schemathesis_finds_nothing(
 ) -> None:
     environment = {
         **os.environ, "PYTHONPATH": str(ROOT), "SCHEMATHESIS_HOOKS": "tests.integration.service.schemathesis_hooks",
-        "SCHEMATHESIS_LIVE_URL": client.headers["camera-url"],
+        "SCHEMATHESIS_LIVE_URL": client.headers["camera-url"], "SCHEMATHESIS_CREDENTIAL": BOOTSTRAP,
     }  # fmt: skip
     command = [
         str(Path(sys.executable).with_name("schemathesis")),
