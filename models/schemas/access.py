@@ -14,7 +14,9 @@ class ApiKeyCreate(Input):
     """POST /api/v1/api-keys."""
 
     name: str = Field(min_length=1, max_length=200)
-    scopes: list[Annotated[Scope, Field(strict=False)]] = Field(min_length=1, max_length=len(Scope))
+    scopes: list[Annotated[Scope, Field(strict=False)]] = Field(
+        min_length=1, max_length=len(Scope), json_schema_extra={"uniqueItems": True}
+    )
     cameras: list[str] | None = Field(
         None, max_length=1000, description="Camera ids, or prefixes followed by `*`; null: all cameras."
     )

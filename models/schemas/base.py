@@ -51,7 +51,8 @@ def parse_time(value: Any) -> Any:
 
 def format_time(value: datetime) -> str:
     """UTC, `Z`, six digits."""
-    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    # Not strftime: its %Y has fewer than four digits before the year 1000.
+    return value.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 Timestamp = Annotated[

@@ -18,9 +18,15 @@ from tests.conftest import ROOT, Backends, Service, make_database, running
 from tests.unit.docs.test_api_page import operations
 
 PAGE = (ROOT / "docs" / "api.md").read_text("utf-8")
-# Every call must succeed, and reports itself.
+KEY = "bootstrap-secret-of-the-documented-lines"
+# Every call must succeed, and reports itself. To the service it carries the key, unless it has a session's cookie.
 REPORT = "%{stderr}called %{method} %{http_code} %{url}\\n"
-CURL = f"""curl() {{ command curl --fail-with-body --max-time 60 -w '{REPORT}' "$@"; }}\n"""
+CURL = f"""curl() {{
+  local key=()
+  if [[ "$*" == *"$SERVICE"* && "$*" != *"-b "* ]]; then key=(-H "Authorization: Bearer $KEY"); fi
+  command curl --fail-with-body --max-time 60 -w '{REPORT}' "${{key[@]}}" "$@"
+}}
+"""
 
 
 async def own(backends: Backends) -> Backends:
@@ -42,14 +48,16 @@ async def test_the_documented_lines_work(backends: Backends, tmp_path: Path) -> 
         pytest.skip(f"not installed: {', '.join(missing)}")
     script = CURL + "\n".join(re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL))
     (tmp_path / "car.jpg").write_bytes(make_still(7, 640, 480, datetime.now(UTC)))
-    environment = (await own(backends)).environment(tmp_path / "data", UPLOAD__DISK_RESERVE="0", RTSP__LINGER="0")
+    environment = (await own(backends)).environment(
+        tmp_path / "data", UPLOAD__DISK_RESERVE="0", RTSP__LINGER="0", AUTH__MODE="keys", AUTH__BOOTSTRAP_KEY=KEY
+    )
     service = Service(environment, tmp_path / "service.log")
     with Camera(name="demo", size=(640, 360)) as camera:
         async with running(service):
             done = subprocess.run(
                 ["bash", "-euo", "pipefail", "-c", script], cwd=tmp_path, capture_output=True, check=False, timeout=240,
                 env={"PATH": "/usr/bin:/bin:/usr/local/bin", "SERVICE": service.url, "CAMERA": camera.url,
-                     "PICTURE": "car.jpg"},
+                     "PICTURE": "car.jpg", "KEY": KEY},
             )  # fmt: skip
     log = done.stderr.decode()
     assert done.returncode == 0, f"{log[-2000:]}\n{done.stdout.decode()[-1000:]}"

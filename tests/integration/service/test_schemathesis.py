@@ -24,15 +24,19 @@ RUNS = [
     ("stateful", 30, r"API Links: +[1-9]"),
 ]
 LOCAL_NETWORKS = '["127.0.0.0/8"]'
+BOOTSTRAP = "bootstrap-secret-of-the-schema-tests-0123"
+AUTHORIZATION = f"Bearer {BOOTSTRAP}"
 
 
 @pytest_asyncio.fixture(scope="module")
 async def client(backends: Backends, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[httpx.AsyncClient]:
-    """A service with a picture and two registered cameras; only addresses of this machine are allowed."""
+    """A service with access on, a picture and two registered cameras; only addresses of this machine are allowed."""
     own, folder = await own_database(backends), tmp_path_factory.mktemp("service")
     fast = {"RTSP__CAPTURE_TIMEOUT": "1", "RTSP__OPEN_TIMEOUT": "1", "RTSP__ALLOWED_NETWORKS": LOCAL_NETWORKS}
+    access = {"AUTH__MODE": "keys", "AUTH__BOOTSTRAP_KEY": BOOTSTRAP, "LIMITS__FAILED_LOGINS": "100000/minute"}
     with Camera(size=(160, 120), fps=5) as camera:
-        async with running(service_on(own, folder, **fast)) as found:
+        async with running(service_on(own, folder, **fast, **access)) as found:
+            found.headers["Authorization"] = AUTHORIZATION
             for camera_id in ("pit-lane-1", "pit-lane-2"):
                 body = {"camera_id": camera_id, "rtsp_url": camera.url, "keep_open": True}
                 assert (await found.post("/api/v1/cameras", json=body)).status_code == 201
@@ -48,12 +52,13 @@ async def test_schemathesis_finds_nothing(
 ) -> None:
     environment = {
         **os.environ, "PYTHONPATH": str(ROOT), "SCHEMATHESIS_HOOKS": "tests.integration.service.schemathesis_hooks",
-        "SCHEMATHESIS_LIVE_URL": client.headers["camera-url"],
+        "SCHEMATHESIS_LIVE_URL": client.headers["camera-url"], "SCHEMATHESIS_CREDENTIAL": BOOTSTRAP,
     }  # fmt: skip
     command = [
         str(Path(sys.executable).with_name("schemathesis")),
         "--config-file", str(Path(__file__).with_name("schemathesis.toml")),
-        "run", f"{client.base_url}/openapi.json", "--checks", "all", "--phases", phases, "--max-time", str(seconds),
+        "run", f"{client.base_url}/openapi.json", "--header", f"Authorization: {AUTHORIZATION}",
+        "--checks", "all", "--phases", phases, "--max-time", str(seconds),
         "--seed", "1", "--max-examples", "20", "--request-timeout", "30", "--no-shrink", "--continue-on-failure",
         "--no-color", "--generation-database", "none",
     ]  # fmt: skip

@@ -15,7 +15,7 @@ from api.http.openapi import schema_of
 from api.http.validation import PATTERN_WORDS, message_of
 from config import Settings
 from models.schemas import FrameMeta
-from models.schemas.base import Input
+from models.schemas.base import Input, format_time, parse_time
 from models.values import IngestionStatus
 from tests.unit.api.support import KNOWN, RTSP, Api, problem
 from tests.unit.api.support import api as api
@@ -311,3 +311,8 @@ async def test_malformed_ids_are_422(api: Api, value: str) -> None:
 @pytest.mark.parametrize("value", ["1", "yes", "True", ""])
 async def test_flags_are_true_or_false(api: Api, value: str) -> None:
     problem(await api("GET", f"/api/v1/frames/{KNOWN}/content?proxy={value}"), 422, "invalid_request")
+
+
+@pytest.mark.parametrize("moment", ["0157-12-31T14:50:29.000001Z", "2026-05-04T13:30:00.000000Z"])
+def test_a_time_is_written_as_it_was_read(moment: str) -> None:
+    assert format_time(parse_time(moment)) == moment
