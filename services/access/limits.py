@@ -83,7 +83,7 @@ class RateLimits:
 
 
 class Shares:
-    """How much of each bound one principal holds. `share`: the part that it may."""
+    """How much of each bound one principal holds. `share`: the part that it may; at 1 only the bound itself refuses."""
 
     def __init__(self, share: float) -> None:
         self._share = share
@@ -97,7 +97,7 @@ class Shares:
     def hold(self, what: str, owner: str, bound: int, *, amount: int = 1) -> Iterator[None]:
         """`amount` of `bound` until the block ends. One that is alone is always taken. Raises RateLimited."""
         key = (what, owner)
-        if self._held[key] and self._held[key] + amount > self.most(bound):
+        if self._share < 1 and self._held[key] and self._held[key] + amount > self.most(bound):
             raise RateLimited(f"This caller holds its share (LIMITS__SHARE) of {what} already.", retry_after=2)
         self._held[key] += amount
         try:

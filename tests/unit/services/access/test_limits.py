@@ -65,6 +65,14 @@ def test_one_caller_holds_its_share_and_gives_it_back() -> None:
         pass
 
 
+def test_the_whole_is_refused_by_the_bound_itself() -> None:
+    """Whose answer is another one: the service is busy, not this caller too greedy."""
+    shares = Shares(1.0)
+    with ExitStack() as held:
+        for _ in range(3):
+            held.enter_context(shares.hold("probes", "a", 2))
+
+
 def test_a_share_is_at_least_one_and_one_alone_is_taken() -> None:
     shares = Shares(0.01)
     with shares.hold("probes", "a", 4), pytest.raises(RateLimited), shares.hold("probes", "a", 4):
