@@ -45,7 +45,7 @@ class Access:
         self.credentials = Credentials(settings, database, tokens)
         self.cursors = Cursors(cursor_key)
         self.rates = RateLimits(settings.LIMITS)
-        self.shares = Shares(settings.LIMITS.SHARE)
+        self.shares = Shares(settings.LIMITS.SHARE if self.on else 1.0)
         self.refusals = Refusals(database, settings.AUDIT.RETENTION)
         self._tasks: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()

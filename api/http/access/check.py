@@ -157,15 +157,12 @@ def credential_ended() -> Unauthorized:
 
 @contextmanager
 def share(request: Request, what: str, bound: int, amount: int = 1) -> Iterator[None]:
-    """`amount` of `bound`, of which a principal may hold its share (LIMITS__SHARE). Raises RateLimited.
-
-    While access is off, all callers are one principal: only the bound itself holds.
-    """
-    services, who = app_state(request).services, principal(request)
-    if services is None or services.access is None or who is ANONYMOUS:
+    """`amount` of `bound`, of which a principal may hold its share (LIMITS__SHARE). Raises RateLimited."""
+    services = app_state(request).services
+    if services is None or services.access is None:
         yield
         return
-    with services.access.shares.hold(what, who.owner, bound, amount=amount):
+    with services.access.shares.hold(what, principal(request).owner, bound, amount=amount):
         yield
 
 

@@ -167,6 +167,7 @@ def test_dockerignore_patterns() -> None:
 # ---- Compose
 
 SERVICES = ("service", "postgres", "s3")
+SECRET = "own-secret-of-thirty-two-characters"
 SEAWEEDFS = ("docker-compose.yml", "deploy/compose.seaweedfs.yml")
 
 
@@ -213,7 +214,7 @@ def test_what_is_kept_is_in_named_volumes(composed: dict[str, Any]) -> None:
 def test_no_secret_has_a_default(composed: dict[str, Any]) -> None:
     for name, part in composed["services"].items():
         for key, value in part.get("environment", {}).items():
-            if any(word in key for word in ("PASSWORD", "SECRET", "ACCESS_KEY", "ROOT_USER")):
+            if any(word in key for word in ("PASSWORD", "SECRET", "ACCESS_KEY", "ROOT_USER", "BOOTSTRAP_KEY")):
                 assert re.fullmatch(r"\$\{\w+:\?[^}]+\}", value), f"{name}: {key}"
 
 
@@ -222,7 +223,7 @@ def test_the_service_takes_its_environment(
 ) -> None:
     part = composed["services"]["service"]
     environment = {
-        name: re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", re.sub(r"\$\{\w+:\?[^}]*\}", "own-secret-1", value))
+        name: re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", re.sub(r"\$\{\w+:\?[^}]*\}", SECRET, value))
         for name, value in part["environment"].items()
     }
     assert set(environment) <= {item.name for item in all_settings()}
@@ -232,6 +233,7 @@ def test_the_service_takes_its_environment(
         monkeypatch.setenv(name, value)
     settings = Settings()
     assert settings.start_refusals() == []
+    assert settings.AUTH.MODE == "keys"
     assert settings.DB.HOST in SERVICES
     assert settings.STORAGE.ENDPOINT == "http://s3:9000"
     assert settings.STORAGE.PUBLIC_ENDPOINT == "http://127.0.0.1:9000"
@@ -245,7 +247,7 @@ def test_names_for_compose_alone_do_not_stop_the_service(monkeypatch: pytest.Mon
     """Compose and `make run` read the same .env."""
     text = (ROOT / "docker-compose.yml").read_text("utf-8")
     names = set(re.findall(r"\$\{(\w+)", text))
-    values = {"API__PORT": "8000", "STORAGE__BUCKET_NAME": "some-bucket"}
+    values = {"API__PORT": "8000", "AUTH__MODE": "keys", "STORAGE__BUCKET_NAME": "some-bucket"}
     values["SECRETS__KEYS"] = f'["{new_key()}"]'
     (tmp_path / ".env").write_text("".join(f"{name}={values.get(name, '12345678')}\n" for name in sorted(names)))
     monkeypatch.chdir(tmp_path)
