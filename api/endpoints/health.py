@@ -17,7 +17,7 @@ from api.http.openapi import answer, problems
 from api.http.routing import make_router
 from api.http.state import AppState
 from models.access import Scope
-from models.schemas import HealthCheckResponse, LiveResponse
+from models.schemas import HealthCheckResponse, LiveResponse, ReadyResponse
 from services.execution.health import Health
 from services.reads.serializers.health import to_health
 from utils.metrics import REGISTRY
@@ -57,8 +57,8 @@ async def health(state: StateDep) -> Response:
     "/health/ready",
     operation_id="health_ready",
     summary="Whether to send requests here",
-    response_model=HealthCheckResponse,
-    responses=_RESPONSES,
+    response_model=HealthCheckResponse | ReadyResponse,
+    responses={**_RESPONSES, 503: _RESPONSES[503] | {"model": HealthCheckResponse | ReadyResponse}},
 )
 @public
 async def health_ready(state: StateDep) -> Response:

@@ -51,7 +51,7 @@ from models.schemas.captures import (
 )
 from models.schemas.events import CloudEvent, CloudEventPage
 from models.schemas.frames import FrameInfo, FramePage, HoldRequest, NearestFrame
-from models.schemas.operations import HealthCheck, HealthCheckResponse, LiveResponse
+from models.schemas.operations import HealthCheck, HealthCheckResponse, LiveResponse, ReadyResponse
 from models.schemas.problems import Problem, ProblemField
 from models.schemas.requests import (
     Gap,
@@ -119,6 +119,7 @@ __all__ = [
     "ProtectedResource",
     "RTSPIngestionRequest",
     "Reader",
+    "ReadyResponse",
     "RejectedFile",
     "RequestError",
     "RequestPage",

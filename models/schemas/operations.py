@@ -21,5 +21,11 @@ class HealthCheckResponse(Output):
     checks: dict[str, HealthCheck]
 
 
+class ReadyResponse(Output):
+    """Readiness with access on: the parts are told to GET /health only."""
+
+    status: Literal["healthy", "degraded", "unhealthy"]
+
+
 class LiveResponse(Output):
     status: Literal["alive"]
