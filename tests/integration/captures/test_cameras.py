@@ -540,6 +540,7 @@ async def test_a_capture_shares_the_kept_stream(client: httpx.AsyncClient, proxy
 # -- the past --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 async def test_pictures_of_the_past_come_from_the_ring(client: httpx.AsyncClient, camera: Camera) -> None:
     async def past(name: str) -> None:
         camera_id = await create(client, camera.url_of(name), keep_open=True)
@@ -587,6 +588,7 @@ def _rotate(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.alone
 async def test_keys_lost_found_and_rotated(backends: Backends, camera: Camera, tmp_path: Path) -> None:
     db = await make_database(backends.db, f"keys_{secrets.token_hex(5)}")
     await upgrade(db)

@@ -165,6 +165,7 @@ async def test_a_burst_after_a_stall_keeps_its_times(
         assert (len(frames), found.progress.dropped) == (3 * FPS, {})
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("film", ["h264b", "hevc"])
 async def test_half_an_access_unit_is_no_picture(kit: Kit, camera: Camera, films: dict[str, Path], film: str) -> None:
     """Connections cut in mid-keyframe and in mid-P-picture: what is stored is whole, and the capture goes on."""

@@ -36,6 +36,8 @@ from tests.kits.service_support import (
     upload,
 )
 
+pytestmark = pytest.mark.alone
+
 FPS = 5.0
 
 

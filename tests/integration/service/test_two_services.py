@@ -32,6 +32,8 @@ from tests.kits.takeover_kit import Looker, Pair, assert_whole, log_lines, pair_
 from tests.kits.tcp_proxy import TcpProxy
 from utils.embedded.supervisor import EmbeddedParts
 
+pytestmark = pytest.mark.alone
+
 FPS = 5.0
 CAMERA_FPS = 15
 TTL = 3.0  # RTSP__LEASE_TTL: half its default, so that waiting for a lease to lapse takes half as long

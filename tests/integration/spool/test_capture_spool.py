@@ -25,6 +25,8 @@ from tests.kits.capture_kit import Kit, open_kit, own_database, until
 from tests.kits.faulty import Fault, behind, database_proxy, store_proxy
 from utils.exceptions import DatabaseUnavailable
 
+pytestmark = pytest.mark.alone
+
 FPS = 5.0
 OUTAGE = float(os.environ.get("SPOOL_TEST_OUTAGE", "3"))  # seconds; `15` for the figures of the closing note
 SPOOL: dict[str, object] = {"AFTER": 0.5, "RETRY_MAX_DELAY": 1}
