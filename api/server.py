@@ -160,7 +160,7 @@ async def _serve(app: FastAPI, config: uvicorn.Config, listener: socket.socket) 
         signal.signal(number, stop)
     # The lifespan is entered here, not by uvicorn, which would print a traceback for every failed start.
     async with app.router.lifespan_context(app):
-        listener.listen(config.backlog)  # whoever waits for the line below can connect
+        listener.listen(config.backlog)  # a client that waits for the line below can connect
         host, port = listener.getsockname()[:2]
         log.info("listening", host=host, port=port, url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
         await server.serve(sockets=[listener])
@@ -178,7 +178,7 @@ def serve(app: FastAPI, settings: Settings, listener: socket.socket) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # it trusts whoever connects from loopback; API__TRUSTED_PROXIES says whom to
+        proxy_headers=False,  # uvicorn would trust every client on loopback; API__TRUSTED_PROXIES names those to trust
         timeout_keep_alive=KEEP_ALIVE,
         # Half for requests under way, the rest for captures and the embedded parts.
         timeout_graceful_shutdown=max(1, int(settings.API.SHUTDOWN_TIMEOUT / 2)),

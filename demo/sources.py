@@ -1,7 +1,7 @@
 """What a demo camera sends: one timeline per camera, the same for every client, tied to the wall clock.
 
 Picture number n of a film of N pictures, and of a live scene with its N = 2**20, is taken whenever
-`floor(unix time * fps) % N == n`. So a decoded picture tells when it was taken, whoever receives it.
+`floor(unix time * fps) % N == n`. So a decoded picture tells when it was taken, on every client.
 """
 
 import asyncio

@@ -9,7 +9,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait
 
 from utils.exceptions import IngestionException
 
-ATTEMPTS = 4
+ATTEMPTS = 5
 FIRST_PAUSE = 1.0  # seconds before the second attempt, twice as many before each further one
 T = TypeVar("T")
 

@@ -91,7 +91,7 @@ class KeySource:
         self._lock = asyncio.Lock()
 
     async def keys(self, kid: str | None) -> KeySet:
-        """The set, fetched anew when it is old or lacks `kid`, at most once in REFRESH_EVERY. Raises KeysUnavailable."""
+        """The set, fetched again when it is old or lacks `kid`, at most once in REFRESH_EVERY. Raises KeysUnavailable."""
         if self._stale(kid):
             async with self._lock:
                 if self._stale(kid):

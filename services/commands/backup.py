@@ -41,7 +41,7 @@ def backup(
     configure_logging("WARNING", "console")
     manifest = _run(_backup(get_settings(), target.absolute(), objects))
     if (target / KEYS).exists():
-        _report(f"{target / KEYS} holds the keys of camera URLs: whoever reads this backup can read their passwords")
+        _report(f"{target / KEYS} holds the keys of camera URLs: a person who reads this backup can read their passwords")
     print(json.dumps({"backup": str(target), **_summary(manifest)}))
     lost = manifest.objects is not None and manifest.objects.missing + manifest.objects.damaged
     raise typer.Exit(1 if lost else 0)

@@ -21,7 +21,7 @@ def new() -> None:
 
 @app.command()
 def rotate() -> None:
-    """Encrypt every stored URL anew with the first key of SECRETS__KEYS. Safe while services run.
+    """Encrypt every stored URL again, with the first key of SECRETS__KEYS. Safe while services run.
 
     Exit code 1: some URLs could not be opened with any key.
     """
@@ -38,5 +38,5 @@ async def _rotate() -> int:
         done, left = await reseal_all(database, box)
     finally:
         await database.close()
-    print(f"{done} URLs encrypted anew with the first key ({box.key_ids[0]}); {left} could not be opened with any key.")
+    print(f"{done} URLs encrypted again with the first key ({box.key_ids[0]}); {left} could not be opened with any key.")
     return 1 if left else 0

@@ -24,7 +24,7 @@ _FIRST, _LAST = 12_000, 22_000
 
 
 def choose_ports(path: Path, wanted_s3: int | None, *, keep_s3: int | None = None) -> dict[str, int]:
-    """The HTTP port of every service, from ``path`` where they are still free; the rest is picked anew.
+    """The HTTP port of every service, from ``path`` where they are still free; the others are chosen again.
 
     ``wanted_s3`` is the operator's, ``keep_s3`` the one clients already know: either is kept or, when taken,
     EmbeddedStartError is raised. Blocking only for moments.

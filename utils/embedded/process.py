@@ -23,7 +23,7 @@ _POLL = 0.02
 
 
 class Cancelled(Exception):
-    """The service is stopping; whoever waits for a part gives up."""
+    """The service is stopping: waiting for a part ends."""
 
 
 def _command(argv: Sequence[str | Path], cwd: Path, account: Account | None, death_signal: signal.Signals) -> list[str]:

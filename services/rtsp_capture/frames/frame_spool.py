@@ -11,7 +11,7 @@ from services.spool.spool import Spool
 
 
 class FrameSpool:
-    """Reports to the ledger what becomes of each frame. On the event loop."""
+    """Reports to the ledger how each frame ended. On the event loop."""
 
     def __init__(self, spool: Spool, facts: CaptureFacts, ledger: SlotLedger, epoch: int) -> None:
         self._spool = spool

@@ -1,7 +1,7 @@
 """How long cameras have been without a stream: the source of `ingestion_stream_down_seconds`.
 
 An outage lasts from the end of a stream to the next first packet, whatever states the stream passes through in
-between: retries do not begin it anew.
+between: retries do not restart it.
 """
 
 from __future__ import annotations
