@@ -1,7 +1,7 @@
 """Access control of a process: `Access.open`, then who calls (`credentials`), browser sessions, limits and shares.
 
-Two loops run beside the requests: one reads how far keys and sessions have changed and writes down what has gathered,
-one listens for the database's notifications, which only make the first one look sooner.
+Beside the requests, periodic jobs read whether keys and sessions have changed, and write what has gathered; a task listens
+for the database's notifications, which only make the reading come sooner.
 """
 
 from __future__ import annotations
@@ -23,11 +23,14 @@ from services.access.refusals import Refusals
 from services.access.tokens import TokenVerifier
 from utils.exceptions import DatabaseUnavailable, Unauthorized
 from utils.logger import get_logger
+from utils.periodic import PeriodicJob
+from utils.tasks import cancel_all
 
 log = get_logger(__name__)
 
 POLL_INTERVAL = 0.5  # seconds; credentials.CONFIRMED_FOR is longer
-WATCH_INTERVAL = 0.25  # seconds between looks at the credential of work that lasts
+POLL_TIMEOUT = 2.0  # seconds
+WATCH_INTERVAL = 0.25  # seconds between checks of the credential of work that lasts
 USED_INTERVAL = 5.0  # seconds between writings of `last_used_at`
 SWEEP_INTERVAL = 300.0  # seconds between removals of old sessions and audit rows
 BATCH = 1000
@@ -47,8 +50,13 @@ class Access:
         self.rates = RateLimits(settings.LIMITS)
         self.shares = Shares(settings.LIMITS.SHARE if self.on else 1.0)
         self.refusals = Refusals(database, settings.AUDIT.RETENTION)
-        self._tasks: list[asyncio.Task[None]] = []
-        self._changed = asyncio.Event()
+        self._polling = PeriodicJob("access", self._poll, POLL_INTERVAL)
+        self._jobs = [
+            self._polling,
+            PeriodicJob("access-used", self._write_used, USED_INTERVAL, at_start=False),
+            PeriodicJob("access-sweep", self._sweep, SWEEP_INTERVAL, at_start=False),
+        ]
+        self._listening: asyncio.Task[None] | None = None
 
     @classmethod
     async def open(cls, settings: Settings, database: Database) -> Access:
@@ -59,15 +67,15 @@ class Access:
 
     def start(self) -> None:
         if self.on:
-            self._tasks = [
-                asyncio.create_task(self._poll(), name="access-poll"),
-                asyncio.create_task(self._listen(), name="access-listen"),
-            ]
+            for job in self._jobs:
+                job.start()
+            self._listening = asyncio.create_task(self._listen(), name="access-listen")
 
     async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._listening is not None:
+            await cancel_all(self._listening)
+        for job in self._jobs:
+            await job.stop()
         if self.on:
             with suppress(DatabaseUnavailable, TimeoutError):
                 async with asyncio.timeout(2):
@@ -124,28 +132,14 @@ class Access:
     # -- beside the requests -----------------------------------------------------------------------------------
 
     async def _poll(self) -> None:
-        used_at = swept_at = time.monotonic()
-        while True:
-            began = time.monotonic()
-            try:
-                async with asyncio.timeout(2), self._database.one_statement(events=False) as uow:
-                    state = await uow.access_state.read()
-                self.credentials.confirm(state.version, began)
-                await self.refusals.flush()
-                if began - used_at > USED_INTERVAL:
-                    used_at = began
-                    await self._write_used()
-                if began - swept_at > SWEEP_INTERVAL:
-                    swept_at = began
-                    await self._sweep()
-            except (DatabaseUnavailable, TimeoutError):
-                pass  # logged there; rows are no longer confirmed
-            except Exception:
-                log.exception("access_poll_failed")
-            self._changed.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, POLL_INTERVAL - (time.monotonic() - began))):
-                    await self._changed.wait()
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(POLL_TIMEOUT), self._database.one_statement(events=False) as uow:
+                state = await uow.access_state.read()
+        except TimeoutError:
+            raise DatabaseUnavailable from None  # rows are no longer confirmed
+        self.credentials.confirm(state.version, began)
+        await self.refusals.flush()
 
     async def _write_used(self) -> None:
         used, self.credentials.used = self.credentials.used, set()
@@ -171,4 +165,4 @@ class Access:
 
     def _on_change(self) -> None:
         self.credentials.doubt()
-        self._changed.set()
+        self._polling.wake()
