@@ -43,8 +43,8 @@ class RequestContext:
         scope["trackshift.request_id"] = request_id
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
-        told: dict[str, str] = {}
-        scope["trackshift.headers"] = told  # what the access check has to say beside the answer
+        extra: dict[str, str] = {}
+        scope["trackshift.headers"] = extra  # what the access check has to say beside the answer
         status, sent, began = CLIENT_GONE, 0, time.perf_counter()
 
         async def tagged(message: Message) -> None:
@@ -54,7 +54,7 @@ class RequestContext:
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = request_id
                 headers["X-Content-Type-Options"] = "nosniff"
-                for name, value in told.items():
+                for name, value in extra.items():
                     headers[name] = value
                 headers.setdefault("Referrer-Policy", "no-referrer")  # presigned URLs are bearer secrets
                 if scope["path"].startswith("/api/"):

@@ -68,8 +68,8 @@ def _listen(loop: asyncio.AbstractEventLoop, shown: Mapping[str, Presentation]) 
     """Takes faults from the parent, a JSON object a line; ends the process when the parent is gone."""
     with os.fdopen(os.dup(0), "rb") as lines:  # not sys.stdin, whose lock would stand in the way of a normal exit
         for line in lines:
-            told = json.loads(line)
-            loop.call_soon_threadsafe(setattr, shown[told["name"]], "faults", Faults(**told["faults"]))
+            order = json.loads(line)
+            loop.call_soon_threadsafe(setattr, shown[order["name"]], "faults", Faults(**order["faults"]))
     os._exit(0)
 
 

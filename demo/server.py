@@ -3,6 +3,7 @@
 The toolkit shows a file to each client from its start, writes RTP timestamps that B-pictures falsify, answers
 `rtptime=0` and knows TCP only. Here all clients of a camera share one timeline, RTP timestamps are presentation times,
 sender reports carry the true capture clock, and tracks go by TCP or UDP, with what `Faults` leave out.
+Longer than 250 lines: one session class that overrides the toolkit's.
 """
 
 import asyncio

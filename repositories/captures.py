@@ -1,7 +1,7 @@
 """The state of a capture, written by its owner: status, grid, source, latest error, gaps, end.
 
 Every write of an owner takes its `Claim`: the lease is locked first and must have the claim's epoch, and the request must
-not be final, else LeaseLost. Locks are taken in one order: lease, request.
+not be final, else LeaseLost. Locks are taken in one order: lease, request. Longer than 250 lines: all writes under a claim.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 One `UnitOfWork` is one transaction: committed when its block ends, rolled back when the block raises. Belongs to
 one event loop. Every way in which PostgreSQL can be out of reach becomes DatabaseUnavailable; a wrong statement
 stays the error that it is.
+
+Longer than 250 lines: the engine, its connections' settings and the mapping of its errors rely on each other.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Frames: reads by time, holds, and the two-step delete that leaves a tombstone."""
+"""Frames: reads by time, holds, and the two-step delete that leaves a tombstone.
+
+Longer than 250 lines: every statement on the frames table but the insert, so that a condition (grant, state, hold) that
+one of them needs is read beside the others.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Admits requests, ends them on request, waits for them. `execution.runner` runs captures.
 
 Everything here runs on the event loop.
+Longer than 250 lines: what is admitted, ended and waited for shares one set of bounds.
 """
 
 from __future__ import annotations

@@ -96,8 +96,8 @@ def _checked(scopes: Sequence[Scope], cameras: Sequence[str] | None, expires_at:
     if not scopes or len(set(scopes)) != len(scopes):
         errors.append(FieldError("body", "scopes", "invalid", "must name one scope or more, each once", "/scopes"))
     if cameras is not None and UNBOUND_SCOPES.intersection(scopes):
-        told = "cannot be given together with the scopes admin and metrics:read"
-        errors.append(FieldError("body", "cameras", "not_applicable", told, "/cameras"))
+        message = "cannot be given together with the scopes admin and metrics:read"
+        errors.append(FieldError("body", "cameras", "not_applicable", message, "/cameras"))
     grant = ALL_CAMERAS
     try:
         grant = CameraGrant.of(cameras)

@@ -85,13 +85,13 @@ def rotate(key_id: KeyId) -> None:
 
 
 def _shown(row: ApiKey) -> dict[str, Any]:
-    def told(at: datetime | None) -> str | None:
+    def text(at: datetime | None) -> str | None:
         return format_time(at) if at is not None else None
 
     return {
         "key_id": row.key_id, "name": row.name, "scopes": row.scopes, "cameras": row.cameras,
-        "created_at": told(row.created_at), "expires_at": told(row.expires_at), "last_used_at": told(row.last_used_at),
-        "revoked_at": told(row.revoked_at),
+        "created_at": text(row.created_at), "expires_at": text(row.expires_at), "last_used_at": text(row.last_used_at),
+        "revoked_at": text(row.revoked_at),
     }  # fmt: skip
 
 

@@ -58,21 +58,21 @@ class HealthService:
     def __init__(self, required: dict[str, Check], internal: dict[str, Check]) -> None:
         self._required = required
         self._internal = internal
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._last: tuple[float, Health] | None = None
         self.stopping = False
 
     async def check(self) -> Health:
         """The state of all parts, at most a second old; never raises."""
-        async with self._turn:
+        async with self._lock:
             now = time.monotonic()
             if self._last is not None and now - self._last[0] < CACHE_SECONDS and not self.stopping:
                 return self._last[1]
-            answer = await self._look()
+            answer = await self._check_all()
             self._last = (time.monotonic(), answer)
             return answer
 
-    async def _look(self) -> Health:
+    async def _check_all(self) -> Health:
         parts = self._required
         results = dict(
             zip(parts, await asyncio.gather(*(self._one(name, part) for name, part in parts.items())), strict=True)

@@ -77,7 +77,7 @@ class StorageService:
         self._clients = (client, signing, staging, self._check_client)
         self._throttle = Throttle(10, time.monotonic)
         self._suspect = False  # the newest call that ended found no store
-        self._looking: asyncio.Task[None] | None = None
+        self._running_check: asyncio.Task[None] | None = None
         self._closed = False
 
     async def ensure_bucket(self) -> None:
@@ -191,10 +191,10 @@ class StorageService:
         until one finds it again. So nobody is refused while the store is up. Raises StorageUnavailable."""
         if not self._suspect:
             return
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self.check(), name="storage-check")
-            self._looking.add_done_callback(lambda task: task.cancelled() or task.exception())  # asked for or not
-        await asyncio.shield(self._looking)
+        if self._running_check is None or self._running_check.done():
+            self._running_check = asyncio.create_task(self.check(), name="storage-check")
+            self._running_check.add_done_callback(lambda task: task.cancelled() or task.exception())  # asked for or not
+        await asyncio.shield(self._running_check)
 
     async def close(self) -> None:
         """Ends the calls that run, refuses later ones with StorageUnavailable. Repeating it is fine."""

@@ -96,14 +96,14 @@ async def _principal(request: Request, access: Access) -> Principal:
 
 def _count(request: Request, access: Access, who: Principal, address: str) -> None:
     name = caller_name(who, address)
-    told: dict[str, str] = request.scope.get("trackshift.headers", {})
+    extra: dict[str, str] = request.scope.get("trackshift.headers", {})
     try:
         quota = access.rates.request("read" if request.method in READS else "write", name)
     except RateLimited as error:
-        told.update(error.details["quota"].headers())
+        extra.update(error.details["quota"].headers())
         raise
     if quota is not None:
-        told.update(quota.headers())
+        extra.update(quota.headers())
 
 
 def count_bytes(request: Request, size: int) -> None:
@@ -112,14 +112,14 @@ def count_bytes(request: Request, size: int) -> None:
     if services is None or services.access is None:
         return
     access: Access = services.access
-    told: dict[str, str] = request.scope.get("trackshift.headers", {})
+    extra: dict[str, str] = request.scope.get("trackshift.headers", {})
     try:
         quota = access.rates.upload(size, caller_name(principal(request), request.scope[_ADDRESS]))
     except RateLimited as error:
-        told.update(error.details["quota"].headers())
+        extra.update(error.details["quota"].headers())
         raise
     if quota is not None:
-        told.update(quota.headers())
+        extra.update(quota.headers())
 
 
 def caller_name(who: Principal, address: str) -> str:

@@ -35,8 +35,8 @@ async def kit(backends: Backends, storage: StorageService, tmp_path_factory: pyt
 
 @pytest.fixture(scope="module")
 def wrapping(films: dict[str, Path]) -> Iterator[Camera]:
-    """Its RTP clock wraps 3 s after its start; two reports a second."""
-    with Camera(films, join="burst", report_every=0.5, rtp_start=2**32 - 3 * 90_000) as camera:
+    """Its RTP clock wraps 3 s after its start; a report a second: the second one comes after the receipt clock settled."""
+    with Camera(films, join="burst", report_every=1.0, rtp_start=2**32 - 3 * 90_000) as camera:
         yield camera
 
 
