@@ -106,8 +106,9 @@ class ApiSettings(Group):
     CORS_CREDENTIALS: bool = Field(False, description="Whether those origins may send cookies and credentials.")
     ALLOWED_HOSTS: list[Annotated[str, AfterValidator(_origin_host)]] | None = Field(
         None,
-        description="JSON list of names that the Host header may have, without ports. Unset: with access off the loopback "
-        "names and API__HOST, else any.",
+        description="JSON list of names that the Host header may have, without ports; another one is answered 403. Unset: "
+        "any name while access is on; while it is off only API__HOST (for 0.0.0.0 the address that was called), localhost "
+        "and loopback addresses.",
     )
     TRUSTED_PROXIES: list[Annotated[str, AfterValidator(_network)]] = Field(
         default_factory=list,
@@ -127,7 +128,7 @@ class ApiSettings(Group):
         4096,
         ge=0,
         le=1_048_576,
-        description="Lowest average rate of a body, bytes a second (after the first BODY_TIMEOUT seconds); a slower body is "
+        description="Lowest average rate of a body, bytes per second (after the first BODY_TIMEOUT seconds); a slower one is "
         "answered 408. 0: any rate. Slower links use direct uploads, which can be resumed.",
     )
     MAX_CONCURRENT_REQUESTS: int = Field(
@@ -144,7 +145,8 @@ class ApiSettings(Group):
         6,
         ge=1,
         le=300,
-        description="Seconds after which a key whose process died may run again; renewed while the request runs.",
+        description="Seconds after which a retry may run the request of an Idempotency-Key whose process died. The lease is "
+        "renewed while the request runs.",
     )
 
 
@@ -214,8 +216,8 @@ class RtspSettings(Group):
         1_073_741_824,
         ge=1_048_576,
         le=1_099_511_627_776,
-        description="Bytes of encoded video kept by all open streams together. Beyond this the rings that reach back "
-        "furthest are shortened first, each at most to its newest group of pictures.",
+        description="Bytes of encoded video kept by all open streams together. Beyond this, the oldest group of pictures is "
+        "removed from the stream that reaches back furthest. Each stream keeps its newest group.",
     )
     PICTURE_BUDGET: int = Field(
         268_435_456,
@@ -248,7 +250,7 @@ class RtspSettings(Group):
     RECONNECT_MAX_DELAY: float = Field(30, gt=0, le=3600, description="Longest back-off, seconds.")
     LINGER: float = Field(3, ge=0, le=600, description="Seconds that a stream stays open after its last capture.")
     DEFAULT_FPS: float = Field(
-        1.0, gt=0, le=30, description="Frames a second when neither the request nor the camera names a rate."
+        1.0, gt=0, le=30, description="Frames per second when neither the request nor the camera names a rate."
     )
     LEASE_TTL: float = Field(
         6, ge=2, le=300, description="Seconds after which another process takes over a capture whose lease was not renewed."
@@ -261,7 +263,7 @@ class RtspSettings(Group):
         "they count as `spooled`.",
     )
     MOTION_FPS: float = Field(
-        5, ge=1, le=15, description="Pictures a second that event_driven captures analyse while something moves."
+        5, ge=1, le=15, description="Pictures per second that event_driven captures analyse while something moves."
     )
     DECODE_THREADS: int = Field(
         default_factory=lambda: max(2, os.cpu_count() or 2),
@@ -271,8 +273,9 @@ class RtspSettings(Group):
     )
     ALLOWED_NETWORKS: list[Annotated[str, AfterValidator(_network)]] | None = Field(
         None,
-        description="JSON list of CIDRs that camera URLs may point to. Unset: private networks, and loopback outside "
-        "production; link-local, metadata addresses and the service's own ports only by name.",
+        description="JSON list of CIDRs that camera URLs may point to. Unset: private networks, outside production also "
+        "loopback except for the service's own ports. Link-local networks must be listed; a cloud's metadata address "
+        "must be listed by itself (/32 or /128).",
     )
 
 
@@ -439,23 +442,24 @@ class AuthSettings(Group):
 
 class LimitsSettings(Group):
     READ: Annotated[str, AfterValidator(_rate)] | None = Field(
-        None, description="GET and HEAD requests of one principal, e.g. `600/minute`. Unset: no limit."
+        None, description="GET and HEAD requests of one caller, e.g. `600/minute`. Unset: no limit."
     )
     WRITE: Annotated[str, AfterValidator(_rate)] | None = Field(
-        None, description="Other requests of one principal, e.g. `120/minute`. Unset: no limit."
+        None, description="Other requests of one caller, e.g. `120/minute`. Unset: no limit."
     )
     UPLOAD_BYTES: Annotated[str, AfterValidator(_rate)] | None = Field(
-        None, description="Bytes of bodies of one principal, e.g. `1073741824/minute`. Unset: no limit."
+        None, description="Bytes of bodies of one caller, e.g. `1073741824/minute`. Unset: no limit."
     )
     FAILED_LOGINS: Annotated[str, AfterValidator(_rate)] = Field(
-        "30/minute", description="Wrong credentials of one address; beyond, they are answered 429. A valid one passes."
+        "30/minute", description="Wrong credentials of one address; further ones are answered 429. A valid one passes."
     )
     SHARE: float = Field(
         0.5,
         gt=0,
         le=1,
-        description="The part of each bound (pending captures, upload sessions, event readers, uploads and their bytes, "
-        "waits, probes) that one principal may hold, at least one. Without effect while access is off.",
+        description="The part of each limit that one caller may use: 0.5 is half, and one is always allowed. Limits: "
+        "waiting captures, upload sessions, event readers, uploads and their bytes, requests that wait (Prefer: wait), "
+        "probes. Has no effect while access is off.",
     )
 
 
@@ -464,7 +468,7 @@ class AuditSettings(Group):
         31_536_000,
         ge=60,
         le=315_360_000,
-        description="Seconds that a row of the audit is kept; until then nobody can change or remove it.",
+        description="Seconds that a row of the audit is kept; until then a trigger refuses to change or remove it.",
     )
 
 

@@ -48,7 +48,8 @@ TITLES = {
 INTRO = """\
 # Settings
 
-Generated from `config.py` by `make docs`; a test fails when this page or `.env.example` differs from it.
+All settings: a page to look up. Terms: [glossary](glossary.md). Generated from `config.py` by `make docs`; a test fails when
+this page or `.env.example` differs from it.
 
 A setting is an environment variable, or a line of `.env` in the folder that the service is started in; the environment
 has precedence. `__` stands between group and name. Lists are JSON: `UPLOAD__ALLOWED_EXTENSIONS=["jpg","png"]`. A comment

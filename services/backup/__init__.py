@@ -1,1 +1,1 @@
-"""A service's state in one folder, out and in: rows, objects, spool, keys (docs: SETUP_GUIDE.md, "Backup and restore")."""
+"""A service's state in one folder, out and in: rows, objects, spool, keys (docs/backup.md)."""

@@ -2,7 +2,7 @@
 
 Time is scaled: the service is scraped every 15 s / SCALE, and the rules see those scrapes 15 s apart; ages, which are
 seconds themselves, are multiplied. `ALERTS_SCALE=1 pytest -s` on this file takes 20 minutes and prints the true
-seconds of docs/metrics.md. Only /metrics is asked meanwhile. Where promtool is installed it judges the same scrapes.
+seconds of docs/runbook.md. Only /metrics is asked meanwhile. Where promtool is installed it judges the same scrapes.
 """
 
 from __future__ import annotations

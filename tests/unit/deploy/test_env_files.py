@@ -19,7 +19,7 @@ from docs.generate import settings as all_settings
 from utils.secret_box import new_key
 
 ROOT = Path(__file__).resolve().parents[3]
-GUIDE = (ROOT / "SETUP_GUIDE.md").read_text("utf-8")
+GUIDE = (ROOT / "docs" / "deploy.md").read_text("utf-8")
 # What compose sets whatever `.env` says: where the containers are, and what the container itself decides.
 PINNED = {
     "ENVIRONMENT", "DATA_DIR", "API__HOST", "API__PORT", "API__SHUTDOWN_TIMEOUT", "DB__HOST", "DB__PORT", "DB__SSL",

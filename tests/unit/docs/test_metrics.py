@@ -1,4 +1,4 @@
-"""docs/metrics.md, the alert rules and the dashboard name the metrics that exist, and all of them."""
+"""docs/metrics.md and metrics-storage.md, docs/runbook.md, the alert rules and the dashboard name the metrics that exist, and all of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from utils import metrics
 
 ROOT = Path(__file__).resolve().parents[3]
 ROW = re.compile(r"^\| `(ingestion_\w+)` \| (\w+) \|([^|]*)\|", re.MULTILINE)
-DOCS = (ROOT / "docs" / "metrics.md").read_text("utf-8")
+DOCS = "".join((ROOT / "docs" / name).read_text("utf-8") for name in ("metrics.md", "metrics-storage.md"))
+RUNBOOK = (ROOT / "docs" / "runbook.md").read_text("utf-8")
 RULES: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "alerts.yml").read_text("utf-8"))
 DASHBOARD: dict[str, Any] = json.loads((ROOT / "deploy" / "grafana-dashboard.json").read_text("utf-8"))
 
@@ -52,6 +53,11 @@ def test_the_registry_holds_nothing_that_the_page_does_not_name() -> None:
     assert {name for name in families if f"`{name}`" not in DOCS} == set()
 
 
+def test_a_page_names_each_metric_once() -> None:
+    names = [name for name, _, _ in ROW.findall(DOCS)]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_rules_and_dashboard_ask_for_metrics_that_exist() -> None:
     asked = {name for text in expressions() for name in re.findall(r"\b(?:ingestion|process|python)_\w+", text)}
     assert asked
@@ -67,9 +73,14 @@ def test_rules_and_dashboard_use_labels_that_exist() -> None:
             assert set(re.findall(r"(\w+)\s*(?:=~|!=|!~|=)", selector)) <= labels, text
 
 
-def test_every_alert_is_explained() -> None:
+def test_every_alert_has_its_section_in_the_runbook() -> None:
     alerts = {rule["alert"] for group in RULES["groups"] for rule in group["rules"]}
-    assert alerts == set(re.findall(r"^\| `(Ingestion\w+)` ", DOCS, re.MULTILINE))
+    sections = dict(re.findall(r"^## (Ingestion\w+)\n(.*?)(?=^## )", RUNBOOK, re.MULTILINE | re.DOTALL))
+    assert alerts == sections.keys()
+    assert alerts == set(re.findall(r"^\| \[`(Ingestion\w+)`\]\(", RUNBOOK, re.MULTILINE))
+    for alert, text in sections.items():
+        for part in ("**Means:**", "**Look", "do:**"):
+            assert part.lower() in text.lower(), f"{alert}: {part}"
 
 
 def test_every_metric_of_ours_is_on_the_dashboard() -> None:

@@ -1,4 +1,4 @@
-"""The environment file of SETUP_GUIDE.md means what it says, read as systemd reads it."""
+"""The environment file of docs/deploy.md means what it says, read as systemd reads it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from config import Settings
 from docs.generate import settings
 from utils.secret_box import new_key
 
-GUIDE = (Path(__file__).resolve().parents[3] / "SETUP_GUIDE.md").read_text("utf-8")
+GUIDE = (Path(__file__).resolve().parents[3] / "docs" / "deploy.md").read_text("utf-8")
 
 
 def environment() -> dict[str, str]:
