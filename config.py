@@ -128,7 +128,7 @@ class ApiSettings(Group):
         4096,
         ge=0,
         le=1_048_576,
-        description="Lowest average rate of a body, bytes per second (after the first BODY_TIMEOUT seconds); a slower one is "
+        description="Lowest rate of a body, bytes per second (after the first BODY_TIMEOUT seconds); slower ones are "
         "answered 408. 0: any rate. Slower links use direct uploads, which can be resumed.",
     )
     MAX_CONCURRENT_REQUESTS: int = Field(

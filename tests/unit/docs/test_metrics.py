@@ -1,4 +1,4 @@
-"""docs/metrics.md and metrics-storage.md, docs/runbook.md, the alert rules and the dashboard name the metrics that exist, and all of them."""
+"""The pages of metrics, the runbook, the alert rules and the dashboard name the metrics that exist, and all of them."""
 
 from __future__ import annotations
 
