@@ -20,9 +20,11 @@ from models.values import KeptAnswer, KeyName
 from repositories.base import Repository
 from repositories.sql import sql
 
-# A lease that ends further ahead than a lease can be was written by a clock that was wrong: lapsed as well.
+# A lease that ends further ahead than a lease can be was written by a clock that was wrong: lapsed as well. How far a
+# lease can be ahead stands in its row (`lease`): the reader's own API__IDEMPOTENCY_LEASE may be shorter than its owner's.
 _LAPSED = """(expires_at IS NULL OR expires_at < clock_timestamp()
-               OR expires_at > clock_timestamp() + make_interval(secs => :lease))"""
+               OR expires_at > clock_timestamp() + make_interval(secs => lease))"""
+_HELD = "expires_at = clock_timestamp() + make_interval(secs => :lease), lease = CAST(:lease AS float8)"
 _ROW = "scope = :scope AND key = :key"
 
 
@@ -47,16 +49,17 @@ class IdempotencyRepository(Repository[IdempotencyKey]):
         """A key that is not there yet, leased for `lease` seconds; False when there is one, committed or about to be."""
         found = await self.session.scalar(
             sql("""
-            INSERT INTO idempotency_keys (scope, key, fingerprint, request_id, run, expires_at)
-            VALUES (:scope, :key, :fingerprint, :request_id, :run, clock_timestamp() + make_interval(secs => :lease))
+            INSERT INTO idempotency_keys (scope, key, fingerprint, request_id, run, expires_at, lease)
+            VALUES (:scope, :key, :fingerprint, :request_id, :run, clock_timestamp() + make_interval(secs => :lease),
+                    CAST(:lease AS float8))
             ON CONFLICT DO NOTHING RETURNING 1
             """),
             {**_named(name), "fingerprint": fingerprint, "request_id": request_id, "run": run, "lease": lease},
         )
         return found is not None
 
-    async def locked(self, name: KeyName, lease: float, ttl: float) -> KeyRow | None:
-        """The key, its row locked until the transaction's end. `lease` and `ttl` in seconds."""
+    async def locked(self, name: KeyName, ttl: float) -> KeyRow | None:
+        """The key, its row locked until the transaction's end. `ttl` in seconds."""
         found = (
             await self.session.execute(
                 sql(f"""
@@ -64,7 +67,7 @@ class IdempotencyRepository(Repository[IdempotencyKey]):
                        created_at < clock_timestamp() - make_interval(secs => :ttl) AS expired
                 FROM idempotency_keys WHERE {_ROW} FOR UPDATE
                 """),  # noqa: S608 - constants of this module
-                {**_named(name), "lease": lease, "ttl": ttl},
+                {**_named(name), "ttl": ttl},
             )
         ).one_or_none()
         if found is None:
@@ -78,8 +81,7 @@ class IdempotencyRepository(Repository[IdempotencyKey]):
         """A lapsed key goes to another run, under the same ids. The caller holds the row locked."""
         await self.session.execute(
             sql(f"""
-            UPDATE idempotency_keys SET run = :run, expires_at = clock_timestamp() + make_interval(secs => :lease)
-            WHERE {_ROW}
+            UPDATE idempotency_keys SET run = :run, {_HELD} WHERE {_ROW}
             """),  # noqa: S608
             {**_named(name), "run": run, "lease": lease},
         )
@@ -154,18 +156,18 @@ class IdempotencyRepository(Repository[IdempotencyKey]):
     async def renew(self, runs: Sequence[tuple[KeyName, UUID]], lease: float) -> None:
         """Renews the leases of these runs, those that are still theirs and have no answer, in one statement."""
         await self.session.execute(
-            sql("""
-            UPDATE idempotency_keys k SET expires_at = clock_timestamp() + make_interval(secs => :lease)
+            sql(f"""
+            UPDATE idempotency_keys k SET {_HELD}
             FROM unnest(CAST(:scopes AS text[]), CAST(:keys AS text[]), CAST(:runs AS uuid[])) AS r(scope, key, run)
             WHERE k.scope = r.scope AND k.key = r.key AND k.run = r.run AND k.status IS NULL
-            """),
+            """),  # noqa: S608 - a constant of this module
             {
                 "lease": lease, "scopes": [name.scope for name, _ in runs], "keys": [name.key for name, _ in runs],
                 "runs": [run for _, run in runs],
             },
         )  # fmt: skip
 
-    async def sweep(self, ttl: float, lease: float, limit: int) -> int:
+    async def sweep(self, ttl: float, limit: int) -> int:
         """Removes up to `limit` keys whose time is over, oldest first; not those that run, nor those being used now."""
         rows = await self.session.execute(
             sql(f"""
@@ -175,7 +177,7 @@ class IdempotencyRepository(Repository[IdempotencyKey]):
                 ORDER BY created_at LIMIT :limit FOR UPDATE SKIP LOCKED
             ) AS old WHERE k.scope = old.scope AND k.key = old.key RETURNING 1
             """),  # noqa: S608
-            {"ttl": ttl, "lease": lease, "limit": limit},
+            {"ttl": ttl, "limit": limit},
         )
         return len(rows.all())
 

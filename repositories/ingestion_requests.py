@@ -72,8 +72,8 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
         statement = insert(IngestionRequest).values(values).on_conflict_do_nothing().returning(IngestionRequest.id)
         new = set((await self.session.scalars(statement)).all())
         held = sql("""
-            INSERT INTO capture_leases (request_id, camera_id, owner, epoch, expires_at)
-            SELECT request_id, camera_id, :owner, 1, now() + make_interval(secs => :ttl)
+            INSERT INTO capture_leases (request_id, camera_id, owner, epoch, expires_at, ttl)
+            SELECT request_id, camera_id, :owner, 1, now() + make_interval(secs => :ttl), CAST(:ttl AS float8)
             FROM unnest(CAST(:ids AS uuid[]), CAST(:cameras AS text[])) AS new(request_id, camera_id)
             ON CONFLICT DO NOTHING
         """)

@@ -14,11 +14,14 @@ from models.values import Claim
 from repositories.base import Repository
 from repositories.sql import sql
 
-# A lease that ends further ahead than a lease can be was written by a clock that was wrong: lapsed as well.
+# A lease that ends further ahead than a lease can be was written by a clock that was wrong: lapsed as well. How far a
+# lease can be ahead stands in its row (`ttl`): the reader's own RTSP__LEASE_TTL may be shorter than its owner's.
 # clock_timestamp(), for now() is when the transaction began: a lease that was renewed since would end too far ahead. The
 # half second is for a clock that is set back a little.
 _LAPSED = """(l.expires_at IS NULL OR l.expires_at < clock_timestamp()
-    OR l.expires_at > clock_timestamp() + make_interval(secs => :ttl) + interval '500 ms')"""
+    OR l.expires_at > clock_timestamp() + make_interval(secs => l.ttl) + interval '500 ms')"""
+# What whoever takes or renews a lease writes: both from the same number.
+_HELD = "expires_at = now() + make_interval(secs => :ttl), ttl = CAST(:ttl AS float8)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +67,10 @@ class LeaseRepository(Repository[CaptureLease]):
                 ORDER BY l.request_id FOR UPDATE SKIP LOCKED
             )
             UPDATE capture_leases l
-            SET owner = :owner, epoch = l.epoch + 1, expires_at = now() + make_interval(secs => :ttl)
+            SET owner = :owner, epoch = l.epoch + 1, {_HELD}
             FROM taken WHERE l.request_id = taken.request_id
             RETURNING l.request_id, l.epoch
-            """),  # noqa: S608 - _LAPSED is a constant of this module
+            """),  # noqa: S608 - constants of this module
             {"owner": owner, "ttl": ttl, "limit": limit, "running": json.dumps(running), "new_cameras": new_cameras},
         )
         return [Claim(row.request_id, row.epoch, resumed=row.epoch > 1) for row in rows]
@@ -85,10 +88,10 @@ class LeaseRepository(Repository[CaptureLease]):
                 ORDER BY l.request_id LIMIT :limit FOR UPDATE OF l SKIP LOCKED
             )
             UPDATE capture_leases l
-            SET owner = :owner, epoch = l.epoch + 1, expires_at = now() + make_interval(secs => :ttl)
+            SET owner = :owner, epoch = l.epoch + 1, {_HELD}
             FROM taken WHERE l.request_id = taken.request_id
             RETURNING l.request_id, l.epoch
-            """),  # noqa: S608 - _LAPSED is a constant of this module
+            """),  # noqa: S608 - constants of this module
             {"owner": owner, "ttl": ttl, "limit": limit},
         )
         return [Claim(row.request_id, row.epoch, resumed=True) for row in rows]
@@ -100,21 +103,21 @@ class LeaseRepository(Repository[CaptureLease]):
         all others from being renewed. A lease that lapsed and that nobody took is ours again: its epoch says so.
         """
         rows = await self.session.execute(
-            sql("""
+            sql(f"""
             WITH asked AS (
                 SELECT request_id, epoch FROM unnest(CAST(:ids AS uuid[]), CAST(:epochs AS bigint[])) AS c(request_id, epoch)
             ), mine AS (
                 SELECT l.request_id FROM capture_leases l JOIN asked USING (request_id, epoch)
                 WHERE l.owner = :owner ORDER BY l.request_id FOR UPDATE OF l SKIP LOCKED
             ), renewed AS (
-                UPDATE capture_leases l SET expires_at = now() + make_interval(secs => :ttl)
+                UPDATE capture_leases l SET {_HELD}
                 FROM mine WHERE l.request_id = mine.request_id RETURNING l.request_id
             )
             SELECT l.request_id, renewed.request_id IS NOT NULL AS done, r.cancel_requested_at IS NOT NULL AS cancel
             FROM capture_leases l JOIN asked USING (request_id, epoch) JOIN ingestion_requests r ON r.id = l.request_id
             LEFT JOIN renewed ON renewed.request_id = l.request_id
             WHERE l.owner = :owner
-            """),
+            """),  # noqa: S608 - a constant of this module
             {
                 "owner": owner, "ttl": ttl,
                 "ids": [claim.request_id for claim in claims], "epochs": [claim.epoch for claim in claims],

@@ -9,7 +9,13 @@ from models.entities.base import SEALED_PREFIX, Base, Json, SlotRanges
 from models.entities.cameras import CameraConfiguration
 from models.entities.events import Event, EventLog, OutboxPending
 from models.entities.frames import Frame, IntegrityViolation, ObjectKey
-from models.entities.housekeeping import StorageChange, StorageUsage, SweeperState
+from models.entities.housekeeping import (
+    RetentionPolicy,
+    RetentionTally,
+    StorageChange,
+    StorageUsage,
+    SweeperState,
+)
 from models.entities.requests import (
     CaptureEvent,
     CaptureGap,
@@ -41,6 +47,8 @@ __all__ = [
     "Json",
     "ObjectKey",
     "OutboxPending",
+    "RetentionPolicy",
+    "RetentionTally",
     "SlotRanges",
     "StorageChange",
     "StorageUsage",

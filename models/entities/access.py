@@ -79,6 +79,7 @@ class DeletedCamera(Base):
 
     camera_id: Mapped[str] = mapped_column(primary_key=True)
     deleted_at: Mapped[datetime] = created_now()
+    retention_days: Mapped[float | None]  # the camera's: its frames are kept as long as before
 
 
 class Audit(Base):

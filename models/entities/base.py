@@ -15,6 +15,7 @@ Json = dict[str, Any]
 SlotRanges = list[Range[int]]
 SEALED_PREFIX = "enc1:"  # how encrypted texts begin (utils.secret_box)
 PLAIN_URL = f"rtsp_url NOT LIKE '{SEALED_PREFIX}%'"  # rows from before encryption
+LONGEST_LEASE = "300"  # seconds, the most that the settings allow: of rows that an earlier version wrote
 OBJECT_KEY = Text(collation="C")  # object keys sort as the store lists them: byte by byte
 
 

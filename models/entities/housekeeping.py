@@ -1,13 +1,13 @@
-"""How far the sweeper has come, and how much is stored."""
+"""How far the sweeper has come, how long frames are kept, and how much is stored."""
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 
-from sqlalchemy import BigInteger, Boolean, CheckConstraint, Identity, Integer, text
+from sqlalchemy import BigInteger, Boolean, CheckConstraint, Date, Identity, Integer, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from models.entities.base import Base
+from models.entities.base import Base, Json, created_now
 
 
 class SweeperState(Base):
@@ -22,8 +22,41 @@ class SweeperState(Base):
     stopped: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))  # this pass condemns nothing more
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]  # of the last pass that came to its end
+    places: Mapped[Json] = mapped_column(server_default=text("'{}'::jsonb"))  # orphans of the cursor's folder and day
 
     __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
+
+
+class RetentionPolicy(Base):
+    """The one row that says how long frames are kept: every process reads it, whatever its own settings are."""
+
+    __tablename__ = "retention_policy"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    days: Mapped[float | None]  # null: for ever
+    max_bytes: Mapped[int | None] = mapped_column(BigInteger)  # null: no limit
+    max_share_per_day: Mapped[float]
+    set_at: Mapped[datetime] = created_now()
+
+    __table_args__ = (
+        CheckConstraint("id = 1", name="one_row"),
+        CheckConstraint("days > 0 AND max_bytes > 0", name="limits"),  # null passes
+        CheckConstraint("max_share_per_day > 0 AND max_share_per_day <= 1", name="share"),
+    )
+
+
+class RetentionTally(Base):
+    """What retention deletes of a camera in one day (of the database's clock, UTC)."""
+
+    __tablename__ = "retention_tallies"
+
+    camera_id: Mapped[str] = mapped_column(primary_key=True)
+    day: Mapped[date] = mapped_column(Date)
+    frames: Mapped[int] = mapped_column(BigInteger)  # that the camera has had on this day: counted, and deleted
+    deleted: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    capped: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))  # more was to be deleted than may be
+
+    __table_args__ = (CheckConstraint("frames >= 0 AND deleted >= 0", name="counts"),)
 
 
 class StorageUsage(Base):

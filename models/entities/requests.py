@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import BigInteger, CheckConstraint, Computed, ForeignKey, Index, Integer, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from models.entities.base import PLAIN_URL, Base, Json, SlotRanges, created_now, one_of, slot_ranges
+from models.entities.base import LONGEST_LEASE, PLAIN_URL, Base, Json, SlotRanges, created_now, one_of, slot_ranges
 from models.values import CaptureMode, DropReason, IngestionStatus, SourceType
 
 
@@ -106,7 +106,7 @@ class IngestionRequest(Base):
 
 
 class CaptureLease(Base):
-    """Who runs a capture. Lapsed: expires_at is null, in the past, or further ahead than a lease can be."""
+    """Who runs a capture. Lapsed: expires_at is null, in the past, or further ahead than `ttl`, its owner's LEASE_TTL."""
 
     __tablename__ = "capture_leases"
 
@@ -115,9 +115,11 @@ class CaptureLease(Base):
     owner: Mapped[str | None]
     epoch: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     expires_at: Mapped[datetime | None]
+    ttl: Mapped[float] = mapped_column(server_default=text(LONGEST_LEASE))  # seconds
 
     __table_args__ = (
         CheckConstraint("epoch >= 0", name="epoch"),
+        CheckConstraint("ttl > 0", name="ttl"),
         Index(None, "expires_at"),
         Index(None, "owner"),
     )

@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import JSON, BigInteger, Boolean, CheckConstraint, Index, Integer, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from models.entities.base import Base, Json, created_now, one_of
+from models.entities.base import LONGEST_LEASE, Base, Json, created_now, one_of
 from models.values import SessionState
 
 
@@ -32,8 +32,9 @@ class IdempotencyKey(Base):
     run: Mapped[UUID]
     begun: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
     location: Mapped[str | None]
+    lease: Mapped[float] = mapped_column(server_default=text(LONGEST_LEASE))  # seconds: how far expires_at may be ahead
 
-    __table_args__ = (Index(None, "created_at"),)
+    __table_args__ = (CheckConstraint("lease > 0", name="lease"), Index(None, "created_at"))
 
 
 class UploadSession(Base):

@@ -94,7 +94,7 @@ class IdempotencyService:
         for _ in range(TRIES):
             if await uow.keys.insert(name, run, request_id, sealed, self._lease):
                 return Operation(request_id, name, run)
-            row = await uow.keys.locked(name, self._lease, self._ttl)
+            row = await uow.keys.locked(name, self._ttl)
             if row is None:
                 continue  # freed in between
             if row.run == run:
@@ -187,5 +187,5 @@ class IdempotencyService:
         swept = SWEEP_BATCH
         while swept == SWEEP_BATCH:
             async with self._database.one_statement() as uow:
-                swept = await uow.keys.sweep(self._ttl, self._lease, SWEEP_BATCH)
+                swept = await uow.keys.sweep(self._ttl, SWEEP_BATCH)
             IDEMPOTENCY_SWEPT.inc(swept)

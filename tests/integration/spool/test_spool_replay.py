@@ -49,7 +49,7 @@ async def add_capture(db: Database, *, grid_start: datetime | None = GRID, max_f
         await uow.requests.add_capture(row)
         await uow.session.execute(
             text(
-                "UPDATE capture_leases SET owner = 'me', epoch = 1, expires_at = now() + interval '20 s'"
+                "UPDATE capture_leases SET owner = 'me', epoch = 1, expires_at = now() + interval '20 s', ttl = 20"
                 " WHERE request_id = :id"
             ),
             {"id": row.id},

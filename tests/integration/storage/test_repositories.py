@@ -104,7 +104,7 @@ async def take(db: Database, request_id: UUID, owner: str = "me") -> Claim:
     async with db.unit_of_work() as uow:
         epoch = await uow.session.scalar(
             text(
-                "UPDATE capture_leases SET owner = :owner, epoch = epoch + 1, expires_at = now() + interval '20 s'"
+                "UPDATE capture_leases SET owner = :owner, epoch = epoch + 1, expires_at = now() + interval '20 s', ttl = 20"
                 " WHERE request_id = :id RETURNING epoch"
             ),
             {"owner": owner, "id": request_id},
@@ -578,6 +578,45 @@ async def test_a_lease_lapses_by_the_databases_clock(db: Database) -> None:
     assert await claim(db, "c") == []
 
 
+async def test_a_lease_is_as_long_as_its_owner_says(db: Database) -> None:
+    """Processes with another RTSP__LEASE_TTL: a lease is judged by the TTL in its row."""
+    await clear_leases(db)
+    await add_capture(db)
+    cancelled = await add_capture(db, unique())
+
+    async def claim_with(ttl: float) -> list[Claim]:
+        async with db.unit_of_work() as uow:
+            return await uow.leases.claim("other", ttl, 10, {}, 100)
+
+    async def set_ahead(seconds: float) -> None:
+        async with db.unit_of_work() as uow:
+            ahead = text("UPDATE capture_leases SET expires_at = clock_timestamp() + make_interval(secs => :s)")
+            await uow.session.execute(ahead, {"s": seconds})
+
+    mine = await claim(db, "me")
+    assert len(mine) == 2
+    for one in mine:
+        async with db.unit_of_work() as uow:
+            await uow.captures.start(one)
+    async with db.unit_of_work() as uow:
+        await uow.captures.request_cancel(cancelled, cameras=ALL_CAMERAS)
+    short, long = 2, 4 * TTL
+    assert await claim_with(short) == []  # a healthy lease of `TTL`
+    async with db.unit_of_work() as uow:
+        assert await uow.leases.take_cancelled("other", short, 10) == []
+    async with db.one_statement() as uow:
+        assert len((await uow.leases.renew("me", TTL, mine)).ours) == 2
+    assert await claim_with(short) == []
+    await set_ahead(TTL + 2)
+    assert len(await claim_with(long)) == 2  # a clock that was wrong wrote it, however long the reader's own leases are
+    await set_ahead(long - 2)
+    assert await claim(db, "me") == []
+    async with db.unit_of_work() as uow:  # a burst's leases are its owner's from the start
+        row = capture_row(unique())
+        assert await uow.requests.add_group([row], "me", long) == {row.id}
+    assert await claim_with(short) == []
+
+
 async def test_a_lease_renewed_after_a_claim_began_is_not_taken(db: Database) -> None:
     await clear_leases(db)
     request_id = await add_capture(db)
@@ -769,7 +808,7 @@ async def test_cancel_start_and_finish_at_once_do_not_wait_for_a_deadlock(db: Da
         async with db.unit_of_work() as uow:
             await uow.session.execute(
                 text(
-                    "UPDATE capture_leases SET owner = 'me', epoch = 1, expires_at = now() + interval '9 s'"
+                    "UPDATE capture_leases SET owner = 'me', epoch = 1, expires_at = now() + interval '9 s', ttl = 9"
                     " WHERE request_id = :id"
                 ),
                 {"id": request_id},
