@@ -122,14 +122,46 @@ class ApiSettings(Group):
     )
     MAX_JSON_BYTES: int = Field(1_048_576, ge=1024, le=16_777_216, description="Largest JSON body, bytes.")
     BODY_TIMEOUT: float = Field(
-        30, gt=0, le=3600, description="Seconds without a byte of the body after which a request is answered 408."
+        30,
+        gt=0,
+        le=3600,
+        description="Seconds without a byte of its body after which a request is answered 408, and without progress of an "
+        "answer after which the connection of a client that does not read is closed.",
     )
     MIN_BODY_RATE: int = Field(
         4096,
         ge=0,
         le=1_048_576,
-        description="Lowest rate of a body, bytes per second (after the first BODY_TIMEOUT seconds); slower ones are "
-        "answered 408. 0: any rate. Slower links use direct uploads, which can be resumed.",
+        description="Lowest rate of a body and of an answer, bytes per second: BODY_TIMEOUT seconds are to spare, waiting "
+        "uses them up, this many bytes earn a second back. A slower body is answered 408. 0: any rate. Slower links use "
+        "direct uploads, which can be resumed.",
+    )
+    MAX_BODY_TIME: float = Field(
+        1800,
+        gt=0,
+        le=86_400,
+        description="Seconds that a request's body may take in all, at most: it has BODY_TIMEOUT and its size by "
+        "MIN_BODY_RATE; then 408.",
+    )
+    MAX_JSON_IN_FLIGHT: int = Field(
+        67_108_864,
+        ge=1_048_576,
+        le=17_179_869_184,
+        description="Bytes of JSON bodies in memory at once, as they arrive; more are answered 503 `overloaded`.",
+    )
+    MAX_UNREAD: int = Field(
+        134_217_728,
+        ge=1_048_576,
+        le=17_179_869_184,
+        description="Bytes of answers that wait in memory for their clients to read; beyond, the connections that have "
+        "waited longest are closed.",
+    )
+    MAX_CONNECTIONS: int = Field(
+        1200,
+        ge=8,
+        le=100_000,
+        description="Connections at once (fewer where the process may open fewer files). For another one the connection "
+        "that has been idle longest is closed; while all are busy, it is answered 503 `overloaded`.",
     )
     MAX_CONCURRENT_REQUESTS: int = Field(
         1000, ge=1, le=100_000, description="Requests served at once; more are answered 503 `overloaded`."
@@ -325,8 +357,8 @@ class UploadSettings(Group):
         1_073_741_824,
         ge=1_048_576,
         le=1_099_511_627_776,
-        description="Bytes of uploads received or stored at once; more are answered 503 `overloaded` before their body is "
-        "read. A single upload is always accepted.",
+        description="Bytes of uploads received or stored at once, as they arrive; more are answered 503 `overloaded`, "
+        "before their body is read where its length shows it. A single upload is always accepted.",
     )
     DIRECT_MAX_FILE_SIZE: int = Field(
         268_435_456, ge=1024, le=5_368_709_120, description="Largest file of a direct upload (upload session), bytes."

@@ -1,9 +1,8 @@
-"""How the application is served: the listening socket, uvicorn with bounded heads, and the stop."""
+"""How the application is served: the listening socket, uvicorn with bounds on its connections, and the stop."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import socket
@@ -12,90 +11,26 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from api.http.connections import CHECK_INTERVAL, KEPT_FILES, SPARE, Connections, most_connections
+from api.http.pace import answer_pace
+from api.http.protocol import KEEP_ALIVE, BoundedProtocol
 from api.http.state import AppState
 from config import Settings
-from utils.ids import new_id
-from utils.logger import get_logger
+from utils.logger import Throttle, get_logger
 from utils.memory import few_arenas
 
 log = get_logger(__name__)
 
-MAX_HEAD_BYTES = 65_536
-HEAD_TIMEOUT = 30.0  # seconds from connecting, or from the first byte, to the end of the headers
-KEEP_ALIVE = 65  # seconds; longer than usual proxies and clients keep theirs, so that they close first
+_LOG_INTERVAL = 60.0  # seconds between two log lines about connections that were closed for one reason
 _REPEATED_SIGNAL = 0.5  # seconds; supervisors signal the group and then the process: that is one wish, not two
 _STOP_GRACE = 5.0  # seconds beyond API__SHUTDOWN_TIMEOUT after which the process leaves whatever hangs
-
-
-class BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's own parser has no limit on the size of a request's head, nor on the time it takes to come."""
-
-    _head_bytes = 0
-    _in_head = True
-    _head_timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._start_head()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._end_head()
-        super().connection_lost(exc)
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._start_head()
-
-    def on_headers_complete(self) -> None:
-        self._end_head()
-        super().on_headers_complete()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self._in_head and self.parser is not None:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self.send_400_response("The request's headers are larger than this service takes.")
-
-    def send_400_response(self, msg: str) -> None:
-        """A problem, as every other error: the application never sees such a request."""
-        self._end_head()
-        request_id = str(new_id())
-        log.warning("bad_http", request_id=request_id)
-        body = json.dumps(
-            {
-                "type": "about:blank", "title": "Malformed request", "status": 400, "code": "malformed_request",
-                "detail": msg, "instance": "", "trace_id": request_id, "retryable": False, "errors": [],
-            }
-        ).encode()  # fmt: skip
-        head = (
-            "HTTP/1.1 400 Bad Request\r\nContent-Type: application/problem+json\r\n"
-            f"Content-Length: {len(body)}\r\nX-Request-ID: {request_id}\r\nConnection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode() + body)
-        self.transport.close()
-
-    def _start_head(self) -> None:
-        self._end_head()
-        self._in_head, self._head_bytes = True, 0
-        self._head_timer = asyncio.get_running_loop().call_later(HEAD_TIMEOUT, self._head_too_slow)
-
-    def _end_head(self) -> None:
-        self._in_head = False
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def _head_too_slow(self) -> None:
-        if not self.transport.is_closing():
-            self.transport.close()
 
 
 class _Server(uvicorn.Server):
@@ -152,7 +87,28 @@ class _Stop:
         os._exit(1)
 
 
-async def _serve(app: FastAPI, config: uvicorn.Config, listener: socket.socket) -> None:
+def _open_files(wanted: int) -> int:
+    """As many as this process may open: `wanted`, where its hard limit allows that."""
+    if sys.platform == "win32":
+        return wanted
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return wanted
+    raised = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+    return raised
+
+
+async def _watch(connections: Connections) -> None:
+    clock = asyncio.get_running_loop().time
+    while True:
+        await asyncio.sleep(CHECK_INTERVAL)
+        connections.check(clock())
+
+
+async def _serve(app: FastAPI, config: uvicorn.Config, listener: socket.socket, connections: Connections) -> None:
     state: AppState = app.state.trackshift
     server = _Server(config)
     stop: Any = _Stop(server, state, asyncio.get_running_loop())
@@ -163,16 +119,23 @@ async def _serve(app: FastAPI, config: uvicorn.Config, listener: socket.socket) 
         listener.listen(config.backlog)  # a client that waits for the line below can connect
         host, port = listener.getsockname()[:2]
         log.info("listening", host=host, port=port, url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
-        await server.serve(sockets=[listener])
+        watch = asyncio.create_task(_watch(connections))
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            watch.cancel()
     log.info("stopped")
 
 
 def serve(app: FastAPI, settings: Settings, listener: socket.socket) -> None:
     """Serves until a signal. Raises what the start raises."""
     few_arenas()
+    api = settings.API
+    files = _open_files(api.MAX_CONNECTIONS + SPARE + KEPT_FILES)
+    connections = Connections(most_connections(api.MAX_CONNECTIONS, files), api.MAX_UNREAD, answer_pace(api))
     config = uvicorn.Config(
         app,
-        http=BoundedProtocol,
+        http=partial(BoundedProtocol, connections, Throttle(_LOG_INTERVAL, time.monotonic)),  # type: ignore[arg-type]
         ws="none",
         lifespan="off",
         log_config=None,
@@ -181,7 +144,7 @@ def serve(app: FastAPI, settings: Settings, listener: socket.socket) -> None:
         proxy_headers=False,  # uvicorn would trust every client on loopback; API__TRUSTED_PROXIES names those to trust
         timeout_keep_alive=KEEP_ALIVE,
         # Half for requests under way, the rest for captures and the embedded parts.
-        timeout_graceful_shutdown=max(1, int(settings.API.SHUTDOWN_TIMEOUT / 2)),
+        timeout_graceful_shutdown=max(1, int(api.SHUTDOWN_TIMEOUT / 2)),
     )
     with asyncio.Runner(debug=settings.DEBUG, loop_factory=config.get_loop_factory()) as runner:
-        runner.run(_serve(app, config, listener))
+        runner.run(_serve(app, config, listener, connections))

@@ -11,7 +11,6 @@ from api.endpoints.requests import status_location
 from api.http import examples
 from api.http.access.check import WhoDep, allow_camera, count_bytes, share
 from api.http.access.rules import needs
-from api.http.admission import STEP
 from api.http.body import check_encoding, content_length
 from api.http.dependencies import ServicesDep, StateDep
 from api.http.idempotency import begin, form_fingerprint, kept_answer
@@ -89,14 +88,14 @@ async def upload_images(
     bounds = state.settings.UPLOAD
     with (
         share(request, "uploads", bounds.MAX_CONCURRENT),
-        share(request, "upload bytes", bounds.MAX_BYTES_IN_FLIGHT, declared or STEP),
-        state.uploads.admit(declared) as admitted,
+        share(request, "upload bytes", bounds.MAX_BYTES_IN_FLIGHT, 0) as bytes_share,
+        state.uploads.admit(bytes_share, declared or 0) as held,
     ):
         boundary = boundary_of(request.headers.get("content-type", ""))
         check_encoding(request)
         if declared is not None and declared > body_limit(state.settings):
             raise PayloadTooLarge("The body is larger than UPLOAD__MAX_BATCH_SIZE files of UPLOAD__MAX_FILE_SIZE.")
-        async with receive_form(request, boundary, state, admitted) as form:
+        async with receive_form(request, boundary, state, held, declared) as form:
             allow_camera(who, form.fields.camera_id)
             if declared is None:
                 count_bytes(request, sum(file.size for file in form.files))

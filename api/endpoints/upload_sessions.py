@@ -124,9 +124,10 @@ async def complete_upload_session(
         await direct.check_store()
         with (
             share(request, "uploads", state.settings.UPLOAD.MAX_CONCURRENT),
-            share(request, "upload bytes", state.settings.UPLOAD.MAX_BYTES_IN_FLIGHT, known.size_bytes),
-            state.uploads.admit(known.size_bytes),
+            share(request, "upload bytes", state.settings.UPLOAD.MAX_BYTES_IN_FLIGHT, 0) as bytes_share,
+            state.uploads.admit(bytes_share, known.size_bytes) as held,
         ):
+            held.cover(known.size_bytes)  # it has arrived; how fast it is read is the store's affair
             async with local_file(state, known.size_bytes, known.filename, known.content_type) as file:
                 request_id = await direct.complete(session_id, etags, file, who)
     response.headers["Location"] = status_location(request_id)

@@ -1,62 +1,101 @@
-"""Limits the uploads that are received at the same time, by number and by bytes. Refuses before the body is read."""
+"""Limits the bodies that are in hand at the same time: bytes as they arrive, never as they are announced, and uploads by
+number. All of it belongs to the event loop."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
-from config import UploadSettings
+from prometheus_client import Gauge
+
+from config import ApiSettings, UploadSettings
+from services.access.limits import Holding
 from utils.exceptions import Overloaded
 from utils.metrics import UPLOAD_BYTES, UPLOADS_IN_FLIGHT, UPLOADS_REFUSED
 
-STEP = 1_048_576  # bytes that a body of unknown length takes at a time
+_Kind = Literal["json", "upload"]
 
 
-class Admitted:
-    """One upload's share of UPLOAD__MAX_BYTES_IN_FLIGHT."""
+class Held:
+    """The bytes of one body that are in hand."""
 
-    def __init__(self, gate: UploadGate) -> None:
-        self._gate = gate
-        self.held = 0  # bytes
+    def __init__(self, budget: ByteBudget, share: Holding) -> None:
+        self._budget, self._share = budget, share
+        self.bytes = 0
 
     def cover(self, size: int) -> None:
-        """Raises the share to at least `size` bytes, in steps of STEP. Raises Overloaded."""
-        if size > self.held:
-            self._gate.take(self, max(size - self.held, STEP if self.held else 0))
+        """`size` bytes of the body are here. Raises Overloaded, and RateLimited for a caller that holds its share."""
+        more = size - self.bytes
+        if more > 0:
+            self._share.grow(more)
+            self._budget.take(self, more)
+
+
+class ByteBudget:
+    """What all bodies of a kind may hold together."""
+
+    def __init__(self, kind: _Kind, most: int, setting: str, gauge: Gauge | None = None) -> None:
+        self._kind, self._most, self._setting, self._gauge = kind, most, setting, gauge
+        self.total = 0
+
+    @contextmanager
+    def hold(self, share: Holding) -> Iterator[Held]:
+        """Nothing at first; what `cover` has taken is given back at the end."""
+        held = Held(self, share)
+        try:
+            yield held
+        finally:
+            self._add(held, -held.bytes)
+
+    def check(self, size: int) -> None:
+        """Refuses a body of `size` bytes, before it is read, that cannot fit beside what is here. Raises Overloaded."""
+        if self.total and self.total + size > self._most:
+            raise self._full()
+
+    def take(self, held: Held, more: int) -> None:
+        """Raises Overloaded, never for the only body: its size has its own limit."""
+        if self.total > held.bytes and self.total + more > self._most:
+            raise self._full()
+        self._add(held, more)
+
+    def _add(self, held: Held, more: int) -> None:
+        held.bytes += more
+        self.total += more
+        if self._gauge is not None:
+            self._gauge.set(self.total)
+
+    def _full(self) -> Overloaded:
+        if self._kind == "upload":
+            UPLOADS_REFUSED.labels(reason="bytes").inc()
+        return Overloaded(f"{self._setting} bytes of bodies are in hand already. Try again.", retry_after=2)
+
+
+def json_budget(api: ApiSettings) -> ByteBudget:
+    """The JSON bodies of requests that are being served, in memory."""
+    return ByteBudget("json", api.MAX_JSON_IN_FLIGHT, "API__MAX_JSON_IN_FLIGHT")
 
 
 class UploadGate:
-    """Belongs to the event loop."""
+    """Places for uploads, and their bytes."""
 
     def __init__(self, settings: UploadSettings) -> None:
         self._most = settings.MAX_CONCURRENT
-        self._most_bytes = settings.MAX_BYTES_IN_FLIGHT
+        self.bytes = ByteBudget("upload", settings.MAX_BYTES_IN_FLIGHT, "UPLOAD__MAX_BYTES_IN_FLIGHT", UPLOAD_BYTES)
         self.uploads = 0
-        self.bytes = 0
 
     @contextmanager
-    def admit(self, declared: int | None) -> Iterator[Admitted]:
-        """Holds a place and the declared bytes until the block ends; None: they are held on arrival. Raises Overloaded."""
+    def admit(self, share: Holding, declared: int = 0) -> Iterator[Held]:
+        """A place until the block ends. `declared` bytes must fit beside those that are here. Raises Overloaded."""
         if self.uploads >= self._most:
             UPLOADS_REFUSED.labels(reason="uploads").inc()
             raise Overloaded("UPLOAD__MAX_CONCURRENT uploads are being received already. Try again.")
-        share = Admitted(self)
-        self.take(share, declared if declared is not None else STEP)
+        self.bytes.check(declared)
         self.uploads += 1
         UPLOADS_IN_FLIGHT.inc()
         try:
-            yield share
+            with self.bytes.hold(share) as held:
+                yield held
         finally:
             self.uploads -= 1
-            self.bytes -= share.held
             UPLOADS_IN_FLIGHT.dec()
-            UPLOAD_BYTES.set(self.bytes)
-
-    def take(self, share: Admitted, size: int) -> None:
-        """Adds `size` bytes to a share. Raises Overloaded, never for the only upload: its size has its own limit."""
-        if self.bytes > share.held and self.bytes + size > self._most_bytes:
-            UPLOADS_REFUSED.labels(reason="bytes").inc()
-            raise Overloaded("UPLOAD__MAX_BYTES_IN_FLIGHT bytes of uploads are in hand already. Try again.", retry_after=2)
-        self.bytes += size
-        share.held += size
-        UPLOAD_BYTES.set(self.bytes)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+import time
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
+from api.http.admission import Held
+from api.http.pace import Pace, Progress, request_pace
 from api.http.strict_json import loads
 from config import ApiSettings
 from utils.exceptions import MalformedRequest, PayloadTooLarge, RequestTimeout, UnsupportedMediaType
 
-_PARSE_IN_THREAD = 65_536  # bytes; smaller ones parse faster than a thread is reached
+_PARSE_IN_THREAD = 16_384  # bytes; smaller ones hold the event loop for two milliseconds at most
 
 
 def content_length(request: Request) -> int | None:
@@ -36,43 +38,25 @@ def check_encoding(request: Request) -> None:
         raise UnsupportedMediaType("Content-Encoding is not supported: send the body as it is.")
 
 
-@dataclass(frozen=True, slots=True)
-class BodyDeadline:
-    """How slowly a body may arrive.
+async def chunks(
+    request: Request, pace: Pace, limit: int, held: Held, *, clock: Callable[[], float] = time.monotonic
+) -> AsyncIterator[bytes]:
+    """The body as it arrives, its bytes counted in `held`. Raises RequestTimeout when it falls behind its `pace`,
+    PayloadTooLarge past `limit` bytes, ClientDisconnect when the client goes away, and what `held` raises.
 
-    No pause may be longer than `silence` seconds. After the first `silence` seconds of waiting, the average rate must be
-    at least `rate` bytes a second (0: any); only the time spent waiting for the client counts.
+    What this side does between two pieces takes none of the client's time.
     """
-
-    silence: float
-    rate: int
-
-    def seconds_left(self, seen: int, waited: float) -> float:
-        """Seconds to wait for the next bytes, after `seen` bytes in `waited` seconds."""
-        if not self.rate:
-            return self.silence
-        return min(self.silence, self.silence + seen / self.rate - waited)
-
-
-def body_deadline(settings: ApiSettings) -> BodyDeadline:
-    """The deadline that API__BODY_TIMEOUT and API__MIN_BODY_RATE set."""
-    return BodyDeadline(settings.BODY_TIMEOUT, settings.MIN_BODY_RATE)
-
-
-async def chunks(request: Request, deadline: BodyDeadline, limit: int) -> AsyncIterator[bytes]:
-    """The body as it arrives. Raises RequestTimeout when it misses the `deadline`, PayloadTooLarge past
-    `limit` bytes, ClientDisconnect when the client goes away."""
-    clock = asyncio.get_running_loop().time
-    seen, waited, more = 0, 0.0, True
+    seen, more, progress = 0, True, Progress(pace)
     while more:
+        if progress.seconds_left <= 0:
+            raise RequestTimeout
         began = clock()
         try:
-            # Zero or less still takes what is there already: what our own disk delayed is not the client's fault.
-            async with asyncio.timeout(max(0.001, deadline.seconds_left(seen, waited))):
+            async with asyncio.timeout(progress.seconds_left):
                 message = await request.receive()
         except TimeoutError:
             raise RequestTimeout from None
-        waited += clock() - began
+        progress.waited(clock() - began)
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         data: bytes = message.get("body", b"")
@@ -80,6 +64,8 @@ async def chunks(request: Request, deadline: BodyDeadline, limit: int) -> AsyncI
         seen += len(data)
         if seen > limit:
             raise PayloadTooLarge
+        progress.moved(len(data))
+        held.cover(seen)
         if data:
             yield data
 
@@ -97,15 +83,16 @@ def _check_json_type(request: Request) -> None:
         raise UnsupportedMediaType("Send the body as application/json in UTF-8.")
 
 
-async def read_json(request: Request, deadline: BodyDeadline, limit: int) -> tuple[bytes, Any]:
-    """The raw body and its value; (b"", None) when there is none."""
+async def read_json(request: Request, api: ApiSettings, limit: int, held: Held) -> tuple[bytes, Any]:
+    """The raw body and its value; (b"", None) when there is none. `limit`: bytes."""
     check_encoding(request)
     declared = content_length(request)
     if "content-type" in request.headers and declared != 0:
         _check_json_type(request)
     if declared is not None and declared > limit:
-        raise PayloadTooLarge("The body is larger than API__MAX_JSON_BYTES.")
-    parts = [data async for data in chunks(request, deadline, limit)]
+        raise PayloadTooLarge(f"The body is larger than {limit} bytes.")
+    pace = request_pace(api, limit if declared is None else declared)
+    parts = [data async for data in chunks(request, pace, limit, held)]
     raw = b"".join(parts)
     if not raw:
         return b"", None

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from api.http.admission import Admitted
-from api.http.body import body_deadline, chunks
+from api.http.admission import Held
+from api.http.body import chunks
 from api.http.multipart import FormReader
+from api.http.pace import request_pace
 from api.http.state import AppState
 from api.http.upload_folder import StagedFile, UploadFolder
 from config import Settings
@@ -36,21 +37,21 @@ def body_limit(settings: Settings) -> int:
 
 @asynccontextmanager
 async def receive_form(
-    request: Request, boundary: bytes, state: AppState, share: Admitted
+    request: Request, boundary: bytes, state: AppState, held: Held, declared: int | None
 ) -> AsyncIterator[ReceivedForm]:
     """Receives the whole body and yields the form; the files are removed at the end in every case.
 
-    Raises Overloaded when a body of unknown length goes past UPLOAD__MAX_BYTES_IN_FLIGHT.
+    `declared`: the Content-Length. Raises Overloaded, and RateLimited for a caller that holds its share, when the bytes
+    that have come go past UPLOAD__MAX_BYTES_IN_FLIGHT; RequestTimeout.
     """
     settings, pool = state.settings, state.upload_pool
     folder = UploadFolder(state.temp, settings.UPLOAD.DISK_RESERVE)
     reader = FormReader(boundary, settings)
-    seen = 0
+    limit = body_limit(settings)
+    pace = request_pace(settings.API, limit if declared is None else declared)
     try:
-        await pool.run(folder.create, share.held)
-        async for data in chunks(request, body_deadline(settings.API), body_limit(settings)):
-            seen += len(data)
-            share.cover(seen)
+        await pool.run(folder.create, declared or 0)
+        async for data in chunks(request, pace, limit, held):
             reader.feed(data)
             if reader.waiting >= _FLUSH_BYTES:
                 await pool.run(folder.apply, reader.take())

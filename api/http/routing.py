@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl
 
@@ -16,16 +17,17 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import Scope
 
-from api.http.access.check import authorize, principal
+from api.http.access.check import authorize, principal, share
 from api.http.access.rules import Rule, UndeclaredAccess, rule_of
 from api.http.access.shown import shown
-from api.http.body import body_deadline, read_json
+from api.http.body import read_json
 from api.http.idempotency import check_key, serve, takes_key
 from api.http.state import app_state
 from api.http.validation import MAX_ERRORS, invalid_fields
 from utils.exceptions import FieldError, MalformedRequest
 
 MAX_QUERY_FIELDS = 100
+PUBLIC_JSON_BYTES = 32_768  # from callers that nobody has judged yet: a credential is the most that they send
 _NAME = re.compile(r"^[A-Za-z0-9_.\-\[\]]{1,64}$")
 
 
@@ -95,12 +97,15 @@ class StrictRoute(APIRoute):
             if keyed:
                 check_key(request)
             body: tuple[bytes, Any] | None = None if reads_itself else (b"", None)
-            if takes_json:
-                api = state.settings.API
-                body = await read_json(request, body_deadline(api), api.MAX_JSON_BYTES)
-                # The cache of Request.body() and .json(), which FastAPI calls.
-                request._body, request._json = body
-            response = await (serve(request, handler, body) if keyed else handler(request))
+            with ExitStack() as in_hand:  # the body is in memory until the answer is made
+                if takes_json:
+                    api = state.settings.API
+                    limit = min(api.MAX_JSON_BYTES, PUBLIC_JSON_BYTES) if rule.public else api.MAX_JSON_BYTES
+                    own = in_hand.enter_context(share(request, "JSON bytes", api.MAX_JSON_IN_FLIGHT, 0))
+                    body = await read_json(request, api, limit, in_hand.enter_context(state.json.hold(own)))
+                    # The cache of Request.body() and .json(), which FastAPI calls.
+                    request._body, request._json = body
+                response = await (serve(request, handler, body) if keyed else handler(request))
             return response if rule.public else shown(response, principal(request))
 
         return strict

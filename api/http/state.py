@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 from starlette.requests import Request
 
-from api.http.admission import UploadGate
+from api.http.admission import ByteBudget, UploadGate, json_budget
 from config import Settings
 from utils.exceptions import Overloaded, ShuttingDown
 from utils.pool import WorkerPool
@@ -48,10 +48,12 @@ class AppState:
     in_flight: int = 0
     upload_pool: WorkerPool = field(default_factory=lambda: WorkerPool("upload_io", UPLOAD_IO_THREADS))
     uploads: UploadGate = field(init=False)
+    json: ByteBudget = field(init=False)
     temp: TempRoot = field(init=False)
 
     def __post_init__(self) -> None:
         self.uploads = UploadGate(self.settings.UPLOAD)
+        self.json = json_budget(self.settings.API)
         self.temp = TempRoot(self.settings.temp_dir)
 
     def admit(self, path: str) -> None:

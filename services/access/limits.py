@@ -82,6 +82,21 @@ class RateLimits:
         return quota
 
 
+class Holding:
+    """What one caller's request holds of a bound."""
+
+    def __init__(self, shares: Shares, key: tuple[str, str], bound: int) -> None:
+        self._shares, self._key, self._bound = shares, key, bound
+        self.amount = 0
+
+    def grow(self, more: int) -> None:
+        """Raises RateLimited when the caller's requests together would hold more than its share; one that holds alone may
+        grow past it: its size has its own limit."""
+        self._shares.check(self._key, self._bound, self.amount, more)
+        self.amount += more
+        self._shares.add(self._key, more)
+
+
 class Shares:
     """How much of each bound one principal holds. `share`: the part that it may; at 1 only the bound itself refuses."""
 
@@ -94,15 +109,26 @@ class Shares:
         return max(1, int(bound * self._share))
 
     @contextmanager
-    def hold(self, what: str, owner: str, bound: int, *, amount: int = 1) -> Iterator[None]:
-        """`amount` of `bound` until the block ends. One that is alone is always taken. Raises RateLimited."""
-        key = (what, owner)
-        if self._share < 1 and self._held[key] and self._held[key] + amount > self.most(bound):
-            raise RateLimited(f"This caller holds its share (LIMITS__SHARE) of {what} already.", retry_after=2)
-        self._held[key] += amount
+    def hold(self, what: str, owner: str, bound: int, *, amount: int = 1) -> Iterator[Holding]:
+        """`amount` of `bound`, and what it grows to, until the block ends. Raises RateLimited."""
+        holding = Holding(self, (what, owner), bound)
+        holding.grow(amount)
         try:
-            yield
+            yield holding
         finally:
-            self._held[key] -= amount
-            if self._held[key] <= 0:
-                del self._held[key]
+            self.add((what, owner), -holding.amount)
+
+    def check(self, key: tuple[str, str], bound: int, own: int, more: int) -> None:
+        """Raises RateLimited when the other requests of this caller hold some, and `more` goes beyond its share."""
+        held = self._held.get(key, 0)
+        if self._share < 1 and held > own and held + more > self.most(bound):
+            raise RateLimited(f"This caller holds its share (LIMITS__SHARE) of {key[0]} already.", retry_after=2)
+
+    def add(self, key: tuple[str, str], amount: int) -> None:
+        """Counts without asking; nothing is kept of a caller that holds nothing."""
+        self._held[key] += amount
+        if self._held[key] <= 0:
+            del self._held[key]
+
+
+UNSHARED = Shares(1.0)  # while no services run, and where nobody is told apart

@@ -15,6 +15,7 @@ from api.http.access.cookie import cookie_of, csrf_holds
 from api.http.access.rules import Rule
 from api.http.state import app_state
 from models.access import ACTOR, ANONYMOUS, Actor, Principal
+from services.access.limits import UNSHARED, Holding
 from utils.exceptions import CsrfFailed, Forbidden, RateLimited, ShuttingDown, Unauthorized
 from utils.ids import new_id
 
@@ -156,14 +157,14 @@ def credential_ended() -> Unauthorized:
 
 
 @contextmanager
-def share(request: Request, what: str, bound: int, amount: int = 1) -> Iterator[None]:
-    """`amount` of `bound`, of which a principal may hold its share (LIMITS__SHARE). Raises RateLimited."""
+def share(request: Request, what: str, bound: int, amount: int = 1) -> Iterator[Holding]:
+    """`amount` of `bound`, and what it grows to; a principal (else an address) may hold its share (LIMITS__SHARE). Raises
+    RateLimited."""
     services = app_state(request).services
-    if services is None or services.access is None:
-        yield
-        return
-    with services.access.shares.hold(what, principal(request).owner, bound, amount=amount):
-        yield
+    shares = UNSHARED if services is None or services.access is None else services.access.shares
+    who = request.scope.get(_PRINCIPAL, ANONYMOUS)
+    with shares.hold(what, caller_name(who, request.scope[_ADDRESS]), bound, amount=amount) as holding:
+        yield holding
 
 
 async def get_principal(request: Request) -> Principal:

@@ -107,41 +107,72 @@ async def small(
         yield found
 
 
+@asynccontextmanager
+async def holding(service: Service, client: httpx.AsyncClient, size: int) -> AsyncIterator[Peer]:
+    """An upload that has sent `size` bytes and goes on, slowly enough never to end here."""
+    peer = Peer(service, head(service, size + 5 * MIB))
+    before = (await in_hand(client))[1]
+    body = form("cam", b"x" * size)[:size]
+    await asyncio.to_thread(peer.socket.sendall, body)
+
+    async def here() -> bool:
+        return (await in_hand(client))[1] >= before + size
+
+    async def more() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                await asyncio.to_thread(peer.socket.sendall, b"x" * 5000)
+                await asyncio.sleep(0.1)
+
+    feeding = asyncio.create_task(more())
+    try:
+        await until(here, f"{size} bytes in hand")
+        yield peer
+    finally:
+        feeding.cancel()
+        await asyncio.gather(feeding, return_exceptions=True)
+        peer.close()
+
+
+async def test_slow_clients_keep_nobody_out(small: tuple[Service, httpx.AsyncClient]) -> None:
+    """What they announce counts for nothing; what they send too slowly ends."""
+    service, client = small
+    slow = [Peer(service, head(service, 9 * MIB) + b"--B") for _ in range(3)]
+    assert await until_in_hand(client, 3) == 9
+    assert (await upload(client, unique(), jpeg())).status_code == 201
+    assert (await upload(client, unique(), jpeg() + b"\0" * 8 * MIB)).status_code in (201, 422)
+    for peer in slow:
+        assert await peer.answer() == "HTTP/1.1 408 Request Timeout"
+        peer.close()
+    assert await until_in_hand(client, 0) == 0
+
+
 async def test_bytes_in_flight_are_bounded_before_the_body_is_read(small: tuple[Service, httpx.AsyncClient]) -> None:
     service, client = small
-    async with asyncio.timeout(30):
-        first = Peer(service, head(service, 9 * MIB))  # its body does not come: it is 408 after a second
-        assert await until_in_hand(client, 1) == 9 * MIB
+    async with asyncio.timeout(30), holding(service, client, 9 * MIB):
         waits = Peer(service, head(service, 2 * MIB, "Expect: 100-continue"))
         assert await waits.answer() == "HTTP/1.1 503 Service Unavailable"  # and no 100 before
+        waits.close()
         refused = await client.post(PATH, content=b"x" * 2 * MIB, headers=FORM)
         assert (refused.status_code, refused.json()["code"], refused.headers["retry-after"]) == (503, "overloaded", "2")
         assert (await upload(client, unique(), jpeg())).status_code == 201  # what fits is taken
-        grows = Peer(service, head(service, None))
-        assert await until_in_hand(client, 2) == 10 * MIB  # a chunked body holds a MiB, more as it comes
-        assert await grows.answer() == "HTTP/1.1 408 Request Timeout"
-        assert await first.answer() == "HTTP/1.1 408 Request Timeout"
-        assert await until_in_hand(client, 0) == 0
-        for peer in (first, waits, grows):
-            peer.close()
+    assert await until_in_hand(client, 0) == 0
     # One that is larger than the bound is taken when it is alone, or it never would be.
     picture = jpeg() + b"\0" * 11 * MIB
     assert (await upload(client, unique(), picture)).status_code in (201, 422)
 
 
-async def test_a_chunked_body_grows_within_the_bound(small: tuple[Service, httpx.AsyncClient]) -> None:
+async def test_a_body_grows_within_the_bound(small: tuple[Service, httpx.AsyncClient]) -> None:
     service, client = small
-    held = Peer(service, head(service, 8 * MIB))
-    await until_in_hand(client, 1)
-    grows = Peer(service, head(service, None))
-    part = form("cam", b"x" * 3 * MIB)
-    with contextlib.suppress(OSError):
-        for at in range(0, len(part), 65_536):
-            piece = part[at : at + 65_536]
-            grows.socket.sendall(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
-    assert await grows.answer() == "HTTP/1.1 503 Service Unavailable"
-    held.close()
-    grows.close()
+    async with holding(service, client, 8 * MIB):
+        grows = Peer(service, head(service, None))
+        part = form("cam", b"x" * 3 * MIB)
+        with contextlib.suppress(OSError):
+            for at in range(0, len(part), 65_536):
+                piece = part[at : at + 65_536]
+                await asyncio.to_thread(grows.socket.sendall, f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+        assert await grows.answer() == "HTTP/1.1 503 Service Unavailable"
+        grows.close()
     assert await until_in_hand(client, 0) == 0
     assert folders(service) == []
 

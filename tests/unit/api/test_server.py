@@ -1,4 +1,4 @@
-"""The served process: start-up errors, signals, early refusals, bounded heads. Services are fakes."""
+"""The served process: start-up errors, signals, early refusals, what connections may leave open. Services are fakes."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = """
-import sys
+import json, sys
 sys.path.insert(0, {root!r})
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from main import create_app
+from api.http import protocol
 from api.server import bind, serve
 from config import Settings
 from tests.unit.api.support import FakeDirect, FakeHealth, FakeOrchestrator, FakeQueries
@@ -36,19 +39,27 @@ async def fakes(settings):
     )
     print("closed", flush=True)
 
-settings = Settings(_env_file=None, DATA_DIR=sys.argv[1], API={{"PORT": 0, "SHUTDOWN_TIMEOUT": 4}}, LOG={{"LEVEL": "INFO"}})
+given = json.loads(sys.argv[2])
+for name, value in given.pop("constants", {{}}).items():
+    setattr(protocol, name, value)
+settings = Settings(
+    _env_file=None, DATA_DIR=sys.argv[1], API={{"PORT": 0, "SHUTDOWN_TIMEOUT": 4, **given}}, LOG={{"LEVEL": "INFO"}}
+)
 configure_logging()
 serve(create_app(settings, open_services=fakes), settings, bind("127.0.0.1", 0))
 """
 
 
 class Served:
-    def __init__(self, folder: Path) -> None:
+    """`settings`: of the group API; `constants`: of api.http.protocol."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
         script = folder / "serve.py"
         script.write_text(SCRIPT.format(root=str(ROOT)))
         self.process = subprocess.Popen(
-            [sys.executable, str(script), str(folder)], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+            [sys.executable, str(script), str(folder), json.dumps(settings)],
+            cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
         assert self.process.stderr
         for line in self.process.stderr:
             entry: dict[str, Any] = json.loads(line)
@@ -143,6 +154,142 @@ def test_heads_are_bounded_and_answered_with_a_problem(served: Served) -> None:
     answer = served.ask(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert b'"alive"' in answer
     assert b"server:" not in answer.lower()
+
+
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Short of patience, and of room: eight connections."""
+    server = Served(
+        tmp_path_factory.mktemp("strict"), BODY_TIMEOUT=1, MAX_CONNECTIONS=8,
+        constants={"HEAD_TIMEOUT": 1.0, "REST_TIMEOUT": 1.0, "TOLD_TIMEOUT": 1.0},
+    )  # fmt: skip
+    yield server
+    server.process.kill()
+    server.process.communicate()
+
+
+LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+POST = b"POST /api/v1/ingest/rtsp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n%s\r\n"
+CHUNKED = POST % b"Transfer-Encoding: chunked\r\n"
+CAPTURE = b'{"camera_id": "c", "rtsp_url": "rtsp://127.0.0.1/x"}'
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+def pour(connection: socket.socket, *pieces: bytes) -> bytes:
+    """Sends until all is sent or the other side has had enough; what it answers."""
+    try:
+        for piece in pieces:
+            connection.sendall(piece)
+    except OSError:
+        pass
+    return read_all(connection)
+
+
+def closed_within(connection: socket.socket, seconds: float) -> bool:
+    """Whether the other side ends the connection by then; what it sends is read and thrown away."""
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        connection.settimeout(left)
+        try:
+            if not connection.recv(1_048_576):
+                return True
+        except TimeoutError:
+            return False
+        except OSError:
+            return True
+    return False
+
+
+def test_trailers_are_bounded_and_no_headers(strict: Served) -> None:
+    body = chunk(CAPTURE) + b"0\r\n"
+    with strict.connect() as few:
+        assert pour(few, CHUNKED, body, b"X-Request-ID: trailing\r\nPrefer: wait=50\r\n\r\n").startswith(b"HTTP/1.1 202")
+    for trailers in (b"X: " + b"x" * 2_000_000, b"X: xxxxxxxxxxxxx\r\n" * 100_000):
+        with strict.connect() as many:
+            answer = pour(many, CHUNKED, body, trailers)
+            assert not answer or answer.startswith(b"HTTP/1.1 400")  # a reset may overtake the answer
+            assert closed_within(many, 5)
+    assert strict.ask(LIVE).startswith(b"HTTP/1.1 200")
+
+
+def test_chunk_headers_are_bounded(strict: Served) -> None:
+    with strict.connect() as honest:  # a byte a chunk: five bytes about each
+        assert pour(honest, CHUNKED, *(chunk(bytes([byte])) for byte in CAPTURE), b"0\r\n\r\n").startswith(b"HTTP/1.1 202")
+    with strict.connect() as talks:
+        answer = pour(talks, CHUNKED, b"1;" + b"x" * 400_000)
+        assert not answer or answer.startswith(b"HTTP/1.1 400")
+        assert closed_within(talks, 5)
+
+
+def test_a_head_that_comes_in_one_piece_is_bounded_too(strict: Served) -> None:
+    with strict.connect() as large:
+        answer = pour(large, b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nX: " + b"h" * 100_000 + b"\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 400")
+
+
+def test_connections_that_dawdle_are_closed(strict: Served) -> None:
+    """Without a request, in a head, with line breaks for requests, with the rest of a body whose answer was given."""
+    refused = POST.replace(b"application/json", b"text/plain") % b"Content-Length: 100000\r\n"
+    for first, drop in ((b"", b""), (b"GET /health/live HT", b"T"), (LIVE, b"\r\n"), (refused, b"x")):
+        with strict.connect() as dawdles:
+            dawdles.sendall(first)
+            began = time.monotonic()
+            while time.monotonic() - began < 8:
+                if closed_within(dawdles, 0.25):
+                    break
+                try:
+                    dawdles.sendall(drop)
+                except OSError:
+                    break
+            else:
+                pytest.fail(f"still open after {first!r}")
+
+
+def test_an_answer_that_nobody_reads_is_thrown_away(strict: Served) -> None:
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.connect(("127.0.0.1", strict.port))
+        deaf.settimeout(10)
+        page = b"GET /docs/assets/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        deaf.sendall(page * 20)  # 1.5 MB each: more than the kernel takes
+        began = time.monotonic()
+        while _established(strict, deaf) and time.monotonic() - began < 10:
+            time.sleep(0.1)
+        assert not _established(strict, deaf)
+    assert strict.ask(LIVE).startswith(b"HTTP/1.1 200")
+
+
+def _established(served: Served, peer: socket.socket) -> bool:
+    port = peer.getsockname()[1]
+    connections = psutil.Process(served.process.pid).net_connections("tcp")
+    return any(item.raddr and item.raddr.port == port for item in connections)
+
+
+def test_idle_connections_keep_nobody_out(strict: Served) -> None:
+    with ExitStack() as stack:
+        for _ in range(40):
+            stack.enter_context(strict.connect())
+        assert strict.ask(LIVE).startswith(b"HTTP/1.1 200")
+
+
+def test_with_all_connections_busy_others_are_told_so_and_operators_served(strict: Served) -> None:
+    waits = (POST % b"Prefer: wait=50\r\nContent-Length: %d\r\n") % len(CAPTURE) + CAPTURE
+    with ExitStack() as stack:
+        for busy in [stack.enter_context(strict.connect()) for _ in range(8)]:
+            busy.sendall(waits)
+        time.sleep(0.5)
+        told = strict.ask(waits)
+        assert told.startswith(b"HTTP/1.1 503")
+        assert b'"overloaded"' in told
+        assert b"retry-after" in told.lower()
+        assert b"x-request-id" in told.lower()
+        assert strict.ask(LIVE).startswith(b"HTTP/1.1 200")
+    deadline = time.monotonic() + 5
+    while not strict.ask(POST % b"Content-Length: 2\r\n" + b"{}").startswith(b"HTTP/1.1 422"):
+        assert time.monotonic() < deadline
 
 
 def test_settings_are_refused_by_name_never_by_value(tmp_path: Path) -> None:

@@ -249,7 +249,7 @@ async def test_a_full_disk_is_507(api: Api, monkeypatch: pytest.MonkeyPatch) -> 
         patch.setattr("api.http.upload_folder.UploadFolder._one", full)
         problem(await raw(api, CAMERA, FILE, END), 507, "disk_full")
     assert api.temp_folders == []
-    assert (api.state.uploads.uploads, api.state.uploads.bytes) == (0, 0)
+    assert (api.state.uploads.uploads, api.state.uploads.bytes.total) == (0, 0)
 
 
 async def test_a_client_that_leaves_leaves_nothing(api: Api) -> None:
@@ -270,7 +270,7 @@ async def test_a_client_that_leaves_leaves_nothing(api: Api) -> None:
     await api.app(scope, receive, send)
     assert sent == []
     assert api.temp_folders == []
-    assert (api.state.uploads.uploads, api.state.uploads.bytes) == (0, 0)
+    assert (api.state.uploads.uploads, api.state.uploads.bytes.total) == (0, 0)
 
 
 async def test_a_cancelled_upload_leaves_nothing(api: Api) -> None:

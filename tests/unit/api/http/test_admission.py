@@ -1,61 +1,77 @@
-"""What is pure in uploads: the gate's arithmetic, how slowly a body may come, how a file is cut into parts."""
+"""What is pure in uploads: the gate's arithmetic, how a file is cut into parts."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 
-from api.http.admission import STEP, UploadGate
-from api.http.body import BodyDeadline
+from api.http.admission import Held, UploadGate
 from config import UploadSettings
 from models.values import StagedPart
+from services.access.limits import UNSHARED, Shares
 from services.storage_service.staging import session_of, staging_key
 from services.upload_sessions.plan import MAX_PARTS, missing_parts, part_size_of, sizes_of, whole_parts
-from utils.exceptions import Overloaded
+from utils.exceptions import Overloaded, RateLimited
 from utils.ids import new_id
 
 MIB = 1_048_576
 
 
-def test_the_gate_counts_uploads_and_bytes() -> None:
-    gate = UploadGate(UploadSettings(MAX_CONCURRENT=3, MAX_BYTES_IN_FLIGHT=10 * MIB))
-    with gate.admit(6 * MIB), gate.admit(None) as grows:
-        assert (gate.uploads, gate.bytes) == (2, 7 * MIB)
-        with pytest.raises(Overloaded), gate.admit(4 * MIB):
-            pass
-        grows.cover(STEP)
-        grows.cover(STEP + 1)
-        assert gate.bytes == 8 * MIB
-        grows.cover(4 * MIB)
+@contextmanager
+def upload(gate: UploadGate, declared: int = 0, shares: Shares = UNSHARED, owner: str = "a") -> Iterator[Held]:
+    with shares.hold("upload bytes", owner, 10 * MIB, amount=0) as share, gate.admit(share, declared) as held:
+        yield held
+
+
+def test_bytes_count_when_they_have_come() -> None:
+    """Slow clients that announced gigabytes keep nobody out."""
+    gate = UploadGate(UploadSettings(MAX_CONCURRENT=5, MAX_BYTES_IN_FLIGHT=10 * MIB))
+    with upload(gate, 9 * MIB) as first, upload(gate, 9 * MIB) as second, upload(gate, 9 * MIB):
+        assert (gate.uploads, gate.bytes.total) == (3, 0)
+        first.cover(6 * MIB)
+        second.cover(4 * MIB)
+        second.cover(4 * MIB)
+        assert gate.bytes.total == 10 * MIB
         with pytest.raises(Overloaded):
-            grows.cover(4 * MIB + 1)
-        with pytest.raises(Overloaded), gate.admit(1):
+            second.cover(4 * MIB + 1)
+        assert gate.bytes.total == 10 * MIB
+        with pytest.raises(Overloaded), upload(gate, 1):  # that it does not fit is seen before it is read
             pass
-    assert (gate.uploads, gate.bytes) == (0, 0)
-    with gate.admit(0), gate.admit(0), gate.admit(0), pytest.raises(Overloaded), gate.admit(0):
+        with upload(gate):
+            assert gate.uploads == 4
+    assert (gate.uploads, gate.bytes.total) == (0, 0)
+
+
+def test_places_are_counted() -> None:
+    gate = UploadGate(UploadSettings(MAX_CONCURRENT=2))
+    with upload(gate), upload(gate), pytest.raises(Overloaded), upload(gate):
         pass
     assert gate.uploads == 0
 
 
 def test_one_alone_is_always_taken() -> None:
     gate = UploadGate(UploadSettings(MAX_BYTES_IN_FLIGHT=MIB))
-    with gate.admit(100 * MIB):
-        assert gate.bytes == 100 * MIB
-    with gate.admit(None) as grows:
-        grows.cover(50 * MIB)
-        with pytest.raises(Overloaded), gate.admit(0):
+    with upload(gate, 100 * MIB) as alone:
+        alone.cover(100 * MIB)
+        with pytest.raises(Overloaded), upload(gate):
             pass
-    assert gate.bytes == 0
+    assert gate.bytes.total == 0
 
 
-def test_the_deadline_of_a_body() -> None:
-    pace = BodyDeadline(silence=30, rate=1000)
-    assert pace.seconds_left(0, 0) == 30
-    assert pace.seconds_left(0, 29) == 1
-    assert pace.seconds_left(30, 30) == pytest.approx(0.03)  # a byte a second: over after 30 s
-    assert pace.seconds_left(5_000_000, 4900) == 30  # faster than the rate: only a pause ends it
-    assert pace.seconds_left(5_000_000, 5029) == 1
-    assert pace.seconds_left(5_000_000, 6000) < 0
-    assert BodyDeadline(silence=30, rate=0).seconds_left(1, 1e6) == 30
+def test_one_caller_holds_its_share_of_the_bytes() -> None:
+    gate, shares = UploadGate(UploadSettings(MAX_BYTES_IN_FLIGHT=10 * MIB)), Shares(0.5)
+    with upload(gate, 0, shares) as first, upload(gate, 0, shares) as second:
+        first.cover(4 * MIB)
+        second.cover(MIB)
+        with pytest.raises(RateLimited):
+            second.cover(MIB + 1)
+        with upload(gate, 0, shares, "b") as other:
+            other.cover(5 * MIB)
+        assert gate.bytes.total == 5 * MIB
+    with upload(gate, 0, shares) as alone:
+        alone.cover(9 * MIB)
 
 
 @pytest.mark.parametrize("size", [1, 5 * MIB, 5 * MIB + 1, 10 * MIB, 123_456_789, 5 * 1024 * MIB])

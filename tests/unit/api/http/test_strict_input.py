@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Literal
@@ -52,6 +53,48 @@ async def post_raw(api: Api, raw: bytes | str, headers: dict[str, str] | None = 
 async def test_malformed_json_is_400(api: Api, raw: bytes) -> None:
     problem(await post_raw(api, raw), 400, "malformed_request")
     assert not api.orchestrator.submitted
+
+
+async def test_more_than_any_schema_has_is_400_before_the_model(api: Api) -> None:
+    """A megabyte of unknown fields held the event loop for half a second: an error was made of each."""
+    flat = json.dumps({**RTSP, **{f"k{n:05}": 1 for n in range(68_000)}})
+    assert len(flat) > 800_000
+    lag, answer = await with_lag(post_raw(api, flat))
+    print(f"{len(flat)} bytes of unknown fields: the event loop was held for {lag * 1000:.1f} ms")
+    problem(answer, 400, "malformed_request")
+    for raw in (
+        json.dumps({**RTSP, **{f"k{n}": 1 for n in range(1001)}}), json.dumps({**RTSP, "meta": {"extra": [1] * 20_001}}),
+        json.dumps({**RTSP, "meta": {"extra": [[]] * 15_000}}), json.dumps({**RTSP, "meta": {"extra": [{}] * 15_000}}),
+        "[" * 900_000, '{"a":' * 150_000,
+    ):  # fmt: skip
+        problem(await post_raw(api, raw), 400, "malformed_request")
+    assert not api.orchestrator.submitted
+
+
+async def with_lag(work: Any) -> tuple[float, Any]:
+    """The longest time, in seconds, that the event loop did nothing else, and the work's result."""
+    longest = 0.0
+
+    async def tick() -> None:
+        nonlocal longest
+        last = time.perf_counter()
+        while True:
+            await asyncio.sleep(0.001)
+            now = time.perf_counter()
+            longest, last = max(longest, now - last), now
+
+    ticking = asyncio.create_task(tick())
+    await asyncio.sleep(0.01)
+    result = await work
+    await asyncio.sleep(0.01)
+    ticking.cancel()
+    return longest, result
+
+
+async def test_as_much_as_the_schemas_have_is_read(api: Api) -> None:
+    full = {**RTSP, "meta": {"extra": {f"k{n}": n for n in range(999)}}}
+    assert (await api("POST", RTSP_PATH, json=full)).status_code == 202
+    assert (await api("POST", RTSP_PATH, json={**RTSP, "meta": {"extra": {"a": [1] * 5000}}})).status_code == 202
 
 
 async def test_escaped_pairs_of_surrogates_are_fine(api: Api) -> None:

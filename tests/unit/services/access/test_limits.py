@@ -79,3 +79,14 @@ def test_a_share_is_at_least_one_and_one_alone_is_taken() -> None:
         pass
     with shares.hold("bytes", "a", 100, amount=1000):
         pass
+
+
+def test_a_share_grows_and_is_given_back_whole() -> None:
+    shares = Shares(0.5)
+    with shares.hold("bytes", "a", 100, amount=0) as one, shares.hold("bytes", "a", 100, amount=0) as two:
+        one.grow(30)
+        two.grow(20)
+        with pytest.raises(RateLimited):
+            one.grow(1)
+    with shares.hold("bytes", "a", 100, amount=0) as alone:
+        alone.grow(1000)
