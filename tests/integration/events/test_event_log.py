@@ -272,7 +272,11 @@ async def test_the_documented_consumer_misses_nothing(backends: Backends, tmp_pa
         await store(1)
         await until(all_seen, "what was stored after the restore")
         assert "events were missed" in taker.out.read_text()
-        await until(lambda: asyncio.to_thread(lambda: json.loads(taker.state.read_text())[0].startswith(new.stdout.strip())), "its cursor")
+
+        async def follows_the_new_log() -> bool:
+            return str(json.loads(taker.state.read_text())[0]).startswith(new.stdout.strip())
+
+        await until(follows_the_new_log, "its cursor")
     finally:
         taker.kill()
         if service.process is not None and service.process.poll() is None:
