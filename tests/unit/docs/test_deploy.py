@@ -1,0 +1,63 @@
+"""docs/deploy.md: its environment file, read as systemd reads it, its commands and the bodies of its curl lines."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from config import Settings
+from docs.generate import settings
+from models.access import Scope
+from models.schemas import CameraCreate
+from models.schemas.access import ApiKeyCreate
+from services.commands.app import app
+from utils.secret_box import new_key
+
+GUIDE = (Path(__file__).resolve().parents[3] / "docs" / "deploy.md").read_text("utf-8")
+
+
+def environment() -> dict[str, str]:
+    """systemd's EnvironmentFile: a line that begins with # is a comment; what follows = is the value, to the line's end."""
+    (block,) = re.findall(r"```sh\n(ENVIRONMENT=production\n.*?)```", GUIDE, re.DOTALL)
+    lines = [line for line in block.splitlines() if line and not line.startswith("#")]
+    return dict(line.split("=", 1) for line in lines)
+
+
+def test_the_production_settings_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = environment()
+    assert found.keys() <= {item.name for item in settings()}
+    assert not [name for name, value in found.items() if "#" in value or value != value.strip()]
+    for name, value in (found | {"SECRETS__KEYS": f'["{new_key()}"]'}).items():
+        monkeypatch.setenv(name, value)
+    assert Settings(_env_file=None).start_refusals() == []
+
+
+def commands() -> list[list[str]]:
+    """The arguments of each `python -m services.commands` line, up to a comment or a redirection."""
+    lines = re.findall(r"^python -m services\.commands (.*)$", GUIDE, re.MULTILINE)
+    return [shlex.split(line.partition(" > ")[0], comments=True) for line in lines]
+
+
+def understood(words: list[str]) -> bool:
+    """Whether the command takes these arguments and options, and the scopes are scopes; it does not run."""
+    scopes = [after for word, after in pairwise(words) if word == "--scope"]
+    return CliRunner().invoke(app, [*words, "--help"]).exit_code == 0 and set(scopes) <= set(Scope)
+
+
+def test_its_commands_are_understood() -> None:
+    assert len(commands()) > 5
+    assert [words for words in commands() if not understood(words)] == []
+    assert not understood(["keys", "create", "x", "--scope", "frames:see"])
+    assert not understood(["keys", "create", "x", "--expiry", "90"])
+    assert not understood(["keys", "make", "x"])
+
+
+def test_the_bodies_of_its_curl_lines_are_valid() -> None:
+    camera, key = re.findall(r"-d '(\{.*\})'$", GUIDE, re.MULTILINE)
+    CameraCreate.model_validate_json(camera)
+    assert ApiKeyCreate.model_validate_json(key).cameras == [CameraCreate.model_validate_json(camera).camera_id]
