@@ -14,7 +14,7 @@ from utils import metrics
 
 ROOT = Path(__file__).resolve().parents[3]
 ROW = re.compile(r"^\| `(ingestion_\w+)` \| (\w+) \|([^|]*)\|", re.MULTILINE)
-DOCS = "".join((ROOT / "docs" / name).read_text("utf-8") for name in ("metrics.md", "metrics-storage.md"))
+DOCS = "".join(page.read_text("utf-8") for page in sorted((ROOT / "docs").glob("metrics*.md")))
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text("utf-8")
 RULES: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "alerts.yml").read_text("utf-8"))
 DASHBOARD: dict[str, Any] = json.loads((ROOT / "deploy" / "grafana-dashboard.json").read_text("utf-8"))
