@@ -132,16 +132,16 @@ class ApiSettings(Group):
         4096,
         ge=0,
         le=1_048_576,
-        description="Lowest rate of a body and of an answer, bytes per second: BODY_TIMEOUT seconds are to spare, waiting "
-        "uses them up, this many bytes earn a second back. A slower body is answered 408. 0: any rate. Slower links use "
-        "direct uploads, which can be resumed.",
+        description="Lowest rate of a body and of an answer, bytes per second. Each begins with a credit of BODY_TIMEOUT "
+        "seconds; waiting uses it up, and this many bytes give one second back. A slower body is answered 408. 0: any rate. "
+        "Slower links use direct uploads, which can be resumed.",
     )
     MAX_BODY_TIME: float = Field(
         1800,
         gt=0,
         le=86_400,
-        description="Seconds that a request's body may take in all, at most: it has BODY_TIMEOUT and its size by "
-        "MIN_BODY_RATE; then 408.",
+        description="Longest time for a whole body, seconds; then 408. A small body has less: BODY_TIMEOUT plus its size "
+        "divided by MIN_BODY_RATE.",
     )
     MAX_JSON_IN_FLIGHT: int = Field(
         67_108_864,
@@ -153,15 +153,15 @@ class ApiSettings(Group):
         134_217_728,
         ge=1_048_576,
         le=17_179_869_184,
-        description="Bytes of answers that wait in memory for their clients to read; beyond, the connections that have "
+        description="Bytes of answers that wait in memory until clients read them. Beyond this, the connections that have "
         "waited longest are closed.",
     )
     MAX_CONNECTIONS: int = Field(
         1200,
         ge=8,
         le=100_000,
-        description="Connections at once (fewer where the process may open fewer files). For another one the connection "
-        "that has been idle longest is closed; while all are busy, it is answered 503 `overloaded`.",
+        description="Connections at once (fewer when the process may open fewer files). When one more comes, the connection "
+        "that has been idle longest is closed; when all are busy, the new one is answered 503 `overloaded`.",
     )
     MAX_CONCURRENT_REQUESTS: int = Field(
         1000, ge=1, le=100_000, description="Requests served at once; more are answered 503 `overloaded`."
