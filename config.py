@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL
@@ -376,8 +376,23 @@ class UploadSettings(Group):
     MAX_SESSIONS: int = Field(
         256, ge=1, le=100_000, description="Direct uploads open at once; more are answered 429 `too_many_pending`."
     )
-    DECODE_THREADS: int = Field(
-        2, ge=1, le=64, description="Threads that check pictures (each may hold MAX_PIXELS x 4 bytes)."
+    DECODE_PROCESSES: int = Field(
+        2,
+        ge=1,
+        le=64,
+        validation_alias=AliasChoices("DECODE_PROCESSES", "DECODE_THREADS"),
+        description="Processes that check pictures, each of about 40 MB; started when they are needed. Also read as "
+        "DECODE_THREADS, its former name.",
+    )
+    DECODE_MEMORY: int = Field(
+        1_073_741_824,
+        ge=134_217_728,
+        le=1_099_511_627_776,
+        description="Bytes that all pictures being checked may take together, beside the processes themselves. Large ones "
+        "wait for room; one that alone needs more is 413 `image_too_large` (100 megapixels need 0.4 to 0.9 GB).",
+    )
+    DECODE_TIMEOUT: float = Field(
+        60, ge=1, le=3600, description="Seconds that checking one picture may take; then it is 422 `invalid_image`."
     )
     DISK_RESERVE: int = Field(
         536_870_912,

@@ -171,6 +171,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         # each of its full runs holds the event loop for 200-360 ms.
         gc.collect()
         gc.freeze()
+        uploads.warm()
         stack.callback(gc.unfreeze)
         yield Services(
             settings=settings,

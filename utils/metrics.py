@@ -110,7 +110,18 @@ PICTURE_BYTES = Gauge(
     "ingestion_picture_bytes", "Encoded pictures on their way into the object store.", registry=REGISTRY
 )
 QUEUE_DEPTH = Gauge("ingestion_queue_depth", "Items waiting, by queue.", ["queue"], registry=REGISTRY)
-POOL_BUSY = Gauge("ingestion_pool_busy", "Calls running or waiting in a thread pool.", ["pool"], registry=REGISTRY)
+POOL_BUSY = Gauge(
+    "ingestion_pool_busy", "Calls running or waiting in a pool of threads or processes.", ["pool"], registry=REGISTRY
+)
+MEMORY_RESERVED = Gauge(
+    "ingestion_pool_memory_reserved_bytes", "Memory that large jobs of a process pool may take now.", ["pool"],
+    registry=REGISTRY,
+)  # fmt: skip
+WORKERS_REPLACED = Counter(
+    "ingestion_workers_replaced",
+    "Worker processes replaced: crashed, killed (from outside), timeout, retired (many jobs, or kept memory).",
+    ["pool", "reason"], registry=REGISTRY,
+)  # fmt: skip
 STORAGE_SECONDS = Histogram(
     "ingestion_storage_seconds", "Seconds of one object store call.", ["operation"], buckets=_LATENCY, registry=REGISTRY
 )

@@ -11,19 +11,19 @@ from datetime import datetime
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from PIL import Image
-
 from config import Settings
 from models.schemas import UploadIngestionRequest
 from models.values import FrameRecord, ReceivedFile, Rejected, SourceType
 from services.storage_service.keys import fresh_object_key, with_fresh_key
 from services.storage_service.service import StorageService
+from services.upload_handler.check_job import CHECK, arguments, image_of
+from services.upload_handler.memory import to_read
 from services.upload_handler.upload_time import upload_time
-from services.upload_handler.validation import CheckedImage, check_image
-from utils.exceptions import DiskFull, IngestionException, Overloaded, ShuttingDown
+from services.upload_handler.validation import CheckedImage
+from utils.exceptions import DiskFull, ImageTooLarge, IngestionException, InvalidImage, Overloaded, ShuttingDown
 from utils.ids import frame_id
 from utils.logger import get_logger
-from utils.pool import WorkerPool
+from utils.process_pool import JobFailed, PoolClosed, PoolUnavailable, ProcessPool
 
 __all__ = ["SERVER_SIDE", "UploadHandler", "UploadResult"]
 
@@ -31,6 +31,13 @@ __all__ = ["SERVER_SIDE", "UploadHandler", "UploadResult"]
 SERVER_SIDE = frozenset({"storage_unavailable", "disk_full", "shutting_down", "overloaded", "internal_error"})
 LARGE = 8_388_608  # bytes
 LARGE_AT_ONCE = 4  # such files put at once: more of them starve each other, and each write to a socket has a limit
+# Bytes that a check may take without waiting for its share of UPLOAD__DECODE_MEMORY: a photo of 10 megapixels.
+ALLOWANCE = 67_108_864
+_FAILED = {
+    "timeout": "The picture could not be decoded within UPLOAD__DECODE_TIMEOUT.",
+    "crashed": "The picture made its decoder fail.",
+    "killed": "The picture could not be decoded: its decoder was ended.",
+}
 _log = get_logger(__name__)
 
 
@@ -44,18 +51,24 @@ class UploadResult:
 
 
 class UploadHandler:
-    """Belongs to one event loop. Pictures are checked on UPLOAD__DECODE_THREADS threads of its own."""
+    """Belongs to one event loop. Pictures are checked in UPLOAD__DECODE_PROCESSES processes of its own."""
 
     def __init__(self, settings: Settings, storage: StorageService) -> None:
         self._settings = settings.UPLOAD
         self._storage = storage
         self._zone = ZoneInfo(settings.UPLOAD.EXIF_TIMEZONE)
-        self._pool = WorkerPool("images", settings.UPLOAD.DECODE_THREADS)
-        self._at_once = settings.UPLOAD.DECODE_THREADS + 2  # files of one upload: some decode while others are stored
+        bounds = settings.UPLOAD
+        self._pool = ProcessPool(
+            "images", bounds.DECODE_PROCESSES, max_memory=bounds.DECODE_MEMORY, allowance=ALLOWANCE,
+            preload=[CHECK.partition(":")[0]], timeout=bounds.DECODE_TIMEOUT,
+        )  # fmt: skip
+        self._at_once = bounds.DECODE_PROCESSES + 2  # files of one upload: some decode while others are stored
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
         self._closed = False
-        # Our own limits come first; Pillow's must not be the smaller one when the operator allows larger pictures.
-        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, settings.UPLOAD.MAX_PIXELS)
+
+    def warm(self) -> None:
+        """Starts a worker process in the background, so that the first upload does not wait for it."""
+        self._pool.warm()
 
     async def process(
         self, request_id: UUID, form: UploadIngestionRequest, files: Sequence[ReceivedFile], arrived_at: datetime
@@ -115,14 +128,30 @@ class UploadHandler:
             return DiskFull() if error.errno in (errno.ENOSPC, errno.EDQUOT) else IngestionException()
 
     async def _check(self, file: ReceivedFile) -> CheckedImage:
+        """The picture. Raises its refusal, Overloaded, ShuttingDown, OSError (of the temporary file)."""
         settings = self._settings
         try:
-            return await self._pool.run(check_image, file, list(settings.ALLOWED_EXTENSIONS), settings.MAX_PIXELS)
-        except (asyncio.CancelledError, RuntimeError):
-            task = asyncio.current_task()
-            if self._closed and not (task and task.cancelling()):  # close() dropped the call from the pool's line
-                raise ShuttingDown() from None
-            raise
+            memory = to_read(file.size)
+            for _ in range(2):  # the second time with the memory that the picture's headers ask for
+                if memory > self._pool.largest:
+                    raise ImageTooLarge("Decoding the picture needs more memory than UPLOAD__DECODE_MEMORY.")
+                granted = max(memory, self._pool.allowance)
+                call = arguments(file, settings.ALLOWED_EXTENSIONS, settings.MAX_PIXELS, granted)
+                answer = await self._pool.run(CHECK, *call, memory=granted)
+                memory = answer.get("needs", 0)
+                if not memory:
+                    return image_of(answer)
+            raise InvalidImage()
+        except JobFailed as failure:
+            # Of the type alone: what the decoder says may quote the file.
+            _log.warning("upload.check_failed", index=file.index, reason=failure.reason, error=failure.error)
+            if failure.error == "MemoryError":
+                raise ImageTooLarge("The picture needs more memory than its headers say.") from None
+            raise InvalidImage(_FAILED.get(failure.reason)) from None
+        except PoolUnavailable:
+            raise Overloaded("No process is free to check the picture. Try again.") from None
+        except PoolClosed:
+            raise ShuttingDown() from None
 
     async def _store(
         self, request_id: UUID, form: UploadIngestionRequest, file: ReceivedFile, image: CheckedImage, arrived_at: datetime

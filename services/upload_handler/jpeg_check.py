@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import simplejpeg
 
+from services.upload_handler.memory import Afford
 from utils.exceptions import ImageTooLarge, InvalidImage
 
 _WINDOW = 524_288  # bytes searched without letting other threads run: a regular expression holds the GIL
@@ -23,6 +24,11 @@ _SEQUENTIAL = frozenset({0xC0, 0xC1})
 _NEEDED = _FRAMES | {0xC4, 0xCC, 0xDB, 0xDD}  # what decoding needs beside scans
 MAX_SCANS = 64  # progressive cameras and encoders write 10; each costs a pass over the whole picture
 MAX_SEGMENTS = 20_000
+_ROW_BYTES = 256  # a pixel of width: the coefficients of one row of blocks, and its samples, of four components
+
+
+def _whole(pixels: int, unit: int) -> int:
+    return -(-pixels // unit) * unit
 
 
 class JpegFacts(NamedTuple):
@@ -101,36 +107,39 @@ class _Layout:
         width, height = self.size()
         _, at, _ = self.frame
         factors = [(self.data[i] >> 4, self.data[i] & 15) for i in range(at + 7, at + 6 + 3 * self.data[at + 5], 3)]
-        largest = max(h for h, _ in factors) * max(v for _, v in factors) or 1
-        return 2 * width * height * sum(h * v for h, v in factors) // largest
+        across, down = max(h for h, _ in factors), max(v for _, v in factors)
+        # In whole blocks of 8 x 8 pixels of the component that has the most.
+        samples = _whole(width, 8 * across) * _whole(height, 8 * down)
+        return 2 * samples * sum(h * v for h, v in factors) // (across * down)
 
-    def bare(self) -> bytes:
+    def bare(self) -> bytearray:
         """The same picture without what libjpeg warns of harmlessly: bytes between segments, APPn, odd scan ends."""
-        pieces = [b"\xff\xd8"]
+        pieces: list[bytes | memoryview] = [b"\xff\xd8"]
         sequential = self.frame is not None and self.frame[0] in _SEQUENTIAL
+        whole = memoryview(self.data)  # slices of it are no copies
         for marker, start, end in self.parts:
-            if marker == 0xDA:
-                piece = self.data[start:end]
-                tail = 5 + 2 * piece[4]  # spectral selection and approximation: fixed for sequential pictures
-                if sequential and len(piece) > tail + 3:
-                    piece = piece[:tail] + b"\x00\x3f\x00" + piece[tail + 3 :]
-                pieces.append(piece)
-            elif marker in _NEEDED:
-                pieces.append(self.data[start:end])
-        return b"".join([*pieces, b"\xff\xd9"])
+            if marker == 0xDA and sequential:
+                tail = start + 5 + 2 * self.data[start + 4]  # spectral selection and approximation: fixed for these
+                if tail + 3 < end:
+                    pieces += [whole[start:tail], b"\x00\x3f\x00", whole[tail + 3 : end]]
+                    continue
+            if marker in _NEEDED or marker == 0xDA:
+                pieces.append(whole[start:end])
+        return bytearray().join([*pieces, b"\xff\xd9"])
 
 
-def _decode(data: bytes) -> str | None:
+def _decode(data: bytes | bytearray) -> str | None:
     """Decodes at an eighth of the size, every bit of the scans read; the first warning or error, or None."""
     try:
-        simplejpeg.decode_jpeg(data, "GRAY", min_factor=8, fastdct=True, fastupsample=True)
+        # It scales down only as far as the least size allows, which has to be said.
+        simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, min_factor=8, fastdct=True, fastupsample=True)
     except ValueError as error:
         return str(error)
     return None
 
 
-def check_jpeg(data: bytes, max_pixels: int) -> JpegFacts:
-    """Raises InvalidImage or ImageTooLarge. What follows the first picture (MPO, trailers) is not looked at.
+def check_jpeg(data: bytes, max_pixels: int, afford: Afford) -> JpegFacts:
+    """Raises InvalidImage, ImageTooLarge or NeedsMemory. What follows the first picture (MPO, trailers) is not looked at.
 
     Memory: a 64th of the pixels; of a progressive JPEG its coefficients, bounded to `max_pixels` x 4 bytes.
     """
@@ -138,13 +147,16 @@ def check_jpeg(data: bytes, max_pixels: int) -> JpegFacts:
     width, height = layout.size()
     if width * height > max_pixels or layout.coefficient_bytes() > 4 * max_pixels:
         raise ImageTooLarge()
+    afford(layout.coefficient_bytes() + width * height // 64 + _ROW_BYTES * width)
     trouble = _decode(data)
     if trouble and _HARMLESS.search(trouble):
         bare = layout.bare()
         trouble = _decode(bare)
         padding = _BEFORE_EOI.search(trouble or "")
         if padding:  # the scans are complete; some cameras pad them
-            trouble = _decode(bare[: len(bare) - 2 - int(padding[1])] + b"\xff\xd9")
+            del bare[len(bare) - 2 - int(padding[1]) :]
+            bare += b"\xff\xd9"
+            trouble = _decode(bare)
     if trouble:
         raise InvalidImage("The JPEG's picture data is cut off or damaged.")
     return JpegFacts(width, height, layout.exif)

@@ -1,7 +1,7 @@
-"""Is this file the picture that it claims to be, whole, and within the limits? Runs in a worker thread.
+"""Is this file the picture that it claims to be, whole, and within the limits? Runs in a worker process.
 
-Order: name, magic bytes against name and declared type, structure and sizes by our own walkers, then a full
-decode. Only errors of utils.exceptions come out, whatever the bytes.
+Order: name, magic bytes against name and declared type, structure, sizes and the memory that decoding takes by our own
+walkers, then a full decode. Only errors of utils.exceptions come out, whatever the bytes, and NeedsMemory.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from PIL import BmpImagePlugin, Image, ImageFile, PngImagePlugin, TiffImagePlugi
 from models.values import ReceivedFile
 from services.upload_handler.exif import read_exif
 from services.upload_handler.jpeg_check import check_jpeg
+from services.upload_handler.memory import Afford, NeedsMemory, granted
 from services.upload_handler.png_check import check_png
 from services.upload_handler.tiff_check import check_tiff
 from utils.exceptions import (
@@ -26,9 +27,9 @@ from utils.exceptions import (
     PayloadTooLarge,
     UnsupportedImageFormat,
 )
-from utils.logger import get_logger
 
 MAX_PAGES = 100
+NO_LIMIT = 1 << 62  # bytes
 MAX_RLE_PIXELS = 4_000_000  # Pillow decodes run-length BMPs in Python
 CONTENT_TYPES = {"jpg": "image/jpeg", "png": "image/png", "bmp": "image/bmp", "tiff": "image/tiff"}
 _EXTENSIONS = {"jpg": "jpg", "jpeg": "jpg", "png": "png", "bmp": "bmp", "tif": "tiff", "tiff": "tiff"}
@@ -46,7 +47,6 @@ _MAGIC = (
 _PILLOW: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
     "png": PngImagePlugin.PngImageFile, "bmp": BmpImagePlugin.BmpImageFile, "tiff": TiffImagePlugin.TiffImageFile,
 }  # fmt: skip
-_log = get_logger(__name__)
 # Pillow warns of odd EXIF and large pictures on stderr; neither is for the operator.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
@@ -74,14 +74,24 @@ def _sniffed(head: bytes) -> str | None:
     return next((name for magic, name in _MAGIC if head.startswith(magic)), None)
 
 
-def _decode(data: bytes, fmt: str, max_pixels: int, pages: int) -> tuple[int, int]:
-    """Every page through Pillow, one in memory at a time; the first one's size."""
+def _bmp_memory(image: ImageFile.ImageFile) -> int:
+    """Bytes of the decoded picture; run-length coded ones are decoded in Python, twice copied."""
+    pixel = 1 if image.mode in ("1", "L", "P") else 4
+    coded = any(tile.codec_name == "bmp_rle" for tile in image.tile)
+    return image.size[0] * image.size[1] * (pixel + (3 if coded else 0))
+
+
+def _decode(data: bytes, fmt: str, max_pixels: int, pages: int, afford: Afford | None = None) -> tuple[int, int]:
+    """Every page through Pillow, one in memory at a time; the first one's size. `afford`: of a BMP, whose header is
+    Pillow's to read."""
     with _PILLOW[fmt](io.BytesIO(data)) as image:
         size = image.size
         if size[0] * size[1] > max_pixels:
             raise ImageTooLarge()
         if any(tile.codec_name == "bmp_rle" for tile in image.tile) and size[0] * size[1] > MAX_RLE_PIXELS:
             raise ImageTooLarge("Run-length coded BMPs are taken up to 4 megapixels.")
+        if afford is not None:
+            afford(_bmp_memory(image))
         for page in range(pages):
             if page:
                 image.seek(page)
@@ -91,24 +101,29 @@ def _decode(data: bytes, fmt: str, max_pixels: int, pages: int) -> tuple[int, in
     return size
 
 
-def _checked(data: bytes, fmt: str, max_pixels: int) -> tuple[int, int, bytes | None]:
+def _checked(data: bytes, fmt: str, max_pixels: int, afford: Afford) -> tuple[int, int, bytes | None]:
     """Width, height and EXIF block."""
     if fmt == "jpg":
-        return check_jpeg(data, max_pixels)
+        return check_jpeg(data, max_pixels, afford)
     if fmt == "png":
         png = check_png(data, max_pixels, MAX_PAGES)
-        return *_decode(data, fmt, max_pixels, png.frames), png.exif
+        if png.frames > 1:
+            afford(png.memory)
+            _decode(data, fmt, max_pixels, png.frames)
+        return png.width, png.height, png.exif
     if fmt == "tiff":
         pages = check_tiff(data, max_pixels, MAX_PAGES)
+        afford(max(page.memory for page in pages) + (max(page.stored for page in pages) if len(pages) > 1 else 0))
         _decode(data, fmt, max_pixels, len(pages))
         return pages[0].width, pages[0].height, data
-    return *_decode(data, fmt, max_pixels, 1), None
+    return *_decode(data, fmt, max_pixels, 1, afford), None
 
 
-def check_image(file: ReceivedFile, allowed_extensions: list[str], max_pixels: int) -> CheckedImage:
+def check_image(file: ReceivedFile, allowed_extensions: list[str], max_pixels: int, memory: int = NO_LIMIT) -> CheckedImage:
     """Raises PayloadTooLarge, UnsupportedImageFormat, ImageTypeMismatch, ImageTooLarge or InvalidImage.
 
-    Memory: the file, and `max_pixels` x 4 bytes. OSError only when the temporary file cannot be read.
+    NeedsMemory when it would take more than `memory` bytes, which must be enough to read the file (memory.to_read).
+    OSError only when the temporary file cannot be read.
     """
     if file.too_large:
         raise PayloadTooLarge("The file is larger than UPLOAD__MAX_FILE_SIZE.")
@@ -127,15 +142,14 @@ def check_image(file: ReceivedFile, allowed_extensions: list[str], max_pixels: i
     if len(data) != file.size:
         raise OSError("the temporary file is not as long as what was received")
     try:
-        width, height, exif = _checked(data, fmt, max_pixels)
-    except IngestionException:
+        width, height, exif = _checked(data, fmt, max_pixels, granted(len(data), memory))
+    except (IngestionException, NeedsMemory):
         raise
     except Image.DecompressionBombError:
         raise ImageTooLarge() from None
     except MemoryError:
         raise ImageTooLarge("The picture needs more memory than there is.") from None
-    except Exception as error:
+    except Exception:
         # Decoders raise anything: OSError, SyntaxError, struct.error, zlib.error, IndexError, RecursionError ...
-        _log.info("upload.undecodable", format=fmt, error=type(error).__name__)
         raise InvalidImage() from None
     return CheckedImage(fmt, CONTENT_TYPES[fmt], width, height, read_exif(exif))

@@ -52,11 +52,24 @@ def store() -> Store:
     return Store()
 
 
-@pytest.fixture
-async def handler(store: Store) -> AsyncIterator[UploadHandler]:
-    made = UploadHandler(Settings(_env_file=None), cast(StorageService, store))
+@pytest.fixture(scope="module")
+async def shared() -> AsyncIterator[UploadHandler]:
+    """Its processes are started once."""
+    made = UploadHandler(Settings(_env_file=None), cast(StorageService, Store()))
     yield made
     await made.close()
+
+
+@pytest.fixture
+def handler(shared: UploadHandler, store: Store) -> UploadHandler:
+    shared._storage = cast(StorageService, store)
+    return shared
+
+
+@pytest.fixture
+async def own(store: Store) -> UploadHandler:
+    """One that the test closes."""
+    return UploadHandler(Settings(_env_file=None), cast(StorageService, store))
 
 
 @pytest.fixture
@@ -170,22 +183,22 @@ async def test_many_files_are_bounded_and_stay_in_order(handler: UploadHandler, 
     files = [received(i, f"{i}.jpg", picture("JPEG", i)) for i in range(40)]
     result = await handler.process(REQUEST, form(), files, ARRIVED)
     assert [record.sequence for record in result.records] == list(range(40))
-    assert 1 < store.most_at_once <= Settings().UPLOAD.DECODE_THREADS + 2
+    assert 1 < store.most_at_once <= Settings().UPLOAD.DECODE_PROCESSES + 2
 
 
-async def test_after_close_it_says_so(handler: UploadHandler, received: Any) -> None:
-    await handler.close()
+async def test_after_close_it_says_so(own: UploadHandler, received: Any) -> None:
+    await own.close()
     with pytest.raises(ShuttingDown):
-        await handler.process(REQUEST, form(), [received(0, "a.jpg", picture("JPEG"))], ARRIVED)
-    await handler.close()
+        await own.process(REQUEST, form(), [received(0, "a.jpg", picture("JPEG"))], ARRIVED)
+    await own.close()
 
 
-async def test_files_that_wait_at_close_are_refused_not_cancelled(handler: UploadHandler, received: Any) -> None:
+async def test_files_that_wait_at_close_are_refused_not_cancelled(own: UploadHandler, received: Any) -> None:
     files = [received(i, f"{i}.jpg", picture("JPEG", i)) for i in range(30)]
-    running = asyncio.create_task(handler.process(REQUEST, form(), files, ARRIVED))
+    running = asyncio.create_task(own.process(REQUEST, form(), files, ARRIVED))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    await handler.close()
+    await own.close()
     result = await running
     assert len(result.records) + len(result.rejected) == 30
     assert {item.code for item in result.rejected} == {"shutting_down"}

@@ -1,0 +1,202 @@
+"""Worker processes for what may crash, spin or take all memory: strangers' pictures in C libraries.
+
+A job is a function named by its import path ("module:function") with JSON arguments and a JSON result; a file is handed
+over by its path. A worker is a fresh interpreter (utils/worker_process.py), never a fork of this threaded process. It is
+kept warm for many jobs; one that crashes, exceeds its time or keeps memory is replaced, and only its own job fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from utils.logger import get_logger
+from utils.memory_room import MemoryRoom, RoomTimeout
+from utils.metrics import POOL_BUSY, WORKERS_REPLACED
+from utils.tasks import cancel_all
+from utils.worker import StartFailed, Worker, WorkerDied
+
+MAX_JOBS = 5000  # of one worker: whatever its libraries leak goes with it
+MAX_KEPT = 67_108_864  # bytes that a worker may keep of one job
+_log = get_logger(__name__)
+
+Reason = Literal["crashed", "killed", "timeout", "error"]
+
+
+class JobFailed(Exception):
+    """The job has no result. `reason`: crashed (its process ended), killed (by a signal from outside, twice), timeout,
+    error (an exception, whose type `error` names)."""
+
+    def __init__(self, reason: Reason, error: str = "") -> None:
+        self.reason = reason
+        self.error = error
+        super().__init__(f"{reason} {error}".strip())
+
+
+class PoolUnavailable(Exception):
+    """No worker could be started, or there was no room of memory for too long. Trying again later may help."""
+
+
+class PoolClosed(Exception):
+    """The pool is closed, or was while the job waited."""
+
+
+class ProcessPool:
+    """At most `processes` workers, started when they are first needed; the one used last is used first.
+
+    Memory: a job may take `memory` bytes beyond what its process has (RLIMIT_AS, on Linux). Jobs of up to `allowance`
+    start as soon as a worker is free; larger ones first wait, in order, for room in what `max_memory` leaves beside
+    every worker's allowance. So all jobs together never exceed `max_memory`.
+    Belongs to one event loop, whose thread starts the workers: they die with that thread.
+    """
+
+    def __init__(
+        self, name: str, processes: int, *, max_memory: int, allowance: int, preload: Sequence[str] = (), timeout: float = 60
+    ) -> None:
+        self.processes = processes
+        self.allowance = min(allowance, max_memory // (2 * processes))
+        self.largest = max_memory - processes * self.allowance  # bytes that one job may ask for
+        self._name = name
+        self._preload = list(preload)
+        self._timeout = timeout
+        self._room = MemoryRoom(name, self.largest)
+        self._free = asyncio.Semaphore(processes)
+        self._idle: list[Worker] = []
+        self._starting: asyncio.Task[None] | None = None
+        self._jobs: set[asyncio.Task[Any]] = set()
+        self._closed = False
+        self._busy = POOL_BUSY.labels(pool=name)
+
+    def warm(self) -> None:
+        """Starts the first worker in the background, so that the first job does not wait for it."""
+        if not self._idle and self._starting is None and not self._closed:
+            self._starting = asyncio.create_task(self._start(), name=f"{self._name}-worker")
+            self._starting.add_done_callback(_seen)
+
+    async def run(self, function: str, *args: Any, memory: int = 0, patience: float = 120) -> Any:
+        """The function's result. A job that has begun goes on when its caller is cancelled: its worker stays warm, and
+        its memory stays counted until it ends.
+
+        `memory`: bytes, at most `largest`; less than the allowance counts as the allowance. `patience`: seconds for which
+        it waits for room. Raises JobFailed, PoolUnavailable, PoolClosed.
+        """
+        self._busy.inc()
+        reserved = memory if memory > self.allowance else 0
+        try:
+            await self._enter(reserved, patience)
+        except BaseException:
+            self._busy.dec()
+            raise
+
+        def ended(task: asyncio.Task[Any]) -> None:
+            self._jobs.discard(task)
+            self._busy.dec()
+            self._free.release()
+            self._room.give(reserved)
+            _seen(task)
+
+        job = {"call": function, "args": args, "memory": max(memory, self.allowance)}
+        task = asyncio.create_task(self._job(json.dumps(job).encode() + b"\n"))
+        self._jobs.add(task)
+        task.add_done_callback(ended)
+        return await asyncio.shield(task)
+
+    async def close(self) -> None:
+        """Refuses jobs that wait, waits for those that run (bounded by their time), ends the workers. May be repeated."""
+        self._closed = True
+        self._room.close()
+        while self._jobs:
+            await asyncio.wait(self._jobs)
+        if self._starting is not None:
+            await cancel_all(self._starting)
+        idle, self._idle = self._idle, []
+        await asyncio.gather(*(worker.end() for worker in idle))
+
+    async def _enter(self, reserved: int, patience: float) -> None:
+        """Takes the memory, then a worker's place; neither when it raises."""
+        try:
+            await self._room.take(reserved, patience)
+        except RoomTimeout:
+            raise PoolUnavailable("no room of memory") from None
+        try:
+            if self._closed:
+                raise PoolClosed
+            await self._free.acquire()
+            if self._closed:
+                self._free.release()
+                raise PoolClosed
+        except BaseException:
+            self._room.give(reserved)
+            raise
+
+    async def _job(self, line: bytes) -> Any:
+        if self._closed:
+            raise PoolClosed
+        answer = await self._answer(line)
+        if answer is None:
+            # A signal from outside, such as the kernel's that found no memory: this file need not be the cause.
+            answer = await self._answer(line)
+        if answer is None:
+            raise JobFailed("killed")
+        if "error" in answer:
+            raise JobFailed("error", str(answer["error"]))
+        return answer.get("result")
+
+    async def _answer(self, line: bytes) -> dict[str, Any] | None:
+        """What the worker answered; None when something outside killed it. Raises JobFailed, PoolUnavailable."""
+        worker = await self._worker()
+        try:
+            async with asyncio.timeout(self._timeout):
+                answer = await worker.call(line)
+        except (TimeoutError, WorkerDied) as error:
+            reason: Reason = "timeout" if isinstance(error, TimeoutError) else await worker.cause()
+            await self._replace(worker, reason)
+            if reason == "killed":
+                return None
+            raise JobFailed(reason) from None
+        if self._closed:
+            await worker.end()
+        elif worker.jobs >= MAX_JOBS or answer.get("grown", 0) > MAX_KEPT:
+            await self._replace(worker, "retired")
+        else:
+            self._idle.append(worker)
+        return answer
+
+    async def _replace(self, worker: Worker, reason: str) -> None:
+        WORKERS_REPLACED.labels(pool=self._name, reason=reason).inc()
+        level = _log.info if reason == "retired" else _log.warning
+        level("worker_replaced", pool=self._name, reason=reason, jobs=worker.jobs, exit_code=await worker.end())
+        self.warm()
+
+    async def _worker(self) -> Worker:
+        """One that is idle, else a new one; one after the other is started. Raises PoolUnavailable."""
+        while True:
+            while self._idle:
+                worker = self._idle.pop()
+                if worker.alive:
+                    return worker
+                await self._replace(worker, await worker.cause())
+            if self._starting is None:
+                self._starting = asyncio.create_task(self._start(), name=f"{self._name}-worker")
+            try:
+                await asyncio.shield(self._starting)
+            except (StartFailed, OSError) as error:
+                raise PoolUnavailable(f"a worker process cannot be started: {error}") from error
+
+    async def _start(self) -> None:
+        try:
+            worker = await Worker.start(self._preload)
+        except (StartFailed, OSError) as error:
+            _log.error("worker_not_started", pool=self._name, error=str(error))
+            raise
+        finally:
+            self._starting = None
+        self._idle.append(worker)
+
+
+def _seen(task: asyncio.Task[Any]) -> None:
+    """Its error was told, or has nobody to be told to."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,130 @@
+"""One worker process as its parent sees it: started, called, ended."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any, Literal, Self
+
+_PROGRAM = Path(__file__).with_name("worker_process.py")
+_START_TIMEOUT = 60.0  # seconds; a busy machine imports slowly
+_END_TIMEOUT = 2.0  # seconds for an idle one to end by itself
+_MAX_ANSWER = 1_048_576  # bytes of one answer; a longer one is no answer of ours
+# Few threads and arenas: each reserves address space, which the memory limit counts. Large blocks go back to the kernel
+# when they are freed, and the process does not stay as large as its largest job.
+_ENVIRONMENT = {
+    "LC_ALL": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": "4194304",
+}  # fmt: skip
+
+
+class StartFailed(Exception):
+    """The process ended before it was ready; the text says why where it could say so."""
+
+
+class WorkerDied(Exception):
+    """The process ended, or said something that is no answer, while it was asked."""
+
+
+class Worker:
+    """On the event loop. `jobs`: how many it was given."""
+
+    def __init__(
+        self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self._process = process
+        self._reader = reader
+        self._writer = writer
+        self._busy = True  # with its start, then with a job
+        self._lost = False  # the connection; the process has ended or is about to
+        self._killed = False  # by us
+        self.jobs = 0
+
+    @classmethod
+    async def start(cls, preload: list[str]) -> Self:
+        """Returns when its modules are loaded. Raises StartFailed, OSError."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            spec = {"fd": theirs.fileno(), "parent": os.getpid(), "root": str(_PROGRAM.parents[1]), "preload": preload}
+            bytecode = ["-B"] if sys.dont_write_bytecode else []
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-I", *bytecode, str(_PROGRAM), json.dumps(spec),
+                    stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(),), env=_ENVIRONMENT,
+                    start_new_session=True,  # a terminal's Ctrl-C stops the service, which lets running jobs end
+                )  # fmt: skip
+            except BaseException:
+                ours.close()
+                raise
+        ours.setblocking(False)
+        worker = cls(process, *await asyncio.open_connection(sock=ours, limit=_MAX_ANSWER))
+        try:
+            said = await asyncio.wait_for(worker._answer(), _START_TIMEOUT)
+        except (WorkerDied, TimeoutError):
+            raise StartFailed(f"it ended with {await worker.end()} before it was ready") from None
+        except BaseException:
+            await asyncio.shield(worker.end())
+            raise
+        worker._busy = False
+        if "failed" in said:
+            await worker.end()
+            raise StartFailed(str(said["failed"]))
+        return worker
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process.returncode is None and not self._reader.at_eof()
+
+    async def call(self, line: bytes) -> dict[str, Any]:
+        """The answer to one job. Raises WorkerDied; after that, or a cancelled call, it can only be ended."""
+        self.jobs += 1
+        self._busy = True
+        self._writer.write(line)
+        answer = await self._answer()
+        self._busy = False
+        return answer
+
+    async def cause(self) -> Literal["crashed", "killed"]:
+        """Why it died. "killed": by a signal that decoders do not end by, sent from outside."""
+        code = await self.end()
+        return "killed" if code in (-signal.SIGKILL, -signal.SIGTERM) and not self._killed else "crashed"
+
+    async def end(self) -> int:
+        """Ends it, and returns its exit code, negative for a signal. Repeating it is fine."""
+        self._writer.close()  # an idle one ends by that; one that is at work is killed
+        if self._busy and not self._lost:
+            self._kill()
+        try:
+            return await asyncio.wait_for(self._process.wait(), _END_TIMEOUT)
+        except TimeoutError:
+            self._kill()
+            return await self._process.wait()
+
+    def _kill(self) -> None:
+        if self._process.returncode is None:
+            self._killed = True
+            self._process.kill()
+
+    async def _answer(self) -> dict[str, Any]:
+        line, answer = b"", None
+        try:
+            line = await self._reader.readline()
+            answer = json.loads(line) if line.endswith(b"\n") else None
+        except OSError:
+            pass
+        except ValueError:  # too long, or no JSON
+            line = b"?"
+        if not isinstance(answer, dict):
+            self._lost = not line
+            raise WorkerDied
+        return answer
