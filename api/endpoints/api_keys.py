@@ -12,7 +12,7 @@ from api.http.access.check import WhoDep
 from api.http.access.rules import needs
 from api.http.dependencies import ServicesDep
 from api.http.openapi import answer, problems
-from api.http.params import Cursor, Limit
+from api.http.params import KEY_ID_PATTERN, Cursor, Limit
 from api.http.routing import make_router
 from models.access import Scope
 from models.schemas import ApiKeyCreate, ApiKeyCreated, ApiKeyInfo, ApiKeyPage
@@ -20,7 +20,7 @@ from services.reads.serializers.access import to_api_key, to_new_api_key
 
 router = make_router("/api/v1/api-keys", tags=["access"])
 
-KeyId = Annotated[str, Path(min_length=1, max_length=64, description="The key's id: 12 characters.")]
+KeyId = Annotated[str, Path(pattern=KEY_ID_PATTERN, description="The key's id: 12 characters.")]
 
 
 def _location(key_id: str) -> str:

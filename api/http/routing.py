@@ -38,7 +38,7 @@ def query_names(dependant: Dependant) -> set[str]:
 
 
 def check_query(query: bytes, known: frozenset[str]) -> None:
-    """Refuses unknown, repeated and empty query parameters, and what is not UTF-8."""
+    """Refuses unknown, repeated and empty query parameters, NUL characters, and what is not UTF-8."""
     if not query:
         return
     try:
@@ -54,6 +54,8 @@ def check_query(query: bytes, known: frozenset[str]) -> None:
             errors.append(FieldError("query", name, "repeated", "is given more than once"))
         elif any(value == "" for other, value in pairs if other == name):
             errors.append(FieldError("query", name, "empty", "has no value"))
+        elif any("\x00" in value for other, value in pairs if other == name):  # PostgreSQL's text cannot hold it
+            errors.append(FieldError("query", name, "nul_character", "has a NUL character"))
     if errors:
         raise invalid_fields(errors[:MAX_ERRORS])
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, cast, get_args
 
 from pydantic_core.core_schema import ErrorType
 
-from api.http.params import CURSOR_PATTERN
+from api.http.params import CURSOR_PATTERN, KEY_ID_PATTERN
 from config import BUCKET_NAME_PATTERN
 from models.schemas.base import RTSP_URL_PATTERN
 from models.schemas.uploads import CONTENT_TYPE_PATTERN, ETAG_PATTERN, SHA256_PATTERN
@@ -58,6 +58,7 @@ PATTERN_WORDS = {
     SHA256_PATTERN: "must be 64 hexadecimal digits in lower case",
     ETAG_PATTERN: "must be 1 to 200 visible ASCII characters",
     BUCKET_NAME_PATTERN: "may hold lower-case letters, digits, '.' and '-', 3 to 63, and begins and ends with no sign",
+    KEY_ID_PATTERN: "may hold letters and digits, at most 64",
     CURSOR_PATTERN: "must be visible ASCII characters only",
 }
 _NAME = re.compile(r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]{1,128}$")

@@ -18,7 +18,7 @@ from utils.exceptions import Forbidden
 
 PROBES = ("/health/live", "/health/ready")  # orchestrators ask by any name
 _CHANGES = ("POST", "PATCH", "DELETE", "PUT")
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,50}\]|[A-Za-z0-9._-]{1,255})(?::([0-9]{1,5}))?")
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
@@ -71,11 +71,11 @@ class Boundary:
     def _known_host(self, hosts: list[str], scope: Scope) -> bool:
         if len(hosts) > 1:
             return False
-        if self._any or not hosts:  # every browser sends one
+        if not hosts:  # every browser sends one
             return True
         name = _split(hosts[0])[0]
-        if not name:
-            return False
+        if not name or self._any:  # any name, but a name: /.well-known/oauth-protected-resource repeats it
+            return bool(name)
         if name in self._names or (self._by_default and _loopback(name)):
             return True
         # Listening on every address, the one that was connected to is as good as API__HOST; no page can be named so.

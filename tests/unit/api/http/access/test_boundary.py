@@ -33,6 +33,13 @@ async def test_the_hosts_that_are_allowed_and_no_others(tmp_path: Path) -> None:
         assert (await api("GET", "/api/v1/frames", headers={"Host": host})).status_code == status, host
 
 
+@pytest.mark.parametrize("host", ["", 'a"b', "a b", "a" * 256, "\xff", "user@a", "a:1:2", "a/b"])
+async def test_with_access_on_any_name_is_answered_but_only_a_name(tmp_path: Path, host: str) -> None:
+    api, path = Api(tmp_path, AUTH={"MODE": "keys"}), "/.well-known/oauth-protected-resource"
+    problem(await api("GET", path, headers={"Host": host.encode("latin-1")}), 403, "forbidden")
+    assert (await api("GET", path, headers={"Host": "any.example:8000"})).json()["resource"] == "http://any.example:8000"
+
+
 @pytest.mark.parametrize(
     ("origin", "there"),
     [
