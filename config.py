@@ -173,6 +173,13 @@ class ApiSettings(Group):
     IDEMPOTENCY_TTL: float = Field(
         86_400, ge=1, le=604_800, description="Seconds that an Idempotency-Key and its answer are kept."
     )
+    IDEMPOTENCY_MAX_KEYS: int = Field(
+        100_000,
+        ge=1,
+        le=100_000_000,
+        description="Idempotency-Keys of one caller that are kept at once; a new one beyond that is answered 429. While "
+        "access is off, all callers are one.",
+    )
     IDEMPOTENCY_LEASE: float = Field(
         6,
         ge=1,
@@ -189,7 +196,9 @@ class DbSettings(Group):
     USER: str = Field("trackshift", description="Database user.")
     PASSWORD: SecretStr = Field(SecretStr(""), description="Database password; any characters, not percent-encoded.")
     SSL: Literal["disable", "prefer", "require", "verify-full"] = Field(
-        "prefer", description="TLS to PostgreSQL, as libpq's sslmode."
+        "prefer",
+        description="TLS to PostgreSQL, as libpq's sslmode. Production refuses `prefer`, which goes on without TLS when the "
+        "server, or somebody in between, offers none. `disable` says that the network is yours alone.",
     )
     POOL_SIZE: int = Field(10, ge=1, le=500, description="Connections kept open.")
     MAX_OVERFLOW: int = Field(20, ge=0, le=500, description="Connections beyond POOL_SIZE under load.")
@@ -208,8 +217,17 @@ class StorageSettings(Group):
     )
     REGION: str = Field("us-east-1", description="Region that requests are signed for.")
     SECURE: bool = Field(False, description="https when ENDPOINT is host:port without a scheme.")
+    ALLOW_HTTP: bool = Field(
+        False,
+        description="Whether production may reach the store, or send clients to it, by http: pictures and presigned URLs "
+        "can then be read on the way. Only for a network that is yours alone.",
+    )
     PRESIGN_EXPIRY: int = Field(
-        3600, ge=1, le=604_800, description="Seconds that a presigned URL is valid (at most 7 days)."
+        300,
+        ge=1,
+        le=604_800,
+        description="Seconds that a presigned URL is valid (at most 7 days). It works that long whatever becomes of its "
+        "caller's credential; whoever needs longer asks again.",
     )
     CONNECT_TIMEOUT: float = Field(2, gt=0, le=60, description="Seconds to connect.")
     READ_TIMEOUT: float = Field(5, gt=0, le=300, description="Seconds to wait for an answer.")
@@ -349,6 +367,11 @@ class UploadSettings(Group):
     TEMP_UPLOAD_DIR: Path | None = Field(None, description="Folder for files being received. Unset: DATA_DIR/tmp.")
     EXIF_TIMEZONE: Annotated[str, AfterValidator(_timezone)] = Field(
         "UTC", description="IANA time zone for EXIF times without an offset; their uncertainty is unknown."
+    )
+    KEEP_GPS: bool = Field(
+        False,
+        description="Whether `exif` of a frame, and so answers and events, tells where the picture was taken (`gps`). The "
+        "stored bytes are the client's and keep what is in them.",
     )
     MAX_CONCURRENT: int = Field(
         16, ge=1, le=1000, description="Uploads received at once; more are answered 503 `overloaded`."
@@ -596,9 +619,21 @@ class Settings(BaseSettings):
             reasons.append("DB__HOST is empty: the embedded PostgreSQL is not for production")
         elif not self.DB.HOST.startswith("/") and self.DB.PASSWORD.get_secret_value().lower() in DEFAULT_CREDENTIALS:
             reasons.append("DB__PASSWORD is empty or a well-known default: set your own")
+        if self.DB.HOST and not self.DB.HOST.startswith("/") and self.DB.SSL == "prefer":
+            reasons.append(
+                "DB__SSL is prefer, which goes on without TLS when the server offers none: set verify-full or require; "
+                "disable, where the network to PostgreSQL is yours alone"
+            )
         if not self.STORAGE.ENDPOINT:
             reasons.append("STORAGE__ENDPOINT is empty: the embedded S3 server is not for production")
         else:
+            if not self.STORAGE.ALLOW_HTTP:
+                reasons += [
+                    f"STORAGE__{name} is http: use https (STORAGE__SECURE for host:port), or say STORAGE__ALLOW_HTTP=true "
+                    "where the network to the store is yours alone"
+                    for name in ("ENDPOINT", "PUBLIC_ENDPOINT")
+                    if _is_http(getattr(self.STORAGE, name), self.STORAGE.SECURE)
+                ]
             reasons += [
                 f"STORAGE__{name} is empty or a well-known default: set your own"
                 for name in ("ACCESS_KEY", "SECRET_KEY")
@@ -640,6 +675,12 @@ class Settings(BaseSettings):
         """Raises ConfigurationError with every reason against a start."""
         if reasons := self.start_refusals():
             raise ConfigurationError(reasons)
+
+
+def _is_http(endpoint: str, secure: bool) -> bool:
+    """Whether an S3 endpoint, host:port or a URL, is reached without TLS; an empty one is not reached."""
+    scheme, sep, _ = endpoint.partition("://")
+    return bool(endpoint) and (scheme.lower() != "https" if sep else not secure)
 
 
 def is_safe_jwks_url(url: str) -> bool:

@@ -62,6 +62,9 @@ With `ENVIRONMENT=production` it refuses to start, and names every reason at onc
 - `DB__HOST` or `STORAGE__ENDPOINT` is empty (an embedded part),
 - `DB__PASSWORD`, `STORAGE__ACCESS_KEY` or `STORAGE__SECRET_KEY` is empty or a well-known default
   (a PostgreSQL socket folder in `DB__HOST` needs no password),
+- `DB__SSL` is `prefer`, which goes on without TLS when the server offers none: `verify-full` or `require`; `disable` says
+  that the network is yours alone,
+- `STORAGE__ENDPOINT` or `STORAGE__PUBLIC_ENDPOINT` is http, unless `STORAGE__ALLOW_HTTP=true` says the same,
 - `SECRETS__KEYS` is empty,
 - `API__CORS_ORIGINS` is `["*"]` together with `API__CORS_CREDENTIALS=true`,
 - `AUTH__MODE` is `off` and `API__HOST` is not loopback.

@@ -359,15 +359,16 @@ class AuditFilter:
 
 @dataclass(frozen=True, slots=True)
 class KeyName:
-    """A client's key within its scope: caller, method and path."""
+    """A client's key within its scope: caller, method and path. `owner`: the principal that it counts for."""
 
     scope: str
     key: str
+    owner: str
 
 
 @dataclass(frozen=True, slots=True)
 class KeptAnswer:
-    """The answer that a key has, and the run that gave it."""
+    """The answer that a key has, and the run that gave it. `body`: as it is kept, or rendered to be given again."""
 
     run: UUID
     status: int

@@ -109,6 +109,10 @@ class FrameRepository(Repository[Frame]):
         query = self.select().where(Frame.request_id == request_id, Frame.state == "stored").order_by(order).limit(limit)
         return list((await self.session.scalars(query)).all())
 
+    async def by_ids(self, frame_ids: Sequence[UUID]) -> list[Frame]:
+        """The frames with these ids, those that were deleted too, in any order."""
+        return list((await self.session.scalars(self.select().where(Frame.id.in_(frame_ids)))).all())
+
     async def first_of(self, request_ids: Sequence[UUID]) -> dict[UUID, Frame]:
         """The stored frames in slot 0, by request: those of single_frame captures."""
         query = self.select().where(Frame.request_id.in_(request_ids), Frame.sequence == 0, Frame.state == "stored")
@@ -154,6 +158,7 @@ class FrameRepository(Repository[Frame]):
 
         `older_than_s`: only those stored longer ago than that. State, hold and age are those of the moment at which the
         row is written, not of the moment at which it was chosen: a frame put on hold since stays (docs/rules.md, rule 10).
+        Triggers blank the rows and what copies of them there are (functions/blank_frame.sql, blank_copies.sql).
         """
         await self.session.execute(
             sql("SELECT 1 FROM ingestion_requests WHERE id = :id FOR NO KEY UPDATE"), {"id": request_id}

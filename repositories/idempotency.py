@@ -49,14 +49,30 @@ class IdempotencyRepository(Repository[IdempotencyKey]):
         """A key that is not there yet, leased for `lease` seconds; False when there is one, committed or about to be."""
         found = await self.session.scalar(
             sql("""
-            INSERT INTO idempotency_keys (scope, key, fingerprint, request_id, run, expires_at, lease)
-            VALUES (:scope, :key, :fingerprint, :request_id, :run, clock_timestamp() + make_interval(secs => :lease),
-                    CAST(:lease AS float8))
+            INSERT INTO idempotency_keys (scope, key, owner, fingerprint, request_id, run, expires_at, lease)
+            VALUES (:scope, :key, :owner, :fingerprint, :request_id, :run,
+                    clock_timestamp() + make_interval(secs => :lease), CAST(:lease AS float8))
             ON CONFLICT DO NOTHING RETURNING 1
             """),
-            {**_named(name), "fingerprint": fingerprint, "request_id": request_id, "run": run, "lease": lease},
-        )
+            {
+                **_named(name), "owner": name.owner, "fingerprint": fingerprint, "request_id": request_id, "run": run,
+                "lease": lease,
+            },
+        )  # fmt: skip
         return found is not None
+
+    async def count(self, owner: str, at_most: int, ttl: float) -> tuple[int, float]:
+        """How many keys an owner has, counted up to `at_most`, and in how many seconds the time of the oldest is over."""
+        row = (
+            await self.session.execute(
+                sql("""
+                SELECT count(*) AS n, coalesce(extract(epoch FROM min(created_at) - clock_timestamp()) + :ttl, 0) AS oldest
+                FROM (SELECT created_at FROM idempotency_keys WHERE owner = :owner ORDER BY created_at LIMIT :most) AS k
+                """),
+                {"owner": owner, "most": at_most, "ttl": ttl},
+            )
+        ).one()
+        return row.n, float(row.oldest)
 
     async def locked(self, name: KeyName, ttl: float) -> KeyRow | None:
         """The key, its row locked until the transaction's end. `ttl` in seconds."""

@@ -130,7 +130,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         direct = UploadSessions(settings, database, storage, uploads, access.shares)
         stack.callback(direct.stop)
         staging = StagingSweeper(database, storage)
-        idempotency = IdempotencyService(settings.API, database, storage, secrets)
+        idempotency = IdempotencyService(settings.API, database, secrets, queries.rendered)
         marker = BucketMarker(database, storage)
         sweeper = Sweeper(settings.SWEEPER, database, storage, marker)
         retention = Retention(settings.RETENTION, database, storage, marker)

@@ -1,11 +1,15 @@
 """structlog for the whole process: one line per event, JSON or console, secrets masked by a processor.
 
+No value begins a line: JSON escapes control characters, and the console's lines do so too; a traceback's lines are indented
+behind a bar.
+
 uvicorn's and the libraries' standard logging records go through the same processors. `request_id` and
 `camera_id` are bound with `structlog.contextvars` and appear on every line of that task.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import MutableMapping
@@ -45,6 +49,31 @@ def mask_secrets(_logger: Any, _method: str, event_dict: EventDict) -> EventDict
     return {key: _mask_item(key, value, 0) for key, value in event_dict.items()}
 
 
+def _printable(text: str) -> str:
+    """`text` with control characters, line separators, marks of direction and lone surrogates as their escapes."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def _behind_a_bar(text: str) -> str:
+    """A traceback: its own line breaks stay, and none of its lines can be taken for one of the log."""
+    return "\n".join(f"  | {_printable(line)}" for line in text.split("\n"))
+
+
+def escape_controls(_logger: Any, _method: str, event_dict: EventDict) -> EventDict:
+    """structlog processor before the console's renderer, which writes texts as they are (of other values their repr)."""
+    return {
+        _printable(key): value if not isinstance(value, str)
+        else _behind_a_bar(value) if key in ("exception", "stack") else _printable(value)
+        for key, value in event_dict.items()
+    }  # fmt: skip
+
+
+def _json(value: Any, **options: Any) -> str:
+    return json.dumps(value, **options).replace("\x7f", "\\u007f")  # the one control character that json leaves
+
+
 def _drop_color_message(_logger: Any, _method: str, event_dict: EventDict) -> EventDict:
     event_dict.pop("color_message", None)  # uvicorn's second copy of its message
     return event_dict
@@ -63,7 +92,7 @@ def configure_logging(level: str = "INFO", fmt: str = "json") -> None:
     renderer: Processor = (
         structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
         if fmt == "console"
-        else structlog.processors.JSONRenderer()
+        else structlog.processors.JSONRenderer(_json)
     )
     # Tracebacks are turned into text before masking: exception texts of FFmpeg and drivers hold whole URLs.
     last: list[Processor] = [
@@ -71,6 +100,7 @@ def configure_logging(level: str = "INFO", fmt: str = "json") -> None:
         structlog.processors.StackInfoRenderer(),
         structlog.processors.format_exc_info,
         mask_secrets,
+        *([escape_controls] if fmt == "console" else []),
         renderer,
     ]
     handler = logging.StreamHandler(sys.stderr)

@@ -142,7 +142,8 @@ async def _patch_type(request: Request) -> None:
 )
 @needs(Scope.CAMERAS_WRITE)
 async def update_camera(camera_id: PathCameraId, body: CameraPatch, services: ServicesDep, who: WhoDep) -> Any:
-    """Absent members stay, null resets, objects are merged. An rtsp_url equal to its masked form keeps the secret."""
+    """Absent members stay, null resets, objects are merged. An rtsp_url equal to its masked form keeps what is not
+    shown; `rtsp://@host/path`, with an empty login, takes the login away."""
     allow_camera(who, camera_id)
     return await services.cameras.update(camera_id, body, who)
 

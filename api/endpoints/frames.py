@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Annotated, Any, Literal
-from urllib.parse import quote
 
 from fastapi import Depends, Query
 from starlette.requests import Request
@@ -135,12 +134,6 @@ async def release_frame(frame_id: FrameId, services: ServicesDep, who: WhoDep) -
     return Response(status_code=204)
 
 
-def _disposition(filename: str) -> str:
-    """inline, with the name for both old and new clients (RFC 6266)."""
-    plain = "".join(c if 0x20 <= ord(c) < 0x7F and c not in '"\\%' else "_" for c in filename)
-    return f"inline; filename=\"{plain}\"; filename*=UTF-8''{quote(filename, safe='', errors='replace')}"
-
-
 async def _body(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """The same chunks, but the first is there before the answer begins: a failed store is then still a problem."""
     first = await anext(source, b"")
@@ -200,16 +193,16 @@ async def get_frame_content(
             span = requested_span(_joined(request, "range"), request.headers.get("if-range"), etag, size)
         except Unsatisfiable:
             return problem_response(request.scope, RangeNotSatisfiable(), {"Content-Range": f"bytes */{size}"})
-    headers["Content-Disposition"] = _disposition(content.filename or str(frame_id))
+    headers["Content-Disposition"] = content.served.disposition
     start, stop = (span.start, span.stop) if span else (0, size)
     headers["Content-Length"] = str(stop - start)
     if span:
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
     status = 206 if span else 200
     if head:
-        return Response(status_code=status, headers=headers, media_type=content.content_type)
+        return Response(status_code=status, headers=headers, media_type=content.served.content_type)
     body = await _body(content.read(start, stop))
-    return StreamingResponse(body, status, headers, media_type=content.content_type)
+    return StreamingResponse(body, status, headers, media_type=content.served.content_type)
 
 
 def _joined(request: Request, name: str) -> str | None:

@@ -128,7 +128,7 @@ CAMERA_NEW: dict[str, Any] = {
 }  # fmt: skip
 CAMERA_PATCH: dict[str, Any] = {"default_fps": 2.0, "description": None, "meta": {"mast": 5}}
 CAMERA: dict[str, Any] = {
-    "camera_id": "pit-lane-1", "rtsp_url": "rtsp://viewer:***@192.168.1.20:554/stream1", **_CAMERA_INPUT,
+    "camera_id": "pit-lane-1", "rtsp_url": "rtsp://192.168.1.20:554/stream1", **_CAMERA_INPUT,
     "created_at": "2026-05-04T09:00:00.000000Z", "updated_at": "2026-05-04T09:12:30.000000Z",
     "stream": {
         "state": "live", "since": "2026-05-04T09:12:31.000000Z", "codec": "h264", "width": 1920, "height": 1080, "fps": 25.0,

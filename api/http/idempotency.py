@@ -140,7 +140,7 @@ OperationDep = Annotated[Operation, Depends(get_operation)]
 def check_key(request: Request) -> None:
     """The request's key, if it has one, before its body is read. Raises MalformedRequest."""
     key = parse_key(request.headers.getlist("idempotency-key"))
-    request.scope[_SCOPE] = _Keyed(KeyName(scope_of(request), key) if key is not None else None)
+    request.scope[_SCOPE] = _Keyed(KeyName(scope_of(request), key, caller(request)) if key is not None else None)
 
 
 async def serve(

@@ -45,4 +45,8 @@ class Event(Base):
     event: Mapped[Json]
     created_at: Mapped[datetime] = created_now()
 
-    __table_args__ = (Index(None, "camera_id", "seq"),)
+    __table_args__ = (
+        Index(None, "camera_id", "seq"),
+        # To blank the event of a frame that is deleted (functions/blank_copies.sql).
+        Index("ix_events_frame_stored", text("(event ->> 'subject')"), postgresql_where=text("type = 'frame.stored'")),
+    )

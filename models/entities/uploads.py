@@ -16,7 +16,7 @@ class IdempotencyKey(Base):
     """A retry's memory: the key commits first with a lease, the answer with the frames.
 
     `run` is who has it; `begun`: something was committed under `request_id` whose answer comes later. The answer is
-    plain JSON, not jsonb: it is given again as it was, in its order.
+    plain JSON, not jsonb: it is given again as it was, in its order; frames are in it as ids (services.idempotency.answers).
     """
 
     __tablename__ = "idempotency_keys"
@@ -33,8 +33,13 @@ class IdempotencyKey(Base):
     begun: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
     location: Mapped[str | None]
     lease: Mapped[float] = mapped_column(server_default=text(LONGEST_LEASE))  # seconds: how far expires_at may be ahead
+    owner: Mapped[str | None]  # the principal (models.access) that it counts for; null: from before the quota
 
-    __table_args__ = (CheckConstraint("lease > 0", name="lease"), Index(None, "created_at"))
+    __table_args__ = (
+        CheckConstraint("lease > 0", name="lease"),
+        Index(None, "created_at"),
+        Index(None, "owner", "created_at"),
+    )
 
 
 class UploadSession(Base):

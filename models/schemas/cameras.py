@@ -31,7 +31,7 @@ class CameraCreate(NullIsAbsent):
     camera_id: Annotated[CameraId, AfterValidator(_not_reserved)] = Field(description="Any but `probe`, which is a path.")
     name: _Name | None = Field(None, examples=["Pit lane, entry"])
     description: _Text | None = None
-    rtsp_url: RtspUrl = Field(description="May carry user:password; kept encrypted, shown masked.")
+    rtsp_url: RtspUrl = Field(description="May carry user:password; kept encrypted, shown without login and query.")
     transport: Transport = Field(Transport.TCP, strict=False)
     location: _Name | None = None
     camera_angle: _Name | None = None
@@ -52,7 +52,7 @@ class CameraPatch(Input):
     camera_id: CameraId | SkipJsonSchema[None] = Field(None, description="May be sent back; cannot change.")
     name: _Name | None = None
     description: _Text | None = None
-    rtsp_url: RtspUrl | SkipJsonSchema[None] = Field(None, description="Equal to the masked form: the secret stays.")
+    rtsp_url: RtspUrl | SkipJsonSchema[None] = Field(None, description="Equal to what is shown: login and query stay.")
     transport: Transport | None = Field(None, strict=False)
     location: _Name | None = None
     camera_angle: _Name | None = None
@@ -100,7 +100,7 @@ class CameraConfiguration(Output):
     camera_id: str
     name: str | None
     description: str | None
-    rtsp_url: str = Field(description="Its password masked.")
+    rtsp_url: str = Field(description="Without login and query.")
     transport: Transport
     location: str | None
     camera_angle: str | None

@@ -47,7 +47,7 @@ class RejectedFile(Output):
 
 
 class StreamSource(Output):
-    url: str | None = Field(description="Its password masked; null without cameras:read.")
+    url: str | None = Field(description="Without login and query; null without cameras:read.")
     codec: str | None
     width: int | None
     height: int | None

@@ -13,7 +13,7 @@ from models.values import FrameRecord, ReceivedFile, SourceType
 from repositories.database import Database, UnitOfWork
 from services.idempotency.operation import Operation
 from services.reads.queries import read_request
-from services.reads.serializers.frames import NO_URL, to_frame_info
+from services.reads.serializers.frames import to_frame_info
 from services.reads.serializers.requests import to_response
 from services.storage_service.commit_with_reupload import commit_with_reupload
 from services.upload_handler.handler import UploadHandler
@@ -79,4 +79,4 @@ async def ingest_upload(
 async def _whole(uow: UnitOfWork, request_id: UUID, secrets: SecretBox) -> IngestionResponse:
     """The request as this transaction has it, its frames without URLs."""
     row, gaps, frames = await read_request(uow, request_id, ALL_CAMERAS)
-    return to_response(row, gaps, [to_frame_info(frame, NO_URL) for frame in frames], secrets)
+    return to_response(row, gaps, [to_frame_info(frame, None) for frame in frames], secrets)

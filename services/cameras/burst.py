@@ -21,6 +21,7 @@ from repositories.database import Database
 from services.idempotency.operation import Operation
 from services.orchestrator import Orchestrator
 from services.reads.serializers.bursts import to_burst
+from services.reads.serializers.frames import served
 from services.rtsp_capture.media.gop_buffer import Picture
 from services.rtsp_capture.media.packets import StreamInfo
 from services.rtsp_capture.streams.hub import StreamHub
@@ -134,7 +135,7 @@ class BurstService:
             frames = await uow.frames.first_of([row.id for row in rows])
         if not rows:
             raise RequestNotFound("There is no burst with this id.")
-        urls = await self._storage.presign_many([frame.storage_path for frame in frames.values()])
+        urls = await self._storage.presign([served(frame) for frame in frames.values()])
         return to_burst(group_id, rows, frames, dict(zip(frames, urls, strict=True)))
 
     # -- what is asked for -------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from services.admission.captures import capture_row
 from services.idempotency.operation import Operation
 from services.orchestrator import Orchestrator
 from services.reads.queries import Queries
-from services.reads.serializers.frames import NO_URL, to_frame_info
+from services.reads.serializers.frames import to_frame_info
 from services.rtsp_capture.captures.context import CaptureDeps
 from services.rtsp_capture.frames.frame_record import CaptureFacts, frame_record
 from services.rtsp_capture.media.gop_buffer import Picture
@@ -169,7 +169,7 @@ async def _commit(uow: UnitOfWork, row: IngestionRequest, record: FrameRecord, o
             return None
         raise StorageUnavailable("The frame's object key is taken.")
     await uow.audit.write(row.id, "snapshot.take")
-    await operation.keep(uow, to_frame_info(frame, NO_URL))
+    await operation.keep(uow, to_frame_info(frame, None))
     return frame
 
 

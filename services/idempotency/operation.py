@@ -10,11 +10,11 @@ from pydantic import BaseModel
 
 from models.values import KeptAnswer, KeyName
 from repositories.database import UnitOfWork
+from services.idempotency.answers import packed
 from utils.exceptions import RequestInProgress
 from utils.ids import new_id
 
 RETRY_AFTER = 1.0  # seconds, for a key whose request is being served
-URLS = ("storage_url", "url_expires_at")
 
 
 class Operation:
@@ -54,7 +54,7 @@ class Operation:
             await self.begin(uow)
             return
         status, location = self._describe(body)
-        answer = KeptAnswer(self.run, status, location, without_urls(body.model_dump(mode="json", by_alias=True)))
+        answer = KeptAnswer(self.run, status, location, packed(body.model_dump(mode="json", by_alias=True)))
         if await uow.keys.keep(self.name, self.request_id, answer):
             self.kept = answer
             return
@@ -73,25 +73,3 @@ class Operation:
         """
         if self.name is not None and not await uow.keys.begin(self.name, self.request_id):
             raise RequestInProgress(retry_after=RETRY_AFTER)
-
-
-def without_urls(body: Any) -> Any:
-    """The body with its presigned URLs null: they are made when asked for, never stored. Changes it in place."""
-    if isinstance(body, dict) and "upload_url" in body:  # an upload session's: its Location has fresh ones
-        body.update(upload_url=None, urls_expire_at=None)
-        for part in body["parts"] or []:
-            part["url"] = None
-    return each_frame(body, lambda frame: frame.update(dict.fromkeys(URLS)))
-
-
-def each_frame(body: Any, change: Callable[[dict[str, Any]], object]) -> Any:
-    if isinstance(body, dict):
-        if "storage_path" in body and body.keys() >= set(URLS):
-            change(body)
-        else:
-            for value in body.values():
-                each_frame(value, change)
-    elif isinstance(body, list):
-        for value in body:
-            each_frame(value, change)
-    return body

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from models.access import CameraGrant, Principal
@@ -23,9 +24,9 @@ from repositories.frames import Removal
 from services.access.cursors import Cursors
 from services.housekeeping.object_deletion import delete_objects
 from services.reads.serializers.capture_events import to_event, window_of
-from services.reads.serializers.frames import to_frame_info
+from services.reads.serializers.frames import served, to_frame_info
 from services.reads.serializers.requests import to_response, to_summary
-from services.storage_service.service import StorageService
+from services.storage_service.service import Served, StorageService
 from utils.exceptions import FrameNotFound, RequestNotFound
 from utils.secret_box import SecretBox
 
@@ -38,15 +39,13 @@ class FrameContent:
 
     sha256: str
     size_bytes: int
-    content_type: str
-    filename: str
+    served: Served
     presigned_url: str
-    key: str
     storage: StorageService
 
     async def read(self, start: int, stop: int) -> AsyncIterator[bytes]:
         """The bytes [start, stop) in chunks. Raises StorageUnavailable, ObjectMissing."""
-        async for chunk in self.storage.read_range(self.key, start, stop):
+        async for chunk in self.storage.read_range(self.served.key, start, stop):
             yield chunk
 
 
@@ -116,6 +115,15 @@ class Queries:
         """A row that was just read, as the wire shows it."""
         return (await self._infos([row]))[0]
 
+    async def rendered(self, frame_ids: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
+        """These frames as JSON has them, by id; one that was deleted without URL and what its deletion blanked."""
+        async with self._database.unit_of_work(events=False) as uow:
+            rows = await uow.frames.by_ids(frame_ids)
+        stored = [row for row in rows if row.state == "stored"]
+        gone = [to_frame_info(row, None) for row in rows if row.state != "stored"]
+        found = [*await self._infos(stored), *gone]
+        return {info.frame_id: info.model_dump(mode="json", by_alias=True) for info in found}
+
     async def list_frames(self, wanted: FrameFilter, limit: int, cursor: str | None, who: Principal) -> FramePage:
         """Stored frames by capture time."""
         after = self._cursors.decode(cursor, wanted, who, UUID)
@@ -139,9 +147,9 @@ class Queries:
     async def open_frame(self, frame_id: UUID, who: Principal) -> FrameContent:
         """What is needed to hand out a frame's bytes."""
         row = await self._frame(frame_id, who)
-        filename = row.filename or f"{row.camera_id}-{row.capture_timestamp:%Y%m%dT%H%M%S.%fZ}.{row.format}"
-        url = await self._storage.presign_get(row.storage_path)
-        return FrameContent(row.sha256, row.size_bytes, row.content_type, filename, url.url, row.storage_path, self._storage)
+        shown = served(row)
+        (url,) = await self._storage.presign([shown])
+        return FrameContent(row.sha256, row.size_bytes, shown, url.url, self._storage)
 
     async def delete_frame(self, frame_id: UUID, who: Principal) -> None:
         """Deletes row and object; repeated or unknown: nothing. The row stays as the slot's tombstone.
@@ -180,5 +188,5 @@ class Queries:
         return row
 
     async def _infos(self, rows: Sequence[Frame]) -> list[FrameInfo]:
-        urls = await self._storage.presign_many([row.storage_path for row in rows])
+        urls = await self._storage.presign([served(row) for row in rows])
         return [to_frame_info(row, url) for row, url in zip(rows, urls, strict=True)]

@@ -9,13 +9,22 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
-_UNSAFE_IN_FILENAME = re.compile(r"[^A-Za-z0-9._-]+")
+
+class Served(NamedTuple):
+    """An object as clients shall get it: its key, and what Content-Type and Content-Disposition say."""
+
+    key: str
+    content_type: str
+    disposition: str
+
+    def overrides(self) -> dict[str, str]:
+        """The query parameters by which a store answers with these headers, whatever the object was stored with."""
+        return {"response-content-type": self.content_type, "response-content-disposition": self.disposition}
 
 
 class Presigned(NamedTuple):
@@ -32,11 +41,6 @@ def endpoint_url(endpoint: str, secure: bool) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or "@" in parts.netloc:
         raise ValueError("an S3 endpoint is host:port, or an http(s) URL without user, query and fragment")
     return url.rstrip("/")
-
-
-def safe_filename(name: str) -> str:
-    """`name` with everything but `[A-Za-z0-9._-]` replaced: it becomes part of a response header."""
-    return _UNSAFE_IN_FILENAME.sub("_", name)[:150].strip(".") or "frame"
 
 
 class Presigner:

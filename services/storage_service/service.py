@@ -20,7 +20,7 @@ from config import StorageSettings
 from services.storage_service.bucket import BATCH, Bucket, Digest, ListedObject, ObjectHead
 from services.storage_service.client import STORE_FAILURES, closed, make_client, translated
 from services.storage_service.keys import EXTENSIONS
-from services.storage_service.presign import Presigned, Presigner, endpoint_url, safe_filename
+from services.storage_service.presign import Presigned, Presigner, Served, endpoint_url
 from services.storage_service.staging import Staging
 from utils.exceptions import IngestionException, StorageUnavailable
 from utils.logger import Throttle
@@ -28,7 +28,7 @@ from utils.metrics import STORAGE_ERRORS, STORAGE_SECONDS
 from utils.pool import WorkerPool
 
 __all__ = [
-    "EXTENSIONS", "Digest", "ListedObject", "ObjectHead", "Presigned", "Staging", "StorageService",
+    "EXTENSIONS", "Digest", "ListedObject", "ObjectHead", "Presigned", "Served", "Staging", "StorageService",
 ]  # fmt: skip
 
 CHUNK = 262_144  # bytes handed over at once by read_range
@@ -161,18 +161,9 @@ class StorageService:
             names += more
         return names
 
-    async def presign_get(self, key: str, content_type: str | None = None, filename: str | None = None) -> Presigned:
-        """A URL for clients, on PUBLIC_ENDPOINT; with the content type and file name that the answer shall carry."""
-        headers: dict[str, str] = {}
-        if content_type:
-            headers["response-content-type"] = content_type
-        if filename:
-            headers["response-content-disposition"] = f'inline; filename="{safe_filename(filename)}"'
-        return self._presigner.get(key, datetime.now(UTC), headers)
-
-    async def presign_many(self, keys: Iterable[str]) -> list[Presigned]:
-        """`presign_get` of many, in order, in one thread."""
-        wanted = list(keys)
+    async def presign(self, objects: Iterable[Served]) -> list[Presigned]:
+        """URLs for clients, on PUBLIC_ENDPOINT, in order. The answers carry each object's type and disposition."""
+        wanted = list(objects)
         if len(wanted) <= 10:  # a third of a millisecond: less than the way to a thread and back under load
             return self._presign_all(wanted)
         return await self._call("presign", self._presign_all, wanted)
@@ -206,9 +197,9 @@ class StorageService:
         for client in self._clients:
             client.close()
 
-    def _presign_all(self, keys: list[str]) -> list[Presigned]:
+    def _presign_all(self, objects: list[Served]) -> list[Presigned]:
         now = datetime.now(UTC)
-        return [self._presigner.get(key, now) for key in keys]
+        return [self._presigner.get(item.key, now, item.overrides()) for item in objects]
 
     async def _call(
         self, operation: str, function: Callable[..., T], *args: Any, pool: WorkerPool | None = None, **kwargs: Any

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -166,5 +167,11 @@ class UploadHandler:
             sequence=file.index, storage_path=key, timestamp=taken.at, timestamp_source=taken.source,
             timestamp_uncertainty_ms=taken.uncertainty_ms, width=image.width, height=image.height,
             size_bytes=file.size, format=image.format, content_type=image.content_type, sha256=file.sha256,
-            filename=file.filename, exif=image.exif, meta=form.meta.to_json(),
+            filename=file.filename, exif=self._recorded(image.exif), meta=form.meta.to_json(),
         )  # fmt: skip
+
+    def _recorded(self, exif: dict[str, Any] | None) -> dict[str, Any] | None:
+        """What the row tells of a picture's EXIF: where it was taken only if UPLOAD__KEEP_GPS says so."""
+        if exif is None or self._settings.KEEP_GPS:
+            return exif
+        return {name: value for name, value in exif.items() if name != "gps"} or None

@@ -206,6 +206,7 @@ def test_a_socket_folder_as_host() -> None:
 def production(monkeypatch: pytest.MonkeyPatch, **changes: str) -> list[str]:
     good = {
         "ENVIRONMENT": "production", "DB__HOST": "db.example", "DB__PASSWORD": "own-1",
+        "DB__SSL": "verify-full",
         "STORAGE__ENDPOINT": "https://s3.example", "STORAGE__ACCESS_KEY": "own-2", "STORAGE__SECRET_KEY": "own-3",
         "SECRETS__KEYS": f'["{KEY}"]',
     }  # fmt: skip
@@ -242,6 +243,38 @@ def test_production_names_every_reason_at_once(monkeypatch: pytest.MonkeyPatch) 
 
 def test_production_takes_a_socket_without_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
     assert production(monkeypatch, DB__HOST="/run/postgresql", DB__PASSWORD="") == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"DB__SSL": "prefer"}, ["DB__SSL"]),
+        ({"DB__SSL": "prefer", "DB__HOST": "/run/postgresql"}, []),
+        ({"DB__SSL": "disable"}, []),
+        ({"DB__SSL": "require"}, []),
+        ({"STORAGE__ENDPOINT": "http://s3.example"}, ["STORAGE__ENDPOINT"]),
+        ({"STORAGE__ENDPOINT": "HTTP://127.0.0.1:9000"}, ["STORAGE__ENDPOINT"]),
+        ({"STORAGE__ENDPOINT": "s3.example:9000"}, ["STORAGE__ENDPOINT"]),
+        ({"STORAGE__ENDPOINT": "s3.example:9000", "STORAGE__SECURE": "true"}, []),
+        ({"STORAGE__PUBLIC_ENDPOINT": "http://frames.example"}, ["STORAGE__PUBLIC_ENDPOINT"]),
+        ({"STORAGE__PUBLIC_ENDPOINT": "http://frames.example", "STORAGE__ALLOW_HTTP": "true"}, []),
+        ({"STORAGE__ENDPOINT": "http://s3.example", "STORAGE__ALLOW_HTTP": "true", "DB__SSL": "prefer"}, ["DB__SSL"]),
+    ],
+)
+def test_production_takes_no_plain_connection_that_nobody_named(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], named: list[str]
+) -> None:
+    reasons = production(monkeypatch, **changes)
+    assert [reason.split()[0] for reason in reasons] == named
+    for reason in reasons:  # the error says which setting mends it
+        assert "STORAGE__ALLOW_HTTP" in reason if reason.startswith("STORAGE") else "verify-full" in reason
+
+
+def test_production_by_default_has_neither(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert production(monkeypatch) == []
+    monkeypatch.delenv("DB__SSL")
+    monkeypatch.setenv("STORAGE__ENDPOINT", "s3.example:9000")
+    assert [reason.split()[0] for reason in Settings().start_refusals()] == ["DB__SSL", "STORAGE__ENDPOINT"]
 
 
 def test_cameras_on_loopback_only_outside_production(monkeypatch: pytest.MonkeyPatch) -> None:

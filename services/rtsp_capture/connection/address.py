@@ -71,7 +71,7 @@ def parse_rtsp_url(url: str) -> CameraAddress:
     if "@" in authority and "@" in path.split("?")[0]:
         # Either belongs to the password, and then the host is another one, or to the path: which one is not known.
         raise bad("has an @ before and after a /: percent-encode those that do not end the password as %40, the / as %2F")
-    userinfo, at, hostport = authority.rpartition("@")
+    userinfo, _, hostport = authority.rpartition("@")
     try:
         parts = urlsplit(f"rtsp://{hostport}")
         host, port = parts.hostname, parts.port
@@ -86,7 +86,7 @@ def parse_rtsp_url(url: str) -> CameraAddress:
         raise bad("has a control character in its user name or password")
     return CameraAddress(
         scheme.lower(), host, port or DEFAULT_PORTS[scheme.lower()], f"/{path}" if slash else "/",
-        unquote(user) if at else None, unquote(password) if colon else None,
+        unquote(user) if userinfo else None, unquote(password) if colon else None,
     )  # fmt: skip
 
 

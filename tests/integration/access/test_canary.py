@@ -45,9 +45,10 @@ async def test_no_secret_of_a_run_is_left_anywhere(backends: Backends, tmp_path:
     bootstrap, password = f"canary-bootstrap/{secrets.token_urlsafe(32)}", f"canary+camera@{secrets.token_urlsafe(18)}"
     settings = {"AUTH__MODE": "keys", "AUTH__BOOTSTRAP_KEY": bootstrap, "LOG__LEVEL": "DEBUG", "RTSP__CAPTURE_TIMEOUT": "1"}
     service = service_on(own, tmp_path, **settings)
-    canaries = {bootstrap, password, SECRETS_KEY, own.storage.SECRET_KEY.get_secret_value()}
+    user, token = f"canary-user-{secrets.token_hex(8)}", f"canary-token-{secrets.token_hex(8)}"
+    canaries = {bootstrap, password, user, token, SECRETS_KEY, own.storage.SECRET_KEY.get_secret_value()}
     told: list[str] = []
-    url = f"rtsp://admin:{quote(password, safe='')}@127.0.0.1:9/live"
+    url = f"rtsp://{user}:{quote(password, safe='')}@127.0.0.1:9/live;token={token}/user={user}_channel=1?t={token}"
     camera = unique()
     async with running(service) as client:
 

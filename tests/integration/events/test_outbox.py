@@ -7,7 +7,7 @@ import random
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -199,6 +199,87 @@ async def test_a_capture_tells_its_life_and_nothing_else(log: Log) -> None:
     assert "rtsp" not in str([event["data"] for event in events]).replace("'source_type': 'rtsp'", "")
 
 
+TOLD: dict[str, Any] = {"filename": "jane-doe.jpg", "exif": {"gps": {"lat": 45.6, "lon": 9.2}}, "meta": {"location": "home"}}
+BLANK: dict[str, Any] = {"filename": None, "exif": None, "meta": {}}
+
+
+async def one_upload(log: Log, frames: int = 1) -> tuple[UUID, list[UUID]]:
+    """An upload with something to tell; its request and its frames."""
+    row = upload_row("paddock")
+    made = [frame(row.id, n, camera_id="paddock", source_type=SourceType.UPLOAD, **TOLD) for n in range(frames)]
+    async with log.db.unit_of_work() as uow:
+        await uow.requests.add_upload(row, made, [])
+    return row.id, [item.frame_id for item in made]
+
+
+async def shown_events(log: Log) -> dict[str, dict[str, Any]]:
+    """What the frame.stored events tell of their frames, by frame."""
+    await log.relay()
+    stored = [event for event in await log.all() if event["type"] == "frame.stored"]
+    return {event["subject"]: {name: event["data"][name] for name in BLANK} for event in stored}
+
+
+@pytest.mark.parametrize("moved", [True, False], ids=["in the log", "pending"])
+async def test_a_deleted_frame_is_blank_and_so_is_its_event(log: Log, moved: bool) -> None:
+    request_id, (gone, kept) = await one_upload(log, 2)
+    await log.sql(
+        """INSERT INTO upload_sessions (id, request_id, camera_id, filename, meta, size_bytes, expires_at)
+        VALUES (gen_random_uuid(), :id, 'paddock', 'jane-doe.jpg', '{"location": "home"}', 9, now())""", id=request_id
+    )  # fmt: skip
+    if moved:
+        await log.relay()
+    async with log.db.unit_of_work() as uow:
+        assert await uow.frames.begin_delete(gone, cameras=ALL_CAMERAS)
+    rows = await log.sql("SELECT id, filename, exif, meta, sha256 FROM frames WHERE state <> 'stored'")
+    assert [tuple(row) for row in rows] == [(gone, None, None, {}, frame(request_id, 0).sha256)]
+    told = await shown_events(log)
+    assert (told[str(gone)], told[str(kept)]) == (BLANK, TOLD)
+    (session,) = await log.sql("SELECT filename, meta FROM upload_sessions")
+    assert tuple(session) == ("", {})
+    for table in ("frames", "events", "outbox_pending", "upload_sessions"):
+        left = await log.sql(f"SELECT count(*) FROM {table} t WHERE t::text LIKE '%jane-doe%'")
+        assert left.scalar_one() == (1 if table in ("frames", "events") else 0), table  # the other frame's
+
+
+async def test_a_delete_waits_for_the_relay_that_moves_its_event(log: Log) -> None:
+    """And deletes of many frames, the relay and the removal of old events do not wait for each other in a circle."""
+    _, (gone,) = await one_upload(log)
+
+    async def delete() -> None:
+        async with log.db.unit_of_work() as uow:
+            await uow.frames.begin_delete(gone, cameras=ALL_CAMERAS)
+
+    async with log.db.unit_of_work() as uow:
+        assert (await uow.event_log.relay(10)).moved == 3  # and not committed
+        deleting = asyncio.create_task(delete())
+        await asyncio.sleep(0.2)
+        assert not deleting.done()
+    await deleting
+    assert await shown_events(log) == {str(gone): BLANK}
+
+
+async def test_a_delete_that_is_rolled_back_blanks_nothing(log: Log) -> None:
+    _, (frame_id,) = await one_upload(log)
+    await log.relay()
+    with suppress(ZeroDivisionError):
+        async with log.db.unit_of_work() as uow:
+            await uow.frames.begin_delete(frame_id, cameras=ALL_CAMERAS)
+            raise ZeroDivisionError
+    assert await shown_events(log) == {str(frame_id): TOLD}
+
+
+async def test_the_event_of_a_frame_is_found_by_an_index(log: Log) -> None:
+    await log.sql(
+        """INSERT INTO events (seq, type, camera_id, event)
+        SELECT n, 'frame.stored', 'c', jsonb_build_object('subject', n::text) FROM generate_series(1, 2000) AS n"""
+    )
+    await log.sql("ANALYZE events")
+    plan = await log.sql(
+        "EXPLAIN SELECT seq FROM events e WHERE e.type = 'frame.stored' AND e.event ->> 'subject' = ANY (ARRAY['a', 'b'])"
+    )
+    assert "ix_events_frame_stored" in str(plan.all())
+
+
 async def test_gaps_snapshots_and_cancels(log: Log) -> None:
     request_id = await add_capture(log.db)
     async with log.db.unit_of_work() as uow:
@@ -317,11 +398,11 @@ async def test_eight_writers_two_relays_and_one_reader(log: Log) -> None:
     async def read() -> None:
         start: Start = "oldest"
         while True:
-            stopping = done.is_set()
+            last = done.is_set() and await pending(log) == 0  # asked before the read: what is moved after it is in none
             page = await log.log.page(start, LogFilter(ALL_CAMERAS), 50, 0.05)
             seen.extend(decoded(page))
             start = page.position
-            if stopping and not page.events and await pending(log) == 0:
+            if last and not page.events:
                 return
 
     async with asyncio.timeout(60), relaying(log, 2), asyncio.TaskGroup() as tasks:

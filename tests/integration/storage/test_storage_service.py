@@ -28,8 +28,9 @@ from PIL import Image
 from config import Settings, StorageSettings
 from models.schemas import UploadIngestionRequest
 from models.values import ReceivedFile
-from services.storage_service.service import StorageService
+from services.storage_service.service import Served, StorageService
 from services.upload_handler.handler import UploadHandler
+from utils.disposition import inline
 from utils.exceptions import ObjectMissing, RangeNotSatisfiable, StorageUnavailable
 from utils.ids import new_id
 
@@ -213,21 +214,25 @@ async def test_leaving_a_range_early_frees_its_connection(server: Server) -> Non
     await service.close()
 
 
+def shown(name: str, filename: str = "a.jpg") -> Served:
+    return Served(name, "image/jpeg", inline(filename, "jpg"))
+
+
 async def test_a_presigned_url_works_without_credentials(storage: StorageService) -> None:
     data = os.urandom(10_000)
     name = await put(storage, data)
-    one = await storage.presign_get(name, "image/jpeg", 'car "1".jpg')
+    (one,) = await storage.presign([shown(name, "été \"1\".jpg")])
     async with httpx.AsyncClient() as http:
         answer = await http.get(one.url)
         assert answer.status_code == 200
         assert answer.content == data
-        assert answer.headers["content-disposition"] == 'inline; filename="car_1_.jpg"'
+        assert answer.headers["content-disposition"] == inline("été \"1\".jpg", "jpg")  # whatever it was stored with
         assert answer.headers["content-type"] == "image/jpeg"
-        (many,) = await storage.presign_many([name])
-        assert (await http.get(many.url)).content == data
-        assert (await http.get(many.url.replace(name, key()))).status_code == 403
+        for changed in (one.url.replace(name, key()), one.url.replace("image%2Fjpeg", "text%2Fhtml")):
+            assert changed != one.url  # neither the object nor what its answer says can be another
+            assert (await http.get(changed)).status_code == 403
     assert SECRET not in one.url
-    assert timedelta(seconds=3590) < one.expires_at - datetime.now(UTC) <= timedelta(seconds=3600)
+    assert timedelta(seconds=290) < one.expires_at - datetime.now(UTC) <= timedelta(seconds=300)
 
 
 async def test_presigned_urls_name_the_public_endpoint(server: Server) -> None:
@@ -235,7 +240,7 @@ async def test_presigned_urls_name_the_public_endpoint(server: Server) -> None:
     service = StorageService(settings(PUBLIC_ENDPOINT=public), server.endpoint, ACCESS, SECRET)
     data = b"through the front door"
     name = await put(service, data)
-    url = (await service.presign_get(name)).url
+    url = (await service.presign([shown(name)]))[0].url
     assert url.startswith(public + "/frames-test/")
     assert httpx.get(url).content == data
     await service.close()
@@ -252,9 +257,9 @@ async def test_presigning_200_does_not_hold_up_the_event_loop(storage: StorageSe
             worst = max(worst, time.perf_counter() - started)
 
     probing = asyncio.create_task(probe())
-    keys = [key() for _ in range(200)]
+    objects = [shown(key()) for _ in range(200)]
     for _ in range(10):
-        assert len(await storage.presign_many(keys)) == 200
+        assert len(await storage.presign(objects)) == 200
     stop.set()
     await probing
     assert worst < 0.1  # 2000 by botocore would be 0.8 s; the bound leaves room for a busy machine
@@ -271,7 +276,7 @@ async def test_an_upload_is_stored_unchanged_and_downloads_through_its_url(stora
     await handler.close()
     (record,) = result.records
     assert await storage.get(record.storage_path) == data
-    (link,) = await storage.presign_many([record.storage_path])
+    (link,) = await storage.presign([shown(record.storage_path)])
     answer = httpx.get(link.url)
     assert answer.content == data
     assert answer.headers["content-type"] == "image/jpeg"

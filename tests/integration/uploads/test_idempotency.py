@@ -11,8 +11,11 @@ import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from secrets import token_hex
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import asyncpg
 import httpx
@@ -27,6 +30,7 @@ from tests.unit.api.support import problem
 
 RTSP = "/api/v1/ingest/rtsp"
 UPLOAD = "/api/v1/ingest/upload"
+BOOTSTRAP = f"bootstrap-{token_hex(20)}"
 KILLS = int(os.environ.get("TEST_KILLS", "1"))  # each costs a start; `make test-faults` kills more often
 FAST = {
     "API__IDEMPOTENCY_LEASE": "1.5", "RTSP__LEASE_TTL": "3", "RTSP__CAPTURE_TIMEOUT": "3", "RTSP__OPEN_TIMEOUT": "1",
@@ -85,6 +89,34 @@ async def kit(backends: Backends, tmp_path_factory: pytest.TempPathFactory) -> A
         async with running(a) as client, running(b) as other:
             yield Kit(own, proxy, store, a, client, other)
     assert "Traceback" not in a.text() + b.text()
+
+
+@dataclass
+class Keyed:
+    """A service with access on, and API__IDEMPOTENCY_MAX_KEYS of 3."""
+
+    client: httpx.AsyncClient
+    keys: dict[str, str]
+
+    async def upload(self, who: str, key: str | None, picture: bytes) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {self.keys[who]}"} | ({"Idempotency-Key": key} if key else {})
+        parts = [("files", ("a.jpg", picture, "image/jpeg"))]
+        return await self.client.post(UPLOAD, data={"camera_id": "c"}, files=parts, headers=headers)
+
+    async def metrics(self) -> str:
+        return (await self.client.get("/metrics", headers={"Authorization": f"Bearer {BOOTSTRAP}"})).text
+
+
+@pytest_asyncio.fixture
+async def keyed(backends: Backends, tmp_path: Path) -> AsyncIterator[Keyed]:
+    own = await own_database(backends)
+    settings = {"AUTH__MODE": "keys", "AUTH__BOOTSTRAP_KEY": BOOTSTRAP, "API__IDEMPOTENCY_MAX_KEYS": "3"}
+    async with running(service_on(own, tmp_path, **settings)) as client:
+        headers, made = {"Authorization": f"Bearer {BOOTSTRAP}"}, {}
+        for who in ("a", "b"):
+            body = {"name": who, "scopes": ["ingest:write", "ingest:read"]}
+            made[who] = (await client.post("/api/v1/api-keys", json=body, headers=headers)).json()["key"]
+        yield Keyed(client, made)
 
 
 async def post(client: httpx.AsyncClient, path: str, key: str, body: Any = None, **headers: str) -> httpx.Response:
@@ -444,6 +476,53 @@ async def test_a_503_frees_the_key(kit: Kit) -> None:
     answer = await upload(kit.client, key, name, files[1])  # free, so for another body too
     assert (answer.status_code, is_replay(answer)) == (201, False), answer.text
     assert await kit.counts(name) == (1, 1, 1)
+
+
+# -- what is kept ------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_kept_of_a_frame_is_its_id(kit: Kit) -> None:
+    """So a replay tells nothing of a frame that was deleted since, and a client's own words give no URL."""
+    key, name, files = unique("key"), unique(), (jpeg(), jpeg())
+    first = await upload(kit.client, key, name, *files)
+    (row,) = await kit.rows("SELECT answer::text AS text, owner FROM idempotency_keys WHERE key = $1", key)
+    frames = first.json()["frames"]
+    assert json.loads(row["text"])["frames"] == [frame["frame_id"] for frame in frames]
+    assert row["owner"] == "anonymous"
+    assert "car-0.jpg" not in row["text"]
+    assert (await kit.other.delete(f"/api/v1/frames/{frames[0]['frame_id']}")).status_code == 204
+    again = await upload(kit.client, key, name, *files)
+    blank: dict[str, Any] = {"filename": None, "exif": None, "meta": {}, "storage_url": None, "url_expires_at": None}
+    assert is_replay(again)
+    assert again.json()["frames"][0] == {**frames[0], **blank}
+    assert bare(again.json()["frames"][1]) == bare(frames[1])
+    assert (await asyncio.to_thread(httpx.get, again.json()["frames"][1]["storage_url"])).content == files[1]
+
+
+async def test_a_clients_own_meta_gives_no_url(kit: Kit) -> None:
+    mark = {"storage_path": ".trackshift/log", "storage_url": None, "url_expires_at": None, "frame_id": str(uuid4())}
+    body = {"camera_id": unique(), "rtsp_url": "rtsp://127.0.0.1:1/x", "meta": {"extra": mark}}
+    key = unique("key")
+    for _ in range(2):
+        answer = await post(kit.client, RTSP, key, body)
+        assert answer.status_code == 202
+        assert answer.json()["meta"]["extra"] == mark
+    assert is_replay(answer)
+    await kit.client.post(f"/api/v1/ingest/requests/{answer.json()['request_id']}/cancel")
+
+
+async def test_a_caller_has_a_bounded_number_of_keys(keyed: Keyed) -> None:
+    """Beyond it a new key is 429, a kept one is answered again, other callers and requests without a key go on."""
+    picture = jpeg()
+    for n in range(3):
+        assert (await keyed.upload("a", f"k{n}", picture)).status_code == 201
+    refused = await keyed.upload("a", "k3", picture)
+    problem(refused, 429, "rate_limited")
+    assert 80_000 < int(refused.headers["retry-after"]) <= 86_400
+    assert is_replay(await keyed.upload("a", "k0", picture))
+    assert (await keyed.upload("a", None, picture)).status_code == 201
+    assert (await keyed.upload("b", "k3", picture)).status_code == 201
+    assert 'ingestion_idempotency_total{outcome="over_quota"} 1.0' in (await keyed.metrics())
 
 
 # -- time --------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from uuid import UUID
 
@@ -14,22 +14,26 @@ from config import ApiSettings
 from models.schemas import TriggerAccepted
 from models.values import KeptAnswer, KeyName
 from repositories.database import Database
+from services.idempotency.answers import Rendered
 from services.idempotency.operation import Operation
 from services.idempotency.service import SWEEP_BATCH, IdempotencyService
-from services.storage_service.service import StorageService
 from tests.conftest import unique
 from utils.exceptions import IdempotencyKeyReused, RequestInProgress
 from utils.ids import new_id, sub_id
 from utils.secret_box import SecretBox, new_key
 
 
+async def no_frames(_ids: Sequence[UUID]) -> Rendered:
+    return {}
+
+
 @pytest.fixture
-def keys(database: Database, storage: StorageService) -> IdempotencyService:
-    return IdempotencyService(ApiSettings(IDEMPOTENCY_LEASE=1), database, storage, SecretBox([new_key()]))
+def keys(database: Database) -> IdempotencyService:
+    return IdempotencyService(ApiSettings(IDEMPOTENCY_LEASE=1), database, SecretBox([new_key()]), no_frames)
 
 
 def a_name() -> KeyName:
-    return KeyName(unique("scope"), "k")
+    return KeyName(unique("scope"), "k", unique("owner"))
 
 
 async def take(keys: IdempotencyService, name: KeyName, fingerprint: str = "f") -> Operation:
@@ -77,11 +81,11 @@ async def test_a_key_runs_once(keys: IdempotencyService, database: Database) -> 
 
 
 async def test_a_fingerprint_that_cannot_be_opened_is_another_ones(
-    keys: IdempotencyService, database: Database, storage: StorageService
+    keys: IdempotencyService, database: Database
 ) -> None:
     name = a_name()
     await take(keys, name)
-    without = IdempotencyService(ApiSettings(), database, storage, SecretBox([new_key()]))
+    without = IdempotencyService(ApiSettings(), database, SecretBox([new_key()]), no_frames)
     with pytest.raises(IdempotencyKeyReused):
         await without.begin(name, "f")
 
@@ -119,11 +123,11 @@ async def test_a_lease_is_renewed_while_the_request_runs(keys: IdempotencyServic
     await keys.release(operation)
 
 
-async def test_a_lease_is_as_long_as_its_owner_says(database: Database, storage: StorageService) -> None:
+async def test_a_lease_is_as_long_as_its_owner_says(database: Database) -> None:
     """Processes with another API__IDEMPOTENCY_LEASE: a lease is judged by what stands in its row."""
     name, box = a_name(), SecretBox([new_key()])
     short, long = (
-        IdempotencyService(ApiSettings(IDEMPOTENCY_LEASE=lease), database, storage, box) for lease in (1, 60)
+        IdempotencyService(ApiSettings(IDEMPOTENCY_LEASE=lease), database, box, no_frames) for lease in (1, 60)
     )
     running = await take(long, name)
     with pytest.raises(RequestInProgress):
@@ -204,8 +208,8 @@ async def test_the_answer_that_was_sent_is_kept_over_the_first(keys: Idempotency
     assert (found.status, found.body) == (200, {"status": "completed", "frames": []})
 
 
-async def test_old_keys_are_swept_in_batches(database: Database, storage: StorageService) -> None:
-    keys = IdempotencyService(ApiSettings(IDEMPOTENCY_TTL=20), database, storage, SecretBox([new_key()]))
+async def test_old_keys_are_swept_in_batches(database: Database) -> None:
+    keys = IdempotencyService(ApiSettings(IDEMPOTENCY_TTL=20), database, SecretBox([new_key()]), no_frames)
     old, running, young = a_name(), a_name(), a_name()
     async with database.unit_of_work() as uow:
         await uow.session.execute(

@@ -51,7 +51,9 @@ from models.values import (
     TimestampSource,
 )
 from services.execution.health import Health
-from services.idempotency.operation import Operation, without_urls
+from services.idempotency.operation import Operation
+from services.storage_service.presign import Served
+from utils.disposition import inline
 from utils.exceptions import (
     CameraNotFound,
     FrameNotFound,
@@ -146,8 +148,8 @@ class FakeOrchestrator:
 
 class FakeContent:
     def __init__(self) -> None:
-        self.sha256, self.size_bytes, self.content_type = SHA256, len(CONTENT), "image/jpeg"
-        self.filename: str | None = 'ü"x.jpg'
+        self.sha256, self.size_bytes = SHA256, len(CONTENT)
+        self.served = Served("frames/x.jpg", "image/jpeg", inline('ü"x.jpg', "jpg"))
         self.presigned_url = "http://store/bucket/key?X-Amz-Signature=1"
         self.reads: list[tuple[int, int]] = []
         self.fail_at: int | None = None
@@ -328,7 +330,7 @@ class FakeKeys:
 
     async def finish(self, operation: Operation, status: int, location: str | None, body: Any) -> None:
         assert operation.name is not None
-        answer = KeptAnswer(operation.run, status, location, without_urls(body))
+        answer = KeptAnswer(operation.run, status, location, body)
         self.known[operation.name] = (self.known[operation.name][0], answer)
 
     async def release(self, operation: Operation) -> None:

@@ -23,7 +23,7 @@ GUIDE = (ROOT / "docs" / "deploy.md").read_text("utf-8")
 # What compose sets whatever `.env` says: where the containers are, and what the container itself decides.
 PINNED = {
     "ENVIRONMENT", "DATA_DIR", "API__HOST", "API__PORT", "API__SHUTDOWN_TIMEOUT", "DB__HOST", "DB__PORT", "DB__SSL",
-    "STORAGE__ENDPOINT",
+    "STORAGE__ENDPOINT", "STORAGE__ALLOW_HTTP",
 }  # fmt: skip
 
 

@@ -36,7 +36,9 @@ async def test_proxied_bytes(api: Api) -> None:
     assert answer.headers["accept-ranges"] == "bytes"
     assert answer.headers["content-length"] == str(SIZE)
     assert answer.headers["content-type"] == "image/jpeg"
-    assert answer.headers["content-disposition"] == "inline; filename=\"__x.jpg\"; filename*=UTF-8''%C3%BC%22x.jpg"
+    assert answer.headers["content-disposition"] == "inline; filename=\"__x.jpg\"; filename*=UTF-8''%C3%BC_x.jpg"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["content-security-policy"] == "sandbox"
 
 
 @pytest.mark.parametrize("query", ["", "?proxy=true"])

@@ -13,7 +13,6 @@ from api.http.receive import ReceivedForm
 from api.http.strict_json import loads
 from models.schemas import UploadIngestionRequest
 from models.values import ReceivedFile
-from services.idempotency.operation import without_urls
 from tests.unit.api.support import KNOWN, RTSP, Api, api, problem
 from utils.exceptions import CameraFailed, DatabaseUnavailable, InvalidImage, MalformedRequest, NotRunning
 
@@ -187,12 +186,3 @@ def test_fingerprint_of_a_form() -> None:
     assert len(set(told)) == len(told)
     # Of a file that was not received whole nobody knows how much of it was.
     assert of((*a[:2], "aa", 1, True)) == of((*a[:2], "zz", 9, True))
-
-
-def test_urls_are_taken_out_wherever_frames_are() -> None:
-    made = {"storage_url": "http://s?X-Amz-Signature=1", "url_expires_at": "t"}
-    frame: dict[str, Any] = {"storage_path": "p", **made, "meta": {"storage_url": "x"}}
-    body = without_urls({"results": [{"frame": dict(frame)}, {"frame": None}], "frames": [dict(frame)], "n": 1})
-    assert "X-Amz" not in str(body)
-    assert body["frames"][0] == {**frame, "storage_url": None, "url_expires_at": None}
-    assert without_urls(dict(frame))["storage_url"] is None

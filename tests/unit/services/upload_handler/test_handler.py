@@ -116,6 +116,25 @@ async def test_each_format_becomes_a_record_with_its_bytes_unchanged(
         )
 
 
+@pytest.mark.parametrize("kept", [False, True])
+async def test_where_a_picture_was_taken_is_told_only_if_the_operator_says_so(
+    store: Store, received: Any, kept: bool
+) -> None:
+    exif = Image.Exif()
+    exif[0x010F] = "Canon"
+    exif.get_ifd(0x8825).update({1: "N", 2: (45.0, 37.0, 12.0), 3: "E", 4: (9.0, 17.0, 24.0)})
+    upload = {"KEEP_GPS": True} if kept else {}
+    made = UploadHandler(Settings(_env_file=None, UPLOAD=upload), cast(StorageService, store))
+    data = [picture("JPEG", exif=exif), picture("PNG", exif=exif)]
+    names = ["a.jpg", "b.png"]
+    files = [received(i, name, body) for i, (name, body) in enumerate(zip(names, data, strict=True))]
+    result = await made.process(REQUEST, form(), files, ARRIVED)
+    await made.close()
+    place = {"gps": {"lat": 45.62, "lon": 9.29}} if kept else {}
+    assert [record.exif for record in result.records] == [{"make": "Canon", **place}] * 2
+    assert [store.objects[record.storage_path][0] for record in result.records] == data  # the bytes are the client's
+
+
 async def test_the_clients_time_dates_every_file_and_its_key(handler: UploadHandler, received: Any) -> None:
     ref = datetime(2025, 12, 31, 23, 0, tzinfo=UTC)
     result = await handler.process(

@@ -59,6 +59,13 @@ def test_the_url_for_ffmpeg_means_the_same(password: str) -> None:
     assert parse_rtsp_url(address.url(host="10.0.0.9", credentials=True)).host == "10.0.0.9"
 
 
+@pytest.mark.parametrize("url", ["rtsp://10.0.0.5/live", "rtsp://@10.0.0.5/live"])
+def test_an_empty_login_is_none(url: str) -> None:
+    address = parse_rtsp_url(url)
+    assert (address.username, address.password) == (None, None)
+    assert address.url(credentials=True) == "rtsp://10.0.0.5:554/live"
+
+
 def test_nothing_shows_credentials() -> None:
     secret = "s3cr:t@x"
     url = f"rtsp://admin:{secret}@10.0.0.5/live"
