@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
 from collections.abc import Set as AbstractSet
@@ -18,12 +19,13 @@ from numpy.typing import NDArray
 
 from demo.film import make_film, make_sound, read_frame_number
 from demo.sources import capture_time
-from models.access import ANONYMOUS
+from models.access import ALL_CAMERAS, ANONYMOUS
 from models.schemas import FrameInfo, IngestionResponse, RTSPIngestionRequest
 from models.values import FINAL_STATUSES, FrameFilter, IngestionStatus
 from services.runtime import Services, open_services
 from services.storage_service.service import StorageService
 from tests.conftest import Backends, make_database, unique
+from utils.exceptions import IngestionException
 
 FPS = 25
 SECONDS = 4.0
@@ -82,10 +84,18 @@ class Kit:
         self.services = services
         self.storage = storage
         self._waiting = 0  # how many wait for something
+        self._submitted: list[UUID] = []
 
     async def submit(self, url: str, camera_id: str | None = None, **fields: object) -> UUID:
         body = RTSPIngestionRequest.model_validate({"rtsp_url": url, "camera_id": camera_id or unique(), **fields})
-        return (await self.services.orchestrator.submit_capture(body, who=ANONYMOUS)).request_id
+        request_id = (await self.services.orchestrator.submit_capture(body, who=ANONYMOUS)).request_id
+        self._submitted.append(request_id)
+        return request_id
+
+    async def cancel_all(self) -> None:
+        """Cancels what `submit` began: an endless capture left behind takes a stream in every later file."""
+        for request_id in self._submitted:
+            await self.services.orchestrator.cancel(request_id, cameras=ALL_CAMERAS)
 
     async def get(self, request_id: UUID) -> IngestionResponse:
         """The request now; asserts what must hold at every moment."""
@@ -171,7 +181,14 @@ async def open_kit(
 ) -> AsyncIterator[Kit]:
     """Services in this process, with short timeouts; `spool` and `rtsp` are settings of those groups."""
     async with open_services(backends.settings(folder, RTSP={**FAST, **rtsp}, SPOOL=spool or {})) as services:
-        yield Kit(services, storage)
+        kit = Kit(services, storage)
+        try:
+            yield kit
+        except BaseException:
+            with contextlib.suppress(IngestionException, TimeoutError):  # a database that the test cut off
+                async with asyncio.timeout(5):
+                    await kit.cancel_all()
+            raise
 
 
 async def own_database(backends: Backends) -> Backends:

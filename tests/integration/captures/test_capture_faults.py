@@ -32,7 +32,7 @@ from services.rtsp_capture.streams.stream import Stream
 from services.storage_service.service import StorageService
 from tests.conftest import Backends, unique
 from tests.integration.captures.test_capture_failures import black_hole
-from tests.kits.capture_kit import FPS, Kit, Stored, open_kit, until
+from tests.kits.capture_kit import FPS, Kit, Stored, open_kit, own_database, until
 from tests.kits.tcp_proxy import TcpProxy
 
 
@@ -247,7 +247,8 @@ async def test_cancelling_takes_no_second_in_any_state(
         urls = {name: proxy.url("h264") for name, proxy in proxies.items()}
         urls["connecting"] = f"rtsp://127.0.0.1:{hole}/x"
         urls["opening"] = f"rtsp://127.0.0.1:{opening.port}/h264"
-        async with open_kit(backends, storage, tmp_path, CAPTURE_TIMEOUT=30, LINGER=0, READER=reader, **settings) as kit:
+        own = await own_database(backends)  # the module's kit would run some of these captures
+        async with open_kit(own, storage, tmp_path, CAPTURE_TIMEOUT=30, LINGER=0, READER=reader, **settings) as kit:
             hub = hub_of(kit)
             room = hub.free
             requests = {name: await kit.submit(url, capture_mode="continuous", fps=2.0) for name, url in urls.items()}
