@@ -9,13 +9,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from uuid import UUID
 
+from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from models.values import DropReason, FrameRecord
 from repositories.sql import sql
+from utils.metrics import FRAMES, FRAMES_DROPPED
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +112,19 @@ class Ledger:
         )
 
     async def settle(self, request_id: UUID, reason: DropReason, expected: int) -> None:
-        """Every slot below `expected` that is neither stored nor dropped nor idle is dropped for `reason`."""
-        await self.session.execute(
+        """Every slot below `expected` that is neither stored nor dropped nor idle is dropped for `reason`.
+
+        The metric counts these slots once they are committed: only the database knows how many there are.
+        """
+        dropped = await self.session.scalar(
             sql("SELECT settle_slots(CAST(:id AS uuid), CAST(:reason AS text), CAST(:expected AS int))"),
             {"id": request_id, "reason": reason.value, "expected": expected},
         )
+        if dropped:
+            count = partial(_count_dropped, reason, dropped)
+            event.listen(self.session.sync_session, "after_commit", count, once=True)
+
+
+def _count_dropped(reason: DropReason, slots: int, _session: Session) -> None:
+    FRAMES_DROPPED.labels(reason=reason.value).inc(slots)
+    FRAMES.labels(source="rtsp", outcome="dropped").inc(slots)

@@ -6,6 +6,7 @@ They have a database of their own: no service of another test claims their captu
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import random
@@ -52,6 +53,7 @@ from services.storage_service.service import StorageService
 from tests.conftest import SECRETS_KEY, Backends, make_database, unique
 from utils.exceptions import DatabaseUnavailable, FrameNotFound, InvalidRequest, LeaseLost
 from utils.ids import frame_id, new_id
+from utils.metrics import FRAMES_DROPPED
 from utils.secret_box import SecretBox
 
 AT = datetime(2026, 5, 4, 13, 30, tzinfo=UTC)
@@ -764,6 +766,24 @@ async def test_gaps_do_not_overlap(db: Database) -> None:
         (AT + timedelta(seconds=5), AT + timedelta(seconds=9), "lease_lost"),
     ]
     assert (await row_of(db, request_id)).dropped() == {"lease_lost": 9}
+
+
+async def test_slots_that_sql_drops_are_counted_once_they_are_committed(db: Database) -> None:
+    """A takeover's slots are known to the database only: the alert on lease_lost never fired."""
+    request_id = await add_capture(db)
+    await take(db, request_id)
+    new = await take(db, request_id, "new")
+    counted = FRAMES_DROPPED.labels(reason="lease_lost")._value
+    before = counted.get()
+    with contextlib.suppress(ZeroDivisionError):
+        async with db.unit_of_work() as uow:
+            await uow.captures.take_over(new, 4, AT)
+            raise ZeroDivisionError
+    assert counted.get() == before
+    async with db.unit_of_work() as uow:
+        await uow.captures.take_over(new, 4, AT)
+        assert counted.get() == before
+    assert counted.get() == before + 4
 
 
 # -- cancel ------------------------------------------------------------------------------------------------------
