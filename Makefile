@@ -33,6 +33,14 @@ demo: $(STAMP) ## Service, demo camera, three captures through HTTP; stays up (A
 run: $(STAMP) ## Only the service, http://127.0.0.1:8000
 	@exec $(PY) main.py
 
+.PHONY: browser
+browser: ## Debian's Chromium, for the tests that look at pages (as root; CHROMIUM names another one)
+	@[ -n "$$CHROMIUM" ] || command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null || { \
+	  command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] || { \
+	  echo "No Chromium. Install your system's (Debian: sudo apt-get install chromium), or name one: CHROMIUM=/path" >&2; exit 1; }; \
+	  echo "Installing Debian's chromium (about a minute) ..."; export DEBIAN_FRONTEND=noninteractive; \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
+
 lint: $(STAMP) ## ruff, mypy --strict, import contracts, generated docs
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy .

@@ -23,6 +23,8 @@ from config import DbSettings
 from demo.camera import Camera
 from demo.faults import FaultProxy
 from tests.conftest import SECRETS_KEY, Backends, Service, running, unique
+from tests.kits.browser import Tab, browser, tab
+from tests.kits.polyglots import Polyglot, attacking, polyglots
 from tests.kits.service_support import (
     all_frames,
     assert_objects,
@@ -35,6 +37,8 @@ from tests.kits.service_support import (
     upload,
 )
 from utils.secret_box import SecretBox
+
+__all__ = ["browser", "tab"]
 
 MAX_FILE = 200_000
 UPLOAD = "/api/v1/ingest/upload"
@@ -83,6 +87,16 @@ def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
     assert found["trace_id"] == answer.headers["x-request-id"]
     assert set(found) >= {"title", "detail", "instance", "retryable", "errors"}
     return found
+
+
+async def stored(client: httpx.AsyncClient, files: list[Polyglot]) -> list[dict[str, Any]]:
+    """Each is a good picture, and is taken."""
+    parts = [("files", (file.name, file.data, "application/octet-stream")) for file in files]
+    answer = await client.post(UPLOAD, data={"camera_id": unique()}, files=parts)
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["rejected"] == []
+    frames: list[dict[str, Any]] = answer.json()["frames"]
+    return frames
 
 
 async def counts(live: Running) -> tuple[int, int]:
@@ -406,6 +420,32 @@ async def test_a_moment_long_ago_or_far_ahead_is_refused(live: Running) -> None:
 
 
 # -- secrets -----------------------------------------------------------------------------------------------------
+
+
+async def test_polyglots_run_nothing(live: Running, tab: Tab) -> None:
+    """Pictures that are pages or scripts as well, in a real browser: from the store, and from here."""
+    async with attacking() as attacker:
+        files = polyglots(f"{attacker.url}/ran?")
+        # They are alive: from a server that calls them what they are besides, each runs.
+        attacker.served = {f"/{file.name}": (file.as_type, file.data) for file in files}
+        await tab.page.goto(attacker.embedding(*(f"{attacker.url}/{file.name}" for file in files)))
+        await tab.page.wait_for_load_state("networkidle")
+        assert {file.name for file in files} == set(attacker.ran)
+        attacker.ran.clear()
+        frames = await stored(live.client, files)
+        direct = [frame["storage_url"] for frame in frames]
+        proxied = [f"{live.client.base_url}/api/v1/frames/{frame['frame_id']}/content?proxy=true" for frame in frames]
+        await tab.page.goto(attacker.embedding(*direct, *proxied))
+        for url, file, frame in zip([*direct, *proxied], files * 2, frames * 2, strict=True):
+            answer = await tab.page.goto(url)
+            assert answer is not None
+            assert await tab.page.evaluate("document.contentType") == frame["content_type"]
+            assert answer.headers["content-type"] == frame["content_type"]
+            assert answer.headers["content-disposition"] == f'inline; filename="{file.name}"'
+            assert url not in proxied or answer.headers["x-content-type-options"] == "nosniff"
+        await tab.page.goto("about:blank")
+        assert attacker.ran == []
+        assert tab.left_the_machine == []
 
 
 @pytest.mark.parametrize("password", ["S3cr3t@x/1?y", "S3cr3t#'\"<z"])
