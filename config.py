@@ -33,7 +33,9 @@ PRIVATE_NETWORKS = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0
 
 _RATE = re.compile(r"[1-9][0-9]{0,14}/(?:second|minute|hour|day)")
 Algorithm = Literal["RS256", "ES256", "EdDSA", "HS256"]
+Format = Literal["jpg", "png", "bmp", "tiff"]
 Extension = Literal["jpg", "jpeg", "png", "bmp", "tif", "tiff"]
+_KINDS: dict[Extension, Format] = {"jpg": "jpg", "jpeg": "jpg", "png": "png", "bmp": "bmp", "tif": "tiff", "tiff": "tiff"}
 
 
 class Environment(StrEnum):
@@ -361,8 +363,12 @@ class UploadSettings(Group):
     MAX_PIXELS: int = Field(
         100_000_000, ge=1, le=1_000_000_000, description="Largest picture, pixels (all pages of a TIFF)."
     )
-    ALLOWED_EXTENSIONS: list[Extension] = Field(
-        default_factory=lambda: list(get_args(Extension)), description="JSON list of file name extensions."
+    FORMATS: list[Format] = Field(
+        default_factory=lambda: list(get_args(Format)),
+        description="JSON list of the kinds of pictures that are taken. A file's bytes decide its kind.",
+    )
+    ALLOWED_EXTENSIONS: list[Extension] | None = Field(
+        None, description="JSON list of file name extensions: the kinds that they name are taken, instead of FORMATS."
     )
     TEMP_UPLOAD_DIR: Path | None = Field(None, description="Folder for files being received. Unset: DATA_DIR/tmp.")
     EXIF_TIMEZONE: Annotated[str, AfterValidator(_timezone)] = Field(
@@ -422,6 +428,12 @@ class UploadSettings(Group):
         ge=0,
         description="Bytes to keep free where uploads are received; with less an upload is answered 507 `disk_full`.",
     )
+
+    @property
+    def formats(self) -> list[Format]:
+        if self.ALLOWED_EXTENSIONS is None:
+            return self.FORMATS
+        return list(dict.fromkeys(_KINDS[extension] for extension in self.ALLOWED_EXTENSIONS))
 
 
 class EventsSettings(Group):

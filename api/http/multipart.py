@@ -5,8 +5,10 @@ Starlette's own form parser is not used: it runs before anything can be refused,
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from dataclasses import dataclass, field
+from urllib.parse import unquote_to_bytes
 
 from pydantic import ValidationError
 from python_multipart.exceptions import FormParserError
@@ -21,6 +23,7 @@ from utils.exceptions import FieldError, MalformedRequest, PayloadTooLarge, TooM
 
 MAX_FIELD_BYTES = 65_536
 MAX_FILENAME = 255
+MAX_PREAMBLE = 65_536  # bytes before the first boundary (RFC 2046, 5.1.1), which mean nothing
 EXTRA_PARTS = 100  # parts beyond the files; more is no mistake but an attack
 _FIELDS = ("camera_id", "meta", "source_type")
 _PLAIN_ENCODINGS = ("", "7bit", "8bit", "binary")
@@ -33,6 +36,18 @@ def boundary_of(content_type: str) -> bytes:
     if kind != b"multipart/form-data" or not 1 <= len(boundary) <= 70:
         raise UnsupportedMediaType("Send the files as multipart/form-data with a boundary.")
     return boundary
+
+
+_EXTENDED_NAME = re.compile(rb";[ \t]*filename\*[ \t]*=[ \t]*\"?([\w-]+)'[^';\"]*'([^;\" \t]*)", re.IGNORECASE)
+
+
+def extended_filename(disposition: bytes) -> bytes:
+    """The name in `filename*=utf-8''…` (RFC 8187), which RFC 7578 forbids in forms and clients send; else empty."""
+    found = _EXTENDED_NAME.search(disposition)
+    if found is None:
+        return b""
+    raw = unquote_to_bytes(found[2])
+    return raw.decode("latin-1").encode() if found[1].lower() == b"iso-8859-1" else raw
 
 
 def clean_filename(raw: bytes) -> str:
@@ -74,6 +89,8 @@ class FormReader:
         self._errors: list[FieldError] = []
         self._values: dict[str, bytes] = {}
         self._files: list[FilePart] = []
+        self._start = b"--" + boundary
+        self._preamble: bytearray | None = bytearray()  # None once the first boundary was seen
         self.waiting = 0  # bytes in the operations
         try:
             self._parser = MultipartParser(
@@ -90,10 +107,24 @@ class FormReader:
 
     def feed(self, data: bytes) -> None:
         """Raises MalformedRequest for what is not multipart/form-data."""
+        if self._preamble is not None:
+            data = self._behind_preamble(self._preamble, data)
         try:
-            self._parser.write(data)
+            if data:
+                self._parser.write(data)
         except FormParserError:  # its text quotes the body
             raise MalformedRequest("The multipart body cannot be parsed.") from None
+
+    def _behind_preamble(self, preamble: bytearray, data: bytes) -> bytes:
+        """What has come from the first boundary on; empty while that has not come."""
+        preamble += data
+        at = 0 if preamble.startswith(self._start) else preamble.find(b"\r\n" + self._start) + 2
+        if max(at, len(preamble) if at == 1 else 0) > MAX_PREAMBLE:
+            raise MalformedRequest("The multipart body does not begin with its boundary.")
+        if at == 1:  # not found yet
+            return b""
+        self._preamble = None
+        return bytes(preamble[at:])
 
     def take(self) -> list[FileOperation]:
         operations, self._operations, self.waiting = self._operations, [], 0
@@ -155,6 +186,8 @@ class FormReader:
             raise MalformedRequest("A part has a Content-Transfer-Encoding; send its bytes as they are.")
         part.name = options[b"name"].decode("utf-8", "replace")
         raw_name = options.get(b"filename")
+        if raw_name is None:
+            raw_name = extended_filename(headers[b"content-disposition"]) or None
         if part.name == "files":
             self._begin_file(raw_name, headers.get(b"content-type", b""))
         elif part.name not in _FIELDS:

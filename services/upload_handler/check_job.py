@@ -26,20 +26,20 @@ _REFUSALS: dict[str, type[IngestionException]] = {
 }
 
 
-def arguments(file: ReceivedFile, allowed_extensions: Sequence[str], max_pixels: int, memory: int) -> list[Any]:
+def arguments(file: ReceivedFile, formats: Sequence[str], max_pixels: int, memory: int) -> list[Any]:
     """What `check` is called with."""
     about = [file.filename, file.declared_type, str(file.path), file.size, file.too_large]
-    return [about, list(allowed_extensions), max_pixels, memory]
+    return [about, list(formats), max_pixels, memory]
 
 
-def check(about: list[Any], allowed_extensions: list[str], max_pixels: int, memory: int) -> dict[str, Any]:
+def check(about: list[Any], formats: list[str], max_pixels: int, memory: int) -> dict[str, Any]:
     """In the worker. One of: `image`, `refused` (code, message), `needs` (bytes), `errno` (of the temporary file)."""
     filename, declared_type, path, size, too_large = about
     # Our own limits come first; Pillow's must not be the smaller one when the operator allows larger pictures.
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, max_pixels)
     file = ReceivedFile(0, filename, declared_type, Path(path), size, "", too_large)
     try:
-        return {"image": check_image(file, allowed_extensions, max_pixels, memory)}
+        return {"image": check_image(file, formats, max_pixels, memory)}
     except NeedsMemory as error:
         return {"needs": error.size}
     except IngestionException as error:

@@ -137,7 +137,7 @@ class UploadHandler:
                 if memory > self._pool.largest:
                     raise ImageTooLarge("Decoding the picture needs more memory than UPLOAD__DECODE_MEMORY.")
                 granted = max(memory, self._pool.allowance)
-                call = arguments(file, settings.ALLOWED_EXTENSIONS, settings.MAX_PIXELS, granted)
+                call = arguments(file, settings.formats, settings.MAX_PIXELS, granted)
                 answer = await self._pool.run(CHECK, *call, memory=granted)
                 memory = answer.get("needs", 0)
                 if not memory:

@@ -1,15 +1,17 @@
 """JPEG: the marker structure, then every bit of the scans, without a full picture in memory.
 
 libjpeg only warns when a scan has been cut and an EOI put after it, and Pillow hides the warning. simplejpeg's
-strict mode stops at the first warning, the harmless ones too: those are removed and it is asked again.
+strict mode stops at the first warning, also of what is no part of the picture: that is removed and it is asked again.
 """
 
 from __future__ import annotations
 
+import io
 import re
 from typing import NamedTuple
 
 import simplejpeg
+from PIL import JpegImagePlugin
 
 from services.upload_handler.memory import Afford
 from utils.exceptions import ImageTooLarge, InvalidImage
@@ -17,11 +19,13 @@ from utils.exceptions import ImageTooLarge, InvalidImage
 _WINDOW = 524_288  # bytes searched without letting other threads run: a regular expression holds the GIL
 _IN_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _BETWEEN = re.compile(rb"\xff[^\x00\xff]")
-_HARMLESS = re.compile(r"extraneous bytes before|JFIF revision|Adobe color transform|SOS parameters for sequential")
+_SAMPLING = re.compile(r"subsampling")  # libjpeg decodes any, the layer above it a list
 _BEFORE_EOI = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SEQUENTIAL = frozenset({0xC0, 0xC1})
-_NEEDED = _FRAMES | {0xC4, 0xCC, 0xDB, 0xDD}  # what decoding needs beside scans
+# Application data, comments, DNL: what decoders pass over, whatever is in it. What they do not know they refuse.
+_SKIPPED = frozenset({*range(0xE0, 0xF0), 0xFE, 0xDC})
+_PADDING = bytes(8)  # behind a scan: as far as the decoder looks ahead
 MAX_SCANS = 64  # progressive cameras and encoders write 10; each costs a pass over the whole picture
 MAX_SEGMENTS = 20_000
 _ROW_BYTES = 256  # a pixel of width: the coefficients of one row of blocks, and its samples, of four components
@@ -54,10 +58,12 @@ class _Layout:
             marker = data[at + 1]
             if marker == 0xD9:
                 return
-            if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # stands alone
+            if marker == 0x01 or 0xD0 <= marker <= 0xD7:  # stands alone
                 at += 2
                 continue
             end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+            if marker in _SKIPPED:
+                end = max(end, at + 4)  # decoders do not mind a length that is none
             if end < at + 4 or end > len(data):
                 raise InvalidImage("A segment of the JPEG is cut off or malformed.")
             if marker == 0xDA:
@@ -113,7 +119,7 @@ class _Layout:
         return 2 * samples * sum(h * v for h, v in factors) // (across * down)
 
     def bare(self) -> bytearray:
-        """The same picture without what libjpeg warns of harmlessly: bytes between segments, APPn, odd scan ends."""
+        """The same picture without what is no part of it: bytes between segments, application data, odd scan ends."""
         pieces: list[bytes | memoryview] = [b"\xff\xd8"]
         sequential = self.frame is not None and self.frame[0] in _SEQUENTIAL
         whole = memoryview(self.data)  # slices of it are no copies
@@ -123,7 +129,7 @@ class _Layout:
                 if tail + 3 < end:
                     pieces += [whole[start:tail], b"\x00\x3f\x00", whole[tail + 3 : end]]
                     continue
-            if marker in _NEEDED or marker == 0xDA:
+            if marker not in _SKIPPED:
                 pieces.append(whole[start:end])
         return bytearray().join([*pieces, b"\xff\xd9"])
 
@@ -138,6 +144,18 @@ def _decode(data: bytes | bytearray) -> str | None:
     return None
 
 
+def _decode_odd_sampling(layout: _Layout) -> None:
+    """By Pillow, without an end marker: so a decoder that has not had every block asks for more, and is refused.
+
+    A cut of less than the padding, 8 bytes, or one that was filled with zeros, is not seen.
+    """
+    whole = layout.bare()
+    whole[-2:] = _PADDING
+    with JpegImagePlugin.JpegImageFile(io.BytesIO(whole)) as image:
+        image.draft("L", (max(1, image.width // 8), max(1, image.height // 8)))
+        image.load()
+
+
 def check_jpeg(data: bytes, max_pixels: int, afford: Afford) -> JpegFacts:
     """Raises InvalidImage, ImageTooLarge or NeedsMemory. What follows the first picture (MPO, trailers) is not looked at.
 
@@ -149,7 +167,9 @@ def check_jpeg(data: bytes, max_pixels: int, afford: Afford) -> JpegFacts:
         raise ImageTooLarge()
     afford(layout.coefficient_bytes() + width * height // 64 + _ROW_BYTES * width)
     trouble = _decode(data)
-    if trouble and _HARMLESS.search(trouble):
+    if trouble and _SAMPLING.search(trouble):
+        _decode_odd_sampling(layout)
+    elif trouble:
         bare = layout.bare()
         trouble = _decode(bare)
         padding = _BEFORE_EOI.search(trouble or "")
@@ -157,6 +177,7 @@ def check_jpeg(data: bytes, max_pixels: int, afford: Afford) -> JpegFacts:
             del bare[len(bare) - 2 - int(padding[1]) :]
             bare += b"\xff\xd9"
             trouble = _decode(bare)
-    if trouble:
-        raise InvalidImage("The JPEG's picture data is cut off or damaged.")
+        if trouble:
+            raise InvalidImage("The JPEG's picture data is cut off or damaged.")
     return JpegFacts(width, height, layout.exif)
+

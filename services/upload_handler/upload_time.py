@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 from models.values import TimestampSource
 
 _EXIF_TIME = re.compile(r"(\d{4})[:/-](\d\d)[:/-](\d\d)[ T](\d\d):(\d\d):(\d\d)")
-_OFFSET = re.compile(r"([+-])(\d\d):?(\d\d)")
+_OFFSET = re.compile(r"([+-])(\d{1,2}):?(\d\d)")
 _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -39,8 +39,13 @@ def _exif_time(exif: dict[str, Any], zone: ZoneInfo, arrived_at: datetime) -> Up
     offset = _offset(exif.get("offset"))
     digits = re.match(r"\d{1,9}", exif.get("sub_second") or "")
     fraction = digits.group() if digits else ""
+    year, month, day, hour, minute, second = map(int, match.groups())
+    # Some cameras write the hour after midnight as 24 of the same day; second 60 is the next minute's first.
+    hour = 0 if hour == 24 else hour
+    leap = second == 60
     try:
-        local = datetime(*map(int, match.groups()), microsecond=int(fraction[:6].ljust(6, "0")))  # type: ignore[arg-type, misc]  # noqa: DTZ001
+        local = datetime(year, month, day, hour, minute, second - leap, int(fraction[:6].ljust(6, "0")))  # noqa: DTZ001
+        local += timedelta(seconds=leap)
         # Without an offset an hour that occurs twice is taken as its first, one that does not exist as if the
         # clock had not been changed yet: both in `fold=0`.
         at = local.replace(tzinfo=offset or zone).astimezone(UTC)

@@ -7,8 +7,9 @@ walkers, then a full decode. Only errors of utils.exceptions come out, whatever 
 from __future__ import annotations
 
 import io
+import mimetypes
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from PIL import BmpImagePlugin, Image, ImageFile, PngImagePlugin, TiffImagePlugin
@@ -32,7 +33,11 @@ MAX_PAGES = 100
 NO_LIMIT = 1 << 62  # bytes
 MAX_RLE_PIXELS = 4_000_000  # Pillow decodes run-length BMPs in Python
 CONTENT_TYPES = {"jpg": "image/jpeg", "png": "image/png", "bmp": "image/bmp", "tiff": "image/tiff"}
-_EXTENSIONS = {"jpg": "jpg", "jpeg": "jpg", "png": "png", "bmp": "bmp", "tif": "tiff", "tiff": "tiff"}
+_EXTENSIONS = {
+    "jpg": "jpg", "jpeg": "jpg", "jpe": "jpg", "jfif": "jpg", "mpo": "jpg", "png": "png", "apng": "png", "bmp": "bmp",
+    "dib": "bmp", "tif": "tiff", "tiff": "tiff",
+}  # fmt: skip
+_OTHER_KINDS = mimetypes.MimeTypes()  # the standard library's table, whatever the machine adds to it
 _DECLARED = {
     "image/jpeg": "jpg", "image/jpg": "jpg", "image/pjpeg": "jpg", "image/x-jpeg": "jpg",
     "image/png": "png", "image/x-png": "png", "image/apng": "png", "image/vnd.mozilla.apng": "png",
@@ -61,13 +66,14 @@ class CheckedImage(NamedTuple):
     exif: dict[str, Any] | None
 
 
-def format_by_name(filename: str | None, allowed: list[str]) -> str:
-    """The format that a file's name promises. Raises UnsupportedImageFormat."""
-    _, dot, extension = (filename or "").rpartition(".")
-    extension = extension.lower()
-    if not dot or extension not in allowed or extension not in _EXTENSIONS:
-        raise UnsupportedImageFormat(f"The file's name must end in one of {', '.join(allowed)}.")
-    return _EXTENSIONS[extension]
+def format_by_name(filename: str | None, formats: Sequence[str]) -> str | None:
+    """The format that a file's name claims; None when it claims none. Raises UnsupportedImageFormat for another kind."""
+    _, dot, extension = (filename or "").strip().lower().rpartition(".")
+    known = _EXTENSIONS.get(extension) if dot else None
+    other = None if known or not dot or extension == "bin" else _OTHER_KINDS.guess_type(f"a.{extension}")[0]
+    if other or (known and known not in formats):
+        raise UnsupportedImageFormat(f"The file's name is not that of one of {', '.join(formats)}.")
+    return known
 
 
 def _sniffed(head: bytes) -> str | None:
@@ -119,7 +125,7 @@ def _checked(data: bytes, fmt: str, max_pixels: int, afford: Afford) -> tuple[in
     return *_decode(data, fmt, max_pixels, 1, afford), None
 
 
-def check_image(file: ReceivedFile, allowed_extensions: list[str], max_pixels: int, memory: int = NO_LIMIT) -> CheckedImage:
+def check_image(file: ReceivedFile, formats: Sequence[str], max_pixels: int, memory: int = NO_LIMIT) -> CheckedImage:
     """Raises PayloadTooLarge, UnsupportedImageFormat, ImageTypeMismatch, ImageTooLarge or InvalidImage.
 
     NeedsMemory when it would take more than `memory` bytes, which must be enough to read the file (memory.to_read).
@@ -129,14 +135,16 @@ def check_image(file: ReceivedFile, allowed_extensions: list[str], max_pixels: i
         raise PayloadTooLarge("The file is larger than UPLOAD__MAX_FILE_SIZE.")
     if file.size == 0:
         raise InvalidImage("The file is empty.")
-    named = format_by_name(file.filename, allowed_extensions)
+    named = format_by_name(file.filename, formats)
     # Read, not mapped: an I/O error on a mapped page would end the process.
     with file.path.open("rb") as stream:
         head = stream.read(16)
         fmt = _sniffed(head)
         declared = file.declared_type or ""
-        if fmt != named or (declared not in _NO_TYPE and _DECLARED.get(declared) != fmt):
+        if (named and fmt != named) or (declared not in _NO_TYPE and _DECLARED.get(declared, "") != fmt):
             raise ImageTypeMismatch()
+        if fmt is None or fmt not in formats:
+            raise UnsupportedImageFormat(f"The file is not one of {', '.join(formats)}.")
         stream.seek(0)
         data = stream.read()
     if len(data) != file.size:

@@ -93,7 +93,7 @@ class UploadSessions:
         settings = self._settings
         if body.size_bytes > settings.DIRECT_MAX_FILE_SIZE:
             raise PayloadTooLarge("The file is larger than UPLOAD__DIRECT_MAX_FILE_SIZE.")
-        format_by_name(body.filename, list(settings.ALLOWED_EXTENSIONS))
+        format_by_name(body.filename, settings.formats)
         await self.check_store()
         row = UploadSession(
             id=session_id, request_id=new_id(), camera_id=body.camera_id, filename=body.filename,

@@ -109,3 +109,25 @@ GOOD = [
     *[(f"bmp-{name}", "bmp", data) for name, data in BMPS.items()],
     *[(f"tiff-{name}", "tiff", data) for name, data in TIFFS.items()],
 ]
+
+
+def flat_jpeg(sampling: tuple[tuple[int, int], ...], width: int = 64, height: int = 48) -> bytes:
+    """A grey JPEG of any sampling factors (4:1:0 is ((4, 2), (1, 1), (1, 1))): each block is its zero and an end."""
+
+    def segment(marker: int, body: bytes) -> bytes:
+        return bytes([0xFF, marker]) + struct.pack(">H", len(body) + 2) + body
+
+    across, down = max(h for h, _ in sampling), max(v for _, v in sampling)
+    units = -(-width // (8 * across)) * -(-height // (8 * down))
+    blocks = units * sum(h * v for h, v in sampling)
+    bits = "00" * blocks  # one code each for "no difference" and "end of block": 0, and 0
+    bits += "1" * (-len(bits) % 8)
+    components = b"".join(bytes([i + 1, h << 4 | v, 0]) for i, (h, v) in enumerate(sampling))
+    one_code = bytes([1]) + bytes(15) + b"\0"
+    return (
+        b"\xff\xd8" + segment(0xDB, b"\0" + bytes([16] * 64))
+        + segment(0xC0, struct.pack(">BHHB", 8, height, width, len(sampling)) + components)
+        + segment(0xC4, b"\x00" + one_code + b"\x10" + one_code)
+        + segment(0xDA, bytes([len(sampling)]) + b"".join(bytes([i + 1, 0]) for i in range(len(sampling))) + b"\0\x3f\0")
+        + int(bits, 2).to_bytes(len(bits) // 8, "big") + b"\xff\xd9"
+    )  # fmt: skip

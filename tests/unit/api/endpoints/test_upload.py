@@ -94,6 +94,45 @@ async def test_any_chunking_gives_the_same(api: Api, size: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("filename*=utf-8''w%C3%A4gen%2044.jpg", "wägen 44.jpg"),
+        ("filename*=UTF-8'de'a%2Fb.jpg", "b.jpg"),
+        ("filename*=iso-8859-1''w%E4gen.jpg", "wägen.jpg"),
+        ("filename*=\"utf-8''a.jpg\"", "a.jpg"),
+        ("filename=\"plain.jpg\"; filename*=utf-8''other.jpg", "plain.jpg"),
+    ],
+)
+async def test_a_name_in_the_extended_form(api: Api, written: str, name: str) -> None:
+    """RFC 7578 forbids it and clients send it: taken where there is no plain one."""
+    head = f'--B\r\nContent-Disposition: form-data; name="files"; {written}\r\n\r\n'
+    answer = await raw(api, CAMERA, head.encode() + b"x\r\n", END)
+    assert answer.status_code == 201, answer.text
+    assert [file.filename for file in api.orchestrator.uploads[0][1]] == [name]
+
+
+@pytest.mark.parametrize("size", [1, 5, 10_000])
+@pytest.mark.parametrize(
+    "preamble", [b"This is a multi-part message in MIME format.\r\n", b"\r\n", b"--A\r\n-- B\r\n\r\n", b"x" * 9000 + b"\r\n"]
+)
+async def test_a_preamble_is_passed_over(api: Api, preamble: bytes, size: int) -> None:
+    body = preamble + CAMERA + FILE + END + b"an epilogue"
+
+    async def stream() -> AsyncIterator[bytes]:
+        for position in range(0, len(body), size):
+            yield body[position : position + size]
+
+    answer = await api("POST", PATH, content=stream(), headers=FORM)
+    assert answer.status_code == 201, answer.text
+    assert api.orchestrator.uploads[0][2] == [b"x" * 10]
+
+
+async def test_a_preamble_is_bounded(api: Api) -> None:
+    problem(await raw(api, b"x" * 70_000, b"\r\n", CAMERA, FILE, END), 400, "malformed_request")
+    problem(await raw(api, b"no boundary in it"), 400, "malformed_request")
+
+
+@pytest.mark.parametrize(
     ("parts", "expected"),
     [
         ([FILE], [("camera_id", "missing")]),

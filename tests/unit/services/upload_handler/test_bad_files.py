@@ -40,23 +40,24 @@ class Store:
 
 
 class Watch:
-    """The longest pause of the event loop (s), and the most memory (bytes) of this process and of each worker."""
+    """The longest pause of the event loop (s), of which its own work (s of CPU), and the most memory (bytes) of this process and of each worker."""
 
     def __init__(self) -> None:
-        self.lag = 0.0
+        self.lag = self.work = 0.0
         self.workers: dict[int, int] = {}
         self._before = self.grown = 0
 
     def begin(self) -> None:
         """What came before is the test's own."""
-        self.lag, self._before = 0.0, psutil.Process().memory_info().rss
+        self.lag, self.work, self._before = 0.0, 0.0, psutil.Process().memory_info().rss
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            started = loop.time()
+            started, cpu = loop.time(), time.thread_time()
             await asyncio.sleep(0.001)
             self.lag = max(self.lag, loop.time() - started)
+            self.work = max(self.work, time.thread_time() - cpu)
 
     def look(self) -> None:
         self.grown = max(self.grown, psutil.Process().memory_info().rss - self._before)
@@ -70,7 +71,7 @@ class Watch:
 
     def __str__(self) -> str:
         peaks = ", ".join(f"{peak / MEGABYTE:.0f}" for peak in self.workers.values())
-        return f"loop lag {self.lag * 1000:.0f} ms, service +{self.grown / MEGABYTE:.0f} MB, workers' peaks {peaks} MB"
+        return f"loop lag {self.lag * 1000:.0f} ms ({self.work * 1000:.0f} of work), service +{self.grown / MEGABYTE:.0f} MB, workers' peaks {peaks} MB"
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +125,7 @@ async def test_each_bad_file_has_its_code_and_nobody_else_suffers(
     print(f"{len(bad)} files: {dict(codes)}; {watch}")
     assert wrong == []
     assert len(bad) >= 80
-    assert watch.lag < 0.15
+    assert watch.work < 0.05  # the lag is also what the machine does beside
     assert watch.grown < 50 * MEGABYTE
     assert max(watch.workers.values()) < 250 * MEGABYTE
     assert pids <= set(watch.workers)  # no decoder crashed on the way

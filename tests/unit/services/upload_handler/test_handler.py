@@ -160,7 +160,7 @@ async def test_bad_files_do_not_stop_good_ones(handler: UploadHandler, store: St
     files = [
         received(0, "note.jpg", b"text"), received(1, "ok.jpg", picture("JPEG")), received(2, "x.gif", picture("GIF")),
         received(3, "cut.png", picture("PNG")[:-20]), received(4, "big.jpg", b"", too_large=True),
-        received(5, None, picture("JPEG")),
+        received(5, "a.svg", picture("JPEG")),
         received(6, "empty.jpg", b""), received(7, "ok.png", picture("PNG")),
     ]  # fmt: skip
     result = await handler.process(REQUEST, form(), files, ARRIVED)

@@ -34,7 +34,7 @@ from utils.process_pool import ProcessPool
 ARRIVED = datetime(2026, 5, 4, 13, 30, tzinfo=UTC)
 FORM = UploadIngestionRequest(camera_id="pit-1")
 MEGABYTE = 1_048_576
-NAMES = ["jpg", "jpeg", "png", "bmp", "tif", "tiff"]
+NAMES = ["jpg", "png", "bmp", "tiff"]
 Received = Callable[[str, bytes], ReceivedFile]
 
 
