@@ -40,7 +40,8 @@ class Store:
 
 
 class Watch:
-    """The longest pause of the event loop (s), of which its own work (s of CPU), and the most memory (bytes) of this process and of each worker."""
+    """The longest pause of the event loop (s), the most that it worked at once (s of CPU), and the most memory (bytes)
+    of this process and of each worker."""
 
     def __init__(self) -> None:
         self.lag = self.work = 0.0
@@ -71,7 +72,8 @@ class Watch:
 
     def __str__(self) -> str:
         peaks = ", ".join(f"{peak / MEGABYTE:.0f}" for peak in self.workers.values())
-        return f"loop lag {self.lag * 1000:.0f} ms ({self.work * 1000:.0f} of work), service +{self.grown / MEGABYTE:.0f} MB, workers' peaks {peaks} MB"
+        lag = f"loop lag {self.lag * 1000:.0f} ms ({self.work * 1000:.0f} of work)"
+        return f"{lag}, service +{self.grown / MEGABYTE:.0f} MB, workers' peaks {peaks} MB"
 
 
 @pytest.fixture(scope="module")
