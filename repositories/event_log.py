@@ -1,6 +1,6 @@
 """The event log: what moves events into their one order, what reads them, what removes old ones (docs/rules.md, rule 12).
 
-No repository writes events: triggers do, in the transaction of what they report (functions/tell_*.sql).
+No repository writes events: triggers do, in the transaction of what they report (functions/report_*.sql).
 """
 
 from __future__ import annotations

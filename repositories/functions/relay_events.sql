@@ -16,7 +16,7 @@ BEGIN
                 RETURNING p.id, p.event, p.created_at
             ), numbers AS (
                 UPDATE event_log l SET seq = l.seq + (SELECT count(*) FROM batch) WHERE l.id = 1 RETURNING l.seq AS last
-            ), told AS (
+            ), numbered AS (
                 INSERT INTO events (seq, type, camera_id, event)
                 SELECT n.last - count(*) OVER () + row_number() OVER (ORDER BY b.id),
                        b.event ->> 'type', b.event ->> 'camera_id', b.event

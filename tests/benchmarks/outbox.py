@@ -38,7 +38,7 @@ _MODES = ("no events", "triggers", "triggers, relay", "triggers, relay, consumer
 
 async def _triggers(db: Database, on: bool) -> None:
     async with db.unit_of_work() as uow:
-        await uow.session.execute(text(f"ALTER TABLE frames {'ENABLE' if on else 'DISABLE'} TRIGGER tell_stored"))
+        await uow.session.execute(text(f"ALTER TABLE frames {'ENABLE' if on else 'DISABLE'} TRIGGER report_stored"))
         await uow.session.execute(text("TRUNCATE outbox_pending"))
 
 

@@ -13,7 +13,7 @@ branch_labels = None
 depends_on = None
 
 _FUNCTIONS = (
-    "wire_time", "tell_frame_stored", "tell_frame_deleted", "tell_request", "tell_gap", "relay_events", "expire_events",
+    "wire_time", "report_frame_stored", "report_frame_deleted", "report_request", "report_gap", "relay_events", "expire_events",
 )  # fmt: skip
 # A queue's dead rows lie where its next reader begins: they are to go long before a share of the table is dead.
 _VACUUM = "autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=5000"

@@ -89,11 +89,11 @@ def upgrade() -> None:
     op.add_column("ingestion_requests", sa.Column("owner", sa.Text(), nullable=True))
     op.create_index("ix_ingestion_requests_pending_owner", "ingestion_requests", ["owner"], postgresql_where=_PENDING)
     op.add_column("upload_sessions", sa.Column("owner", sa.Text(), nullable=True))
-    functions.create("tell_access", "keep_audit")
+    functions.create("report_access", "keep_audit")
 
 
 def downgrade() -> None:
-    functions.drop("keep_audit", "tell_access")
+    functions.drop("keep_audit", "report_access")
     op.drop_column("upload_sessions", "owner")
     op.drop_index("ix_ingestion_requests_pending_owner", table_name="ingestion_requests")
     op.drop_column("ingestion_requests", "owner")

@@ -1,6 +1,6 @@
 -- The events request.started, request.completed, request.failed and request.cancelled.
 -- rtsp_url stays where it is: encrypted, and in no event.
-CREATE OR REPLACE FUNCTION tell_request() RETURNS trigger
+CREATE OR REPLACE FUNCTION report_request() RETURNS trigger
 LANGUAGE plpgsql AS $$
 DECLARE
     kind text := CASE NEW.status WHEN 'in_progress' THEN 'started' ELSE NEW.status END;
@@ -37,10 +37,10 @@ BEGIN
     RETURN NULL;
 END $$;
 
-CREATE OR REPLACE TRIGGER tell_new AFTER INSERT ON ingestion_requests
+CREATE OR REPLACE TRIGGER report_new AFTER INSERT ON ingestion_requests
     FOR EACH ROW WHEN (NEW.status <> 'pending')
-    EXECUTE FUNCTION tell_request();
+    EXECUTE FUNCTION report_request();
 
-CREATE OR REPLACE TRIGGER tell_status AFTER UPDATE OF status ON ingestion_requests
+CREATE OR REPLACE TRIGGER report_status AFTER UPDATE OF status ON ingestion_requests
     FOR EACH ROW WHEN (OLD.status <> NEW.status AND NEW.status <> 'pending')
-    EXECUTE FUNCTION tell_request();
+    EXECUTE FUNCTION report_request();

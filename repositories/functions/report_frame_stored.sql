@@ -1,6 +1,6 @@
--- Events are written by triggers, in the transaction of what they report: whoever changes a row cannot forget them.
+-- Events are written by triggers, in the transaction of what they report: no writer of a row can forget them.
 -- Row triggers with WHEN: the UPDATE that keeps a ledger, which comes with every frame, calls none of them.
-CREATE OR REPLACE FUNCTION tell_frame_stored() RETURNS trigger
+CREATE OR REPLACE FUNCTION report_frame_stored() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO outbox_pending (event) VALUES (jsonb_build_object(
@@ -16,6 +16,6 @@ BEGIN
     RETURN NULL;
 END $$;
 
-CREATE OR REPLACE TRIGGER tell_stored AFTER INSERT ON frames
+CREATE OR REPLACE TRIGGER report_stored AFTER INSERT ON frames
     FOR EACH ROW WHEN (NEW.state = 'stored')
-    EXECUTE FUNCTION tell_frame_stored();
+    EXECUTE FUNCTION report_frame_stored();

@@ -1,5 +1,5 @@
 -- The events camera.gap_opened and camera.gap_closed, once each; a gap may be inserted closed.
-CREATE OR REPLACE FUNCTION tell_gap() RETURNS trigger
+CREATE OR REPLACE FUNCTION report_gap() RETURNS trigger
 LANGUAGE plpgsql AS $$
 DECLARE
     camera text := (SELECT r.camera_id FROM ingestion_requests r WHERE r.id = NEW.request_id);
@@ -19,10 +19,10 @@ BEGIN
     RETURN NULL;
 END $$;
 
-CREATE OR REPLACE TRIGGER tell_opened AFTER INSERT ON capture_gaps
+CREATE OR REPLACE TRIGGER report_opened AFTER INSERT ON capture_gaps
     FOR EACH ROW
-    EXECUTE FUNCTION tell_gap();
+    EXECUTE FUNCTION report_gap();
 
-CREATE OR REPLACE TRIGGER tell_closed AFTER UPDATE OF to_at ON capture_gaps
+CREATE OR REPLACE TRIGGER report_closed AFTER UPDATE OF to_at ON capture_gaps
     FOR EACH ROW WHEN (OLD.to_at IS NULL AND NEW.to_at IS NOT NULL)
-    EXECUTE FUNCTION tell_gap();
+    EXECUTE FUNCTION report_gap();

@@ -1,5 +1,5 @@
 -- The event frame.deleted, once, when a delete begins.
-CREATE OR REPLACE FUNCTION tell_frame_deleted() RETURNS trigger
+CREATE OR REPLACE FUNCTION report_frame_deleted() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO outbox_pending (event) VALUES (jsonb_build_object(
@@ -10,6 +10,6 @@ BEGIN
     RETURN NULL;
 END $$;
 
-CREATE OR REPLACE TRIGGER tell_deleted AFTER UPDATE OF state ON frames
+CREATE OR REPLACE TRIGGER report_deleted AFTER UPDATE OF state ON frames
     FOR EACH ROW WHEN (OLD.state = 'stored' AND NEW.state <> 'stored')
-    EXECUTE FUNCTION tell_frame_deleted();
+    EXECUTE FUNCTION report_frame_deleted();
