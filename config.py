@@ -540,8 +540,9 @@ class LimitsSettings(Group):
         gt=0,
         le=1,
         description="The part of each limit that one caller may use: 0.5 is half, and one is always allowed. Limits: "
-        "waiting captures, upload sessions, event readers, uploads and their bytes, requests that wait (Prefer: wait), "
-        "probes. Has no effect while access is off.",
+        "streams and captures of a process, waiting captures, cameras that are kept open, requests being served and those "
+        "that wait (Prefer: wait, snapshots), probes, event readers, uploads and their bytes, upload sessions. Has no "
+        "effect while access is off.",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import ExitStack
 from typing import Any
 
 import structlog
@@ -45,6 +46,7 @@ class RequestContext:
         structlog.contextvars.bind_contextvars(request_id=request_id)
         extra: dict[str, str] = {}
         scope["trackshift.headers"] = extra  # what the access check has to say beside the answer
+        place = scope["trackshift.place"] = ExitStack()  # held until the answer is sent
         status, sent, began = CLIENT_GONE, 0, time.perf_counter()
 
         async def tagged(message: Message) -> None:
@@ -67,7 +69,8 @@ class RequestContext:
         self.state.in_flight += counted
         HTTP_IN_FLIGHT.inc()
         try:
-            await self.app(scope, receive, tagged)
+            with place:
+                await self.app(scope, receive, tagged)
         finally:
             self.state.in_flight -= counted
             HTTP_IN_FLIGHT.dec()

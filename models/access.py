@@ -100,6 +100,11 @@ class Principal:
         return Scope.ADMIN in self.scopes or self.scopes.issuperset(scopes)
 
     @property
+    def row_owner(self) -> str | None:
+        """`owner` as rows keep it: None while access is off."""
+        return None if self.kind == "anonymous" else self.owner
+
+    @property
     def admin(self) -> bool:
         return Scope.ADMIN in self.scopes
 

@@ -40,6 +40,12 @@ class CameraConfigRepository(Repository[CameraConfiguration]):
         query = self.select().where(CameraConfiguration.enabled, CameraConfiguration.keep_open)
         return list((await self.session.scalars(query.order_by(CameraConfiguration.camera_id).limit(limit))).all())
 
+    async def count_kept_by(self, owner: str, at_most: int) -> int:
+        """How many cameras one principal keeps open, counted no further than `at_most`."""
+        mine = CameraConfiguration.keep_open, CameraConfiguration.kept_by == owner
+        kept = select(CameraConfiguration.camera_id).where(*mine).limit(at_most)
+        return int(await self.session.scalar(select(func.count()).select_from(kept.subquery())) or 0)
+
     async def locked(self, camera_id: str) -> CameraConfiguration | None:
         """The camera, nobody else's to change until the transaction ends."""
         query = self.select().where(CameraConfiguration.camera_id == camera_id).with_for_update()

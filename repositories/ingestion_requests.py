@@ -56,7 +56,9 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
         }
         if await self._insert(values, _INSERT):  # else it may be running, or final: a lease is not for it any more
             await self.session.execute(
-                insert(CaptureLease).values(request_id=row.id, camera_id=row.camera_id).on_conflict_do_nothing()
+                insert(CaptureLease)
+                .values(request_id=row.id, camera_id=row.camera_id, principal=row.owner)
+                .on_conflict_do_nothing()
             )
         return (await self.session.scalars(self.select().where(IngestionRequest.id == row.id))).one()
 
@@ -66,22 +68,26 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
         Returns those whose first epoch is `owner`'s: none of a group that another process inserted before.
         """
         names = (
-            "id", "camera_id", "source_type", "capture_mode", "status", "rtsp_url", "params", "meta", "group_id"
+            "id", "camera_id", "source_type", "capture_mode", "status", "rtsp_url", "params", "meta", "group_id", "owner"
         )  # fmt: skip
         values = [{name: getattr(row, name) for name in names} for row in rows]
         statement = insert(IngestionRequest).values(values).on_conflict_do_nothing().returning(IngestionRequest.id)
         new = set((await self.session.scalars(statement)).all())
         held = sql("""
-            INSERT INTO capture_leases (request_id, camera_id, owner, epoch, expires_at, ttl)
-            SELECT request_id, camera_id, :owner, 1, now() + make_interval(secs => :ttl), CAST(:ttl AS float8)
-            FROM unnest(CAST(:ids AS uuid[]), CAST(:cameras AS text[])) AS new(request_id, camera_id)
+            INSERT INTO capture_leases (request_id, camera_id, principal, owner, epoch, expires_at, ttl)
+            SELECT request_id, camera_id, principal, :owner, 1, now() + make_interval(secs => :ttl), CAST(:ttl AS float8)
+            FROM unnest(CAST(:ids AS uuid[]), CAST(:cameras AS text[]), CAST(:principals AS text[]))
+                AS new(request_id, camera_id, principal)
             ON CONFLICT DO NOTHING
         """)
         leased = [row for row in rows if row.id in new]
         await self.session.execute(
             held,
-            {"owner": owner, "ttl": ttl, "ids": [row.id for row in leased], "cameras": [row.camera_id for row in leased]},
-        )
+            {
+                "owner": owner, "ttl": ttl, "ids": [row.id for row in leased],
+                "cameras": [row.camera_id for row in leased], "principals": [row.owner for row in leased],
+            },
+        )  # fmt: skip
         ours = select(CaptureLease.request_id).where(
             CaptureLease.request_id.in_([row.id for row in rows]), CaptureLease.owner == owner, CaptureLease.epoch == 1
         )

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import select
-
 from models.entities import CaptureLease
 from models.values import Claim
 from repositories.base import Repository
@@ -33,24 +31,77 @@ class Renewed:
     cancelled: frozenset[UUID]
 
 
+@dataclass(frozen=True, slots=True)
+class ProcessShares:
+    """What one principal may have a process run: so many captures, and streams that only it uses.
+
+    `held`: what each has now, as (captures, streams).
+    """
+
+    captures: int
+    streams: int
+    held: dict[str, tuple[int, int]]
+
+
+_RUNNING = "running AS (SELECT key AS camera_id, value::int AS n FROM jsonb_each_text(CAST(:running AS jsonb)))"
+_ALL = f"""{_RUNNING},
+    mine AS (
+        SELECT l.request_id, l.camera_id, r.n FROM capture_leases l LEFT JOIN running r USING (camera_id) WHERE {_LAPSED}
+    )"""  # noqa: S608 - constants of this module
+# Of each principal no more than its share: cameras without a stream first, then captures, in the fair order. What was
+# taken before goes on, whatever is held. Without a principal: access is off, or was.
+_WITHIN_SHARES = f"""{_RUNNING},
+    held AS (
+        SELECT key AS principal, (value->>0)::int AS captures, (value->>1)::int AS streams
+        FROM jsonb_each(CAST(:held AS jsonb))
+    ),
+    lapsed AS (
+        SELECT l.request_id, l.camera_id, l.principal, r.n, l.principal IS NULL OR l.epoch > 0 AS anyway,
+               row_number() OVER own + coalesce(r.n, 0) AS place, first_value(l.request_id) OVER own AS first_id
+        FROM capture_leases l LEFT JOIN running r USING (camera_id)
+        WHERE {_LAPSED} WINDOW own AS (PARTITION BY l.principal, l.camera_id ORDER BY l.request_id)
+    ),
+    by_camera AS (
+        SELECT *, dense_rank() OVER (PARTITION BY principal, n IS NULL ORDER BY first_id) AS camera_rank FROM lapsed
+    ),
+    by_capture AS (
+        SELECT c.*, coalesce(h.captures, 0) AS captures,
+               row_number() OVER (PARTITION BY c.principal ORDER BY c.place, c.request_id) AS capture_rank
+        FROM by_camera c LEFT JOIN held h USING (principal)
+        WHERE anyway OR n IS NOT NULL OR camera_rank <= :share_of_streams - coalesce(h.streams, 0)
+    ),
+    mine AS (
+        SELECT request_id, camera_id, n FROM by_capture
+        WHERE anyway OR capture_rank <= :share_of_captures - captures
+    )"""  # noqa: S608 - constants of this module
+
+
 class LeaseRepository(Repository[CaptureLease]):
     entity = CaptureLease
 
-    async def claim(self, owner: str, ttl: float, limit: int, running: dict[str, int], new_cameras: int) -> list[Claim]:
+    async def claim(
+        self, owner: str, ttl: float, limit: int, running: dict[str, int], new_cameras: int,
+        shares: ProcessShares | None = None,
+    ) -> list[Claim]:  # fmt: skip
         """Takes up to `limit` captures that nobody runs, in fair order: a camera's second waits for every camera's first.
 
         `running` says how many captures of each camera this process runs already; of cameras that it has no
-        stream of, at most `new_cameras` are taken. Locks in id order, skips what another process takes meanwhile.
+        stream of, at most `new_cameras` are taken, and of each principal no more than its share (None: all). Locks in id
+        order, skips what another process takes meanwhile.
         """
+        given = {}
+        if shares is not None:
+            given = {
+                "share_of_captures": shares.captures, "share_of_streams": shares.streams, "held": json.dumps(shares.held)
+            }  # fmt: skip
         rows = await self.session.execute(
             sql(f"""
-            WITH running AS (SELECT key AS camera_id, value::int AS n FROM jsonb_each_text(CAST(:running AS jsonb))),
+            WITH {_ALL if shares is None else _WITHIN_SHARES},
             free AS (
-                SELECT l.request_id, l.camera_id, r.n,
-                       row_number() OVER (PARTITION BY l.camera_id ORDER BY l.request_id) AS place,
-                       first_value(l.request_id) OVER (PARTITION BY l.camera_id ORDER BY l.request_id) AS first_id
-                FROM capture_leases l LEFT JOIN running r USING (camera_id)
-                WHERE {_LAPSED}
+                SELECT request_id, camera_id, n,
+                       row_number() OVER (PARTITION BY camera_id ORDER BY request_id) AS place,
+                       first_value(request_id) OVER (PARTITION BY camera_id ORDER BY request_id) AS first_id
+                FROM mine
             ),
             ranked AS (
                 SELECT request_id, n, place + coalesce(n, 0) AS place,
@@ -71,7 +122,8 @@ class LeaseRepository(Repository[CaptureLease]):
             FROM taken WHERE l.request_id = taken.request_id
             RETURNING l.request_id, l.epoch
             """),  # noqa: S608 - constants of this module
-            {"owner": owner, "ttl": ttl, "limit": limit, "running": json.dumps(running), "new_cameras": new_cameras},
+            {"owner": owner, "ttl": ttl, "limit": limit, "running": json.dumps(running), "new_cameras": new_cameras}
+            | given,
         )
         return [Claim(row.request_id, row.epoch, resumed=row.epoch > 1) for row in rows]
 
@@ -137,9 +189,7 @@ class LeaseRepository(Repository[CaptureLease]):
             {"id": claim.request_id, "epoch": claim.epoch},
         )
 
-    async def camera_ids(self, claims: Sequence[Claim]) -> dict[UUID, str]:
-        """The cameras of claimed captures."""
-        query = select(CaptureLease.request_id, CaptureLease.camera_id).where(
-            CaptureLease.request_id.in_([claim.request_id for claim in claims])
-        )
-        return {row.request_id: row.camera_id for row in (await self.session.execute(query)).all()} if claims else {}
+    async def of_claims(self, claims: Sequence[Claim]) -> dict[UUID, CaptureLease]:
+        """The leases of claimed captures, as far as they are still there."""
+        query = self.select().where(CaptureLease.request_id.in_([claim.request_id for claim in claims]))
+        return {row.request_id: row for row in await self.session.scalars(query)} if claims else {}

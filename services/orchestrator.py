@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from config import Settings
-from models.access import ANONYMOUS, CameraGrant, Principal
+from models.access import CameraGrant, Principal
 from models.entities import CameraConfiguration, CaptureEvent, IngestionRequest
 from models.schemas import (
     IngestionResponse,
@@ -43,6 +43,7 @@ from services.upload_handler.handler import UploadHandler
 from utils.exceptions import (
     CameraNotFound,
     Overloaded,
+    RateLimited,
     RequestNotFound,
     ShuttingDown,
     TooManyPending,
@@ -75,7 +76,7 @@ class Orchestrator:
         self._secrets = capture.secrets
         self._uploads = uploads
         self._policy = policy
-        self.runner = CaptureRunner(capture, leases, self._note_finished)
+        self.runner = CaptureRunner(capture, leases, self._note_finished, shares)
         self._finished: dict[UUID, asyncio.Event] = {}
         self._stopping = False
 
@@ -111,7 +112,7 @@ class Orchestrator:
             camera = await uow.cameras.get(body.camera_id)
             pending = await uow.requests.count_pending(self._settings.RTSP.MAX_PENDING)
             share = self._shares.most(self._settings.RTSP.MAX_PENDING)
-            owned = 0 if who is ANONYMOUS else await uow.requests.count_pending_of(who.owner, share)
+            owned = await uow.requests.count_pending_of(who.owner, share) if who.row_owner is not None else 0
         if pending >= self._settings.RTSP.MAX_PENDING:
             raise TooManyPending(retry_after=10)
         if owned >= share:
@@ -123,30 +124,34 @@ class Orchestrator:
             default_fps=self._settings.RTSP.DEFAULT_FPS,
             max_staleness=max_staleness,
         )
-        row.id, row.owner = operation.request_id, None if who is ANONYMOUS else who.owner
+        row.id, row.owner = operation.request_id, who.row_owner
         stored = await self._database.retry_until_known(lambda uow: self._add(uow, row, camera, operation, answered))
         log.info("capture_accepted", ingestion_id=str(row.id), camera_id=row.camera_id, mode=row.capture_mode)
         self.runner.wake()
         return to_response(stored, [], [], self._secrets)
 
     async def submit_burst(
-        self, operation: Operation, captures: Sequence[tuple[RTSPIngestionRequest, CameraConfiguration]], tolerance_ms: float
-    ) -> list[UUID]:
+        self, operation: Operation, captures: Sequence[tuple[RTSPIngestionRequest, CameraConfiguration]],
+        tolerance_ms: float, who: Principal,
+    ) -> list[UUID]:  # fmt: skip
         """Stores single_frame captures of one moment in one transaction and runs them here, where their streams are.
 
         The group's id is the operation's, the requests' ids follow from it: of a burst that is there already, only those
         ids are returned. Their leases are this process's from the start. Raises CameraDisabled,
-        CameraNotFound, Overloaded beyond RTSP__MAX_CONCURRENT_CAPTURES, SecretUnreadable, DatabaseUnavailable,
-        ShuttingDown, RequestInProgress when the operation's key has gone to another request.
+        CameraNotFound, Overloaded beyond RTSP__MAX_CONCURRENT_CAPTURES, RateLimited beyond the caller's share of them,
+        SecretUnreadable, DatabaseUnavailable, ShuttingDown, RequestInProgress when the operation's key has gone to another
+        request.
         """
         group_id = operation.request_id
         self.check_accepting()
         if len(captures) > self.runner.room:
             raise Overloaded("RTSP__MAX_CONCURRENT_CAPTURES are running. Try again.", retry_after=5)
+        if not self.runner.may_run(who.row_owner, len(captures)):
+            raise RateLimited("This caller's share (LIMITS__SHARE) of the captures is running already.", retry_after=5)
         rows = []
         for index, (body, camera) in enumerate(captures):
             row = capture_row(body, camera, self._secrets, default_fps=self._settings.RTSP.DEFAULT_FPS)
-            row.id, row.group_id = sub_id(group_id, index), group_id
+            row.id, row.group_id, row.owner = sub_id(group_id, index), group_id, who.row_owner
             row.params = {**(row.params or {}), "burst": BurstParams(index, tolerance_ms).to_json()}
             rows.append(row)
 
@@ -163,7 +168,7 @@ class Orchestrator:
         log.info("burst_accepted", group_id=str(group_id), cameras=len(rows))
         for row in rows:
             if row.id in held and self.runner.job(row.id) is None:
-                self.runner.begin(Claim(row.id, 1, resumed=False), row.camera_id, asked)
+                self.runner.begin(Claim(row.id, 1, resumed=False), row.camera_id, row.owner, asked)
         return [row.id for row in rows]
 
     async def _add(

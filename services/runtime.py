@@ -111,7 +111,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         check = partial(_preflight, settings, policy)
         readers: dict[str, ReaderFactory] = {"opencv": OpenCvReader, "pyav": PyAvReader}
         streams = StreamDeps(settings.RTSP, check, readers[settings.RTSP.READER], decode_pool, readers)
-        hub = StreamHub(streams)
+        hub = StreamHub(streams, access.shares)
         stack.push_async_callback(hub.close)
         prober = Prober(streams)
         stack.push_async_callback(prober.close)
@@ -124,7 +124,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         orchestrator = Orchestrator(settings, capture, leases, uploads, policy, access.shares)
         queries = Queries(database, storage, secrets, access.cursors)
         keeper = KeepOpenStreams(database, hub, secrets)
-        cameras = CameraRegistry(database, secrets, policy, keeper, prober, access.cursors)
+        most_kept = access.shares.most(settings.RTSP.MAX_CONCURRENT_STREAMS)
+        cameras = CameraRegistry(database, secrets, policy, keeper, prober, access.cursors, most_kept)
         snapshots = Snapshots(capture, orchestrator, queries)
         bursts = BurstService(settings.RTSP, database, storage, hub, secrets, orchestrator)
         direct = UploadSessions(settings, database, storage, uploads, access.shares)

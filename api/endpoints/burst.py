@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.http import examples
-from api.http.access.check import WhoDep, allow_camera
+from api.http.access.check import WhoDep, allow_camera, waiting
 from api.http.access.rules import needs
 from api.http.dependencies import ServicesDep, StateDep
 from api.http.idempotency import OperationDep
@@ -57,7 +57,8 @@ async def take_burst(
     """
     services.orchestrator.check_accepting()
     allow_camera(who, *body.camera_ids)
-    taken = await while_wanted(request, state, services.bursts.take(body, who, operation))
+    with waiting(request):
+        taken = await while_wanted(request, state, services.bursts.take(body, who, operation))
     response.headers["Location"] = f"/api/v1/ingest/burst/{taken.group_id}"
     return taken
 

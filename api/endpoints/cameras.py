@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.http import examples
-from api.http.access.check import WhoDep, allow_camera, share
+from api.http.access.check import WhoDep, allow_camera, share, waiting
 from api.http.access.rules import needs
 from api.http.body import media_type
 from api.http.dependencies import ServicesDep, StateDep
@@ -216,6 +216,8 @@ async def take_snapshot(
     services.orchestrator.check_accepting()
     allow_camera(who, camera_id)
     operation.answers(201, _frame_location)
-    frame = await while_wanted(request, state, services.snapshots.take(camera_id, body or SnapshotRequest(), who, operation))
+    with waiting(request):
+        taking = services.snapshots.take(camera_id, body or SnapshotRequest(), who, operation)
+        frame = await while_wanted(request, state, taking)
     response.headers["Location"] = _frame_location(frame)
     return frame

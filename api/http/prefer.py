@@ -14,7 +14,7 @@ from uuid import UUID
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.http.access.check import credential_ended, ended, share
+from api.http.access.check import credential_ended, ended, waiting
 from api.http.state import AppState
 from api.http.waiting import disconnected
 from utils.tasks import first_of
@@ -67,10 +67,10 @@ async def wait_final(request: Request, response: Response, state: AppState, serv
     if seconds is None:
         return False
     response.headers["Preference-Applied"] = f"wait={seconds}"
-    with share(request, "waits", state.settings.API.MAX_CONCURRENT_REQUESTS):
-        waiting = services.orchestrator.wait_final(request_id, float(seconds))
+    with waiting(request):
+        finished = services.orchestrator.wait_final(request_id, float(seconds))
         revoked = asyncio.ensure_future(ended(request))
-        final = await first_of(waiting, state.stopping.wait(), disconnected(request), revoked)
+        final = await first_of(finished, state.stopping.wait(), disconnected(request), revoked)
         if final is None and not revoked.cancelled():
             raise credential_ended()
         return final is not None and final.result()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
@@ -23,12 +22,11 @@ from api.http.access.shown import shown
 from api.http.body import read_json
 from api.http.idempotency import check_key, serve, takes_key
 from api.http.state import app_state
-from api.http.validation import MAX_ERRORS, invalid_fields
+from api.http.validation import MAX_ERRORS, SHOWN_NAME, invalid_fields
 from utils.exceptions import FieldError, MalformedRequest
 
 MAX_QUERY_FIELDS = 100
 PUBLIC_JSON_BYTES = 32_768  # from callers that nobody has judged yet: a credential is the most that they send
-_NAME = re.compile(r"^[A-Za-z0-9_.\-\[\]]{1,64}$")
 
 
 def query_names(dependant: Dependant) -> set[str]:
@@ -47,7 +45,7 @@ def check_query(query: bytes, known: frozenset[str]) -> None:
         raise MalformedRequest("The query string cannot be parsed.") from None
     errors = []
     for name, times in Counter(name for name, _ in pairs).items():
-        shown = name if _NAME.match(name) else ""
+        shown = name if SHOWN_NAME.match(name) else ""
         if name not in known:
             errors.append(FieldError("query", shown, "extra_forbidden", "is not a known query parameter"))
         elif times > 1:

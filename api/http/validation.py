@@ -61,7 +61,8 @@ PATTERN_WORDS = {
     KEY_ID_PATTERN: "may hold letters and digits, at most 64",
     CURSOR_PATTERN: "must be visible ASCII characters only",
 }
-_NAME = re.compile(r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]{1,128}$")
+# What a field may be called to be repeated in an answer: a slip of the keyboard is, a URL or a key that went astray is not.
+SHOWN_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_.\[\]-]{0,39}\Z")
 
 
 def message_of(error: Mapping[str, Any]) -> str:
@@ -91,8 +92,8 @@ def field_error(error: Mapping[str, Any], location: Location | None = None) -> F
     kind, context = error["type"], error.get("ctx") or {}
     if kind == "not_applicable":  # of the whole model, but about one field
         path.append(str(context.get("field", "")))
-    # A field's name that nobody can read or print is not repeated: the pointer then ends at its parent.
-    path = [part for part in path if isinstance(part, int) or _NAME.match(part)]
+    # Another field's name is not repeated: the pointer then ends at its parent.
+    path = [part for part in path if isinstance(part, int) or SHOWN_NAME.match(part)]
     in_document = location == "body" or (location == "form" and len(path) > 1)
     name = str(path[-1]) if path else ("body" if location == "body" else "")
     return FieldError(location, name, kind, message_of(error), pointer(path) if in_document else "")

@@ -26,6 +26,7 @@ class CameraConfiguration(Base):
     default_fps: Mapped[float | None]
     enabled: Mapped[bool] = mapped_column(Boolean, server_default=text("true"))
     keep_open: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    kept_by: Mapped[str | None]  # who set keep_open; null while access is off
     reader: Mapped[str | None]
     retention_days: Mapped[float | None]  # null: RETENTION__DAYS
     meta: Mapped[Json] = mapped_column(server_default=text("'{}'::jsonb"))

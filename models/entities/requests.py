@@ -112,7 +112,8 @@ class CaptureLease(Base):
 
     request_id: Mapped[UUID] = mapped_column(ForeignKey("ingestion_requests.id", ondelete="CASCADE"), primary_key=True)
     camera_id: Mapped[str]
-    owner: Mapped[str | None]
+    principal: Mapped[str | None]  # the request's owner, whose share it takes
+    owner: Mapped[str | None]  # the process
     epoch: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     expires_at: Mapped[datetime | None]
     ttl: Mapped[float] = mapped_column(server_default=text(LONGEST_LEASE))  # seconds

@@ -30,7 +30,7 @@ class AuditRepository(Repository[Audit]):
         Running it twice for one request and target writes one row (rule 4).
         """
         if (actor := ACTOR.get()) is not None:
-            await self.note(actor, str(target), action or actor.action, details)
+            await self.note(actor, str(target) if target is not None else None, action or actor.action, details)
 
     async def note(self, actor: Actor, target: str | None, action: str, details: dict[str, Any] | None = None) -> None:
         """A row for `actor`; one per request, action and target."""

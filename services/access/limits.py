@@ -104,6 +104,11 @@ class Shares:
         self._share = share
         self._held: Counter[tuple[str, str]] = Counter()
 
+    @property
+    def limited(self) -> bool:
+        """Whether one principal may hold less than all."""
+        return self._share < 1
+
     def most(self, bound: int) -> int:
         """What one principal may hold of `bound`: at least one."""
         return max(1, int(bound * self._share))
@@ -121,7 +126,7 @@ class Shares:
     def check(self, key: tuple[str, str], bound: int, own: int, more: int) -> None:
         """Raises RateLimited when the other requests of this caller hold some, and `more` goes beyond its share."""
         held = self._held.get(key, 0)
-        if self._share < 1 and held > own and held + more > self.most(bound):
+        if self.limited and held > own and held + more > self.most(bound):
             raise RateLimited(f"This caller holds its share (LIMITS__SHARE) of {key[0]} already.", retry_after=2)
 
     def add(self, key: tuple[str, str], amount: int) -> None:

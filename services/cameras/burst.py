@@ -35,6 +35,7 @@ from utils.exceptions import (
     FieldError,
     InvalidRequest,
     Overloaded,
+    RateLimited,
     RequestNotFound,
     TimestampOutOfRange,
 )
@@ -97,9 +98,9 @@ class BurstService:
         """Takes the moment and waits until every camera's request is final.
 
         Raises InvalidRequest for a camera that is not registered, CameraDisabled, TimestampOutOfRange, Overloaded when
-        RTSP__MAX_CONCURRENT_STREAMS leave no room for all of them, ShuttingDown; CameraFailed, with the results in
-        its details, when no camera gave a frame. The group's id is the operation's: a burst that an earlier run of its
-        key has taken is waited for and answered.
+        RTSP__MAX_CONCURRENT_STREAMS leave no room for all of them, RateLimited beyond the caller's share, ShuttingDown;
+        CameraFailed, with the results in its details, when no camera gave a frame. The group's id is the operation's: a
+        burst that an earlier run of its key has taken is waited for and answered.
         """
         operation = operation or Operation()
         if operation.resumed and (taken := await self._requests_of(operation.request_id)):
@@ -108,12 +109,12 @@ class BurstService:
         self._check_moment(body.at)
         cameras = await self._cameras(body.camera_ids)
         keys = [] if self._past(body.at) else [key_of(camera, self._secrets) for camera in cameras]
-        async with self._open(keys) as streams:
+        async with self._open(keys, who.row_owner) as streams:
             if body.at is None:
                 await self._ready(streams)
             at = body.at or datetime.now(UTC)
             captures = [(self._single(camera, body, at), camera) for camera in cameras]
-            submitting = asyncio.create_task(self._orchestrator.submit_burst(operation, captures, body.tolerance_ms))
+            submitting = asyncio.create_task(self._orchestrator.submit_burst(operation, captures, body.tolerance_ms, who))
             await self._finished(submitting, at)
         return await self._answer(operation, who.cameras)
 
@@ -177,16 +178,19 @@ class BurstService:
     # -- the streams -------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def _open(self, keys: Sequence[StreamKey]) -> AsyncIterator[list[Stream]]:
-        """The streams, held until the requests are final. Raises Overloaded when there is no room for all."""
+    async def _open(self, keys: Sequence[StreamKey], owner: str | None) -> AsyncIterator[list[Stream]]:
+        """The streams, held until the requests are final. Raises Overloaded when there is no room for all, RateLimited
+        when `owner` may not open so many beside those it has."""
         new = [key for key in keys if self._hub.find(key) is None]
         acquiring: dict[StreamKey, asyncio.Task[Stream]] = {}
         try:
             for group in ([key for key in keys if key not in new], new):
                 if group is new and len(new) > self._hub.free:
                     raise Overloaded("RTSP__MAX_CONCURRENT_STREAMS leave no room for all of the cameras.", retry_after=5)
+                if group is new and new and not self._hub.may_open(owner, len(new)):
+                    raise RateLimited("This caller holds its share (LIMITS__SHARE) of the streams already.", retry_after=5)
                 for key in group:
-                    acquiring[key] = asyncio.create_task(self._hub.acquire(key))
+                    acquiring[key] = asyncio.create_task(self._hub.acquire(key, owner, beyond_share=True))
                 await asyncio.sleep(0)  # those that are open already are ours now, and not free to be closed
             if acquiring:
                 await asyncio.wait(acquiring.values(), timeout=self._settings.CAPTURE_TIMEOUT)
@@ -198,7 +202,7 @@ class BurstService:
                 await asyncio.wait(acquiring.values())
             for key, task in acquiring.items():
                 if not task.cancelled() and task.exception() is None:
-                    self._hub.release(key)
+                    self._hub.release(key, owner)
 
     async def _ready(self, streams: Sequence[Stream]) -> None:
         """Until each stream has a keyframe or has failed, at most RTSP__CAPTURE_TIMEOUT."""

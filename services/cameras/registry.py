@@ -30,6 +30,7 @@ from utils.exceptions import (
     CameraNotFound,
     Forbidden,
     InvalidRequest,
+    RateLimited,
 )
 from utils.logger import get_logger
 from utils.secret_box import SecretBox
@@ -61,8 +62,10 @@ class CameraRegistry:
 
     def __init__(
         self, database: Database, secrets: SecretBox, policy: AddressPolicy, keeper: KeepOpenStreams, prober: Prober,
-        cursors: Cursors,
+        cursors: Cursors, most_kept: int,
     ) -> None:  # fmt: skip
+        """`most_kept`: cameras that one principal may keep open."""
+        self._most_kept = most_kept
         self._database = database
         self._secrets = secrets
         self._policy = policy
@@ -73,17 +76,19 @@ class CameraRegistry:
     # -- the registry ------------------------------------------------------------------------------------------
 
     async def create(self, body: CameraCreate, who: Principal) -> CameraConfiguration:
-        """Raises CameraExists, AddressNotAllowed, Forbidden for what is an administrator's."""
+        """Raises CameraExists, AddressNotAllowed, Forbidden for what is an administrator's, RateLimited."""
         self._check_url(body.rtsp_url)
         if not who.admin and (body.keep_open or body.reader is not None or body.retention_days is not None):
             raise Forbidden(_ADMINS)
         values = body.model_dump(mode="json") | {"rtsp_url": self._secrets.seal(body.rtsp_url)}
+        values["kept_by"] = who.row_owner if body.keep_open else None
 
         async def add(uow: UnitOfWork) -> CameraRow:
             if not who.admin and await uow.cameras.left_frames(body.camera_id):
                 raise Forbidden("A camera of this id was removed and has frames left: only admin registers it again.")
             row = await uow.cameras.create(values)
             if row.rtsp_url == values["rtsp_url"]:
+                await self._check_kept(uow, row)
                 await uow.audit.write(body.camera_id, "camera.create")
             return row
 
@@ -112,7 +117,7 @@ class CameraRegistry:
         )
 
     async def update(self, camera_id: str, patch: CameraPatch, who: Principal) -> CameraConfiguration:
-        """RFC 7396. Raises AddressNotAllowed, Forbidden for a change that is an administrator's."""
+        """RFC 7396. Raises AddressNotAllowed, Forbidden for a change that is an administrator's, RateLimited."""
         sent = {name: getattr(patch, name) for name in patch.model_fields_set}
         if sent.pop("camera_id", camera_id) != camera_id:
             raise InvalidRequest.of("camera_id", "cannot be changed", code="read_only")
@@ -125,7 +130,13 @@ class CameraRegistry:
             if not who.admin and any(name in changes and changes[name] != getattr(row, name) for name in _OF_ADMIN):
                 raise Forbidden(_ADMINS)
             await uow.audit.write(camera_id, "camera.update", {"fields": sorted(changes)})
-            return await uow.cameras.change(camera_id, changes)
+            began = changes.get("keep_open", False) and not row.keep_open
+            if began or changes.get("keep_open") is False:
+                changes["kept_by"] = who.row_owner if began else None
+            changed = await uow.cameras.change(camera_id, changes)
+            if began:
+                await self._check_kept(uow, changed)
+            return changed
 
         row = await self._database.retry_until_known(change)
         log.info("camera_changed", camera_id=camera_id, fields=sorted(sent))
@@ -151,6 +162,13 @@ class CameraRegistry:
         await self._database.retry_until_known(remove)
         log.info("camera_deleted", camera_id=camera_id)
         self._keeper.poll_now()
+
+    async def _check_kept(self, uow: UnitOfWork, row: CameraRow) -> None:
+        """Raises RateLimited when the camera is kept open by one who keeps more than its share."""
+        if row.kept_by is not None and await uow.cameras.count_kept_by(row.kept_by, self._most_kept + 1) > self._most_kept:
+            raise RateLimited(
+                "This caller's share (LIMITS__SHARE) of RTSP__MAX_CONCURRENT_STREAMS is kept open already.", retry_after=60
+            )
 
     def _changes(self, row: CameraRow, sent: Mapping[str, Any]) -> dict[str, Any]:
         """The columns that a patch changes."""

@@ -73,7 +73,7 @@ class Snapshots:
             wanted, camera, self._capture.secrets,
             default_fps=self._capture.settings.DEFAULT_FPS, max_staleness=body.max_staleness,
         )  # fmt: skip
-        row.id = operation.request_id
+        row.id, row.owner = operation.request_id, who.row_owner
         if (frame := await self._at_once(row, camera, operation)) is not None:
             return await self._queries.info(frame)
         return await self._by_request(wanted, body.max_staleness, who, operation)
@@ -91,13 +91,13 @@ class Snapshots:
         if picture is None:
             return None
         self._busy += 1
-        await hub.acquire(key)  # open already: only keeps it from closing
+        await hub.acquire(key, row.owner)  # open already: only keeps it from closing
         try:
             return await self._store(row, params, stream, picture, operation)
         except (CaptureFailure, StorageUnavailable):
             return None
         finally:
-            hub.release(key)
+            hub.release(key, row.owner)
             self._busy -= 1
 
     async def _store(

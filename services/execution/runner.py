@@ -12,7 +12,7 @@ import asyncio
 import math
 import os
 import socket
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +22,8 @@ from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from models.values import Claim
 from repositories.database import Database, UnitOfWork
+from repositories.leases import ProcessShares
+from services.access.limits import Shares
 from services.execution.lease_watch import LeaseWatch
 from services.rtsp_capture.captures.context import CaptureDeps
 from services.rtsp_capture.captures.job import CaptureJob
@@ -47,6 +49,7 @@ class _Running:
     job: CaptureJob
     task: asyncio.Task[None]
     camera_id: str
+    principal: str | None  # whose capture it is
 
 
 def _wake_from_thread(loop: asyncio.AbstractEventLoop, job: CaptureJob) -> None:
@@ -60,9 +63,12 @@ class CaptureRunner:
     """One a process. `start` begins to claim, `stop` hands back."""
 
     def __init__(
-        self, deps: CaptureDeps, leases: Database, on_finished: Callable[[UUID], None], watch: LeaseWatch | None = None
-    ) -> None:
-        """`leases`: a dedicated connection for renewals. `on_finished`: a capture ended here, was handed back or lost."""
+        self, deps: CaptureDeps, leases: Database, on_finished: Callable[[UUID], None], shares: Shares,
+        watch: LeaseWatch | None = None,
+    ) -> None:  # fmt: skip
+        """`leases`: a dedicated connection for renewals. `on_finished`: a capture ended here, was handed back or lost.
+        `shares`: what one principal may have running."""
+        self._shares = shares
         self._deps = deps
         self._settings = deps.settings
         self._database = deps.database
@@ -84,6 +90,12 @@ class CaptureRunner:
         """How many more captures may run here."""
         return max(0, self._settings.MAX_CONCURRENT_CAPTURES - len(self._running))
 
+    def may_run(self, principal: str | None, more: int) -> bool:
+        """Whether a principal may have so many more captures run here; who has none may."""
+        held = sum(1 for running in self._running.values() if running.principal == principal)
+        within = held + more <= self._shares.most(self._settings.MAX_CONCURRENT_CAPTURES)
+        return principal is None or not self._shares.limited or not held or within
+
     def job(self, request_id: UUID) -> CaptureJob | None:
         """The capture, if this process runs it."""
         running = self._running.get(request_id)
@@ -97,8 +109,8 @@ class CaptureRunner:
         """Seconds of the clock that leases are watched by: to be read before a claim is committed."""
         return self._watch.clock()
 
-    def begin(self, claim: Claim, camera_id: str, asked: float) -> None:
-        """Runs a capture whose lease is this process's by a statement that was sent at `asked` (of `now`)."""
+    def begin(self, claim: Claim, camera_id: str, principal: str | None, asked: float) -> None:
+        """Runs a principal's capture whose lease is this process's by a statement that was sent at `asked` (of `now`)."""
         former = self._running.pop(claim.request_id, None)
         if former is not None:  # our own lease had lapsed while the database was away
             self._lose(former.job)
@@ -107,7 +119,7 @@ class CaptureRunner:
         job = CaptureJob(claim, self._deps, partial(self._watch.may_act, claim))
         self._watch.hold(claim, asked, partial(_wake_from_thread, asyncio.get_running_loop(), job))
         task = asyncio.create_task(self._guard(job, camera_id), name=f"capture-{claim.request_id}")
-        self._running[claim.request_id] = _Running(job, task, camera_id)
+        self._running[claim.request_id] = _Running(job, task, camera_id, principal)
         if len(self._running) == 1:
             self._renewing.wake()  # it waits for the first lease
         CAPTURES.labels(state="running").set(len(self._running))
@@ -185,7 +197,24 @@ class CaptureRunner:
         running = kept | Counter(each.camera_id for each in self._running.values())
         new_cameras = max(0, self._settings.MAX_CONCURRENT_STREAMS - len(running))
         ttl = self._settings.LEASE_TTL
-        await self._take(lambda uow: uow.leases.claim(self.owner, ttl, room, running, new_cameras))
+        shares = self._process_shares() if self._shares.limited else None
+        await self._take(lambda uow: uow.leases.claim(self.owner, ttl, room, running, new_cameras, shares))
+
+    def _process_shares(self) -> ProcessShares:
+        """What principals may hold of this process, and hold now."""
+        users: dict[str, set[str | None]] = defaultdict(set)  # of each camera's streams; open, or waited for
+        for camera_id, owners in self._deps.hub.owners():
+            users[camera_id] |= owners
+        for each in self._running.values():
+            users[each.camera_id].add(each.principal)
+        captures = Counter(each.principal for each in self._running.values())
+        alone = Counter(next(iter(owners)) for owners in users.values() if len(owners) == 1)
+        kept = sum(1 for owners in users.values() if None in owners)
+        return ProcessShares(
+            self._shares.most(self._settings.MAX_CONCURRENT_CAPTURES),
+            self._shares.most(self._settings.MAX_CONCURRENT_STREAMS - kept),
+            {name: (captures[name], alone[name]) for name in captures.keys() | alone.keys() if name is not None},
+        )
 
     async def _end_cancelled(self) -> None:
         """The reconciler: a cancel whose owner is gone needs neither room nor a stream, so every process ends it."""
@@ -198,10 +227,11 @@ class CaptureRunner:
         asked = self.now()
         async with self._database.one_statement(events=False) as uow:
             claims = await take(uow)
-            camera_ids = await uow.leases.camera_ids(claims)
-        begun = [claim for claim in claims if claim.request_id in camera_ids]
+            leases = await uow.leases.of_claims(claims)
+        begun = [claim for claim in claims if claim.request_id in leases]
         for claim in begun:
-            self.begin(claim, camera_ids[claim.request_id], asked)
+            lease = leases[claim.request_id]
+            self.begin(claim, lease.camera_id, lease.principal, asked)
         return begun
 
     # -- renewing ----------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from typing import Any
 from uuid import UUID
 
 from config import Settings
-from models.access import ANONYMOUS, Principal
+from models.access import Principal
 from models.entities import UploadSession
 from models.schemas import UploadSessionCreate, UploadSessionResponse
 from models.values import SessionState
@@ -99,7 +99,7 @@ class UploadSessions:
             id=session_id, request_id=new_id(), camera_id=body.camera_id, filename=body.filename,
             content_type=body.content_type, size_bytes=body.size_bytes, sha256=body.sha256, meta=body.meta.to_json(),
             part_size=part_size_of(body.size_bytes, settings.PART_SIZE),
-            owner=None if who is ANONYMOUS else who.owner,
+            owner=who.row_owner,
         )  # fmt: skip
 
         async def add(uow: UnitOfWork) -> UploadSession:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 else:
     Access = Any
 
+PLACE = "trackshift.place"  # what a request holds until its answer is sent
 _PRINCIPAL, _ADDRESS = "trackshift.principal", "trackshift.address"
 READS = ("GET", "HEAD")
 UNLIMITED = ("/health", "/health/live", "/health/ready", "/metrics")
@@ -48,6 +49,9 @@ async def authorize(request: Request, rule: Rule, path: str, status: int, action
         request.scope[_PRINCIPAL] = who
     if access is not None and path not in UNLIMITED:
         _count(request, access, who, address)
+        if not rule.public:
+            place: ExitStack = request.scope[PLACE]
+            place.enter_context(share(request, "requests in flight", settings.API.MAX_CONCURRENT_REQUESTS))
     if settings.AUTH.MODE != "off" and request.method not in READS:
         ACTOR.set(actor_of(request, who, status, action))
 
@@ -154,6 +158,11 @@ async def ended(request: Request) -> None:
 def credential_ended() -> Unauthorized:
     """What an answer that takes time says when `ended` has returned."""
     return Unauthorized("The credential has expired or was revoked.", details={"given": True})
+
+
+def waiting(request: Request) -> AbstractContextManager[Holding]:
+    """A place among a principal's requests that wait for something; half of those in flight are left for the others."""
+    return share(request, "waits", max(1, app_state(request).settings.API.MAX_CONCURRENT_REQUESTS // 2))
 
 
 @contextmanager

@@ -33,7 +33,9 @@ def open_stream(context: CaptureContext) -> Stream | None:
 async def acquire_stream(context: CaptureContext, key: StreamKey) -> Stream | None:
     """The stream, which `hub.release` gives back; None when the capture was told to stop while it waited for room."""
     control = context.control
-    acquiring = asyncio.ensure_future(context.deps.hub.acquire(key))
+    # What ran before a restart goes on: the share is for what is new.
+    beyond_share = context.claim.resumed
+    acquiring = asyncio.ensure_future(context.deps.hub.acquire(key, context.row.owner, beyond_share=beyond_share))
     while not acquiring.done():
         waking = asyncio.ensure_future(control.wake.wait())
         await asyncio.wait({acquiring, waking}, return_when=asyncio.FIRST_COMPLETED)

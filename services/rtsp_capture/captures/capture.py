@@ -90,7 +90,7 @@ class Capture:
                     return await end_capture(self._context, self.mode, filler)
             finally:
                 filler.stop()
-                self._context.deps.hub.release(key)
+                self._context.deps.hub.release(key, self._row.owner)
             await end_capture(self._context, self.mode, filler)
         finally:
             await self._frames.close()

@@ -109,7 +109,7 @@ class KeepOpenStreams:
                 self._report(camera_id, "RTSP__MAX_CONCURRENT_STREAMS are open")
                 continue
             log.info("keep_open", camera_id=camera_id)
-            self._kept[camera_id] = _Kept(key, asyncio.create_task(self._hub.acquire(key), name=f"keep-{camera_id}"))
+            self._kept[camera_id] = _Kept(key, asyncio.create_task(self._hub.acquire(key, None), name=f"keep-{camera_id}"))
             await asyncio.sleep(0)  # the hub counts it before the next one asks whether there is room
         self._report_without(without | {name for name, kept in self._kept.items() if not kept.acquiring.done()})
 
@@ -132,7 +132,7 @@ class KeepOpenStreams:
             code = error.code if isinstance(error, InvalidRequest) else type(error).__name__
             self._report(camera_id, f"the stream cannot be opened ({code})")
             return
-        self._hub.release(kept.key)
+        self._hub.release(kept.key, None)
         log.info("keep_open_ended", camera_id=camera_id)
 
     def _report(self, camera_id: str, reason: str) -> None:

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import json
+import random
+import statistics
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -18,8 +25,8 @@ import pytest_asyncio
 
 from docs.access_matrix import NO_CAMERA, Line, lines
 from models.access import Scope
-from tests.conftest import Backends, running, unique
-from tests.kits.service_support import jpeg, own_database, service_on, upload
+from tests.conftest import ROOT, Backends, running, unique
+from tests.kits.service_support import jpeg, own_database, service_on, until, upload
 
 BOOTSTRAP = "bootstrap-secret-of-the-access-tests-0123"
 MATRIX = lines()
@@ -61,6 +68,7 @@ class Place:
     mine: Camera
     alien: Camera
     picture: bytes
+    environment: dict[str, str]
     keys: dict[tuple[str, ...], str] = field(default_factory=dict)
 
     async def key(self, *scopes: str, cameras: list[str] | None = None) -> str:
@@ -148,7 +156,7 @@ async def place(backends: Backends, tmp_path_factory: pytest.TempPathFactory) ->
             "host": own.db.HOST, "port": own.db.PORT, "user": own.db.USER, "database": own.db.NAME,
             "password": own.db.PASSWORD.get_secret_value() or None,
         }  # fmt: skip
-        yield Place(client, dsn, mine, alien, picture)
+        yield Place(client, dsn, mine, alien, picture, service.environment)
 
 
 @pytest.mark.parametrize("line", MATRIX, ids=lambda line: f"{line.method} {line.path}")
@@ -275,9 +283,140 @@ async def test_cursors_belong_to_their_principal(place: Place) -> None:
     query = {"limit": "1", "cursor": page["next_cursor"]}
     assert (await place.client.get("/api/v1/ingest/requests", params=query, headers=bearer(reader))).status_code == 200
     assert (await place.client.get("/api/v1/ingest/requests", params=query, headers=bearer(other))).status_code == 422
-    for forged in ("x", "A" * 100, page["next_cursor"][:-2] + "AA", "%00", "9" * 500):
-        answer = await place.client.get("/api/v1/ingest/requests", params={"cursor": forged}, headers=bearer(reader))
-        assert answer.status_code == 422
+
+
+async def test_a_forged_cursor_of_any_content_is_422(place: Place) -> None:
+    """Of every list, with what a genuine one of it looks like, and with what breaks decoders."""
+    rng = random.Random(12)
+    genuine = (await place.client.get("/api/v1/audit?limit=1", headers=ADMIN)).json()["next_cursor"]
+    assert genuine is not None
+
+    def packed(data: bytes) -> str:
+        return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+    content = base64.urlsafe_b64decode(genuine + "=" * (-len(genuine) % 4))
+    forged = ["x", "A" * 100, "%00", "9" * 500, "ü", "\x00", "null", "{}", "=", "..", genuine[:-2], genuine + "A", ""]
+    values: list[Any] = [{}, [], None, 1e400, ["9999-12-31", "x"], [[[]]]]
+    forged += [packed(json.dumps(value).encode()) for value in values]
+    forged += [packed(rng.randbytes(size)) for size in (1, 16, 40, len(content), 400)]
+    for _ in range(10):
+        changed = bytearray(content)
+        changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
+        forged.append(packed(bytes(changed)))
+    lists = [line.path for line in MATRIX if line.path.endswith(("/cameras", "/frames", "/requests", "/api-keys", "/audit"))]
+    paths = {*lists, f"/api/v1/ingest/requests/{place.mine.capture_id}/events"}
+    assert len(paths) == 6, paths
+    for path in sorted(paths):
+        for cursor in forged:
+            answer = await place.client.get(path, params={"cursor": cursor}, headers=ADMIN)
+            assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request"), (path, cursor, answer.text)
+    for cursor in forged:
+        answer = await place.client.get("/api/v1/events", params={"after": cursor}, headers=ADMIN)
+        assert answer.status_code == 422, (cursor, answer.text)
+
+
+async def test_keys_from_their_making_to_their_end(place: Place) -> None:
+    async def make(**body: Any) -> httpx.Response:
+        headers = {**ADMIN, "Idempotency-Key": "the-same"}
+        return await place.client.post("/api/v1/api-keys", headers=headers, json={"name": "life", **body})
+
+    async def holds(key: str) -> bool:
+        answer = await place.client.get("/api/v1/me", headers=bearer(key))
+        assert answer.status_code in (200, 401)
+        return answer.status_code == 200
+
+    soon = (datetime.now(UTC) + timedelta(seconds=2)).isoformat()
+    made = (await make(scopes=["frames:read"], cameras=["a", "b-*"], expires_at=soon)).json()
+    short = made["key"]
+    assert made["key_id"] == short[4:16]
+    assert await holds(short)
+    other = (await make(scopes=["frames:read"])).json()
+    assert other["key"] != short  # never kept by an Idempotency-Key
+    async with Sql(place) as connection:
+        kept = await connection.fetchval("SELECT string_agg(to_jsonb(k)::text, '') FROM api_keys k")
+    assert hashlib.sha256(other["key"].encode()).hexdigest() in kept
+    assert other["key"].rpartition("_")[2] not in kept
+    refused: list[dict[str, Any]] = [
+        {"scopes": ["admin"], "cameras": ["a"]}, {"scopes": ["metrics:read"], "cameras": []}, {"scopes": []},
+        {"scopes": ["frames:read"], "cameras": ["*a"]}, {"scopes": ["frames:read"], "expires_at": "2020-01-01T00:00:00Z"},
+        {"scopes": ["root"]},
+    ]  # fmt: skip
+    for wrong in refused:
+        assert (await make(**wrong)).status_code == 422, wrong
+    path = f"/api/v1/api-keys/{other['key_id']}"
+    again = (await place.client.post(f"{path}/rotate", headers=ADMIN)).json()
+    assert (again["key_id"], again["key"] == other["key"]) == (other["key_id"], False)
+    assert [await holds(key) for key in (again["key"], other["key"])] == [True, True]  # the former one for 24 h
+    async with Sql(place) as connection:
+        left = await connection.fetchval(
+            "SELECT extract(epoch FROM previous_until - now()) FROM api_keys WHERE key_id = $1", other["key_id"]
+        )
+        assert 23.9 * 3600 < left <= 24 * 3600
+        await connection.execute("UPDATE api_keys SET previous_until = now() WHERE key_id = $1", other["key_id"])
+
+    async def ended(key: str) -> bool:
+        return not await holds(key)
+
+    await until(lambda: ended(other["key"]), "the former secret ends", 2)
+    assert await holds(again["key"])
+    shown = (await place.client.get(path, headers=ADMIN)).json()
+    assert "key" not in shown
+    assert shown["name"] == "life"
+    assert (await place.client.delete(path, headers=ADMIN)).status_code == 204
+    assert not await holds(again["key"])
+    assert (await place.client.get(path, headers=ADMIN)).json()["revoked_at"] is not None
+    assert (await place.client.post(f"{path}/rotate", headers=ADMIN)).status_code in (404, 409)
+    await until(lambda: ended(short), "it expires", 4)
+
+
+async def test_keys_by_command(place: Place) -> None:
+    """What an operator types; its standard output is the key and nothing else."""
+
+    async def command(*words: str) -> str:
+        line = [sys.executable, "-m", "services.commands", "keys", *words]
+        done = await asyncio.to_thread(
+            subprocess.run, line, cwd=ROOT, env=place.environment, capture_output=True, text=True, check=True, timeout=60
+        )
+        return done.stdout.strip()
+
+    key = await command("create", "typed", "--scope", "frames:read", "--camera", place.mine.camera_id, "--expires", "1")
+    me = (await place.client.get("/api/v1/me", headers=bearer(key))).raise_for_status().json()
+    assert (me["subject"], me["scopes"], me["cameras"]) == (key[4:16], ["frames:read"], [place.mine.camera_id])
+    await command("revoke", key[4:16])
+
+    async def refused() -> bool:
+        return (await place.client.get("/api/v1/me", headers=bearer(key))).status_code == 401
+
+    await until(refused, "refused", 2)
+    audit = (await place.client.get("/api/v1/audit", params={"action": "key.create"}, headers=ADMIN)).json()["items"]
+    assert next(row["subject"] for row in audit if row["target"] == key[4:16]).startswith("command:")
+
+
+async def test_an_upload_session_belongs_to_its_creator(place: Place) -> None:
+    mine, same_camera = [
+        bearer(await place.key("ingest:write", extra, cameras=[place.mine.camera_id]))
+        for extra in ("ingest:read", "events:read")
+    ]
+    body = {"camera_id": place.mine.camera_id, "filename": "a.jpg", "size_bytes": 1000}
+    opened = await place.client.post("/api/v1/ingest/upload/sessions", headers=mine, json=body)
+    path = opened.headers["Location"]
+    assert (await place.client.get(path, headers=mine)).status_code == 200
+    assert (await place.client.get(path, headers=same_camera)).status_code == 404
+    assert (await place.client.post(f"{path}/complete", headers=same_camera)).status_code == 404
+    assert (await place.client.delete(path, headers=same_camera)).status_code == 204
+    assert (await place.client.get(path, headers=mine)).json()["status"] == "open"
+
+
+async def test_a_duplicate_of_another_camera_is_none(place: Place) -> None:
+    """The same bytes are with both cameras; `duplicate_of` and the groups name one's own only."""
+    headers = bearer(await place.key(*NARROW, cameras=[place.mine.camera_id]))
+    files = [("files", ("a.jpg", place.picture, "image/jpeg"))]
+    form = {"data": {"camera_id": place.mine.camera_id}, "files": files, "headers": headers}
+    stored = (await place.client.post("/api/v1/ingest/upload", **form)).json()["frames"][0]  # type: ignore[arg-type]
+    assert stored["duplicate_of"] == place.mine.frame_id
+    group = await place.client.get(f"/api/v1/ingest/burst/{place.mine.group_id}", headers=headers)
+    assert [item["camera_id"] for item in group.json()["results"]] == [place.mine.camera_id]
+    assert f"{place.mine.camera_id}-other" not in group.text
 
 
 class Sql:
@@ -300,17 +439,77 @@ async def test_the_audit_has_every_write_and_cannot_be_changed(place: Place) -> 
     rows = (await place.client.get("/api/v1/audit", params={"subject": key[4:16]}, headers=ADMIN)).json()["items"]
     found = [(row["action"], row["target"], row["kind"], row["status"]) for row in rows]
     assert found == [("frame.delete", frame, "key", 204)]
-    await place.client.get("/api/v1/me", headers=bearer("nonsense"))
-    await place.client.get("/api/v1/me", headers=bearer("nonsense"))
+    forged = {**bearer("nonsense"), "X-Forwarded-For": "203.0.113.9", "Forwarded": "for=203.0.113.9"}
+    for _ in range(2):  # nobody is trusted to say whom he speaks for: uvicorn would believe anybody on loopback
+        assert (await place.client.get("/api/v1/me", headers=forged)).status_code == 401
     await asyncio.sleep(1.5)
     query = {"action": "credential.refused"}
     refused = (await place.client.get("/api/v1/audit", params=query, headers=ADMIN)).json()["items"]
     named = [(row["address"], row["target"], row["at"][:16]) for row in refused]
     assert ("127.0.0.1", "unauthorized") in {name[:2] for name in named}
+    assert len(named) == len(set(named))  # one an address, code and minute
+    assert "203.0.113.9" not in {name[0] for name in named}
     async with Sql(place) as connection:
         for statement in ("UPDATE audit SET subject = 'x'", "DELETE FROM audit", "TRUNCATE audit"):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await connection.execute(statement)
+
+
+async def test_every_kind_of_write_is_in_the_audit(place: Place) -> None:
+    """Each operation that changes something, once, by one key; then the key's rows."""
+    made = await place.client.post("/api/v1/api-keys", headers=ADMIN, json={"name": "writer", "scopes": ["admin"]})
+    key = made.json()["key"]
+    camera = unique()
+
+    async def did(method: str, path: str, *statuses: int, **more: Any) -> Any:
+        answer = await place.client.request(method, f"/api/v1/{path}", headers=bearer(key), **more)
+        assert answer.status_code in (statuses or (200, 201, 202, 204)), answer.text
+        return answer.json() if answer.content else None
+
+    await did("POST", "cameras", json={"camera_id": camera, "rtsp_url": NOWHERE})
+    await did("PATCH", f"cameras/{camera}", json={"description": "x"})
+    files = [("files", ("a.jpg", jpeg(), "image/jpeg"))]
+    frame = (await did("POST", "ingest/upload", data={"camera_id": camera}, files=files))["frames"][0]["frame_id"]
+    await did("POST", f"frames/{frame}/hold", json={"reason": "x"})
+    await did("DELETE", f"frames/{frame}/hold")
+    await did("DELETE", f"frames/{frame}")
+    body = {"camera_id": camera, "capture_mode": "event_driven"}
+    capture = (await did("POST", "ingest/rtsp", json=body))["request_id"]
+
+    async def runs() -> bool:
+        return bool((await did("GET", f"ingest/status/{capture}"))["status"] == "in_progress")
+
+    await until(runs, "it runs")
+    await did("POST", f"ingest/requests/{capture}/trigger", json={})
+    await did("POST", f"ingest/requests/{capture}/cancel")
+    await did("POST", "ingest/burst", 502, 504, json={"camera_ids": [camera, place.mine.camera_id]})
+    session = {"camera_id": camera, "filename": "a.jpg", "size_bytes": 1000}
+    opened = (await did("POST", "ingest/upload/sessions", json=session))["session_id"]
+    await did("DELETE", f"ingest/upload/sessions/{opened}")
+    other = (await did("POST", "api-keys", json={"name": "x", "scopes": ["frames:read"]}))["key_id"]
+    await did("POST", f"api-keys/{other}/rotate")
+    await did("DELETE", f"api-keys/{other}")
+    async with httpx.AsyncClient(base_url=place.client.base_url) as browser:
+        assert (await browser.post("/api/v1/session", json={"credential": key})).status_code == 204
+        token = {"X-CSRF-Token": (await browser.get("/api/v1/me")).json()["csrf_token"]}
+        assert (await browser.delete("/api/v1/session", headers=token)).status_code == 204
+
+    async def deleted() -> bool:
+        answer = await place.client.delete(f"/api/v1/cameras/{camera}", headers=bearer(key))
+        return answer.status_code == 204
+
+    await until(deleted, "its captures have ended")
+    query = {"subject": key[4:16], "limit": "200"}
+    rows = (await place.client.get("/api/v1/audit", params=query, headers=ADMIN)).json()["items"]
+    assert {row["action"] for row in rows} == {
+        "camera.create", "camera.update", "camera.delete", "upload.store", "frame.hold", "frame.release", "frame.delete",
+        "capture.submit", "capture.trigger", "capture.cancel", "burst.take", "upload_session.open", "upload_session.abort",
+        "key.create", "key.rotate", "key.revoke", "session.create", "session.delete",
+    }  # fmt: skip
+    assert {row["address"] for row in rows} == {"127.0.0.1"}
+    assert all(row["trace_id"] and row["status"] for row in rows)
+    assert {row["target"] for row in rows if row["action"] == "session.delete"} == {None}
+    assert not [row for row in rows if key.rpartition("_")[2] in json.dumps(row)]
 
 
 async def upload_as(place: Place, key: str) -> httpx.Response:
@@ -441,16 +640,35 @@ async def test_rates_hold_under_50_clients(backends: Backends, tmp_path: Path) -
         "LIMITS__FAILED_LOGINS": "10/minute",
     }  # fmt: skip
     async with running(service_on(own, tmp_path, **settings)) as client:
-        answers = await asyncio.gather(*(client.get("/api/v1/me", headers=ADMIN) for _ in range(150)))
+        body = {"name": "k", "scopes": ["ingest:read"]}
+        made = (await client.post("/api/v1/api-keys", headers=ADMIN, json=body)).json()
+        calls: list[tuple[float, httpx.Response]] = []
+
+        async def one_client() -> None:
+            for _ in range(3):
+                began = time.monotonic()
+                answer = await client.get("/api/v1/me", headers=ADMIN)
+                calls.append((time.monotonic() - began, answer))
+
+        began = time.monotonic()
+        beside = asyncio.create_task(client.get("/api/v1/me", headers=bearer(made["key"])))
+        await asyncio.gather(*(one_client() for _ in range(50)))
+        took = time.monotonic() - began
+        assert (await beside).status_code == 200  # another caller, in the middle of it
+        answers = [answer for _, answer in calls]
         codes = [answer.status_code for answer in answers]
+        seconds = {code: [each for each, answer in calls if answer.status_code == code] for code in (200, 429)}
+        print(
+            f"50 clients, 150 requests in {took:.2f} s: {codes.count(200)} answers 200 (median "
+            f"{statistics.median(seconds[200]) * 1000:.0f} ms), {codes.count(429)} answers 429 (median "
+            f"{statistics.median(seconds[429]) * 1000:.0f} ms, slowest {max(seconds[429]) * 1000:.0f} ms)"
+        )
         assert (codes.count(200), codes.count(429)) == (100, 50)
         limited = next(answer for answer in answers if answer.status_code == 429)
         assert limited.json()["code"] == "rate_limited"
         assert 0 < int(limited.headers["Retry-After"]) <= 60
         assert limited.headers["RateLimit-Policy"] == '"read";q=100;w=60'
         assert limited.headers["RateLimit"].startswith('"read";r=0;t=')
-        body = {"name": "k", "scopes": ["ingest:read"]}
-        made = (await client.post("/api/v1/api-keys", headers=ADMIN, json=body)).json()
         assert (await client.get("/api/v1/me", headers=bearer(made["key"]))).status_code == 200
         wrong = [(await client.get("/api/v1/me", headers=bearer("x"))).status_code for _ in range(12)]
         assert wrong == [401] * 10 + [429] * 2

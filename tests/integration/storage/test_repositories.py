@@ -44,7 +44,7 @@ from models.values import (
 )
 from repositories.database import Database, UnitOfWork
 from repositories.frames import Removal
-from repositories.leases import Renewed
+from repositories.leases import ProcessShares, Renewed
 from repositories.ledger import Recorded, multirange
 from repositories.migrations.run import upgrade
 from services.access.cursors import Cursors
@@ -94,8 +94,11 @@ def frame(request_id: UUID, slot: int, *, camera_id: str = "cam", sha256: str = 
     return replace(base, **more)
 
 
-async def add_capture(db: Database, camera_id: str = "cam", max_frames: int | None = None) -> UUID:
+async def add_capture(
+    db: Database, camera_id: str = "cam", max_frames: int | None = None, principal: str | None = None
+) -> UUID:
     row = capture_row(camera_id, max_frames)
+    row.owner = principal
     async with db.unit_of_work() as uow:
         await uow.requests.add_capture(row)
     return row.id
@@ -506,16 +509,17 @@ async def clear_leases(db: Database) -> None:
 
 
 async def claim(
-    db: Database, owner: str, limit: int = 10, running: dict[str, int] | None = None, new_cameras: int = 100
-) -> list[Claim]:
+    db: Database, owner: str, limit: int = 10, running: dict[str, int] | None = None, new_cameras: int = 100,
+    shares: ProcessShares | None = None,
+) -> list[Claim]:  # fmt: skip
     async with db.unit_of_work() as uow:
-        return await uow.leases.claim(owner, TTL, limit, running or {}, new_cameras)
+        return await uow.leases.claim(owner, TTL, limit, running or {}, new_cameras, shares)
 
 
 async def cameras_of(db: Database, claims: list[Claim]) -> list[str]:
     async with db.unit_of_work() as uow:
-        found = await uow.leases.camera_ids(claims)
-    return sorted(found[item.request_id] for item in claims)
+        found = await uow.leases.of_claims(claims)
+    return sorted(found[item.request_id].camera_id for item in claims)
 
 
 async def test_claims_are_fair_across_cameras(db: Database) -> None:
@@ -540,6 +544,33 @@ async def test_no_more_new_cameras_are_taken_than_streams_can_be_opened(db: Data
     assert await cameras_of(db, taken) == ["a", "open"]
     assert await claim(db, "me", 10, {"open": 2, "a": 1}, new_cameras=0) == []
     assert await cameras_of(db, await claim(db, "me", 10, {"c": 1}, new_cameras=0)) == ["c", "c"]
+
+
+async def test_one_principal_is_given_no_more_than_its_share(db: Database) -> None:
+    """Streams first, then captures; what it may not have keeps nothing from the next one."""
+    await clear_leases(db)
+    for camera in ("a1", "a2", "a3", "a4", "a1", "a1", "a1"):
+        await add_capture(db, camera, principal="a")
+    await add_capture(db, "b1", principal="b")
+    await add_capture(db, "nobody's")
+    taken = await claim(db, "me", 10, new_cameras=4, shares=ProcessShares(4, 2, {}))
+    assert await cameras_of(db, taken) == ["a1", "a1", "a1", "a2", "b1", "nobody's"]
+    running = {"a1": 3, "a2": 1, "b1": 1, "nobody's": 1}
+    full = ProcessShares(4, 2, {"a": (4, 2), "b": (1, 1)})
+    assert await claim(db, "me", 10, running, 10, full) == []
+    fewer = ProcessShares(4, 2, {"a": (2, 1), "b": (1, 1)})
+    assert await cameras_of(db, await claim(db, "me", 10, {"a1": 2, "b1": 1}, 10, fewer)) == ["a1", "a3"]
+
+
+async def test_what_was_taken_before_goes_on_whatever_its_principal_holds(db: Database) -> None:
+    await clear_leases(db)
+    first = await add_capture(db, "a1", principal="a")
+    await claim(db, "gone")
+    async with db.unit_of_work() as uow:
+        await uow.session.execute(text("UPDATE capture_leases SET expires_at = now() - interval '1 s'"))
+    await add_capture(db, "a2", principal="a")
+    shares = ProcessShares(2, 1, {"a": (2, 1)})
+    assert [item.request_id for item in await claim(db, "me", shares=shares)] == [first]
 
 
 async def test_two_claimers_share_without_waiting_for_each_other(db: Database) -> None:

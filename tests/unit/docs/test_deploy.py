@@ -28,6 +28,15 @@ def environment() -> dict[str, str]:
     return dict(line.split("=", 1) for line in lines)
 
 
+def test_the_documented_proxy_believes_no_client() -> None:
+    """What tells a client's address and scheme is overwritten, and the service believes this proxy alone."""
+    (proxy,) = re.findall(r"```nginx\n(.*?)```", GUIDE, re.DOTALL)
+    assert re.findall(r"^\s*proxy_set_header X-Forwarded-For (\S+);", proxy, re.MULTILINE) == ["$remote_addr"]
+    assert re.findall(r"^\s*proxy_set_header X-Forwarded-Proto (\S+);", proxy, re.MULTILINE) == ["https"]
+    assert "proxy_add_x_forwarded_for" not in proxy
+    assert environment()["API__TRUSTED_PROXIES"] == '["127.0.0.1/32"]'
+
+
 def test_the_production_settings_start(monkeypatch: pytest.MonkeyPatch) -> None:
     found = environment()
     assert found.keys() <= {item.name for item in settings()}

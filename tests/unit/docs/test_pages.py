@@ -103,6 +103,18 @@ def test_each_invariant_and_rule_names_tests_that_exist() -> None:
         assert file in where(name), f"{name} is not in {file} but in {where(name)}"
 
 
+def test_each_defence_names_tests_that_exist() -> None:
+    text = (ROOT / "docs" / "security.md").read_text("utf-8")
+    table = text.partition("| Asset | Attack | Defence | Test |\n|---|---|---|---|\n")[2].partition("\n\n")[0]
+    rows = [row.strip("| ").split(" | ") for row in table.splitlines()]
+    assert len(rows) > 20
+    for row in rows:
+        named = SPAN.findall(row[3])
+        assert len(row) == 4, row
+        assert named, row
+        assert [name for name in named if not (ROOT / name).exists() and not where(name)] == [], row
+
+
 def test_comments_cite_rules_that_exist() -> None:
     cited = set()
     for folder in ("api", "services", "repositories", "models", "utils"):

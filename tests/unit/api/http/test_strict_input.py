@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 
 from api.http.openapi import schema_of
 from api.http.validation import PATTERN_WORDS, message_of
+from api.http.validation import pointer as json_pointer
 from config import Settings
 from models.schemas import FrameMeta
 from models.schemas.base import Input, format_time, parse_time
@@ -112,7 +113,9 @@ async def test_escaped_pairs_of_surrogates_are_fine(api: Api) -> None:
         ({**RTSP, "fps": 31}, "/fps", "fps"),
         ({**RTSP, "capture_mode": "sometimes"}, "/capture_mode", "capture_mode"),
         ({**RTSP, "unheard_of": 1}, "/unheard_of", "unheard_of"),
-        ({**RTSP, "a/b~c": 1}, "/a~1b~0c", "a/b~c"),
+        # What went astray, a URL or a credential, is not repeated as the name of a field.
+        ({**RTSP, "rtsp://user:SECRET@host/x": 1}, "", "body"),
+        ({**RTSP, "meta": {"tsk_SECRETSECRET_SECRETSECRETSECRETSECRETSECRET123456": 1}}, "/meta", "meta"),
         ({**RTSP, "meta": {"exposure": -1}}, "/meta/exposure", "exposure"),
         ({**RTSP, "meta": {"color": 1}}, "/meta/color", "color"),
         ({**RTSP, "frame_timestamp": "2026-05-04T13:30:00"}, "/frame_timestamp", "frame_timestamp"),
@@ -123,6 +126,11 @@ async def test_escaped_pairs_of_surrogates_are_fine(api: Api) -> None:
 async def test_invalid_fields_are_422_with_pointers(api: Api, body: Any, pointer: str, name: str) -> None:
     found = problem(await api("POST", RTSP_PATH, json=body), 422, "invalid_request")
     assert [(e["in"], e["pointer"], e["name"]) for e in found["errors"]] == [("body", pointer, name)]
+    assert "SECRET" not in json.dumps(found)
+
+
+def test_pointers_are_escaped() -> None:
+    assert json_pointer(["a/b~c", 0, "d"]) == "/a~1b~0c/0/d"
 
 
 async def test_not_applicable_names_the_field(api: Api) -> None:
