@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -167,6 +168,7 @@ def test_dockerignore_patterns() -> None:
 # ---- Compose
 
 SERVICES = ("service", "postgres", "s3")
+ONCE = "s3-user"  # runs at the start and ends
 SECRET = "own-secret-of-thirty-two-characters"
 SEAWEEDFS = ("docker-compose.yml", "deploy/compose.seaweedfs.yml")
 
@@ -178,22 +180,24 @@ def composed(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 def test_the_parts(composed: dict[str, Any]) -> None:
     services = composed["services"]
-    assert set(services) == set(SERVICES)
+    assert set(services) == {*SERVICES, ONCE}
     assert services["postgres"]["image"].startswith("postgres:15.")
     for name, part in services.items():
         if "build" not in part:
             assert not FLOATING.search(part["image"]), name
-        assert part["networks"] == ["trackshift"], name
-        assert part["restart"] == "unless-stopped", name
+        if name == ONCE:
+            assert (part["network_mode"], part["restart"]) == ("service:s3", "no")
+        else:
+            assert (part["networks"], part["restart"]) == (["trackshift"], "unless-stopped"), name
         assert "no-new-privileges:true" in part["security_opt"], name
         assert part["mem_limit"], name
 
 
 def test_the_start_waits_for_healthy_parts(composed: dict[str, Any]) -> None:
     services = composed["services"]
-    assert services["service"]["depends_on"] == {
-        name: {"condition": "service_healthy"} for name in ("postgres", "s3")
-    }
+    healthy = {"condition": "service_healthy"}
+    assert services["service"]["depends_on"] == {"postgres": healthy, ONCE: {"condition": "service_completed_successfully"}}
+    assert services[ONCE]["depends_on"] == {"s3": healthy}
     for name in ("postgres", "s3"):
         assert services[name]["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL"), name
 
@@ -207,14 +211,44 @@ def test_ports_are_published_on_loopback_only(composed: dict[str, Any]) -> None:
 def test_what_is_kept_is_in_named_volumes(composed: dict[str, Any]) -> None:
     used = {item.partition(":")[0] for part in composed["services"].values() for item in part.get("volumes", [])}
     assert used <= set(composed["volumes"])
-    for name in ("service", "postgres", "s3"):
+    for name in SERVICES:
         assert composed["services"][name]["volumes"], name
+
+
+def name_of(value: str) -> str:
+    return value.removeprefix("${").partition(":")[0]
+
+
+def test_the_service_is_not_the_stores_root(composed: dict[str, Any]) -> None:
+    """What it signs can do no more than the user that the start makes: the store's own secret never reaches it."""
+    services = composed["services"]
+    own = {name_of(str(value)) for value in services["service"]["environment"].values()}
+    root = {name_of(value) for key, value in services["s3"]["environment"].items()}
+    assert root == {"S3_ROOT_USER", "S3_ROOT_PASSWORD"}
+    assert not own & root
+    assert {"STORAGE__ACCESS_KEY", "STORAGE__SECRET_KEY", "STORAGE__BUCKET_NAME"} <= own
+    made = {key: name_of(value) for key, value in services[ONCE]["environment"].items() if key.startswith("STORAGE__")}
+    assert made == {name: name for name in ("STORAGE__ACCESS_KEY", "STORAGE__SECRET_KEY", "STORAGE__BUCKET_NAME")}
+
+
+def test_the_stores_user_is_made_by_a_file_that_is_there(composed: dict[str, Any]) -> None:
+    part, configs = composed["services"][ONCE], composed["configs"]
+    assert part["entrypoint"] == ["/bin/sh", "/s3-user.sh"]
+    assert set(part["configs"]) == set(configs) == {"s3-user.sh", "s3-policy.json"}
+    script = ROOT / configs["s3-user.sh"]["file"]
+    assert subprocess.run(["sh", "-n", script], check=False).returncode == 0
+    assert json.loads((ROOT / configs["s3-policy.json"]["file"]).read_text())
+    used = set(re.findall(r"\$\{?([A-Z][A-Z0-9_]+)", script.read_text("utf-8")))
+    assert used - {"MC_CONFIG_DIR", "TMPDIR"} <= part["environment"].keys()
+    assert part["image"] == composed["services"]["s3"]["image"]
 
 
 def test_no_secret_has_a_default(composed: dict[str, Any]) -> None:
     for name, part in composed["services"].items():
         for key, value in part.get("environment", {}).items():
-            if any(word in key for word in ("PASSWORD", "SECRET", "ACCESS_KEY", "ROOT_USER", "BOOTSTRAP_KEY")):
+            if name_of(value) == "S3_ROOT_USER":  # a name
+                continue
+            if any(word in key for word in ("PASSWORD", "SECRET", "ACCESS_KEY", "BOOTSTRAP_KEY")):
                 assert re.fullmatch(r"\$\{\w+:\?[^}]+\}", value), f"{name}: {key}"
 
 
