@@ -31,7 +31,8 @@ def made(tmp_path: Path, **changes: str) -> tuple[subprocess.CompletedProcess[st
     program.chmod(0o755)
     told.touch()
     environment = {
-        **ENVIRONMENT, "PATH": f"{program.parent}:/usr/bin:/bin", "TMPDIR": str(tmp_path), "TOLD": str(told), "FAILS": "", "SAYS": "mc's own words",
+        **ENVIRONMENT, "PATH": f"{program.parent}:/usr/bin:/bin", "TMPDIR": str(tmp_path), "TOLD": str(told), "FAILS": "",
+        "SAYS": "mc's own words",
         **changes,
     }  # fmt: skip
     script = ROOT / "deploy" / "s3-user-minio.sh"
@@ -56,7 +57,8 @@ def test_one_user_with_one_bucket_and_the_policy(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"FAILS": "admin policy attach"}, {"FAILS": "admin user add"}, {"FAILS": "alias set store"}, {"FAILS": "mb --ignore-existing store/some.bucket-1"},
+        {"FAILS": "admin policy attach"}, {"FAILS": "admin user add"},
+        {"FAILS": "alias set store"}, {"FAILS": "mb --ignore-existing store/some.bucket-1"},
         {"STORAGE__ACCESS_KEY": "root"}, {"S3_POLICY": "/nowhere"},
     ],
 )  # fmt: skip
