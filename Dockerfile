@@ -1,14 +1,15 @@
 # syntax=docker/dockerfile:1
 # The service alone: no embedded PostgreSQL, no embedded S3 server, no demo, no tests, no compiler.
 # `make docker-check` runs these steps without Docker.
-ARG PYTHON_IMAGE=python:3.11.15-slim-bookworm
+# By digest: where it is from and how it is moved on says docs/supply-chain.md.
+ARG PYTHON_IMAGE=python:3.11.15-slim-bookworm@sha256:b18992999dbe963a45a8a4da40ac2b1975be1a776d939d098c647482bcad5cba
 
 # ---- builder: a venv from the pinned requirements; wheels only, so nothing is compiled anywhere
 FROM ${PYTHON_IMAGE} AS builder
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /opt/venv
 COPY requirements.txt /tmp/requirements.txt
-RUN /opt/venv/bin/pip install --only-binary=:all: -r /tmp/requirements.txt
+RUN /opt/venv/bin/pip install --require-hashes --only-binary=:all: -r /tmp/requirements.txt
 
 # ---- the image. opencv-python-headless and PyAV bring their own libraries: nothing from apt is needed
 # (`ldd` over the venv's 165 shared objects on a minimal Debian 12 found none missing).

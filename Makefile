@@ -4,12 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.install-stamp
+TOOLS := build/tools/.install-stamp
 ARGS ?=
 # Without bytecode, every process compiles what it imports: seconds for each of the hundreds that the tests start.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo run test test-unit test-faults test-real lint bench bench-time bench-events bench-outbox docs lock docker-check clean
+.PHONY: help install demo run test test-unit test-faults test-real lint bench bench-time bench-events bench-outbox docs lock audit sbom docker-check clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,7 +25,7 @@ $(STAMP): requirements-dev.txt
 	  echo "Creating $(VENV) ..."; $(PYTHON) -m venv --clear $(VENV) || { \
 	  echo "That failed. Debian and Ubuntu keep venv in a package: apt-get install python3-venv" >&2; exit 1; }; }
 	@echo "Installing requirements-dev.txt into $(VENV) (about a minute) ..."
-	@$(PY) -m pip install --quiet --no-input --disable-pip-version-check --no-compile -r requirements-dev.txt
+	@$(PY) -m pip install --quiet --no-input --disable-pip-version-check --no-compile --require-hashes -r requirements-dev.txt
 	@touch $@
 
 demo: $(STAMP) ## Service, demo camera, three captures through HTTP; stays up (ARGS=--once: stops afterwards)
@@ -80,13 +81,26 @@ docs: $(STAMP) ## Writes .env.example and docs/configuration.md from config.py
 graph: $(STAMP) ## Draws the folders from their imports into docs/architecture.md; fails on a circle
 	$(PY) -m docs.graph
 
-lock: build/uv/bin/uv ## Pins requirements*.in into requirements*.txt
-	for name in requirements requirements-embedded requirements-dev; do \
-	  build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --no-annotate $(ARGS) $$name.in -o $$name.txt || exit 1; done
+# --no-strip-extras: pip, asked for hashes, wants `coverage[toml]` pinned under that name.
+lock: $(TOOLS) ## Pins requirements*.in into requirements*.txt, with hashes (ARGS=--upgrade: to the newest versions)
+	for name in requirements requirements-embedded requirements-dev requirements-tools; do \
+	  build/tools/bin/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-strip-extras --generate-hashes $(ARGS) \
+	    $$name.in -o $$name.txt || exit 1; done
 
-build/uv/bin/uv:
-	$(PYTHON) -m venv build/uv
-	build/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+audit: $(STAMP) $(TOOLS) ## Known vulnerabilities of every pinned package (ARGS=--strict: fails where that cannot be asked)
+	@$(PY) -m deploy.audit build/tools/bin/pip-audit $(ARGS)
+
+sbom: $(TOOLS) ## build/sbom.json: what the container holds from PyPI, in CycloneDX's form
+	@PYTHONWARNINGS=ignore build/tools/bin/cyclonedx-py requirements requirements.txt --pyproject pyproject.toml --output-reproducible --of JSON \
+	  -o build/sbom.json
+	@build/tools/bin/python -c 'import json; s = json.load(open("build/sbom.json")); \
+	  print("build/sbom.json:", s["bomFormat"], s["specVersion"], "with", len(s["components"]), "packages")'
+
+$(TOOLS): requirements-tools.txt
+	@$(PYTHON) -m venv --clear build/tools
+	@build/tools/bin/python -m pip install --quiet --no-input --disable-pip-version-check --no-compile --require-hashes \
+	  -r requirements-tools.txt
+	@touch $@
 
 docker-check: $(STAMP) ## hadolint, then the Dockerfile's own steps in a clean venv and an empty folder
 	$(VENV)/bin/hadolint Dockerfile

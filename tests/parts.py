@@ -1,4 +1,6 @@
-"""`make test`: lint, the tests that run side by side, those that run alone. `python -m tests.parts [pytest's options]`.
+"""`make test`: lint, the tests that run side by side, those that run alone, and beside them the audit of the packages.
+
+`python -m tests.parts [pytest's options]`.
 
 What failed is tried once more, in a new process: fixtures that a whole file shares are made anew. Nothing else is
 excused: what fails twice ends the run with exit code 1. Each part's seconds, and the names of those tests that passed
@@ -39,6 +41,19 @@ class Runs:
         self.lines.append(f"lint: {time.monotonic() - began:.0f} s")
         return code
 
+    def begin_audit(self) -> None:
+        """It waits for the network: beside everything else."""
+        command = ["make", "--no-print-directory", "audit"]
+        self._audit = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def end_audit(self) -> int:
+        """What it says stands above the closing line. A known vulnerability fails the run; no network is told, loudly."""
+        said = self._audit.communicate(timeout=600)[0].rstrip()
+        self.lines += [f"audit: {line.strip()}" for line in said.splitlines()]
+        if self._audit.returncode:
+            print(said, flush=True)
+        return self._audit.returncode
+
     def tests(self, part: str) -> int:
         began = time.time()
         marked, more = PARTS[part]
@@ -74,10 +89,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 def main() -> int:
     runs = Runs(sys.argv[1:])
+    runs.begin_audit()
     if code := runs.lint():
         return code
     for part in PARTS:
         if code := runs.tests(part):
+            return code
+        if part == "side by side" and (code := runs.end_audit()):
             return code
     return 0
 
