@@ -278,10 +278,17 @@ class RtspSettings(Group):
         description="Bytes of pictures that may wait for the object store, of all captures together. Beyond this the "
         "oldest go to the spool.",
     )
-    READER: Literal["opencv", "pyav"] = Field(
+    READER: Literal["opencv", "native", "pyav"] = Field(
         "opencv",
-        description="Reader for cameras that name none. pyav: streams open in parallel, and frames have the camera's own "
-        "time (`rtcp`); tens of cameras over TCP cost more CPU than with opencv.",
+        description="Reader for cameras that name none. native: our own RTSP client, which opens cameras that FFmpeg's does "
+        "not, all at once, on the checked connection alone; frames have the camera's own time (`rtcp`, `rtp`). The "
+        "former value pyav means native.",
+    )
+    MAX_PIXELS: int = Field(
+        67_108_864,
+        ge=65_536,
+        le=1_000_000_000,
+        description="Largest picture that a decoder is given, pixels; of larger ones the camera is `unsupported_codec`.",
     )
     MAX_CLOCK_OFFSET: float = Field(
         1,

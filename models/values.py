@@ -51,11 +51,15 @@ class Transport(StrEnum):
 
 
 class TimestampSource(StrEnum):
+    RTP = "rtp"
     RTCP = "rtcp"
     RECEIPT = "receipt"
     EXIF = "exif"
     CLIENT = "client"
     UPLOAD = "upload"
+
+
+FORMER_READER = "pyav"  # the reader that `native` took the place of: the name is read as `native`
 
 
 class DropReason(StrEnum):

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from config import Settings
+from models.values import FORMER_READER
 from repositories.database import Database
 from repositories.migrations.run import upgrade
 from services.access.api_keys import ApiKeys
@@ -34,10 +35,11 @@ from services.orchestrator import Orchestrator
 from services.reads.queries import Queries
 from services.rtsp_capture.captures.context import CaptureDeps
 from services.rtsp_capture.connection.address import AddressPolicy, camera_policy
+from services.rtsp_capture.connection.native import NativeConnector
 from services.rtsp_capture.connection.opencv_reader import OpenCvReader
 from services.rtsp_capture.connection.preflight import preflight
-from services.rtsp_capture.connection.pyav_reader import PyAvReader
-from services.rtsp_capture.connection.reader import ReaderFactory
+from services.rtsp_capture.connection.reader import Connector
+from services.rtsp_capture.connection.reader_thread import threaded
 from services.rtsp_capture.frames.picture_budget import PictureBudget
 from services.rtsp_capture.streams.hub import StreamHub
 from services.rtsp_capture.streams.keep_open import KeepOpenStreams
@@ -109,8 +111,13 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         decode_pool = WorkerPool("decode", settings.RTSP.DECODE_THREADS)
         stack.push_async_callback(decode_pool.close)
         check = partial(_preflight, settings, policy)
-        readers: dict[str, ReaderFactory] = {"opencv": OpenCvReader, "pyav": PyAvReader}
-        streams = StreamDeps(settings.RTSP, check, readers[settings.RTSP.READER], decode_pool, readers)
+        native = NativeConnector(settings.RTSP, policy)
+        if settings.RTSP.READER == FORMER_READER:
+            log.warning("reader_renamed", former=FORMER_READER, used="native")
+        readers: dict[str, Connector] = {
+            "opencv": threaded(check, OpenCvReader, settings.RTSP), "native": native, FORMER_READER: native
+        }  # fmt: skip
+        streams = StreamDeps(settings.RTSP, readers[settings.RTSP.READER], decode_pool, readers)
         hub = StreamHub(streams, access.shares)
         stack.push_async_callback(hub.close)
         prober = Prober(streams)

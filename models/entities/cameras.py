@@ -38,7 +38,7 @@ class CameraConfiguration(Base):
         CheckConstraint("camera_id ~ '^[A-Za-z0-9._-]{1,100}$' AND camera_id !~ '^[.]+$'", name="camera_id"),
         CheckConstraint(one_of("transport", ("tcp", "udp")), name="transport"),
         CheckConstraint("default_fps IS NULL OR (default_fps > 0 AND default_fps <= 30)", name="default_fps"),
-        CheckConstraint("reader IS NULL OR reader IN ('opencv', 'pyav')", name="reader"),
+        CheckConstraint("reader IS NULL OR reader IN ('opencv', 'native')", name="reader"),
         Index(None, "created_at", "camera_id"),
         Index("ix_camera_configurations_plain_url", "camera_id", postgresql_where=text(PLAIN_URL)),
     )

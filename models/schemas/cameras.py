@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 from models.schemas.base import BoundedObject, CameraId, FrameMeta, Input, NullIsAbsent, Output, RtspUrl, Timestamp
-from models.values import Transport
+from models.values import FORMER_READER, Transport
+from utils.logger import get_logger
 
 _Name = Annotated[str, Field(max_length=200)]
 _Text = Annotated[str, Field(max_length=4000)]
-Reader = Literal["opencv", "pyav"]
+log = get_logger(__name__)
+
+
+def _former(value: object) -> object:
+    if value == FORMER_READER:
+        log.warning("reader_renamed", former=FORMER_READER, used="native")
+        return "native"
+    return value
+
+
+Reader = Annotated[Literal["opencv", "native"], BeforeValidator(_former)]
 RetentionDays = Annotated[float, Field(gt=0, le=36_500)]
 # Paths beside /api/v1/cameras/{camera_id}.
 RESERVED_CAMERA_IDS = frozenset({"probe"})
@@ -72,7 +83,9 @@ class StreamError(Output):
 
 
 class CameraClock(Output):
-    source: Literal["rtcp", "receipt"] = Field(description="By whose clock frames are stamped: the camera's, or ours.")
+    source: Literal["rtp", "rtcp", "receipt"] = Field(
+        description="By whose clock frames are stamped: the camera's (in each packet, or by its reports), or ours."
+    )
     offset_ms: float | None = Field(
         description="Camera's clock minus ours, less the delay from sensor to here; null when the camera's is not known."
     )

@@ -26,7 +26,7 @@ class CaptureClock:
 
     def of(self, packet: Packet) -> float:
         """The packet's capture time on this clock; the camera's own does not move with the host's."""
-        if packet.source is TimestampSource.RTCP:
+        if packet.source in (TimestampSource.RTCP, TimestampSource.RTP):
             return packet.timestamp
         return packet.timestamp - (packet.steps - self._steps)
 

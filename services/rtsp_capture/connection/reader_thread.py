@@ -9,41 +9,31 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from collections.abc import Awaitable, Callable
 
-from services.rtsp_capture.connection.reader import PacketReader
-from services.rtsp_capture.media.damage import LossWatch
+from config import RtspSettings
+from services.rtsp_capture.connection.address import CameraAddress
+from services.rtsp_capture.connection.preflight import Described
+from services.rtsp_capture.connection.reader import (
+    Connection,
+    ConnectionEnd,
+    ConnectionPlan,
+    Connector,
+    PacketReader,
+    ReaderFactory,
+    ReaderOptions,
+)
+from services.rtsp_capture.connection.stamper import Stamper
 from services.rtsp_capture.media.gop_buffer import Packet
-from services.rtsp_capture.media.packets import RawPacket, StreamInfo
+from services.rtsp_capture.media.packets import StreamInfo
 from services.rtsp_capture.timing.host_clock import HOST, HostClock
-from services.rtsp_capture.timing.timestamp_source import Stamp, TimestampSelector
 from utils.exceptions import CaptureFailure
-from utils.logger import Throttle, get_logger
-from utils.metrics import CAMERA_CLOCKS_OFF, PACKETS, PACKETS_DROPPED, QUEUE_DEPTH, READERS_LEFT
-
-log = get_logger(__name__)
-_throttle = Throttle(600, time.monotonic)
+from utils.metrics import PACKETS, PACKETS_DROPPED, QUEUE_DEPTH, READERS_LEFT
 
 MAX_WAITING_PACKETS = 2000  # packets between thread and loop
 MAX_ABANDONED = 16  # threads of the process whose read does not end, and which are not waited for any more
 _DEPTH = QUEUE_DEPTH.labels(queue="packets")
-
-
-@dataclass(frozen=True, slots=True)
-class ReaderEnd:
-    """How a connection ended: `failure` is None when it was stopped."""
-
-    failure: CaptureFailure | None
-    packets: int
-
-
-def _reordered(raws: list[RawPacket]) -> bool:
-    """Whether packets of one origin came in another order than that of showing (B-pictures)."""
-    return any(a.pts is not None and b.pts is not None and a.origin == b.origin and b.pts < a.pts for a, b in pairwise(raws))
 
 
 class ReaderThread:
@@ -64,8 +54,7 @@ class ReaderThread:
         self._camera_id = name
         self._max_offset = max_offset
         self._host = host
-        self._trusted = True
-        self.reported = False  # whether the camera has sent its clock, believed or not
+        self._stamper: Stamper | None = None
         self._reader = reader
         self._segment = segment
         self._on_open = on_open
@@ -76,11 +65,15 @@ class ReaderThread:
         self._waking = False
         self._quit = threading.Event()
         self._count = 0
-        self._label: float | None = None  # the last packet's stream time
         self._after_loss = False  # packets were dropped, and no keyframe has come since
         self._abandoned = False
-        self.ended: asyncio.Future[ReaderEnd] = self._loop.create_future()
+        self.ended: asyncio.Future[ConnectionEnd] = self._loop.create_future()
         self._thread = threading.Thread(target=self._run, name=f"rtsp-{name}"[:60], daemon=False)
+
+    @property
+    def reported(self) -> bool:
+        """Whether the camera has sent its clock, believed or not."""
+        return self._stamper is not None and self._stamper.reported
 
     def start(self) -> None:
         self._thread.start()
@@ -100,7 +93,7 @@ class ReaderThread:
         READERS_LEFT.set(len(_abandoned))
         self._abandoned = True
         self._quit.set()
-        self._finish(ReaderEnd(failure, self._count))
+        self._finish(ConnectionEnd(failure, self._count))
         return True
 
     # -- in the thread -----------------------------------------------------------------------------------------
@@ -116,86 +109,28 @@ class ReaderThread:
             failure = CaptureFailure("stream_ended", f"Reading the stream failed ({type(error).__name__}).")
         finally:
             self._reader.close()
-            self._judge(True, None)
-        self._post(lambda: self._finish(ReaderEnd(failure, self._count)))
+            if self._stamper is not None:
+                self._stamper.close()
+        self._post(lambda: self._finish(ConnectionEnd(failure, self._count)))
         self._post(self._gone)
 
     def _read(self) -> None:
         info = self._reader.open()
         self._post(lambda: self._on_open(info))
-        clock = self._clock(info)
-        watch = LossWatch(info.codec, info.extradata)
-        unsettled: list[RawPacket] = []  # their capture times are known only after the first burst
+        # FFmpeg's parser hands a picture over when the next one begins; Motion JPEG's are ended by the marker bit.
+        parsed = info.codec != "mjpeg"
+        self._stamper = stamper = Stamper(
+            self._camera_id, self._segment, info, max_offset=self._max_offset, host=self._host, parsed=parsed
+        )
         while not self._quit.is_set():
             raw = self._reader.read()
             self._count += 1
             PACKETS.inc()
-            self.reported = self.reported or raw.camera is not None
-            if raw.pts is not None:
-                clock.observe(raw.pts, raw.received, raw.camera, raw.report)
-            unsettled.append(raw)
-            if not clock.receipt.settled:
-                continue
-            if unsettled[0].origin != raw.origin and _reordered(unsettled):
-                # What came before the last origin can be decoded, but when it was taken is not known.
-                unsettled = [
-                    one if one.origin == raw.origin else replace(one, pts=None, origin=raw.origin) for one in unsettled
-                ]
-                clock = self._clock(info)
-                for one in unsettled:
-                    if one.pts is not None:
-                        clock.observe(one.pts, one.received, one.camera, one.report)
-                continue
-            self._stamp(unsettled, clock, watch)
-            unsettled = []
-
-    def _clock(self, info: StreamInfo) -> TimestampSelector:
-        return TimestampSelector(
-            1 / info.fps if info.fps else None, self._max_offset, self._host.to_wall, parsed=info.codec != "mjpeg"
-        )
-
-    def _stamp(self, raws: list[RawPacket], clock: TimestampSelector, watch: LossWatch) -> None:
-        """Gives packets their capture times and passes them to the loop."""
-        known = [raw.pts for raw in raws if raw.pts is not None]
-        if self._label is None:
-            self._label = min(known, default=0.0) - 1  # nothing is shown before a connection's first keyframe
-        for raw in raws:
-            pts = clock.receipt.missing(known) if raw.pts is None and len(known) == len(raws) - 1 else raw.pts
-            timed = pts is not None
-            pts = self._label = self._label + 1e-4 if pts is None else pts
-            check = watch.check(raw.data, pts, raw.key)
-            if self._after_loss and not raw.key:
-                PACKETS_DROPPED.labels(reason="after_loss").inc()
-                continue
-            stamp, steps = self._stamp_of(clock, pts)
-            packet = Packet(
-                raw.data, pts, raw.key, self._host.to_wall(raw.received), stamp.at, stamp.uncertainty, self._segment, timed,
-                source=stamp.source, camera_time=stamp.camera_time, clock_offset=stamp.offset,
-                corrupt=raw.corrupt, lost=check.lost, recovery=check.recovery, second_field=check.second_field, steps=steps,
-            )  # fmt: skip
-            self._after_loss = not self._hand_over(packet)
-            self._judge(clock.trusted, stamp)
-
-    def _stamp_of(self, clock: TimestampSelector, pts: float) -> tuple[Stamp, float]:
-        """When the picture was taken, and how far this host's clock had been set by then."""
-        while True:
-            steps = self._host.steps
-            stamp = clock.stamp(pts)
-            if steps == self._host.steps:
-                return stamp, steps
-
-    def _judge(self, trusted: bool, stamp: Stamp | None) -> None:
-        """A camera whose clock is off is counted while it is, and logged now and then."""
-        if trusted is not self._trusted:
-            self._trusted = trusted
-            CAMERA_CLOCKS_OFF.dec() if trusted else CAMERA_CLOCKS_OFF.inc()
-        if trusted or stamp is None or stamp.offset is None:
-            return
-        if (withheld := _throttle.allow(self._camera_id)) is not None:
-            log.warning(
-                "camera_clock_off", camera_id=self._camera_id, offset_s=round(stamp.offset, 3),
-                limit_s=self._max_offset, withheld=withheld,
-            )  # fmt: skip
+            for packet in stamper.push(raw):
+                if self._after_loss and not packet.key:
+                    PACKETS_DROPPED.labels(reason="after_loss").inc()
+                else:
+                    self._after_loss = not self._hand_over(packet)
 
     def _hand_over(self, packet: Packet) -> bool:
         with self._guard:
@@ -229,7 +164,7 @@ class ReaderThread:
         if not self._abandoned:
             self._on_packets(packets)
 
-    def _finish(self, end: ReaderEnd) -> None:
+    def _finish(self, end: ConnectionEnd) -> None:
         if not self.ended.done():
             self.ended.set_result(end)
 
@@ -244,3 +179,25 @@ class ReaderThread:
 
 
 _abandoned: set[ReaderThread] = set()  # on the loop
+
+
+def threaded(
+    check: Callable[[CameraAddress], Awaitable[Described]], open_reader: ReaderFactory, settings: RtspSettings
+) -> Connector:
+    """Connections by a library that blocks, once the camera has passed the check."""
+
+    async def connect(plan: ConnectionPlan) -> Connection:
+        described = await check(plan.address)
+        host = plan.address.host if plan.address.tls else described.address
+        options = ReaderOptions(
+            plan.address.url(host=host, credentials=True), plan.transport,
+            settings.OPEN_TIMEOUT, settings.READ_TIMEOUT, settings.TLS_VERIFY,
+        )  # fmt: skip
+        thread = ReaderThread(
+            plan.name, open_reader(options), plan.segment, plan.on_open, plan.on_packets,
+            max_offset=settings.MAX_CLOCK_OFFSET, host=plan.host,
+        )  # fmt: skip
+        thread.start()
+        return thread
+
+    return connect

@@ -32,7 +32,6 @@ logging.getLogger("libav").addHandler(logging.NullHandler())
 # keyframe; and, where decoding began at an open GOP's keyframe, commands to drop pictures of the GOP before (a picture
 # that refers to a missing one has an error of its own).
 _HARMLESS = ("SEI", "VUI", "icture timing", "uffering period", "aspect ratio", "mmco: unref short failure")
-_MISSED = "RTP: missed"
 _STEPS = 8  # distances of neighbouring pictures from which the frame rate is known to be steady
 
 
@@ -41,13 +40,6 @@ def decoder_errors() -> Iterator[Callable[[], bool]]:
     """Within it: whether FFmpeg, in this thread, has reported damage. Measured at 3 µs each."""
     with av.logging.Capture() as logs:
         yield lambda: any(level <= av.logging.ERROR and not any(one in text for one in _HARMLESS) for level, _, text in logs)
-
-
-@contextmanager
-def lost_packets() -> Iterator[Callable[[], bool]]:
-    """Within it: whether FFmpeg's RTP demuxer, in this thread, has reported missing packets."""
-    with av.logging.Capture() as logs:
-        yield lambda: any(_MISSED in text for _, _, text in logs)
 
 
 @dataclass(slots=True)

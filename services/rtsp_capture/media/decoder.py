@@ -60,7 +60,7 @@ class PictureDecoder:
         """`lossy`: the transport may lose data without a word (UDP)."""
         self._info = info
         # Of data lost within an access unit H.265's decoder mostly says nothing, and H.264's not always.
-        silent = info.codec == "hevc" or (info.codec == "h264" and not info.tells_losses)
+        silent = info.codec != "mjpeg" and not info.tells_losses
         self._integrity = "unknown" if lossy and silent else None
         self._monotonic = monotonic
         self._context: Any = None

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 SLICE, IDR, SEI, SPS, PPS = 1, 5, 6, 7, 8  # table 7-1
 _RECOVERY_POINT = 6  # H.264, D.1
 # Profiles whose sequence parameter sets hold the chroma format (7.3.2.1.1).
-_HIGH = frozenset((100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135))
+PROFILES_WITH_CHROMA = frozenset((100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135))
+MAX_SPS_BYTES = 1024
+MAX_CYCLE = 255  # num_ref_frames_in_pic_order_cnt_cycle (7.4.2.1.1)
 _HEADER = 48  # bytes of a slice that hold what is read of its header
 
 
@@ -22,6 +24,8 @@ class Bits:
 
     def u(self, count: int) -> int:
         self._left -= count
+        if self._left < 0:
+            raise ValueError("past the end")
         return self._value >> self._left & (1 << count) - 1
 
     def ue(self) -> int:
@@ -84,26 +88,30 @@ def annex_b(extradata: bytes) -> bytes:
 
 
 def parse_sps(nal: bytes) -> Sequence:
-    """Of a NAL unit with its header byte. Raises ValueError."""
+    """Of a NAL unit with its header byte. Raises ValueError; of hostile ones too, soon."""
+    if len(nal) > MAX_SPS_BYTES:
+        raise ValueError("an SPS of so many bytes")
     bits = Bits(nal[1:])
     profile = bits.u(8)
     bits.u(16)
     sps, colour_planes = bits.ue(), False
-    if profile in _HIGH:
+    if profile in PROFILES_WITH_CHROMA:
         chroma = bits.ue()
         colour_planes = chroma == 3 and bool(bits.u(1))
         bits.ue(), bits.ue(), bits.u(1)
         if bits.u(1):
             for index in range(12 if chroma == 3 else 8):
                 if bits.u(1):
-                    _skip_scaling(bits, 16 if index < 6 else 64)
+                    skip_scaling(bits, 16 if index < 6 else 64)
     frame_num_bits = bits.ue() + 4
     order = bits.ue()
     if order == 0:
         bits.ue()
     elif order == 1:
         bits.u(1), bits.se(), bits.se()
-        for _ in range(bits.ue()):
+        if (cycle := bits.ue()) > MAX_CYCLE:
+            raise ValueError("a cycle of so many frames")
+        for _ in range(cycle):
             bits.se()
     bits.ue()
     gaps = bool(bits.u(1))
@@ -111,7 +119,7 @@ def parse_sps(nal: bytes) -> Sequence:
     return Sequence(sps, frame_num_bits, gaps, bool(bits.u(1)), colour_planes)
 
 
-def _skip_scaling(bits: Bits, size: int) -> None:
+def skip_scaling(bits: Bits, size: int) -> None:
     last = following = 8
     for _ in range(size):
         if following:

@@ -130,7 +130,7 @@ def received_jpeg(data: bytes) -> Jpeg:
     if data.find(_SOI, scan) >= 0 and data.find(_EOI, scan) < end:
         raise _failed("The camera sends two interlaced fields as one picture.")
     if not tables:
-        data = data[:scan] + _standard_tables() + data[scan:]
+        data = data[:scan] + standard_tables() + data[scan:]
     try:
         height, width, *_ = simplejpeg.decode_jpeg_header(data)
         simplejpeg.decode_jpeg(data, "GRAY", min_width=-(-width // 8), min_height=-(-height // 8), strict=True)
@@ -159,7 +159,7 @@ def _segments(data: bytes) -> tuple[bool, int]:
 
 
 @cache
-def _standard_tables() -> bytes:
+def standard_tables() -> bytes:
     """ISO/IEC 10918-1, K.3, as segments: the encoder writes them into every picture."""
     sample = simplejpeg.encode_jpeg(np.zeros((16, 16, 3), np.uint8), 90)
     at, found = 2, b""

@@ -1,7 +1,7 @@
 """Tries a camera: the check, then some seconds of its packets over a connection of its own, one picture decoded.
 
-What is found is in `ProbeFindings` (pure: packets in, figures and warnings out). The reader runs in its own thread as for a
-capture, and is always stopped and joined, also when the caller is cancelled.
+What is found is in `ProbeFindings` (pure: packets in, figures and warnings out). The connection is made as for a capture,
+and is always stopped and joined, also when the caller is cancelled.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from itertools import pairwise
 from statistics import median
 
 from services.rtsp_capture.connection.address import CameraAddress
-from services.rtsp_capture.connection.reader import ReaderOptions
-from services.rtsp_capture.connection.reader_thread import ReaderThread
+from services.rtsp_capture.connection.reader import Connection, ConnectionPlan
 from services.rtsp_capture.media.decoder import Jpeg, PictureDecoder
 from services.rtsp_capture.media.gop_buffer import Gop, Packet, Picture
 from services.rtsp_capture.media.packets import StreamInfo
@@ -41,6 +40,7 @@ class ProbeFindings:
     """What a connection gave."""
 
     info: StreamInfo | None = None
+    connect_s: float | None = None  # until the camera had answered
     reported: bool = False  # the camera has sent its clock, believed or not
     packets: list[Packet] = field(default_factory=list)
     bytes: int = 0
@@ -169,60 +169,54 @@ class Prober:
 
     async def _probe(self, name: str, address: CameraAddress, transport: str, reader: str | None) -> ProbeResult:
         seen = ProbeFindings()
-        began, began_at = time.monotonic(), time.time()
-        connect_s: float | None = None
+        began_at = time.time()
         try:
-            described = await self._deps.preflight(address)
-            connect_s = time.monotonic() - began
-            settings = self._deps.settings
-            options = ReaderOptions(
-                address.url(host=address.host if address.tls else described.address, credentials=True), transport,
-                settings.OPEN_TIMEOUT, settings.READ_TIMEOUT, settings.TLS_VERIFY,
-            )  # fmt: skip
-            await self._watch(name, seen, options, reader)
+            await self._watch(name, seen, address, transport, reader)
         except CaptureFailure as failure:
-            return ProbeResult(False, failure, connect_s, ProbeFindings(), began_at)
+            return ProbeResult(False, failure, seen.connect_s, ProbeFindings(), began_at)
         undecoded: CaptureFailure | None = None
         picture: Jpeg | None = None
         try:
             picture = await self._picture(seen)
         except CaptureFailure as failure:
             undecoded = failure
-        warnings = tuple(seen.warnings(transport, settings.MAX_CLOCK_OFFSET))
-        return ProbeResult(True, undecoded, connect_s, seen, began_at, picture, warnings)
+        warnings = tuple(seen.warnings(transport, self._deps.settings.MAX_CLOCK_OFFSET))
+        return ProbeResult(True, undecoded, seen.connect_s, seen, began_at, picture, warnings)
 
-    async def _watch(self, name: str, seen: ProbeFindings, options: ReaderOptions, reader: str | None) -> None:
+    async def _watch(
+        self, name: str, seen: ProbeFindings, address: CameraAddress, transport: str, reader: str | None
+    ) -> None:
         """Packets until there are enough. Raises CaptureFailure when none came."""
         enough = asyncio.Event()
+        connection: Connection | None = None
 
         def opened(info: StreamInfo) -> None:
             seen.info = info
 
         def came(packets: list[Packet]) -> None:
             seen.take(packets)
-            seen.reported = thread.reported
+            seen.reported = connection is not None and connection.reported
             if seen.enough:
                 enough.set()
 
-        thread = ReaderThread(
-            f"probe-{name}", self._deps.reader(reader)(options), 1, opened, came,
-            max_offset=self._deps.settings.MAX_CLOCK_OFFSET,
-        )  # fmt: skip
-        thread.start()
+        plan = ConnectionPlan(f"probe-{name}", address, transport, 1, self._deps.host, opened, came)
+        settings, began = self._deps.settings, time.monotonic()
+        connection = await self._deps.connector(reader)(plan)
+        seen.connect_s = time.monotonic() - began
         try:
-            thread.ended.add_done_callback(lambda _: enough.set())
+            connection.ended.add_done_callback(lambda _: enough.set())
             try:
-                async with asyncio.timeout(options.open_timeout + options.read_timeout + KEYFRAME_TIMEOUT):
+                async with asyncio.timeout(settings.OPEN_TIMEOUT + settings.READ_TIMEOUT + KEYFRAME_TIMEOUT):
                     await enough.wait()
             except TimeoutError:
                 pass
             if not seen.packets:
-                failure = thread.ended.result().failure if thread.ended.done() else None
+                failure = connection.ended.result().failure if connection.ended.done() else None
                 raise failure or CaptureFailure("read_timeout", "The stream opened and sent no video.")
         finally:
-            thread.stop()
-            # Not waited for here: the thread may be in a read that lasts; it must be gone before the process is.
-            ending = asyncio.create_task(thread.join())
+            connection.stop()
+            # Not waited for here: a reader's thread may be in a read that lasts; it must be gone before the process is.
+            ending = asyncio.create_task(connection.join())
             self._ending.add(ending)
             ending.add_done_callback(self._ending.discard)
 

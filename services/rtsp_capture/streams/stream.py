@@ -1,6 +1,6 @@
 """One camera stream: check, read, back off, and again, until it is closed.
 
-Everything here runs on the event loop except the reader's thread (`reader_thread`) and the decoding (the pool).
+Everything here runs on the event loop except a reader's thread, if it has one, and the decoding (the pool).
 One module, because all stages of a connection share its state.
 """
 
@@ -10,16 +10,15 @@ import asyncio
 import contextvars
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from config import RtspSettings
 from models.values import SourceInfo
 from services.rtsp_capture.connection.address import CameraAddress
-from services.rtsp_capture.connection.preflight import Described
-from services.rtsp_capture.connection.reader import ReaderFactory, ReaderOptions
-from services.rtsp_capture.connection.reader_thread import ReaderEnd, ReaderThread
+from services.rtsp_capture.connection.reader import Connection, ConnectionEnd, ConnectionPlan, Connector
 from services.rtsp_capture.media.decoder import Jpeg
 from services.rtsp_capture.media.gop_buffer import Packet, Picture, Ring
 from services.rtsp_capture.media.packets import StreamInfo
@@ -57,7 +56,7 @@ class StreamKey:
     camera_id: str
     url: str
     transport: str
-    reader: str | None = None  # opencv, pyav; None: RTSP__READER
+    reader: str | None = None  # opencv, native; None: RTSP__READER
 
     def __repr__(self) -> str:
         return f"StreamKey({self.camera_id}, {self.transport})"
@@ -65,18 +64,17 @@ class StreamKey:
 
 @dataclass(slots=True)
 class StreamDeps:
-    """What a stream is given: settings, the check, the reader, the pool that decodes."""
+    """What a stream is given: settings, what connects, the pool that decodes."""
 
     settings: RtspSettings
-    preflight: Callable[[CameraAddress], Awaitable[Described]]
-    open_reader: ReaderFactory
+    connect: Connector
     decode_pool: WorkerPool
-    readers: Mapping[str, ReaderFactory] = field(default_factory=dict)  # those that a camera may name
+    connectors: Mapping[str, Connector] = field(default_factory=dict)  # the readers that a camera may name
     host: HostClock = HOST  # brings receipt times to wall time
 
-    def reader(self, name: str | None) -> ReaderFactory:
-        """The reader of that name; the default one without a name, and for one that is not built."""
-        return self.readers.get(name or "", self.open_reader)
+    def connector(self, reader: str | None) -> Connector:
+        """That of the reader of this name; the default one without a name, and for one that is not built."""
+        return self.connectors.get(reader or "", self.connect)
 
 
 class Stream:
@@ -96,7 +94,7 @@ class Stream:
         self._listeners: list[Listener] = []
         self._segment = 0
         self._closing = asyncio.Event()
-        self._thread: ReaderThread | None = None
+        self._connection: Connection | None = None
         self.decoder = StreamDecoder(deps.decode_pool, lossy=key.transport == "udp")
         self._started = time.monotonic()
         self._task = asyncio.create_task(self._run(), name=f"stream-{key.camera_id}", context=context)
@@ -156,64 +154,62 @@ class Stream:
         while not self._closing.is_set():
             self.status.connecting()
             self._started = time.monotonic()
-            failure, packets = await self._attempt()
+            failure, end = await self._attempt()
             if failure is None:
                 break
-            failures = 1 if packets else failures + 1
+            failures = 1 if end.packets else failures + 1
             self._failed(failure, failures)
-            slow = packets == 0 and self._segment > 0 and failure.code in ("unauthorized_camera", "forbidden_camera")
+            if end.goodbye and time.monotonic() - self._started > self._settings.RECONNECT_DELAY:
+                continue  # it has told us, so that nothing is waited for; unless it says so each time
+            slow = end.packets == 0 and self._segment > 0 and failure.code in ("unauthorized_camera", "forbidden_camera")
             await self._back_off(failures, slow and self.last_packet is not None)
         self.status.closed()
 
-    async def _attempt(self) -> tuple[CaptureFailure | None, int]:
-        """One connection, from the check to its end: (why it ended, packets read)."""
+    async def _attempt(self) -> tuple[CaptureFailure | None, ConnectionEnd]:
+        """One connection, from the first question to its end: (why it ended, how)."""
+        plan = ConnectionPlan(
+            self.key.camera_id, self._address, self.key.transport, self._segment + 1, self._deps.host,
+            partial(self._opened, self._segment + 1), self._packets,
+        )  # fmt: skip
+        nothing = ConnectionEnd(None, 0)
         try:
-            described = await self._until_closing(self._deps.preflight(self._address))
+            connection = await self._until_closing(self._deps.connector(self.key.reader)(plan))
         except CaptureFailure as failure:
-            return failure, 0
+            return failure, nothing
         except Exception as error:  # nothing may end the stream's task while captures wait for it
             log.exception("stream_check_failed", camera_id=self.key.camera_id)
-            return CaptureFailure("stream_ended", f"The camera could not be asked ({type(error).__name__})."), 0
-        if described is None or self._closing.is_set():  # closed right when the check had ended
-            return None, 0
-        self._segment += 1
-        settings = self._settings
-        host = self._address.host if self._address.tls else described.address
-        options = ReaderOptions(
-            self._address.url(host=host, credentials=True), self.key.transport,
-            settings.OPEN_TIMEOUT, settings.READ_TIMEOUT, settings.TLS_VERIFY,
-        )  # fmt: skip
-        thread = ReaderThread(
-            self.key.camera_id, self._deps.reader(self.key.reader)(options), self._segment, self._opened, self._packets,
-            max_offset=settings.MAX_CLOCK_OFFSET, host=self._deps.host,
-        )  # fmt: skip
-        self._thread = thread
-        thread.start()
-        end = await self._until_ended(thread)
-        await thread.join()
-        self._thread = None
+            return CaptureFailure("stream_ended", f"The camera could not be asked ({type(error).__name__})."), nothing
+        if connection is None:
+            return None, nothing
+        self._connection, self._segment = connection, plan.segment
+        if self._closing.is_set():  # closed right when it was there
+            connection.stop()
+        end = await self._until_ended(connection)
+        await connection.join()
+        self._connection = None
         if self._closing.is_set():
-            return None, end.packets
-        return end.failure or CaptureFailure("stream_ended", "The stream ended."), end.packets
+            return None, end
+        return end.failure or CaptureFailure("stream_ended", "The stream ended."), end
 
-    async def _until_ended(self, thread: ReaderThread) -> ReaderEnd:
-        """Waits for the connection's end; abandons a camera that sends reports and no pictures, which PyAV's read waits for.
+    async def _until_ended(self, connection: Connection) -> ConnectionEnd:
+        """Waits for the connection's end; abandons a camera that sends no pictures and whose reader does not notice.
 
         The stream must be silent in two checks in a row: in a process that was suspended the first one always finds it so.
         """
         limit, silent_checks = 2 * self._settings.READ_TIMEOUT, 0
-        while not (await asyncio.wait({thread.ended}, timeout=limit / 4))[0]:
+        while not (await asyncio.wait({connection.ended}, timeout=limit / 4))[0]:
             silent_checks = silent_checks + 1 if self.status.open and self.status.silent > limit else 0
-            if silent_checks >= 2 and thread.abandon(CaptureFailure("read_timeout", _NO_PICTURES)):
+            if silent_checks >= 2 and connection.abandon(CaptureFailure("read_timeout", _NO_PICTURES)):
                 log.warning("stream_left", camera_id=self.key.camera_id, silent_s=round(self.status.silent, 1))
-        return thread.ended.result()
+        return connection.ended.result()
 
-    async def _until_closing(self, work: Awaitable[Described]) -> Described | None:
+    async def _until_closing(self, work: Awaitable[Connection]) -> Connection | None:
         task = await first_of(work, self._closing.wait())
         return task.result() if task is not None else None
 
-    def _opened(self, info: StreamInfo) -> None:
-        self.decoder.opened(info, self._segment)
+    def _opened(self, segment: int, info: StreamInfo) -> None:
+        self._segment = segment
+        self.decoder.opened(info, segment)
         self.first_of_segment = None
         STREAM_OPEN.observe(time.monotonic() - self._started)
         self.status.live()
@@ -253,8 +249,8 @@ class Stream:
         """Begins to close; `closed()` waits for it."""
         self._closing.set()
         self.status.closing()
-        if self._thread is not None:
-            self._thread.stop()
+        if self._connection is not None:
+            self._connection.stop()
 
     async def closed(self) -> None:
         """Waits until the reader's thread has ended: it must be gone before the interpreter is."""

@@ -6,14 +6,17 @@ when it is right; `offset` is the difference as measured, the delay included.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from models.values import TimestampSource
-from services.rtsp_capture.timing.camera_clock import CameraClock
+from services.rtsp_capture.timing.camera_clock import FLOOR, CameraClock
 from services.rtsp_capture.timing.receipt_clock import ReceiptClock
 
 PLAUSIBLE_DELAY_SECONDS = 0.3  # from sensor to socket that need no explaining: exposure, encoder, B-pictures, network
+IN_PACKET = -1  # for `report`: the packet itself says when its picture was taken
+_MAX_TOLD = 2000  # packets that may wait for the clock to settle
 _TRUST_AGAIN = 0.9  # of the largest offset: below it a clock is trusted again
 
 
@@ -41,21 +44,28 @@ class TimestampSelector:
         self._max_offset = max_offset
         self._to_wall = to_wall
         self._timeline = self.receipt.timeline
+        self._told: OrderedDict[float, float] = OrderedDict()  # camera times that packets say themselves, by stream time
         self.trusted = True  # whether the camera's clock, where it is known, is near enough to ours
 
     def observe(self, pts: float, received: float, camera: float | None = None, report: int | None = None) -> None:
-        """Takes in the next packet."""
+        """Takes in the next packet. `report`: what `camera` is based on; IN_PACKET: the packet says it itself."""
         self.receipt.observe(pts, received)
         if self.receipt.timeline != self._timeline:
             self._timeline = self.receipt.timeline
             self.camera.restart()
-        if camera is not None:
+        if camera is not None and report == IN_PACKET:
+            self._told[pts] = camera
+            if len(self._told) > _MAX_TOLD:
+                self._told.popitem(last=False)
+        elif camera is not None:
             self.camera.observe(pts, camera, received, report)
 
     def stamp(self, pts: float) -> Stamp:
         """When the picture was taken."""
         host = self._to_wall(self.receipt.time_of(pts))
-        camera = self.camera.time_of(pts)
+        told = self._told.get(pts)
+        camera = told if told is not None else self.camera.time_of(pts)
+        source = TimestampSource.RTP if told is not None else TimestampSource.RTCP
         if camera is None:
             return Stamp(host, self.receipt.uncertainty(), TimestampSource.RECEIPT, None, None)
         offset = camera - host
@@ -63,4 +73,5 @@ class TimestampSelector:
         if not self.trusted:
             return Stamp(host, self.receipt.uncertainty(), TimestampSource.RECEIPT, camera, offset)
         beyond = max(0.0, offset, -offset - PLAUSIBLE_DELAY_SECONDS)
-        return Stamp(camera, self.camera.uncertainty() + beyond, TimestampSource.RTCP, camera, offset)
+        uncertainty = FLOOR if told is not None else self.camera.uncertainty()
+        return Stamp(camera, uncertainty + beyond, source, camera, offset)

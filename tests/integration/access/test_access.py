@@ -522,7 +522,7 @@ async def upload_as(place: Place, key: str) -> httpx.Response:
 async def test_what_is_an_administrators(place: Place) -> None:
     headers = bearer(await place.key("cameras:write", "cameras:read", "ingest:write"))
     one = f"/api/v1/cameras/{place.mine.camera_id}"
-    for change in ({"keep_open": True}, {"reader": "pyav"}, {"retention_days": 3}):
+    for change in ({"keep_open": True}, {"reader": "native"}, {"retention_days": 3}):
         assert (await place.client.patch(one, json=change, headers=headers)).status_code == 403
     same = {"keep_open": False, "description": "new"}
     assert (await place.client.patch(one, json=same, headers=headers)).status_code == 200

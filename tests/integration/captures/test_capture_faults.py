@@ -36,7 +36,7 @@ from tests.kits.capture_kit import FPS, Kit, Stored, open_kit, own_database, unt
 from tests.kits.tcp_proxy import TcpProxy
 
 
-@pytest.fixture(scope="module", params=["opencv", "pyav"])
+@pytest.fixture(scope="module", params=["opencv", "native"])
 def reader(request: pytest.FixtureRequest) -> str:
     """Both: each has its own way of seeing that a camera is gone, and of letting go of it."""
     return str(request.param)

@@ -29,7 +29,7 @@ def films(films: dict[str, Path]) -> dict[str, Path]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def kit(backends: Backends, storage: StorageService, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Kit]:
-    async with open_kit(backends, storage, tmp_path_factory.mktemp("data"), READER="pyav") as made:
+    async with open_kit(backends, storage, tmp_path_factory.mktemp("data"), READER="native") as made:
         yield made
 
 

@@ -29,6 +29,7 @@ from services.rtsp_capture.captures.context import CaptureDeps
 from services.rtsp_capture.captures.job import CaptureJob
 from services.rtsp_capture.connection.preflight import Described
 from services.rtsp_capture.connection.reader import PacketReader, ReaderOptions
+from services.rtsp_capture.connection.reader_thread import threaded
 from services.rtsp_capture.frames.picture_budget import PictureBudget
 from services.rtsp_capture.media.packets import RawPacket, StreamInfo
 from services.rtsp_capture.streams.hub import StreamHub
@@ -389,7 +390,7 @@ async def capture_run(
     )
     pool = WorkerPool("scripted-decode", 1)
     database, storage, spool = MemoryDatabase(row), MemoryStorage(), Spool(SpoolSettings(), path)
-    hub = StreamHub(StreamDeps(rtsp, script.check, script.reader, pool, host=clock.host))
+    hub = StreamHub(StreamDeps(rtsp, threaded(script.check, script.reader, rtsp), pool, host=clock.host))
     deps = CaptureDeps(
         rtsp, cast(Any, database), cast(Any, storage), hub, cast(Any, SimpleNamespace(open=lambda text: text)),
         PictureBudget(10**8, 4), spool, clock.wall, clock.host,

@@ -10,7 +10,8 @@ import pytest
 
 from services.rtsp_capture.connection import reader_thread as module
 from services.rtsp_capture.connection.opencv_timestamps import OpenCvTimestamps
-from services.rtsp_capture.connection.reader_thread import ReaderEnd, ReaderThread
+from services.rtsp_capture.connection.reader import ConnectionEnd
+from services.rtsp_capture.connection.reader_thread import ReaderThread
 from services.rtsp_capture.media.gop_buffer import Packet
 from services.rtsp_capture.media.packets import RawPacket, StreamInfo
 from utils.exceptions import CaptureFailure
@@ -53,7 +54,7 @@ def raw(n: int, *, key: bool = False, pts: float | None = -1.0, late: float = 0.
     return RawPacket(b"%d" % n, at, key, T0 + n / 25 + 0.04 + late)
 
 
-async def play(reader: Script) -> tuple[list[Packet], ReaderEnd]:
+async def play(reader: Script) -> tuple[list[Packet], ConnectionEnd]:
     packets: list[Packet] = []
     session = ReaderThread("cam", reader, 3, lambda _: None, packets.extend)
     session.start()

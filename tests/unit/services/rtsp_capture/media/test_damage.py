@@ -7,7 +7,6 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import av
 import cv2
@@ -15,18 +14,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from demo.camera import Camera
-from demo.film import make_film, read_frame_number
-from demo.show import Faults
-from services.rtsp_capture.connection.pyav_reader import PyAvReader
-from services.rtsp_capture.connection.reader import ReaderOptions
 from services.rtsp_capture.media import h264
 from services.rtsp_capture.media.damage import Damage, LossWatch, decoder_errors
 from services.rtsp_capture.media.decoder import PictureDecoder
 from services.rtsp_capture.media.gop_buffer import Packet
 from tests.unit.services.rtsp_capture.capture_films import (
     FILMS,
-    Codec,
     Film,
     encode,
     film,
@@ -97,7 +90,7 @@ def test_nothing_smeared_after_a_lost_part_of_an_access_unit(name: str) -> None:
     """As UDP loses it: the end, or a piece of a packet's size out of the middle.
 
     Of a piece out of the middle the decoder does not always say something (measured: of 40 cuts each 2 silent, with
-    B-pictures 7 and 14): there the reader has to tell, as PyAV's does.
+    B-pictures 7 and 14): there the reader has to tell, as `native` does.
     """
     source = film(name, 60, 640, 360, 2_500_000)
     rng = random.Random(name)
@@ -283,35 +276,3 @@ def test_messages_that_nobody_captures_go_nowhere(capfd: pytest.CaptureFixture[s
         logging.getLogger().removeHandler(handler)
     assert records == []
     assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.parametrize("codec", ["h264", "hevc"])
-def test_pyav_tells_what_udp_lost(codec: Codec, tmp_path: Path) -> None:
-    """A real camera that leaves RTP packets out: nothing smeared comes through, of H.265 neither."""
-    path = make_film(tmp_path, codec=codec, width=640, height=360, seconds=4.0, bitrate=2_500_000)
-    with av.open(str(path)) as container:
-        shown = [frame.to_ndarray(format="gray") for frame in container.decode(video=0)]
-    with Camera(path) as camera:
-        camera.fault(Faults(loss=0.006))
-        reader = PyAvReader(ReaderOptions(camera.url, "udp", 10.0, 10.0))
-        info = reader.open()
-        try:
-            raws = [reader.read() for _ in range(130)]
-        finally:
-            reader.close()
-    packets = [Packet(r.data, r.pts or 0.0, r.key, 0.0, r.pts or 0.0, 0.0, 1, corrupt=r.corrupt) for r in raws]
-    assert info.tells_losses
-    assert any(packet.corrupt for packet in packets)
-    decoder, told = PictureDecoder(info, lossy=True), Counter[str]()
-    for picture in received(packets, info):
-        try:
-            image = decoder.frame(picture).to_ndarray(format="gray")
-        except CaptureFailure:
-            told["refused"] += 1
-            continue
-        number = read_frame_number(image)
-        whole = number is not None and cv2.absdiff(image, shown[number]).mean() <= SAME
-        told["good" if whole else "smeared"] += 1
-    assert told["smeared"] == 0, told
-    assert told["good"] >= 10
-    assert told["refused"] >= 10

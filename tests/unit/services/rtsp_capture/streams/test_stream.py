@@ -6,31 +6,43 @@ import asyncio
 
 from config import RtspSettings
 from services.rtsp_capture.connection.address import parse_rtsp_url
-from services.rtsp_capture.connection.preflight import Described
-from services.rtsp_capture.connection.reader import PacketReader, ReaderOptions
+from services.rtsp_capture.connection.reader import Connection, ConnectionEnd, ConnectionPlan
 from services.rtsp_capture.media.ring_budget import RingBudget
 from services.rtsp_capture.streams.stream import Stream, StreamDeps, StreamKey
+from utils.exceptions import CaptureFailure
 from utils.pool import WorkerPool
 
 
-async def test_a_close_right_when_the_check_has_ended_opens_nothing() -> None:
-    """Nobody would stop the thread that began after it: its place would be taken for good."""
-    pool, opened = WorkerPool("stream-test", 1), 0
+class Idle:
+    """A connection on which nothing comes."""
 
-    async def check(_: object) -> Described:
-        asyncio.get_running_loop().call_soon(stream.close)  # after the check, before whoever waits for it
-        return described
+    reported = False
 
-    def reader(_: ReaderOptions) -> PacketReader:
-        nonlocal opened
-        opened += 1
+    def __init__(self) -> None:
+        self.ended: asyncio.Future[ConnectionEnd] = asyncio.get_running_loop().create_future()
+
+    def stop(self) -> None:
+        self.ended.set_result(ConnectionEnd(None, 0))
+
+    def abandon(self, failure: CaptureFailure) -> bool:
         raise AssertionError
 
+    async def join(self) -> None: ...
+
+
+async def test_a_close_right_when_the_connection_is_there_stops_it() -> None:
+    """Nobody else would: its place would be taken for good."""
+    pool, made = WorkerPool("stream-test", 1), list[Idle]()
+
+    async def connect(_: ConnectionPlan) -> Connection:
+        asyncio.get_running_loop().call_soon(stream.close)  # after it is there, before whoever waits for it
+        made.append(Idle())
+        return made[-1]
+
     address = parse_rtsp_url("rtsp://127.0.0.1:1/x")
-    described = Described("127.0.0.1", "h264")
-    deps = StreamDeps(RtspSettings(), check, reader, pool)
+    deps = StreamDeps(RtspSettings(), connect, pool)
     stream = Stream(StreamKey("cam", "rtsp://127.0.0.1:1/x", "tcp"), address, deps, RingBudget(10**9))
     async with asyncio.timeout(5):
         await stream.closed()
-    assert opened == 0
+    assert [connection.ended.done() for connection in made] == [True]
     await pool.close()

@@ -1,0 +1,173 @@
+"""From RTP and RTCP packets of one track to pictures with their times. On the event loop; no I/O."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from services.rtsp_capture.connection.reader import ConnectionPlan
+from services.rtsp_capture.connection.rtsp.framing import Data
+from services.rtsp_capture.connection.rtsp.jpeg_units import JpegAssembler
+from services.rtsp_capture.connection.rtsp.rtp import Bye, Rtp, parse_rtcp, parse_rtp
+from services.rtsp_capture.connection.rtsp.rtp_clock import RtpClock
+from services.rtsp_capture.connection.rtsp.sdp import VideoTrack
+from services.rtsp_capture.connection.rtsp.sequencer import Sequenced, Sequencer
+from services.rtsp_capture.connection.rtsp.units import H264, HEVC, Unit, UnitAssembler
+from services.rtsp_capture.connection.stamper import Stamper
+from services.rtsp_capture.media.gop_buffer import Packet
+from services.rtsp_capture.media.packets import RawPacket, StreamInfo
+from services.rtsp_capture.media.sps import PictureFormat, picture_format
+from utils.exceptions import CaptureFailure
+from utils.metrics import PACKETS, PACKETS_DROPPED
+
+_DEPTH_TCP, _DEPTH_UDP = 2, 64  # packets that wait for a missing one
+_CODECS = {"h264": (H264, 7), "hevc": (HEVC, 33)}  # with the kind of a sequence parameter set
+_START = b"\0\0\0\1"
+
+
+class NativeMedia:
+    """Of one connection."""
+
+    def __init__(
+        self, plan: ConnectionPlan, track: VideoTrack, channels: tuple[int, int], *,
+        lossy: bool, max_pixels: int, max_offset: float,
+    ) -> None:  # fmt: skip
+        """`channels`: of RTP and RTCP; `lossy`: packets may come out of order or never."""
+        self._plan, self._track = plan, track
+        self._rtp, self._rtcp = channels
+        self._max_pixels, self._max_offset = max_pixels, max_offset
+        self._sequencer = Sequencer(_DEPTH_UDP if lossy else _DEPTH_TCP)
+        self._clock = RtpClock(track.clock_rate, track.capture_time)
+        self._jpeg = JpegAssembler(max_pixels) if track.codec == "mjpeg" else None
+        self._units = UnitAssembler(track.codec, self._judge_set, don=track.don)
+        self._assembler = self._jpeg or self._units
+        self._format: PictureFormat | None = None
+        self._source = -1  # SSRC
+        self._stamper: Stamper | None = None
+        self._info: StreamInfo | None = None
+        self._open = False
+        self.count = 0  # packets handed over
+        for nal in track.sets:
+            try:
+                self._judge_set(nal)
+            except ValueError:
+                continue
+
+    @property
+    def reported(self) -> bool:
+        return self._stamper is not None and self._stamper.reported
+
+    def _judge_set(self, nal: bytes) -> None:
+        """Of each new parameter set, before it comes to a decoder. Raises ValueError, CaptureFailure."""
+        codec, sps = _CODECS[self._track.codec]
+        if not nal or codec.kind(nal[0]) != sps:
+            return
+        found = picture_format(self._track.codec, nal)
+        if found.coded > self._max_pixels:
+            raise CaptureFailure("unsupported_codec", "The camera's pictures have more pixels than RTSP__MAX_PIXELS.")
+        self._format = found
+
+    # -- packets -----------------------------------------------------------------------------------------------
+
+    def take(self, packets: list[Data | None]) -> tuple[bool, bool]:
+        """(Whether video came, whether the camera said goodbye). None stands for lost data. Raises CaptureFailure."""
+        received = self._plan.host.steady()
+        heard = goodbye = False
+        done: list[Packet] = []
+        for data in packets:
+            if data is None:
+                self._sequencer.gap()
+            elif data.channel == self._rtp or self._adopts(data):
+                packet = parse_rtp(data.payload)
+                if packet is None or packet.payload_type in self._track.others:
+                    continue
+                heard = True
+                for sequenced in self._sequencer.push(packet, received):
+                    self._push(sequenced, done)
+            elif data.channel == self._rtcp:
+                goodbye |= self._control(data.payload)
+        self._deliver(done)
+        return heard, goodbye
+
+    def _adopts(self, data: Data) -> bool:
+        """Some cameras send on other channels than they have said: those count, as long as nothing came on the right one."""
+        if self._source >= 0 or data.channel in (self._rtp, self._rtcp) or data.channel % 2:
+            return False
+        packet = parse_rtp(data.payload)
+        if packet is None or packet.payload_type != self._track.payload_type:
+            return False
+        self._rtp, self._rtcp = data.channel, data.channel + 1
+        return True
+
+    @property
+    def waits(self) -> bool:
+        """Whether `flush` would give something that waits for what may not come."""
+        return self._assembler.waits or self._sequencer.waits
+
+    def flush(self) -> None:
+        """Nothing has come for a while. Raises CaptureFailure."""
+        done: list[Packet] = []
+        for sequenced in self._sequencer.flush():
+            self._push(sequenced, done)
+        for unit in self._assembler.flush():
+            self._unit(unit, done)
+        self._deliver(done)
+
+    def _control(self, payload: bytes) -> bool:
+        for one in parse_rtcp(payload):
+            if isinstance(one, Bye):
+                if not one.ssrcs or self._source in one.ssrcs:
+                    return True
+            elif one.ssrc == self._source or self._source < 0:
+                self._clock.report(one)
+        return False
+
+    def _push(self, sequenced: Sequenced, done: list[Packet]) -> None:
+        packet: Rtp = sequenced.packet
+        if sequenced.fresh:
+            self._clock.restart(packet.timestamp, sequenced.received)
+        self._source = packet.ssrc
+        for unit in self._assembler.push(packet, sequenced.received, sequenced.lost):
+            self._unit(unit, done)
+
+    # -- pictures ----------------------------------------------------------------------------------------------
+
+    def _unit(self, unit: Unit, done: list[Packet]) -> None:
+        self.count += 1
+        PACKETS.inc()
+        pts = self._clock.time_of(unit.packet.timestamp, unit.received)
+        camera, report = self._clock.camera_time(unit.packet) if pts is not None else (None, None)
+        if self._stamper is None and not self._begin():
+            PACKETS_DROPPED.labels(reason="no_keyframe").inc()
+            return
+        assert self._stamper is not None
+        raw = RawPacket(unit.data, pts, unit.key, unit.received, corrupt=unit.corrupt, camera=camera, report=report)
+        done.extend(self._stamper.push(raw))
+
+    def _begin(self) -> bool:
+        """Once it is known what the pictures are like."""
+        track, found = self._track, self._format
+        width, height = self._jpeg.size if self._jpeg is not None else (found.width, found.height) if found else (0, 0)
+        if not width:
+            return False
+        sets = [self._units.sets[kind] for kind in sorted(self._units.sets)] or track.sets
+        extradata = b"".join(_START + nal for nal in sets)
+        fps = track.fps or (found.fps if found else None)
+        self._info = StreamInfo(track.codec, extradata, width, height, fps, tells_losses=True)
+        plan = self._plan
+        self._stamper = Stamper(
+            plan.name, plan.segment, self._info, max_offset=self._max_offset, host=plan.host, parsed=False
+        )
+        return True
+
+    def _deliver(self, done: list[Packet]) -> None:
+        if not done:
+            return
+        if not self._open and self._info is not None and self._stamper is not None:
+            self._open = True
+            fps = self._info.fps or self._stamper.fps
+            self._plan.on_open(replace(self._info, fps=round(fps, 3) if fps else None))
+        self._plan.on_packets(done)
+
+    def close(self) -> None:
+        if self._stamper is not None:
+            self._stamper.close()

@@ -1,0 +1,255 @@
+"""From RTP payloads to access units: H.264 (RFC 6184) and H.265 (RFC 7798), as Annex B. Pure.
+
+A picture ends with the packet that has the marker bit, or where the timestamp changes. Markers are believed once
+MARKERS of them stood where pictures end: some cameras set it on each slice, others never. An access unit without a
+picture (parameter sets that were sent alone) goes to the one after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from services.rtsp_capture.connection.rtsp.rtp import Rtp
+from services.rtsp_capture.media import h264
+from utils.exceptions import CaptureFailure
+
+MARKERS = 3
+MAX_UNIT_BYTES = 16 * 1024 * 1024
+MAX_NALS = 20_000  # of one access unit
+_MAX_CARRIED = 64 * 1024
+_START = b"\0\0\0\1"
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One access unit. `packet`: its first one, whose header says when it was taken; `received`: when its last came."""
+
+    data: bytes
+    packet: Rtp
+    received: float
+    key: bool
+    corrupt: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Codec:
+    """Where the two formats differ."""
+
+    header: int  # bytes of a NAL unit's header
+    kind: Callable[[int], int]  # from its first byte
+    pictures: range  # kinds that hold a picture's data
+    keys: range
+    before: frozenset[int]  # kinds that begin an access unit: delimiters, parameter sets, SEI
+    sets: frozenset[int]
+    aggregate: int
+    fragment: int
+
+
+H264 = _Codec(1, lambda first: first & 31, range(1, 6), range(5, 6), frozenset((6, 7, 8, 9)), frozenset((7, 8)), 24, 28)
+HEVC = _Codec(
+    2, lambda first: first >> 1 & 63, range(32), range(16, 24),
+    frozenset((32, 33, 34, 35, 39)), frozenset((32, 33, 34)), 48, 49,
+)  # fmt: skip
+_RECOVERY = 6  # H.264: an SEI, which may make a picture a key
+
+
+class UnitAssembler:
+    """Of one track. `on_set` is called with each parameter set that is not the former one.
+
+    It raises ValueError for one that must not reach a decoder, and CaptureFailure to end the connection.
+    """
+
+    def __init__(self, codec: str, on_set: Callable[[bytes], None], *, don: bool = False) -> None:
+        """`codec`: h264 or hevc; `don`: H.265's packets hold decoding order numbers."""
+        self._codec = H264 if codec == "h264" else HEVC
+        self._don = 2 if don else 0
+        self._on_set = on_set
+        self.sets: dict[int, bytes] = {}  # the newest parameter set of each kind
+        self._markers = 0  # that stood at a picture's end; -1: they are not believed
+        self._carried: list[bytes] = []
+        self._after_loss = False  # what follows refers to what never came, until the next key
+        self._last: tuple[Rtp, float] | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._nals: list[bytes] = []
+        self._fragments: list[bytes] | None = None
+        self._size = 0
+        self._picture = self._key = self._corrupt = self._marked = False
+        self._clean: bool | None = None  # whether its beginning is there
+        self._first: Rtp | None = None
+
+    def push(self, packet: Rtp, received: float, lost: bool) -> list[Unit]:
+        """`lost`: packets before this one never came. Raises CaptureFailure for what exceeds a bound."""
+        found: list[Unit] = []
+        begins = self._begins(packet)
+        if self._last is not None and (self._nals or self._fragments is not None):
+            if packet.timestamp != self._last[0].timestamp:
+                self._corrupt |= lost and not self._marked
+                found += self._end(in_marker=self._marked, lost=lost)
+            elif self._marked and begins:
+                found += self._end(in_marker=True)
+            else:
+                self._markers = -1 if self._marked and begins is False else self._markers
+                self._corrupt |= lost
+        elif begins is False and self._markers >= MARKERS and self._goes_on(packet):
+            self._markers, self._after_loss = -1, True  # its picture was taken as whole at a marker
+        self._after_loss |= lost
+        if self._clean is None:
+            self._clean = begins is not False
+        self._first = self._first or packet
+        self._last = (packet, received)
+        self._marked = False
+        self._add(packet)
+        if packet.marker:
+            if self._markers >= MARKERS:
+                found += self._end(in_marker=True)
+            else:
+                self._marked = True
+        return found
+
+    def _goes_on(self, packet: Rtp) -> bool:
+        return self._last is not None and packet.timestamp == self._last[0].timestamp
+
+    @property
+    def waits(self) -> bool:
+        """Whether a picture is there that most likely is whole: when nothing follows for a while, `flush` gives it."""
+        return self._marked and self._markers >= 0
+
+    def flush(self) -> list[Unit]:
+        return self._end(in_marker=True) if self.waits else []
+
+    # -- packets -----------------------------------------------------------------------------------------------
+
+    def _begins(self, packet: Rtp) -> bool | None:
+        """Whether its first NAL unit begins a picture or what comes before one; None: neither begins nor continues one."""
+        codec, data, at, end = self._codec, packet.data, packet.start, packet.end
+        if end - at <= codec.header:
+            return None
+        kind = codec.kind(data[at])
+        body = at + codec.header
+        if kind == codec.fragment:
+            if not data[body] & 0x80:
+                return False
+            kind, body = data[body] & (31 if codec is H264 else 63), body + 1 + self._don
+        elif kind == codec.aggregate:
+            body += self._don + 2
+            if body + codec.header >= end:
+                return None
+            kind, body = codec.kind(data[body]), body + codec.header
+        if kind in codec.pictures:
+            return body < end and data[body] & 0x80 != 0  # the first macroblock; first_slice_segment_in_pic_flag
+        return True if kind in codec.before else None
+
+    def _add(self, packet: Rtp) -> None:
+        codec, data, at, end = self._codec, packet.data, packet.start, packet.end
+        self._size += end - at
+        if self._size > MAX_UNIT_BYTES or len(self._nals) > MAX_NALS:
+            raise CaptureFailure("unsupported_codec", "The camera sends pictures that are larger than this service takes.")
+        if end - at <= codec.header:
+            self._corrupt |= end > at
+            return
+        kind = codec.kind(data[at])
+        if kind == codec.fragment:
+            self._fragment(data, at, end)
+            return
+        if self._fragments is not None:
+            self._drop_fragments()
+        if kind == codec.aggregate:
+            self._aggregate(data, at + codec.header, end)
+        elif kind < codec.aggregate:
+            start = at if not self._don else at + codec.header + self._don
+            self._nal(data[at:end] if not self._don else data[at : at + codec.header] + data[start:end])
+        else:  # interleaved modes and PACI, which no camera was seen to send
+            self._corrupt = True
+
+    def _aggregate(self, data: bytes, at: int, end: int) -> None:
+        at += self._don
+        while at + 2 < end:
+            size, at = data[at] << 8 | data[at + 1], at + 2
+            if at + size > end:
+                self._corrupt = True
+                return
+            if size > self._codec.header:
+                self._nal(data[at : at + size])
+            at += size + self._don // 2
+
+    def _fragment(self, data: bytes, at: int, end: int) -> None:
+        codec = self._codec
+        if end - at <= codec.header + 1 + self._don:
+            self._corrupt = True
+            return
+        head = data[at + codec.header]
+        body = at + codec.header + 1
+        if head & 0x80:
+            if self._fragments is not None:
+                self._drop_fragments()
+            if codec is H264:
+                start = bytes((data[at] & 0xE0 | head & 31,))
+            else:
+                start = bytes((data[at] & 0x81 | (head & 63) << 1, data[at + 1]))
+            self._fragments = [start, data[body + self._don : end]]
+        elif self._fragments is None:
+            self._corrupt = True
+        elif len(self._fragments) > MAX_NALS:
+            raise CaptureFailure("unsupported_codec", "The camera sends pictures that are larger than this service takes.")
+        else:
+            self._fragments.append(data[body:end])
+        if head & 0x40 and self._fragments is not None:
+            whole, self._fragments = b"".join(self._fragments), None
+            self._nal(whole)
+
+    def _drop_fragments(self) -> None:
+        self._fragments, self._corrupt = None, True
+
+    def _nal(self, nal: bytes) -> None:
+        codec, kind = self._codec, self._codec.kind(nal[0])
+        if nal[0] & 0x80:  # forbidden_zero_bit: a relay says that bits are wrong
+            self._corrupt = True
+            return
+        if kind in codec.pictures:
+            self._picture = True
+            self._key |= kind in codec.keys
+        elif b"\0\0\1" in nal:  # several, with start codes: not RFC 6184, and seen
+            for part in nal.split(b"\0\0\1"):
+                if len(part.rstrip(b"\0")) > codec.header:
+                    self._nal(part.rstrip(b"\0") if codec.kind(part[0]) in codec.sets else part)
+            return
+        elif kind in codec.sets:
+            if self.sets.get(kind) != nal:
+                try:
+                    self._on_set(nal)
+                except ValueError:
+                    self._corrupt = True
+                    return
+                self.sets[kind] = nal
+        elif codec is H264 and kind == _RECOVERY:
+            self._key |= h264.recovery_count(nal[:1024]) is not None
+        self._nals.append(nal)
+
+    # -- units -------------------------------------------------------------------------------------------------
+
+    def _end(self, *, in_marker: bool, lost: bool = False) -> list[Unit]:
+        if self._fragments is not None:
+            self._drop_fragments()
+        nals, picture, corrupt, key = self._nals, self._picture, self._corrupt, self._key
+        clean, first, last = self._clean, self._first, self._last
+        self._begin()
+        if first is None or last is None:
+            return []
+        if not picture:
+            carried = [*self._carried, *nals]
+            self._carried = carried if sum(map(len, carried)) <= _MAX_CARRIED else []
+            self._after_loss |= corrupt
+            return []
+        if self._markers >= 0:
+            self._markers = self._markers + 1 if in_marker else self._markers * lost  # the marker may be what was lost
+        nals, self._carried = [*self._carried, *nals], []
+        if self._after_loss:
+            if key and clean and not corrupt:
+                self._after_loss = False
+            corrupt = corrupt or self._after_loss
+            self._after_loss = False
+        data = _START + _START.join(nals)
+        return [Unit(data, first, last[1], key, corrupt)]
