@@ -314,14 +314,14 @@ class DiskFull(IngestionException):
 CaptureCode = Literal[
     "unauthorized_camera", "forbidden_camera", "stream_not_found", "camera_busy", "connection_refused",
     "connect_timeout", "read_timeout", "dns_failure", "tls_error", "no_video", "unsupported_codec",
-    "unsupported_transport", "redirect_refused", "address_not_allowed", "stream_ended", "decode_failed",
+    "transport_refused", "redirect_refused", "address_not_allowed", "stream_ended", "decode_failed",
     "timestamp_out_of_range", "lease_lost",
 ]  # fmt: skip
 
 # Before the first picture these end a capture at once, because a retry cannot help (docs/api.md, "The end").
 FATAL_BEFORE_FIRST_PICTURE: frozenset[str] = frozenset(
     {
-        "unauthorized_camera", "forbidden_camera", "no_video", "unsupported_codec", "tls_error", "unsupported_transport",
+        "unauthorized_camera", "forbidden_camera", "no_video", "unsupported_codec", "tls_error", "transport_refused",
         "redirect_refused", "address_not_allowed",
     }
 )  # fmt: skip

@@ -75,6 +75,7 @@ TABLE: dict[str, tuple[int, str]] = {
     "tls_error": (502, "TLS with the camera failed"),
     "no_video": (502, "Camera sends no video"),
     "unsupported_codec": (502, "Video codec not supported"),
+    "transport_refused": (502, "Camera refuses the transport"),
     "redirect_refused": (502, "Camera redirects"),
     "stream_ended": (502, "Camera ended the stream"),
     "decode_failed": (502, "Picture could not be decoded"),

@@ -6,8 +6,9 @@
   `ledger_writer` (commits in batches), PUTs, the way into the spool
 - streams: one shared connection a camera, kept open and reconnected. `hub`, `stream`, its decoder, its status,
   `keep_open`, `probe`
-- connection: from a URL to packets. `address` (what is allowed), `preflight` (the check before FFmpeg), the two readers,
-  `reader_thread`
+- connection: from a URL to packets. `address` (what is allowed), `dial`; the reader `native` (`rtsp_client`, `native_media`;
+  what is understood of bytes is in `rtsp`, without I/O); `preflight`, `reader_thread` and `opencv_reader` for the other one;
+  `stamper` (capture times)
 - grid: which picture fills which slot, and which slots capture events want. Pure
 - media: packets, the GOP buffer, damage, decoding, JPEG
 - timing: when a picture was taken, and by whose clock. Pure, but for the host's clock

@@ -44,7 +44,7 @@ def main() -> None:
         if "every" in options.what:
             every_frame(folder, options.seconds)
         if "many" in options.what:
-            for reader in ("opencv", "pyav"):
+            for reader in ("opencv", "native"):
                 many(folder, 40, 60, reader)
         if "snapshot" in options.what:
             snapshots(folder, 50)

@@ -109,7 +109,8 @@ def run(client: httpx.Client, reporting: Camera, silent: Camera, seconds: float,
     time.sleep(5 if others else 0)
     naive = program(NAIVE, reporting.url)
     ways = {
-        "receipt, opencv": ("opencv", reporting), "receipt, pyav": ("pyav", silent), "rtcp, pyav": ("pyav", reporting),
+        "receipt, opencv": ("opencv", reporting), "receipt, native": ("native", silent),
+        "rtcp, native": ("native", reporting),
     }  # fmt: skip
     requests = {}
     for way, (reader, camera) in ways.items():

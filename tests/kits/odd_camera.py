@@ -65,6 +65,7 @@ class OddCamera:
     pictures: Callable[[int], list[bytes]] | None = None  # RTP packets of picture n, instead of its own
     controls: Callable[[int], bytes] | None = None  # what is sent before picture n, framed already
     stops_at: int = 10**9  # after so many pictures: silence on the open connection
+    wrong_numbers: bool = False  # CSeq of its answers
     redirect: str = ""  # DESCRIBE is answered with 302 to there
 
     def __post_init__(self) -> None:
@@ -139,7 +140,8 @@ class OddCamera:
     def _reply(self, request: Request, playing: bool) -> bytes | None:
         def answer(status: int, *headers: tuple[str, str], body: str = "") -> bytes:
             more = [("Content-Length", str(len(body)))] if body else []
-            return response(request, status, "Whatever", [*headers, *more]) + body.encode()
+            made = response(request, status, "Whatever", [*headers, *more]) + body.encode()
+            return made.replace(b"CSeq: ", b"CSeq: 9", 1) if self.wrong_numbers else made
 
         if request.method == "OPTIONS" and not playing:
             public = ("Public", "OPTIONS, DESCRIBE, SETUP, PLAY, TEARDOWN, GET_PARAMETER")

@@ -107,6 +107,8 @@ async def _options(client: RtspClient, conversation: Conversation, timeout: floa
         raise _HungUpOnOptions from None
     except TimeoutError:
         pass
+    if client.closed:
+        raise _HungUpOnOptions
 
 
 class NativeConnection:

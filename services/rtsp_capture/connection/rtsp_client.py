@@ -27,6 +27,7 @@ from utils.exceptions import CaptureFailure
 KEEP_ALIVE_SHARE = 0.4  # of the session's timeout between two signs of life: under half of it
 _USER_AGENT = ("User-Agent", "trackshift-ingestion")
 _MAX_OUTSTANDING = 32  # keep-alives that are not answered
+_MISNUMBERED_AFTER = 0.3  # seconds for which the right answer is waited for
 _ENDED = "The camera closed the connection or answered something that is not RTSP."
 
 T = TypeVar("T")
@@ -47,6 +48,7 @@ class RtspClient(asyncio.Protocol):
         # Not from 1 on: an answer to somebody else's request may lie on the connection.
         self._cseq = random.randrange(100, 1000)  # noqa: S311
         self._waiting: tuple[int, asyncio.Future[Response]] | None = None
+        self._misnumbered: tuple[asyncio.Future[Response], Response] | None = None
         self._kept: dict[int, str] = {}  # methods of keep-alives that wait for their answers
         self._timer: asyncio.TimerHandle | None = None
         self._early: list[Data | None] = []  # before `on_data` is there
@@ -197,10 +199,16 @@ class RtspClient(asyncio.Protocol):
         if cseq is not None and (method := self._kept.pop(cseq, None)) is not None:
             self._signed(method, response)
         elif self._waiting is not None and cseq in (None, self._waiting[0]):
-            _, future = self._waiting
-            self._waiting = None
-            if not future.done():
-                future.set_result(response)
+            self._take(self._waiting[1], response)
+        elif self._waiting is not None:
+            # Somebody else's, from a former session; or ours, and the camera counts wrongly: then no other comes.
+            self._misnumbered = (self._waiting[1], response)
+            self._loop.call_later(_MISNUMBERED_AFTER, self._take, *self._misnumbered)
+
+    def _take(self, future: asyncio.Future[Response], response: Response) -> None:
+        if not future.done():
+            self._waiting = self._misnumbered = None
+            future.set_result(response)
 
     def _asked(self, request: ServerRequest) -> None:
         """Cameras may ask whether we are there; all else, redirects among it, is not done."""
@@ -220,6 +228,8 @@ class RtspClient(asyncio.Protocol):
         self.closed = True
         if self._timer is not None:
             self._timer.cancel()
+        if self._misnumbered is not None:
+            self._take(*self._misnumbered)
         if self._waiting is not None and not self._waiting[1].done():
             self._waiting[1].set_exception(ConnectionError())
         if self.on_end is not None:

@@ -177,11 +177,10 @@ async def test_half_an_access_unit_is_no_picture(kit: Kit, camera: Camera, films
         )
         await until(lambda: proxy.cut == len(sizes), 15)
         cut = await kit.get(request)
-        await kit.until(request, lambda r: r.progress.stored >= cut.progress.stored + 15)
+        await kit.until(request, lambda r: r.progress.stored >= cut.progress.stored + 15 and r.progress.reconnects >= 1)
         await kit.services.orchestrator.cancel(request, cameras=ALL_CAMERAS)
         found = await kit.final(request)
         frames = await kit.frames(request)
-    assert found.progress.reconnects >= 1  # the first cuts may come before the first picture
     assert set(found.progress.dropped) <= {"camera_down", "decode_failed", "no_picture", "cancelled"}
     assert len(frames) > 20
     check_order(frames)
@@ -190,7 +189,7 @@ async def test_half_an_access_unit_is_no_picture(kit: Kit, camera: Camera, films
     assert max(abs(frame.error) for frame in frames) < 0.3
 
 
-async def test_many_reconnects_leave_nothing_behind(kit: Kit, camera: Camera) -> None:
+async def test_many_reconnects_leave_nothing_behind(kit: Kit, camera: Camera, reader: str) -> None:
     process = psutil.Process()
 
     def held() -> tuple[int, int, float]:
@@ -210,7 +209,8 @@ async def test_many_reconnects_leave_nothing_behind(kit: Kit, camera: Camera) ->
         proxy.cut_after(1, *([20_000] * 19 + [45_000]) * 4)
 
         async def reached(reconnects: int) -> tuple[int, int, float]:
-            await until(lambda: stream.reconnects >= reconnects and stream.live, 60)
+            # Live: looked at in the same state of a connection. Of `native` it is only once times are known.
+            await until(lambda: stream.reconnects >= reconnects and (stream.live or reader == "native"), 60)
             return held()
 
         before = await reached(10)
@@ -221,10 +221,9 @@ async def test_many_reconnects_leave_nothing_behind(kit: Kit, camera: Camera) ->
         assert after[0] <= before[0] + 2  # of the connection before, and of the next: looked at between two
         assert after[1] <= before[1] + 6
         assert after[2] - before[2] < 8
+        await kit.until(request, lambda r: r.progress.reconnects >= 1 and r.progress.stored > 5, 30)  # gaps that ended
         await kit.services.orchestrator.cancel(request, cameras=ALL_CAMERAS)
-        found = await kit.final(request)
-        assert found.progress.reconnects >= 1  # gaps that ended
-        assert found.progress.stored > 5
+        await kit.final(request)
     await until(lambda: not [t for t in threading.enumerate() if t.name == f"rtsp-{camera_id}"], 3)
 
 
@@ -256,7 +255,7 @@ async def test_cancelling_takes_no_second_in_any_state(
                 await kit.until(requests[name], lambda r: r.progress.stored > 0)
             proxies["stalled"].freeze()
             await kit.until(requests["backing off"], lambda r: r.error is not None)
-            await until(lambda: opening.total == 2, 3)
+            await until(lambda: opening.total == (1 if reader == "native" else 2), 3)  # `native` opens what it asked
             await asyncio.sleep(0.3)
             assert hub.free == room - len(requests)
 
@@ -273,6 +272,6 @@ async def test_cancelling_takes_no_second_in_any_state(
             print("\ncancelled after", {name: f"{seconds:.3f} s" for name, seconds in took.items()})
             assert all(seconds < 1 for seconds in took.values()), took
             # Threads that still block are counted until they have ended: then there is room for all again.
-            assert hub.free < room
+            assert hub.free < room or reader == "native"  # which has no threads
             await until(lambda: hub.free == room, 2 * timeout + 4)
             assert hub.streams() == []

@@ -152,7 +152,7 @@ def classify(status: int) -> CaptureFailure | None:
         404: ("stream_not_found", "The camera has no stream at this path."),
         410: ("stream_not_found", "The camera has no stream at this path any more."),
         453: ("camera_busy", "The camera has no bandwidth left for another viewer."),
-        461: ("unsupported_transport", "The camera does not send over this transport: set transport: udp (or tcp) for it."),
+        461: ("transport_refused", "The camera does not send over this transport: set transport: udp (or tcp) for it."),
         503: ("camera_busy", "The camera cannot serve the stream now."),
     }
     if 300 <= status < 400:

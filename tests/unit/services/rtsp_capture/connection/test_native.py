@@ -196,7 +196,7 @@ async def test_one_place_is_enough() -> None:
     ("fields", "code"),
     [
         ({"places": 0}, "camera_busy"), ({"places": 0, "busy_status": 503}, "camera_busy"),
-        ({"setup_status": 461}, "unsupported_transport"), ({"play_status": 453}, "camera_busy"),
+        ({"setup_status": 461}, "transport_refused"), ({"play_status": 453}, "camera_busy"),
         ({"sdp": AV1}, "unsupported_codec"), ({"sdp": "m=audio 0 RTP/AVP 0\r\n"}, "no_video"),
         ({"setup_status": 302}, "redirect_refused"),
         ({"play_status": 301}, "redirect_refused"), ({"setup_status": 404}, "stream_not_found"),
@@ -287,6 +287,13 @@ async def test_odd_sdps_are_captured(sdp: str) -> None:
     odd = OddCamera(sdp=sdp)
     await works(odd, count=8)
     assert [request.uri for request in odd.asked("SETUP")] == [f"{odd.url()}/track1"]
+
+
+async def test_answers_with_a_wrong_number_and_those_of_another_session() -> None:
+    """A camera that numbers its answers wrongly is understood; a leftover answer is not taken for the right one."""
+    await works(OddCamera(wrong_numbers=True), count=5)
+    odd = OddCamera(leftovers=b"RTSP/1.0 404 Not Found\r\nCSeq: 5\r\n\r\n", options="close")
+    await works(odd, count=5)
 
 
 async def test_queries_are_kept_byte_for_byte() -> None:

@@ -22,7 +22,7 @@ def test_statuses() -> None:
     named = (301, 302, 305, 401, 403, 404, 410, 453, 461, 503)
     assert [codes[status] for status in named] == [
         "redirect_refused", "redirect_refused", "redirect_refused", "unauthorized_camera", "forbidden_camera",
-        "stream_not_found", "stream_not_found", "camera_busy", "unsupported_transport", "camera_busy",
+        "stream_not_found", "stream_not_found", "camera_busy", "transport_refused", "camera_busy",
     ]  # fmt: skip
     assert all(codes[status] not in FATAL_BEFORE_FIRST_PICTURE for status in range(500, 600))
 
