@@ -112,6 +112,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         stack.push_async_callback(decode_pool.close)
         check = partial(_preflight, settings, policy)
         native = NativeConnector(settings.RTSP, policy)
+        stack.push_async_callback(native.close)
         if settings.RTSP.READER == FORMER_READER:
             log.warning("reader_renamed", former=FORMER_READER, used="native")
         readers: dict[str, Connector] = {

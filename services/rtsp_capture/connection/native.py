@@ -1,4 +1,4 @@
-"""The reader `native`: our own RTSP client, on the event loop, no thread a camera.
+"""The reader `native`: our own RTSP client, on one event loop for the sockets of all cameras (`io_loop`).
 
 The connection on which the camera is asked is the one that its pictures come by: a camera with one place is captured,
 and what answered the questions is what sends.
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from config import RtspSettings
 from services.rtsp_capture.connection.address import AddressPolicy
 from services.rtsp_capture.connection.dial import dial
+from services.rtsp_capture.connection.io_loop import IoLoop, Linked
 from services.rtsp_capture.connection.native_media import NativeMedia
 from services.rtsp_capture.connection.preflight import conversation_with
 from services.rtsp_capture.connection.reader import Connection, ConnectionEnd, ConnectionPlan
@@ -56,20 +57,29 @@ class NativeConnector:
 
     def __init__(self, settings: RtspSettings, policy: AddressPolicy) -> None:
         self._settings, self._policy = settings, policy
+        self._io = IoLoop()
         self._proven = _Known()
         self._no_options = _Known()
 
     async def __call__(self, plan: ConnectionPlan) -> Connection:
         """Raises CaptureFailure; its message holds neither URL nor credentials."""
+        return await Linked(self._io, plan).begin(self._connect)
+
+    async def close(self) -> None:
+        """Once all connections have ended."""
+        await self._io.close()
+
+    async def _connect(self, plan: ConnectionPlan) -> Connection:
+        """On the sockets' loop, as all that follows."""
         camera = plan.address
         if (camera.host, camera.port) not in self._no_options:
             try:
-                return await self._connect(plan, ask_options=True)
+                return await self._attempt(plan, ask_options=True)
             except _HungUpOnOptions:
                 self._no_options.add(camera.host, camera.port)
-        return await self._connect(plan, ask_options=False)
+        return await self._attempt(plan, ask_options=False)
 
-    async def _connect(self, plan: ConnectionPlan, *, ask_options: bool) -> Connection:
+    async def _attempt(self, plan: ConnectionPlan, *, ask_options: bool) -> Connection:
         settings, camera = self._settings, plan.address
         login = (camera.host, camera.port, camera.username, camera.password)
         timeout = settings.OPEN_TIMEOUT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -62,13 +63,18 @@ def connector(policy: AddressPolicy = LOOPBACK, **settings: float) -> NativeConn
 async def watching(url: str, made: NativeConnector | None = None, transport: str = "tcp") -> AsyncIterator[Watched]:
     watched = Watched()
     plan = ConnectionPlan("cam", parse_rtsp_url(url), transport, 1, HOST, watched.infos.append, watched.packets.extend)
-    watched.connection = connection = await (made or connector())(plan)
+    mine = made or connector()
     try:
-        yield watched
+        watched.connection = connection = await mine(plan)
+        try:
+            yield watched
+        finally:
+            connection.stop()
+            await connection.ended
+            await connection.join()
     finally:
-        connection.stop()
-        await connection.ended
-        await connection.join()
+        if made is None:
+            await mine.close()
 
 
 async def works(odd: OddCamera, userinfo: str = "", path: str = "live", count: int = 25) -> list[Packet]:
@@ -239,15 +245,16 @@ async def test_a_name_is_resolved_once_and_judged(monkeypatch: pytest.MonkeyPatc
     """Another answer of the resolver, later, changes nothing."""
     odd, answers = OddCamera(), 0
     async with odd.serving():
-        loop = asyncio.get_running_loop()
+        real = socket.getaddrinfo
 
-        async def resolve(host: str, port: int, **_: object) -> list[Any]:
+        def resolve(host: str, port: int, *rest: Any, **more: Any) -> Any:
             nonlocal answers
+            if host != "camera.test":
+                return real(host, port, *rest, **more)
             answers += 1
-            address = "127.0.0.1" if answers == 1 else "127.0.0.9"
-            return [(2, 1, 6, "", (address, port))]
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1" if answers == 1 else "127.0.0.9", port))]
 
-        monkeypatch.setattr(loop, "getaddrinfo", resolve)
+        monkeypatch.setattr(socket, "getaddrinfo", resolve)
         async with watching(f"rtsp://camera.test:{odd.port}/live", connector(AddressPolicy(["127.0.0.1/32"]))) as watched:
             await watched.until(5)
     assert answers == 1

@@ -1,0 +1,161 @@
+"""One event loop in a thread of its own for the sockets of all cameras of a process, and the way from it to ours.
+
+When packets came is when that loop read them: the service's own loop may be late by much more than a camera's jitter.
+What it has read is handed over with at most one wake-up under way for all cameras together. A connection of which too
+much waits (our loop is blocked) drops what comes until the next keyframe that finds room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from services.rtsp_capture.connection.reader import Connection, ConnectionEnd, ConnectionPlan
+from services.rtsp_capture.media.gop_buffer import Packet
+from utils.exceptions import CaptureFailure
+from utils.metrics import PACKETS_DROPPED, QUEUE_DEPTH
+
+MAX_WAITING_PACKETS = 2000  # of a connection
+MAX_WAITING_BYTES = 64 * 1024 * 1024
+_DEPTH = QUEUE_DEPTH.labels(queue="packets")
+
+T = TypeVar("T")
+
+
+class IoLoop:
+    """Begun with the first use. Made and closed on the service's loop."""
+
+    def __init__(self) -> None:
+        self._home = asyncio.get_running_loop()
+        self._loop = asyncio.new_event_loop()
+        self._thread: threading.Thread | None = None
+        self._guard = threading.Lock()
+        self._waiting: list[Callable[[], None]] = []
+        self._waking = False
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Awaits a coroutine that runs there; cancelled, it is cancelled there."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._loop.run_forever, name="cameras", daemon=True)
+            self._thread.start()
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Calls it there, soon."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(function)
+
+    def post(self, function: Callable[[], None]) -> None:
+        """From there: calls it on the service's loop, in order."""
+        with self._guard:
+            self._waiting.append(function)
+            if self._waking:
+                return
+            self._waking = True
+        try:
+            self._home.call_soon_threadsafe(self._drain)
+        except RuntimeError:  # the service's loop is closed: the process is ending
+            pass
+
+    def _drain(self) -> None:
+        with self._guard:
+            waiting, self._waiting = self._waiting, []
+            self._waking = False
+        for function in waiting:
+            function()
+
+    async def close(self) -> None:
+        """Once all connections have ended."""
+        if self._thread is None:
+            self._loop.close()
+            return
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        await asyncio.to_thread(self._thread.join)
+        self._loop.close()
+
+
+class Linked:
+    """A connection there, as the service's loop sees it (`reader.Connection`)."""
+
+    def __init__(self, io: IoLoop, plan: ConnectionPlan) -> None:
+        self._io, self._plan = io, plan
+        self._there: Connection | None = None
+        self._guard = threading.Lock()
+        self._waiting = self._bytes = 0
+        self._after_loss = False
+        self._stopped = False
+        self.ended: asyncio.Future[ConnectionEnd] = asyncio.get_running_loop().create_future()
+
+    async def begin(self, connect: Callable[[ConnectionPlan], Coroutine[Any, Any, Connection]]) -> Connection:
+        """Raises CaptureFailure."""
+        on_open = self._plan.on_open
+        plan = replace(
+            self._plan, on_open=lambda info: self._io.post(lambda: on_open(info)), on_packets=self._came
+        )
+
+        async def connect_there() -> None:
+            self._there = there = await connect(plan)
+            there.ended.add_done_callback(lambda ended: self._io.post(lambda: self._end(ended.result())))
+
+        try:
+            await self._io.run(connect_there())
+        except asyncio.CancelledError:
+            self.stop()  # it may be there already
+            raise
+        return self
+
+    # -- there -------------------------------------------------------------------------------------------------
+
+    def _came(self, packets: list[Packet]) -> None:
+        taken: list[Packet] = []
+        size = 0
+        for packet in packets:
+            full = self._waiting + len(taken) >= MAX_WAITING_PACKETS or self._bytes + size >= MAX_WAITING_BYTES
+            if full or (self._after_loss and not packet.key):
+                PACKETS_DROPPED.labels(reason="queue_full" if full else "after_loss").inc()
+                self._after_loss = True
+                continue
+            self._after_loss = False
+            taken.append(packet)
+            size += len(packet.data)
+        if not taken:
+            return
+        with self._guard:
+            self._waiting += len(taken)
+            self._bytes += size
+        _DEPTH.inc(len(taken))
+        self._io.post(lambda: self._take(taken, size))
+
+    # -- here --------------------------------------------------------------------------------------------------
+
+    def _take(self, packets: list[Packet], size: int) -> None:
+        with self._guard:
+            self._waiting -= len(packets)
+            self._bytes -= size
+        _DEPTH.dec(len(packets))
+        if not self._stopped:
+            self._plan.on_packets(packets)
+
+    def _end(self, end: ConnectionEnd) -> None:
+        if not self.ended.done():
+            self.ended.set_result(end)
+
+    @property
+    def reported(self) -> bool:
+        return self._there is not None and self._there.reported
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._io.call(lambda: self._there.stop() if self._there is not None else None)
+
+    def abandon(self, failure: CaptureFailure) -> bool:
+        self._stopped = True
+        self._io.call(lambda: self._there.stop() if self._there is not None else None)
+        self._end(ConnectionEnd(failure, 0))
+        return True
+
+    async def join(self) -> None:
+        """Nothing is left once it has ended."""
