@@ -9,18 +9,20 @@ down_revision = "0012"
 branch_labels = None
 depends_on = None
 
-_READER = op.f("ck_camera_configurations_reader")
-_SOURCE = op.f("ck_frames_timestamp_source")
+_READER = "ck_camera_configurations_reader"
+_SOURCE = "ck_frames_timestamp_source"
 
 
 def _set(reader: str, sources: str) -> None:
-    op.drop_constraint(_READER, "camera_configurations", type_="check")
+    op.drop_constraint(op.f(_READER), "camera_configurations", type_="check")
     op.execute(
         f"UPDATE camera_configurations SET reader = '{reader}' WHERE reader IS NOT NULL AND reader <> 'opencv'"
     )
-    op.create_check_constraint(_READER, "camera_configurations", f"reader IS NULL OR reader IN ('opencv', '{reader}')")
-    op.drop_constraint(_SOURCE, "frames", type_="check")
-    op.create_check_constraint(_SOURCE, "frames", f"timestamp_source IN ({sources})")
+    op.create_check_constraint(
+        op.f(_READER), "camera_configurations", f"reader IS NULL OR reader IN ('opencv', '{reader}')"
+    )
+    op.drop_constraint(op.f(_SOURCE), "frames", type_="check")
+    op.create_check_constraint(op.f(_SOURCE), "frames", f"timestamp_source IN ({sources})")
 
 
 def upgrade() -> None:
