@@ -238,7 +238,7 @@ async def test_motion_jpeg_is_stored_as_received(
 async def test_what_cannot_be_decoded_is_unsupported(kit: Kit, shows: dict[str, Show], name: str) -> None:
     with Camera(shows[name]) as camera:
         for mode in ("single_frame", "continuous"):
-            fields = {} if mode == "single_frame" else {"capture_duration": 1.0}
+            fields: dict[str, Any] = {} if mode == "single_frame" else {"capture_duration": 1.0}
             request = await kit.final(await kit.submit(camera.url, capture_mode=mode, **fields), 15)
             if name == "vp8-first":  # takes the second video, which can be decoded
                 assert request.status is IngestionStatus.COMPLETED
