@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+TIMEOUT = 300  # seconds for one list
 FILES = ("requirements-dev.txt", "requirements-tools.txt")  # the first has what requirements.txt and -embedded have
 
 
@@ -40,14 +41,16 @@ def main(arguments: list[str]) -> int:
     """Runs pip-audit on the lists of pins."""
     worst = 0
     for file in FILES:
-        done = subprocess.run(
-            [arguments[0], "--require-hashes", "--disable-pip", "--progress-spinner=off", "--format=json", "-r", file],
-            capture_output=True, text=True, timeout=300, check=False,
-        )  # fmt: skip
+        report: dict[str, Any] = {}
         try:
+            done = subprocess.run(
+                [arguments[0], "--require-hashes", "--disable-pip", "--progress-spinner=off", "--format=json", "-r", file],
+                capture_output=True, text=True, timeout=TIMEOUT, check=False,
+            )  # fmt: skip
             report = json.loads(done.stdout)
-        except ValueError:
-            report = {}
+        except subprocess.TimeoutExpired:
+            print(f"pip-audit had no end within {TIMEOUT} s")
+        except ValueError:  # it ends with a message instead, as without a network
             print(done.stderr.strip()[-500:])
         code, lines = judged(report, strict="--strict" in arguments)
         print(f"{file}:", *lines, sep="\n  ")

@@ -26,6 +26,10 @@ WORKERS = ["-n", os.environ.get("TEST_WORKERS", "3"), "--dist", "loadfile", "--n
 PARTS = {"side by side": ("not alone", WORKERS), "alone": ("alone", [])}
 
 
+# Exit code 1: a known vulnerability. make's own is 2: no network to install pip-audit from.
+AUDIT = 'make --no-print-directory build/tools/.install-stamp && exec "$0" -m deploy.audit build/tools/bin/pip-audit'
+
+
 class Runs:
     """What was run so far."""
 
@@ -43,16 +47,19 @@ class Runs:
 
     def begin_audit(self) -> None:
         """It waits for the network: beside everything else."""
-        command = ["make", "--no-print-directory", "audit"]
-        self._audit = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self._audit = subprocess.Popen(
+            ["bash", "-c", AUDIT, sys.executable], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
 
     def end_audit(self) -> int:
         """What it says stands above the closing line. A known vulnerability fails the run; no network is told, loudly."""
-        said = self._audit.communicate(timeout=600)[0].rstrip()
+        said = self._audit.communicate()[0].rstrip()
         self.lines += [f"audit: {line.strip()}" for line in said.splitlines()]
-        if self._audit.returncode:
+        if self._audit.returncode not in (0, 1):
+            self.lines.append("audit: NOT AUDITED: its tools could not be installed")
+        if self._audit.returncode == 1:
             print(said, flush=True)
-        return self._audit.returncode
+        return int(self._audit.returncode == 1)
 
     def tests(self, part: str) -> int:
         began = time.time()
@@ -89,13 +96,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 def main() -> int:
     runs = Runs(sys.argv[1:])
-    runs.begin_audit()
+    if not runs.chosen:
+        runs.begin_audit()
     if code := runs.lint():
         return code
     for part in PARTS:
         if code := runs.tests(part):
             return code
-        if part == "side by side" and (code := runs.end_audit()):
+        if part == "side by side" and not runs.chosen and (code := runs.end_audit()):
             return code
     return 0
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.parts import Runs
 
 RUN = """
 import sys
@@ -54,3 +55,21 @@ def test_second_tries(tmp_path: Path, lonely: str, code: int, flaky: list[str], 
     end = [line for line in lines[max(n for n, line in enumerate(lines) if "make test, so far" in line) :] if line]
     assert [line.split(":")[0] for line in end[1:4]] == ["lint", "side by side", "alone"]
     assert [line.partition("::")[2] for line in end if line.startswith("  ")] == flaky
+
+
+@pytest.mark.parametrize(
+    ("audit", "code", "line"),
+    [
+        ("echo 'NOT AUDITED: 3 of 3'", 0, "audit: NOT AUDITED: 3 of 3"),
+        ("echo bad 1: PYSEC-1; exit 1", 1, "audit: bad 1: PYSEC-1"),
+        ("exit 2", 0, "audit: NOT AUDITED: its tools could not be installed"),
+    ],
+)  # fmt: skip
+def test_the_audit_fails_a_run_for_a_vulnerability_alone(
+    audit: str, code: int, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.parts.AUDIT", audit)
+    runs = Runs([])
+    runs.begin_audit()
+    assert runs.end_audit() == code
+    assert runs.lines == [line]
