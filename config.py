@@ -471,16 +471,29 @@ class SweeperSettings(Group):
     MAX_DELETES_PER_SECOND: float = Field(50, gt=0, le=100_000, description="Objects deleted per second.")
 
 
+# Days: the shortest that a camera or a setting may ask for, with ENVIRONMENT=test and otherwise.
+SHORTEST_RETENTION_IN_TESTS = 0.001
+SHORTEST_RETENTION = 1.0
+
+
 class RetentionSettings(Group):
     DAYS: float | None = Field(
         None,
-        gt=0,
+        ge=SHORTEST_RETENTION_IN_TESTS,
         le=36_500,
-        description="Days after which a stored frame is deleted, counted from when it was stored. A camera's "
-        "`retention_days` has precedence. Unset: never.",
+        description="Days after which a stored frame is deleted, counted from when it was stored; at least 1 (ENVIRONMENT="
+        "test: 0.001). A camera's `retention_days` has precedence. Unset: never. The first start writes DAYS, MAX_BYTES and "
+        "MAX_SHARE_PER_DAY into the database, which counts; `python -m services.commands retention apply` changes it.",
     )
     MAX_BYTES: int | None = Field(
         None, ge=1, description="Bytes of all stored frames; beyond this the oldest are deleted. Unset: no limit."
+    )
+    MAX_SHARE_PER_DAY: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="Share of the frames that a camera has had on a day (UTC) that retention deletes on that day. Beyond it "
+        "there is an alarm instead, and it goes on the next day. 1: no limit.",
     )
     INTERVAL: float = Field(
         30, ge=0.1, le=86_400, description="Seconds between two searches for frames to delete and for deletes to finish."
@@ -610,9 +623,16 @@ class Settings(BaseSettings):
     def _together(self) -> Settings:
         if self.RTSP.RECONNECT_MAX_DELAY < self.RTSP.RECONNECT_DELAY:
             raise ValueError("RTSP__RECONNECT_MAX_DELAY is smaller than RTSP__RECONNECT_DELAY")
+        if self.RETENTION.DAYS is not None and self.min_retention_days > self.RETENTION.DAYS:
+            raise ValueError(f"RETENTION__DAYS is less than {self.min_retention_days:g}")
         if self.STORAGE.ENDPOINT and not self.STORAGE.ACCESS_KEY.get_secret_value():
             raise ValueError("STORAGE__ENDPOINT is set, STORAGE__ACCESS_KEY and STORAGE__SECRET_KEY are not")
         return self
+
+    @property
+    def min_retention_days(self) -> float:
+        """No frame is deleted by its age earlier than that."""
+        return SHORTEST_RETENTION_IN_TESTS if self.ENVIRONMENT is Environment.TEST else SHORTEST_RETENTION
 
     @property
     def temp_dir(self) -> Path:

@@ -86,9 +86,13 @@ class CameraConfigRepository(Repository[CameraConfiguration]):
         return found is not None
 
     async def remove(self, camera_id: str) -> None:
-        """Removes the camera, and remembers that its id was registered."""
-        await self.session.execute(delete(CameraConfiguration).where(CameraConfiguration.camera_id == camera_id))
-        await self.session.execute(insert(DeletedCamera).values(camera_id=camera_id).on_conflict_do_nothing())
+        """Removes the camera; remembers that its id was registered, and how long its frames are kept."""
+        gone = delete(CameraConfiguration).where(CameraConfiguration.camera_id == camera_id)
+        days = await self.session.scalar(gone.returning(CameraConfiguration.retention_days))
+        kept = insert(DeletedCamera).values(camera_id=camera_id, retention_days=days)
+        await self.session.execute(
+            kept.on_conflict_do_update(index_elements=["camera_id"], set_={"retention_days": kept.excluded.retention_days})
+        )
 
     async def left_frames(self, camera_id: str) -> bool:
         """Whether a camera of this id was removed, and frames of it are still there."""

@@ -36,6 +36,7 @@ from repositories.ingestion_requests import IngestionRequestRepository
 from repositories.leases import LeaseRepository
 from repositories.ledger import Ledger
 from repositories.object_keys import ObjectKeyRepository
+from repositories.retention import RetentionRepository
 from repositories.secrets import SecretsRepository
 from repositories.storage_usage import StorageUsageRepository
 from repositories.upload_sessions import UploadSessionRepository
@@ -99,6 +100,10 @@ class UnitOfWork:
     @cached_property
     def usage(self) -> StorageUsageRepository:
         return StorageUsageRepository(self.session)
+
+    @cached_property
+    def retention(self) -> RetentionRepository:
+        return RetentionRepository(self.session)
 
     @cached_property
     def upload_sessions(self) -> UploadSessionRepository:

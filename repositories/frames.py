@@ -32,6 +32,7 @@ class Old(NamedTuple):
     id: UUID
     request_id: UUID
     size_bytes: int
+    camera_id: str
 
 
 class Promise(NamedTuple):
@@ -203,14 +204,17 @@ class FrameRepository(Repository[Frame]):
         return await self.session.scalar(query.order_by(Frame.camera_id).limit(1))
 
     async def oldest(
-        self, *, after: Key | None, limit: int, camera_id: str | None = None, older_than_s: float | None = None
-    ) -> list[Old]:
-        """Stored frames that are on no hold, those first that were stored first, from `after` on."""
-        query = select(Frame.stored_at, Frame.id, Frame.request_id, Frame.size_bytes).where(
+        self, *, after: Key | None, limit: int, camera_id: str | None = None, older_than_s: float | None = None,
+        but: Sequence[str] = (),
+    ) -> list[Old]:  # fmt: skip
+        """Stored frames that are on no hold, those first that were stored first, after `after`. Not of the cameras `but`."""
+        query = select(Frame.stored_at, Frame.id, Frame.request_id, Frame.size_bytes, Frame.camera_id).where(
             Frame.state == "stored", Frame.held_at.is_(None)
         )
         if camera_id is not None:
             query = query.where(Frame.camera_id == camera_id)
+        if but:
+            query = query.where(Frame.camera_id.not_in(but))
         if older_than_s is not None:
             query = query.where(Frame.stored_at < _before(older_than_s))
         if after is not None:

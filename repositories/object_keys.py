@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,7 +11,7 @@ from uuid import UUID
 
 from sqlalchemy import select
 
-from models.entities import EventLog, ObjectKey
+from models.entities import Json, ObjectKey
 from repositories.base import Repository
 from repositories.sql import sql
 
@@ -25,9 +26,21 @@ class KeyedRow(NamedTuple):
     flagged: str | None
 
 
+class DatabaseIdentity(NamedTuple):
+    """Which database this is (functions/database_identity.sql). Where the role may not ask, all but `log_id` are None."""
+
+    log_id: UUID
+    system: str | None  # PostgreSQL's system identifier
+    timeline: int | None
+    database: int | None  # its oid
+
+
 @dataclass(frozen=True, slots=True)
 class PassState:
-    """The sweeper's pass as the database knows it; `due`: one is to begin or to go on, by the database's clock."""
+    """The sweeper's pass as the database knows it; `due`: one is to begin or to go on, by the database's clock.
+
+    `places`: the share of orphans in the folder and the day that the cursor is in (services/housekeeping/orphan_share.py).
+    """
 
     cursor: str
     seen: int
@@ -36,6 +49,7 @@ class PassState:
     in_progress: bool
     due: bool
     finished_at: datetime | None
+    places: Json
 
 
 class ObjectKeyRepository(Repository[ObjectKey]):
@@ -150,7 +164,7 @@ class ObjectKeyRepository(Repository[ObjectKey]):
         row = (
             await self.session.execute(
                 sql(
-                    "SELECT cursor, seen, orphans, stopped, finished_at, "
+                    "SELECT cursor, seen, orphans, stopped, finished_at, places, "
                     "started_at IS NOT NULL AND (finished_at IS NULL OR finished_at < started_at) AS running, "
                     "finished_at IS NULL OR finished_at < now() - make_interval(secs => :interval) AS due "
                     "FROM sweeper_state"
@@ -159,13 +173,14 @@ class ObjectKeyRepository(Repository[ObjectKey]):
             )
         ).one()
         return PassState(
-            row.cursor, row.seen, row.orphans, row.stopped, row.running, row.running or row.due, row.finished_at
-        )
+            row.cursor, row.seen, row.orphans, row.stopped, row.running, row.running or row.due, row.finished_at,
+            row.places,
+        )  # fmt: skip
 
     async def begin_pass(self) -> None:
         await self.session.execute(
             sql(
-                "UPDATE sweeper_state SET cursor = '', seen = 0, orphans = 0, stopped = false, "
+                "UPDATE sweeper_state SET cursor = '', seen = 0, orphans = 0, stopped = false, places = '{}', "
                 "started_at = clock_timestamp()"
             )
         )
@@ -173,16 +188,23 @@ class ObjectKeyRepository(Repository[ObjectKey]):
     async def save_pass(self, state: PassState) -> None:
         """How far the pass has come: where another process, or the next start, goes on."""
         await self.session.execute(
-            sql("UPDATE sweeper_state SET cursor = :cursor, seen = :seen, orphans = :orphans, stopped = :stopped"),
-            {"cursor": state.cursor, "seen": state.seen, "orphans": state.orphans, "stopped": state.stopped},
-        )
+            sql(
+                "UPDATE sweeper_state SET cursor = :cursor, seen = :seen, orphans = :orphans, stopped = :stopped, "
+                "places = CAST(:places AS jsonb)"
+            ),
+            {
+                "cursor": state.cursor, "seen": state.seen, "orphans": state.orphans, "stopped": state.stopped,
+                "places": json.dumps(state.places),
+            },
+        )  # fmt: skip
 
     async def end_pass(self) -> None:
         await self.session.execute(sql("UPDATE sweeper_state SET finished_at = clock_timestamp()"))
 
-    async def log_id(self) -> UUID:
-        """This database's own id (event_log), which its bucket's marker names."""
-        return (await self.session.scalars(select(EventLog.log_id))).one()
+    async def identity(self) -> DatabaseIdentity:
+        """Which database this is: what its bucket's marker names."""
+        found = (await self.session.execute(sql("SELECT log, system, timeline, database FROM database_identity()"))).one()
+        return DatabaseIdentity(*found)
 
     async def any_frame(self) -> bool:
         return await self.session.scalar(sql("SELECT 1 FROM frames LIMIT 1")) is not None

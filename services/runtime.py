@@ -25,6 +25,7 @@ from services.events.relay import LogHead, Relay
 from services.execution.checks import check_database, check_durability, check_spool, check_storage, wait_until_usable
 from services.execution.embedded_parts import StartError, start_embedded
 from services.execution.health import HealthService
+from services.housekeeping.bucket_guard import LOOK_INTERVAL, BucketGuard
 from services.housekeeping.bucket_marker import BucketMarker
 from services.housekeeping.retention import Retention
 from services.housekeeping.secrets import open_box, put_in_order
@@ -106,6 +107,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         storage = StorageService(effective.STORAGE)
         stack.push_async_callback(storage.close)
         await wait_until_usable("the object store (STORAGE__ENDPOINT and keys)", storage.ensure_bucket)
+        guard = BucketGuard(BucketMarker(database, storage))
+        storage.guard_with(guard)
+        await wait_until_usable("the bucket's marker (docs/bucket.md)", guard.look)
 
         policy = camera_policy(effective)
         decode_pool = WorkerPool("decode", settings.RTSP.DECODE_THREADS)
@@ -133,20 +137,25 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         queries = Queries(database, storage, secrets, access.cursors)
         keeper = KeepOpenStreams(database, hub, secrets)
         most_kept = access.shares.most(settings.RTSP.MAX_CONCURRENT_STREAMS)
-        cameras = CameraRegistry(database, secrets, policy, keeper, prober, access.cursors, most_kept)
+        cameras = CameraRegistry(
+            database, secrets, policy, keeper, prober, access.cursors, most_kept,
+            min_retention_days=settings.min_retention_days,
+        )  # fmt: skip
         snapshots = Snapshots(capture, orchestrator, queries)
         bursts = BurstService(settings.RTSP, database, storage, hub, secrets, orchestrator)
         direct = UploadSessions(settings, database, storage, uploads, access.shares)
         stack.callback(direct.stop)
         staging = StagingSweeper(database, storage)
         idempotency = IdempotencyService(settings.API, database, secrets, queries.rendered)
-        marker = BucketMarker(database, storage)
-        sweeper = Sweeper(settings.SWEEPER, database, storage, marker)
-        retention = Retention(settings.RETENTION, database, storage, marker)
+        sweeper = Sweeper(settings.SWEEPER, database, storage, guard)
+        retention = Retention(settings.RETENTION, database, storage, guard, min_days=settings.min_retention_days)
         health = HealthService(
             {"database": partial(check_database, database), "storage": partial(check_storage, storage)},
-            {"spool": partial(check_spool, spool), "sweeper": sweeper.check},
-        )
+            {
+                "spool": partial(check_spool, spool), "bucket": guard.check, "sweeper": sweeper.check,
+                "retention": retention.check,
+            },
+        )  # fmt: skip
         sealing = asyncio.create_task(put_in_order(database, secrets, everything=not settings.DB.HOST), name="secrets")
         stack.push_async_callback(cancel_all, sealing)
         head = LogHead()
@@ -161,6 +170,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         for job in (
             *idempotency.jobs,
             PeriodicJob("staging-sweeper", staging.sweep, staging_interval),
+            PeriodicJob("bucket", guard.look, LOOK_INTERVAL, at_start=False),
             PeriodicJob("health", health.check, settings.API.HEALTH_INTERVAL),
             PeriodicJob("sweeper", sweeper.poll, SWEEPER_INTERVAL, jitter=0.2),
             PeriodicJob("retention", retention.poll, settings.RETENTION.INTERVAL),

@@ -268,6 +268,12 @@ class StorageUnavailable(IngestionException):
     default_message = "The object store cannot be used right now. Nothing was stored; try again."
 
 
+class BucketNotOurs(StorageUnavailable):
+    """The bucket's marker does not let this database write, or delete, until an operator has looked."""
+
+    default_message = "The object store's bucket belongs to another database. Nothing was stored; tell the operator."
+
+
 class StorageFull(StorageUnavailable):
     """The object store has no space: a retry helps only after an operator has made some."""
 

@@ -166,6 +166,10 @@ SWEPT = Counter(
 SWEEPER_ALARM = Gauge(
     "ingestion_sweeper_alarm", "1 while the sweeper deletes nothing for that reason.", ["reason"], registry=REGISTRY
 )
+BUCKET_STATE = Gauge(
+    "ingestion_bucket_state", "1 for what the bucket is to this database: ours, copy, foreign, unclaimed.", ["state"],
+    registry=REGISTRY,
+)  # fmt: skip
 SWEEPER_LAST_PASS = Gauge(
     "ingestion_sweeper_last_pass_timestamp_seconds", "When the last whole pass over the bucket ended.", registry=REGISTRY
 )
@@ -179,5 +183,9 @@ INTEGRITY_OPEN = Gauge(
 RETENTION_DELETED = Counter(
     "ingestion_retention_deleted", "Frames deleted by retention: by age, or for room.", ["reason"], registry=REGISTRY
 )
+RETENTION_CAPPED = Gauge(
+    "ingestion_retention_capped_cameras",
+    "Cameras of which more was to be deleted today than RETENTION__MAX_SHARE_PER_DAY.", registry=REGISTRY,
+)  # fmt: skip
 STORED_BYTES = Gauge("ingestion_stored_bytes", "Bytes of all stored frames.", registry=REGISTRY)
 STORED_FRAMES = Gauge("ingestion_stored_frames", "Stored frames.", registry=REGISTRY)

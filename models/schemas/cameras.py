@@ -25,7 +25,7 @@ def _former(value: object) -> object:
 
 
 Reader = Annotated[Literal["opencv", "native"], BeforeValidator(_former)]
-RetentionDays = Annotated[float, Field(gt=0, le=36_500)]
+RetentionDays = Annotated[float, Field(ge=0.001, le=36_500)]  # 0.001 to 1: for tests (Settings.min_retention_days)
 # Paths beside /api/v1/cameras/{camera_id}.
 RESERVED_CAMERA_IDS = frozenset({"probe"})
 
@@ -52,7 +52,9 @@ class CameraCreate(NullIsAbsent):
     keep_open: bool = Field(False, description="Keep the stream open, captures or not.")
     reader: Reader | None = Field(None, description="null: RTSP__READER.")
     retention_days: RetentionDays | None = Field(
-        None, description="Days after which its stored frames are deleted; null: RETENTION__DAYS."
+        None,
+        description="Days after which its stored frames are deleted, at least 1 (less only with ENVIRONMENT=test); "
+        "null: the database's policy (RETENTION__DAYS).",
     )
     meta: BoundedObject = Field(default_factory=dict, description="Free; at most 16 KiB.")
 

@@ -201,7 +201,7 @@ class Restore:
         if any(not item.key.startswith(OWN_PREFIX) for item in page):
             raise BackupError(f"The bucket {self._storage.bucket} is not empty: a restore goes into an empty one.")
         owner = await BucketMarker(self._database, self._storage).read()
-        if owner is not None and owner != str(log_id):
+        if owner is not None and (isinstance(owner, str) or owner.log_id != log_id):
             raise BackupError(
                 f"The bucket {self._storage.bucket} belongs to another database (object {MARKER_KEY}): use one of its own."
             )

@@ -62,7 +62,7 @@ class CameraRegistry:
 
     def __init__(
         self, database: Database, secrets: SecretBox, policy: AddressPolicy, keeper: KeepOpenStreams, prober: Prober,
-        cursors: Cursors, most_kept: int,
+        cursors: Cursors, most_kept: int, *, min_retention_days: float,
     ) -> None:  # fmt: skip
         """`most_kept`: cameras that one principal may keep open."""
         self._most_kept = most_kept
@@ -72,12 +72,14 @@ class CameraRegistry:
         self._keeper = keeper
         self._prober = prober
         self._cursors = cursors
+        self._min_retention_days = min_retention_days
 
     # -- the registry ------------------------------------------------------------------------------------------
 
     async def create(self, body: CameraCreate, who: Principal) -> CameraConfiguration:
         """Raises CameraExists, AddressNotAllowed, Forbidden for what is an administrator's, RateLimited."""
         self._check_url(body.rtsp_url)
+        self._check_days(body.retention_days)
         if not who.admin and (body.keep_open or body.reader is not None or body.retention_days is not None):
             raise Forbidden(_ADMINS)
         values = body.model_dump(mode="json") | {"rtsp_url": self._secrets.seal(body.rtsp_url)}
@@ -183,6 +185,8 @@ class CameraRegistry:
             elif name in _MERGED and value is not None:
                 values[name] = self._bounded(name, merge_patch(getattr(row, name), value))
             else:
+                if name == "retention_days" and value != row.retention_days:
+                    self._check_days(value)
                 values[name] = _DEFAULTS.get(name) if value is None else value
         return values
 
@@ -190,6 +194,12 @@ class CameraRegistry:
         if len(json.dumps(value, ensure_ascii=False).encode()) > MAX_META_BYTES:
             raise InvalidRequest.of(name, f"is larger than {MAX_META_BYTES} bytes", code="object_too_large")
         return value
+
+    def _check_days(self, days: float | None) -> None:
+        if days is not None and days < self._min_retention_days:
+            raise InvalidRequest.of(
+                "retention_days", f"must be at least {self._min_retention_days:g}", code="greater_than_equal"
+            )
 
     def _check_url(self, url: str) -> None:
         address = parse_rtsp_url(url)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from services.commands import backup, bucket, event_log, keys, secrets, verify
+from services.commands import backup, bucket, event_log, keys, retention, secrets, verify
 
 _HELP = """The operator's commands.
 
@@ -18,3 +18,4 @@ app.command("reset-event-log")(event_log.reset)
 app.add_typer(keys.app, name="keys")
 app.add_typer(secrets.app, name="secrets")
 app.add_typer(bucket.app, name="bucket")
+app.add_typer(retention.app, name="retention")

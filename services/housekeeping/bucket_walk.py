@@ -3,7 +3,7 @@
 Servers do not agree on the order of keys: S3 and MinIO list by bytes (`a-b/1` before `a/1`), SeaweedFS folder by folder
 (`a/1` before `a-b/1`). So the walk goes by folders, `frames/yyyy/mm/dd/camera/`, in an order of its own; inside one all
 are of one mind. Folders are those that the store lists and those that rows name: one whose objects are all gone is
-visited too. Objects of another shape than our keys are none of ours, and left alone.
+visited too. Objects whose key this service could not have made are none of ours: they are not counted, and left alone.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import NamedTuple
 from repositories.database import Database
 from repositories.object_keys import KeyedRow
 from services.storage_service.bucket import ListedObject
+from services.storage_service.keys import is_frame_key
 from services.storage_service.service import StorageService
 
 FRAMES_PREFIX = "frames/"
@@ -32,6 +33,7 @@ class Window(NamedTuple):
 
 class Compared(NamedTuple):
     orphans: list[ListedObject]  # objects without a row, of any age
+    seen: int  # objects under keys of ours
     suspects: list[KeyedRow]  # stored frames whose object is not in the listing, or of another size
     healed: list[KeyedRow]  # frames that were flagged and are as they should be
 
@@ -75,8 +77,8 @@ async def compare(database: Database, window: Window) -> Compared:
     Rows are read after the listing: a frame that came in between has its row, and one that went has its object still
     listed, as its key's row in `object_keys` then says.
     """
-    unseen = {item.key: item for item in window.objects}
-    found = Compared([], [], [])
+    unseen = {item.key: item for item in window.objects if is_frame_key(item.key)}
+    found = Compared([], len(unseen), [], [])
     after = window.after
     while True:
         async with database.one_statement() as uow:

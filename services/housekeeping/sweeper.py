@@ -19,8 +19,10 @@ from dataclasses import replace
 from config import SweeperSettings
 from repositories.database import Database, Exclusive
 from repositories.object_keys import KeyedRow, PassState
-from services.housekeeping.bucket_marker import BucketMarker, Ownership
+from services.housekeeping.bucket_guard import BucketGuard
+from services.housekeeping.bucket_marker import Ownership
 from services.housekeeping.bucket_walk import Compared, Window, age, compare, windows
+from services.housekeeping.orphan_share import Limits, Places
 from services.storage_service.service import StorageService
 from utils.exceptions import IngestionException, StorageUnavailable
 from utils.logger import get_logger
@@ -43,34 +45,36 @@ class Sweeper:
     """One a process: `poll` is run every POLL_INTERVAL."""
 
     def __init__(
-        self, settings: SweeperSettings, database: Database, storage: StorageService, marker: BucketMarker
+        self, settings: SweeperSettings, database: Database, storage: StorageService, guard: BucketGuard
     ) -> None:
         self._settings = settings
         self._database = database
         self._storage = storage
-        self._marker = marker
+        self._guard = guard
+        self._limits = Limits(settings.MIN_ORPHANS, settings.MAX_ORPHAN_SHARE)
         self._list_rate = RateLimiter(settings.MAX_OBJECTS_PER_SECOND)
         self._delete_rate = RateLimiter(settings.MAX_DELETES_PER_SECOND)
-        self._ownership = Ownership.OURS
         self._stopped = False  # the last pass, by whichever process, found too many orphans
+        self._held = 0  # orphans that it left, of folders and days with too many
         self._violations: dict[str, int] = {}
 
     async def check(self) -> str | None:
         """For /health: what is wrong, as an IngestionException; from the last poll, without a query."""
         wrong = []
-        if self._ownership is Ownership.FOREIGN:
-            wrong.append(f"The bucket {self._storage.bucket} belongs to another database: nothing is swept.")
-        if self._ownership is Ownership.UNCLAIMED:
-            wrong.append(f"The bucket {self._storage.bucket} holds frames that this database knows nothing of.")
         if self._stopped:
             wrong.append("Too many objects without rows (SWEEPER__MAX_ORPHAN_SHARE): nothing more is swept.")
+        if self._held:
+            wrong.append(
+                f"{self._held} objects without rows are not swept: too many of their folder or day "
+                "(SWEEPER__MAX_ORPHAN_SHARE; the log's sweeper_place_held names them)."
+            )
         wrong += [f"{count} frames: object {kind}." for kind, count in sorted(self._violations.items())]
         if wrong:
             raise IngestionException(" ".join(wrong))
         return None
 
     async def poll(self) -> None:
-        """Reads whose bucket it is and what was found wrong; makes the pass, or its rest, when one is due.
+        """Reads what was found wrong; makes the pass, or its rest, when one is due and the bucket is this database's.
 
         Raises StorageUnavailable, DatabaseUnavailable.
         """
@@ -80,10 +84,10 @@ class Sweeper:
             self._violations = await uow.object_keys.violations(COUNT_TO)
         for kind in ("missing", "size"):
             INTEGRITY_OPEN.labels(kind=kind).set(self._violations.get(kind, 0))
-        self._note_stopped(state.stopped)
+        self._note_stopped(state)
         if state.finished_at is not None:
             SWEEPER_LAST_PASS.set(state.finished_at.timestamp())
-        if await self._ours() and state.due:
+        if state.due:
             await self.sweep()
 
     async def sweep(self) -> bool:
@@ -92,7 +96,7 @@ class Sweeper:
         Raises StorageUnavailable, DatabaseUnavailable: the pass goes on later from where it was.
         """
         async with self._database.exclusive(LOCK_KEY) as lock:
-            if lock is None or not await self._ours():
+            if lock is None or not await self._guard.deletes():
                 return False
             state = await self._state()
             if not state.in_progress:
@@ -115,30 +119,32 @@ class Sweeper:
             await uow.object_keys.clear_gone()
             await uow.object_keys.forget(max(FORGET_AFTER, 2 * self._settings.GRACE), FORGET_BATCH)
             await uow.object_keys.end_pass()
-        self._note_stopped(state.stopped)
-        log.info("sweeper_passed", seen=state.seen, orphans=state.orphans, stopped=state.stopped)
+        self._note_stopped(state)
+        log.info("sweeper_passed", seen=state.seen, orphans=state.orphans, stopped=state.stopped, held=self._held)
 
     async def _sweep_window(self, window: Window, state: PassState) -> PassState:
         """Does what is to be done in one window; how far the pass has come with it."""
         found = await compare(self._database, window)
-        SWEPT.labels(outcome="seen").inc(len(window.objects))
+        SWEPT.labels(outcome="seen").inc(found.seen)
         old = [item.key for item in found.orphans if age(item) > self._settings.GRACE]
+        before = Places.read(state.places)
+        places = before.with_window(window.upto, found.seen, len(old), self._limits)
         state = replace(
-            state, cursor=window.upto, seen=state.seen + len(window.objects), orphans=state.orphans + len(old)
-        )
-        if not state.stopped and self._too_many(state):
+            state, cursor=window.upto, seen=state.seen + found.seen, orphans=state.orphans + len(old),
+            places=places.to_json(),
+        )  # fmt: skip
+        for kind, was, tally in (("folder", before.folder, places.folder), ("day", before.day, places.day)):
+            if tally.stopped and not (was.stopped and was.name == tally.name):
+                log.error("sweeper_place_held", kind=kind, place=tally.name, seen=tally.seen, orphans=tally.orphans)
+        if not state.stopped and self._limits.exceeded(state.seen, state.orphans):
             state = replace(state, stopped=True)
             log.error("sweeper_stopped", seen=state.seen, orphans=state.orphans, reason="too many orphans")
-            self._note_stopped(True)
-        if old and not state.stopped:
+        self._note_stopped(state)
+        if old and not state.stopped and not places.stopped:
             await self._remove(old)
         await self._flag(found)
         await self._database.retry_until_known(lambda uow: uow.object_keys.save_pass(state))
         return state
-
-    def _too_many(self, state: PassState) -> bool:
-        share = state.orphans / max(1, state.seen)
-        return state.orphans >= self._settings.MIN_ORPHANS and share > self._settings.MAX_ORPHAN_SHARE
 
     async def _remove(self, keys: list[str]) -> None:
         """Condemns, commits, deletes; in batches of what a second allows."""
@@ -147,7 +153,7 @@ class Sweeper:
             batch = keys[at : at + size]
             await self._delete_rate.acquire(len(batch))
             # Asked again right before: what is deleted from the wrong bucket cannot be brought back.
-            if not await self._ours():
+            if await self._guard.look() is not Ownership.OURS:
                 raise StorageUnavailable("The bucket is another database's now.")
             condemned = await self._database.retry_until_known(lambda uow, some=batch: uow.object_keys.condemn(some))  # type: ignore[misc]
             if not condemned:
@@ -184,14 +190,7 @@ class Sweeper:
             INTEGRITY_VIOLATIONS.labels(kind=kind).inc()
             log.error("integrity_violation", kind=kind, frame_id=str(row.id), expected=row.size_bytes, found=size)
 
-    async def _ours(self) -> bool:
-        found = await self._marker.check()
-        if found is not self._ownership and found is not Ownership.OURS:
-            log.error("bucket_not_ours", bucket=self._storage.bucket, state=found.value)
-        self._ownership = found
-        SWEEPER_ALARM.labels(reason="bucket").set(found is not Ownership.OURS)
-        return found is Ownership.OURS
-
-    def _note_stopped(self, stopped: bool) -> None:
-        self._stopped = stopped
-        SWEEPER_ALARM.labels(reason="orphans").set(stopped)
+    def _note_stopped(self, state: PassState) -> None:
+        self._stopped, self._held = state.stopped, Places.read(state.places).held
+        SWEEPER_ALARM.labels(reason="orphans").set(self._stopped)
+        SWEEPER_ALARM.labels(reason="places").set(self._held > 0)

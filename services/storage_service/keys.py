@@ -13,6 +13,10 @@ from models.values import CAMERA_ID_PATTERN, FrameRecord
 _CAMERA_ID = re.compile(CAMERA_ID_PATTERN)
 _ATTEMPT = re.compile(r"[0-9a-f]{16}")
 EXTENSIONS = frozenset({"jpg", "png", "bmp", "tiff"})
+_FRAME_KEY = re.compile(
+    r"frames/[0-9]{4}/[0-9]{2}/[0-9]{2}/(?P<camera>[^/]+)/"
+    r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}-[0-9a-f]{16}\.(?P<ext>[a-z]+)"
+)
 
 
 def fresh_object_key(camera_id: str, frame_id: UUID, at: datetime, ext: str) -> str:
@@ -21,6 +25,14 @@ def fresh_object_key(camera_id: str, frame_id: UUID, at: datetime, ext: str) -> 
     Raises ValueError as `object_key` does.
     """
     return object_key(camera_id, frame_id, at, secrets.token_hex(8), ext)
+
+
+def is_frame_key(key: str) -> bool:
+    """Whether `object_key` could have made it: what has another form is not this service's, and left alone."""
+    found = _FRAME_KEY.fullmatch(key)
+    if found is None or found["ext"] not in EXTENSIONS:
+        return False
+    return _CAMERA_ID.fullmatch(found["camera"]) is not None and found["camera"].strip(".") != ""
 
 
 def with_fresh_key(record: FrameRecord) -> FrameRecord:

@@ -8,6 +8,7 @@ RangeNotSatisfiable. Objects carry a content type and no other metadata.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
@@ -19,6 +20,7 @@ from typing import Any, TypeVar
 from config import StorageSettings
 from services.storage_service.bucket import BATCH, Bucket, Digest, ListedObject, ObjectHead
 from services.storage_service.client import STORE_FAILURES, closed, make_client, translated
+from services.storage_service.guard import Guard, Unguarded
 from services.storage_service.keys import EXTENSIONS
 from services.storage_service.presign import Presigned, Presigner, Served, endpoint_url
 from services.storage_service.staging import Staging
@@ -40,7 +42,8 @@ T = TypeVar("T")
 class StorageService:
     """One bucket. Belongs to one event loop; the blocking calls run on `settings.THREADS` threads of its own.
 
-    CONNECT_TIMEOUT bounds connecting and each write to the socket, READ_TIMEOUT each read: not a whole call.
+    CONNECT_TIMEOUT bounds connecting and each write to the socket, READ_TIMEOUT each read: not a whole call. A service
+    gives it a guard (`guard_with`) before anything else uses it; then what the guard refuses is StorageUnavailable.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class StorageService:
             url, region, *keys, timeouts=timeouts, attempts=settings.MAX_ATTEMPTS, connections=STAGING_THREADS
         )
         self._staging_pool = WorkerPool("staging", STAGING_THREADS)
+        self._guard: Guard = Unguarded()
         self.staging = Staging(self.bucket, staging, self._presigner, partial(self._call, pool=self._staging_pool))
         self._clients = (client, signing, staging, self._check_client)
         self._throttle = Throttle(10, time.monotonic)
@@ -80,23 +84,34 @@ class StorageService:
         self._running_check: asyncio.Task[None] | None = None
         self._closed = False
 
+    def guard_with(self, guard: Guard) -> None:
+        """From now on nothing is written or deleted without the guard's leave, in the staging area neither."""
+        self._guard = self.staging.guard = guard
+
     async def ensure_bucket(self) -> None:
         """Makes the bucket when it is missing. Any number of processes may do so at once."""
         await self._call("ensure_bucket", self._bucket.ensure)
 
     async def put(self, key: str, data: bytes, content_type: str, sha256_hex: str) -> None:
         """Stores `data`; durable when it returns. The server refuses bytes that are not those of `sha256_hex`."""
+        await self._guard.may_write()
         # In one piece a body has CONNECT_TIMEOUT for all of it; as a file it is written 16 KiB at a time.
         body = data if len(data) <= 1_048_576 else io.BytesIO(data)
         await self._call("put", self._bucket.put, key, body, len(data), content_type, sha256_hex)
 
     async def put_file(self, key: str, path: Path, size: int, content_type: str, sha256_hex: str) -> None:
         """`put` of a file's `size` bytes, streamed. A file that cannot be read is StorageUnavailable as well."""
+        await self._guard.may_write()
         await self._call("put", self._bucket.put_file, key, path, size, content_type, sha256_hex)
 
     async def put_if_absent(self, key: str, data: bytes, content_type: str) -> None:
-        """Writes a small object unless there is one under that key; read it back to see whose it is."""
+        """Writes a small object unless there is one under that key; read it back to see whose it is. Unguarded, as
+        `put_marker`: the guard goes by what these two write."""
         await self._call("put", self._bucket.put_if_absent, key, data, content_type)
+
+    async def put_marker(self, key: str, data: bytes, content_type: str) -> None:
+        """Writes a small object over what is there."""
+        await self._call("put", self._bucket.put, key, data, len(data), content_type, hashlib.sha256(data).hexdigest())
 
     async def digest(self, key: str) -> Digest:
         """Size and SHA-256 of the object's bytes, all of them read. Raises ObjectMissing."""
@@ -128,6 +143,7 @@ class StorageService:
 
     async def delete(self, key: str) -> None:
         """Removes the object; one that is not there is fine."""
+        await self._guard.may_delete()
         await self._call("delete", self._bucket.delete, key)
 
     async def delete_many(self, keys: Iterable[str]) -> list[str]:
@@ -135,6 +151,7 @@ class StorageService:
         wanted = list(keys)
         left: list[str] = []
         for at in range(0, len(wanted), BATCH):
+            await self._guard.may_delete()
             left += await self._call("delete_many", self._bucket.delete_batch, wanted[at : at + BATCH])
         return left
 
@@ -179,7 +196,9 @@ class StorageService:
 
     async def check_when_suspect(self) -> None:
         """Nothing while calls succeed. After one that found no store: `check`, one at a time for all who ask meanwhile,
-        until one finds it again. So nobody is refused while the store is up. Raises StorageUnavailable."""
+        until one finds it again. So nobody is refused while the store is up. Raises StorageUnavailable, also when the
+        guard lets nothing be written."""
+        await self._guard.may_write()
         if not self._suspect:
             return
         if self._running_check is None or self._running_check.done():

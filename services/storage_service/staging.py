@@ -18,6 +18,7 @@ from botocore.exceptions import ClientError
 from models.values import StagedPart
 from services.storage_service.bucket import BATCH, ListedObject
 from services.storage_service.client import MISSING_CODES, error_code
+from services.storage_service.guard import Guard, Unguarded
 from services.storage_service.presign import Presigned, Presigner
 from utils.exceptions import StorageUnavailable
 
@@ -65,9 +66,11 @@ class Staging:
         self._presigner = presigner
         self._calls = calls
         self._closed = threading.Event()
+        self.guard: Guard = Unguarded()
 
     async def begin(self, session_id: UUID) -> str:
         """Begins a multipart upload; its id."""
+        await self.guard.may_write()
         return str(await self._calls("staging_begin", self._begin, staging_key(session_id)))
 
     async def size(self, session_id: UUID) -> int | None:
@@ -82,6 +85,7 @@ class Staging:
 
     async def join(self, session_id: UUID, upload_id: str, parts: Sequence[StagedPart]) -> bool:
         """Makes the parts one object; False when the store says that they are not as given, or no longer there."""
+        await self.guard.may_write()
         return bool(await self._calls("staging_join", self._join, staging_key(session_id), upload_id, parts))
 
     async def read(self, session_id: UUID, size: int, write: Callable[[bytes], None]) -> bool:
@@ -91,6 +95,7 @@ class Staging:
 
     async def remove(self, session_id: UUID, *, multipart: bool) -> None:
         """Removes the object, and what was begun in parts; fine when there is neither."""
+        await self.guard.may_delete()
         await self._calls("staging_remove", self._remove, staging_key(session_id), multipart)
 
     async def listed(self) -> AsyncIterator[list[Staged]]:
@@ -106,6 +111,7 @@ class Staging:
         self, session_id: UUID, sizes: Sequence[tuple[int, int]], upload_id: str | None, at_most: float
     ) -> list[Presigned]:
         """PUT URLs for (number, bytes) of each part; of the whole without `upload_id`. Good for `at_most` seconds."""
+        await self.guard.may_write()
         if len(sizes) <= _FEW:
             return self._sign(session_id, sizes, upload_id, at_most)
         found: list[Presigned] = await self._calls("presign", self._sign, session_id, sizes, upload_id, at_most)

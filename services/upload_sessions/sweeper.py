@@ -38,11 +38,11 @@ class StagingSweeper:
         """One pass; how many objects it removed. Raises StorageUnavailable, DatabaseUnavailable."""
         async with self._database.unit_of_work() as uow:
             expired = await uow.upload_sessions.expire(COMPLETE_LEASE, BATCH)
+            UPLOAD_SESSIONS.set(await uow.upload_sessions.count_open(COUNT_TO))
         UPLOAD_SESSIONS_ENDED.labels(status=SessionState.EXPIRED.value).inc(expired)
         removed = await self._clear_ended() + await self._remove_late()
         async with self._database.unit_of_work() as uow:
             await uow.upload_sessions.purge(KEEP, BATCH)
-            UPLOAD_SESSIONS.set(await uow.upload_sessions.count_open(COUNT_TO))
         if expired or removed:
             log.info("staging_swept", expired=expired, removed=removed)
         return removed

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import time
 from collections.abc import AsyncIterator, Callable
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -24,7 +25,7 @@ from models.schemas import FrameInfo, IngestionResponse, RTSPIngestionRequest
 from models.values import FINAL_STATUSES, FrameFilter, IngestionStatus
 from services.runtime import Services, open_services
 from services.storage_service.service import StorageService
-from tests.conftest import Backends, make_database, unique
+from tests.conftest import Backends, unique
 from utils.exceptions import IngestionException
 
 FPS = 25
@@ -181,7 +182,7 @@ async def open_kit(
 ) -> AsyncIterator[Kit]:
     """Services in this process, with short timeouts; `spool` and `rtsp` are settings of those groups."""
     async with open_services(backends.settings(folder, RTSP={**FAST, **rtsp}, SPOOL=spool or {})) as services:
-        kit = Kit(services, storage)
+        kit = Kit(services, on_bucket(storage, backends.storage.BUCKET_NAME))
         try:
             yield kit
         except BaseException:
@@ -191,9 +192,12 @@ async def open_kit(
             raise
 
 
-async def own_database(backends: Backends) -> Backends:
-    """The same servers with an empty database: whoever shares one also runs its captures."""
-    return replace(backends, db=await make_database(backends.db, unique("own").replace("-", "_")))
+def on_bucket(storage: StorageService, name: str) -> StorageService:
+    """The same connections, another bucket."""
+    other = copy.copy(storage)
+    other.bucket, other._bucket = name, copy.copy(storage._bucket)
+    other._bucket._name = name
+    return other
 
 
 async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:

@@ -17,8 +17,10 @@ from models.entities import IngestionRequest
 from models.values import FrameRecord, SourceType, TimestampSource
 from repositories.database import Database
 from repositories.migrations.run import upgrade
+from services.housekeeping.bucket_guard import BucketGuard
 from services.housekeeping.bucket_marker import BucketMarker
 from services.housekeeping.retention import Retention
+from services.housekeeping.retention_policy import of_settings
 from services.housekeeping.sweeper import Sweeper
 from services.storage_service.keys import fresh_object_key
 from services.storage_service.service import StorageService
@@ -27,6 +29,15 @@ from utils.ids import frame_id, new_id
 
 X_SHA256 = hashlib.sha256(b"x").hexdigest()
 AT = datetime(2026, 5, 4, 13, 30, tzinfo=UTC)
+
+
+class AppliedRetention(Retention):
+    """One whose settings are the policy."""
+
+    async def poll(self) -> int:
+        async with self._database.unit_of_work() as uow:
+            await uow.retention.set_policy(of_settings(self._settings), replace=True)
+        return await super().poll()
 
 
 @dataclass
@@ -39,14 +50,18 @@ class Place:
     def marker(self) -> BucketMarker:
         return BucketMarker(self.database, self.storage)
 
+    def guard(self) -> BucketGuard:
+        return BucketGuard(self.marker)
+
     def sweeper(self, **settings: Any) -> Sweeper:
         """GRACE: none, unless it is given: every object counts as old."""
         values = SweeperSettings().model_copy(update={"GRACE": -1.0, "MAX_DELETES_PER_SECOND": 10_000.0, **settings})
-        return Sweeper(values, self.database, self.storage, self.marker)
+        return Sweeper(values, self.database, self.storage, self.guard())
 
     def retention(self, **settings: Any) -> Retention:
-        values = RetentionSettings(**{"MAX_DELETES_PER_SECOND": 10_000.0, **settings})
-        return Retention(values, self.database, self.storage, self.marker)
+        """Its settings become the policy, as by `retention apply`; without a daily cap, unless one is given."""
+        values = RetentionSettings(**{"MAX_DELETES_PER_SECOND": 10_000.0, "MAX_SHARE_PER_DAY": 1.0, **settings})
+        return AppliedRetention(values, self.database, self.storage, self.guard())
 
     async def record(self, camera_id: str = "cam", data: bytes | None = None, at: datetime = AT) -> FrameRecord:
         """An object, and the record of the frame that it would be."""
@@ -97,7 +112,8 @@ class Place:
     async def emptied(self) -> Place:
         """No rows, no objects, and the bucket its own again, as after the first start."""
         await self.sql(
-            "TRUNCATE ingestion_requests, object_keys, camera_configurations, outbox_pending, storage_changes CASCADE"
+            "TRUNCATE ingestion_requests, object_keys, camera_configurations, outbox_pending, storage_changes, "
+            "retention_policy, retention_tallies, deleted_cameras CASCADE"
         )
         await self.sql("UPDATE storage_usage SET bytes = 0, frames = 0")
         await self.sql("DELETE FROM sweeper_state")

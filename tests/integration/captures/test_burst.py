@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
@@ -23,8 +22,9 @@ from demo.film import read_frame_number
 from demo.sources import capture_time
 from repositories.migrations.run import upgrade
 from services.storage_service.service import StorageService
-from tests.conftest import Backends, Service, free_port, make_database, running, unique
+from tests.conftest import Backends, Service, free_port, running, unique
 from tests.kits.capture_kit import FAST, FPS, FRAME, PICTURES, open_kit
+from tests.kits.service_support import own_database
 from tests.unit.api.support import problem
 
 pytestmark = pytest.mark.alone
@@ -42,9 +42,9 @@ def camera(films: dict[str, Path]) -> Iterator[Camera]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def own(backends: Backends) -> Backends:
-    db = await make_database(backends.db, f"burst_{secrets.token_hex(5)}")
-    await upgrade(db)
-    return Backends(db, backends.storage, backends.outside)
+    own = await own_database(backends)
+    await upgrade(own.db)
+    return own
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

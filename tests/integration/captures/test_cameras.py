@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 import subprocess
 import sys
 import time
@@ -27,7 +26,8 @@ from demo.faults import FaultProxy
 from demo.film import make_film, read_frame_number
 from demo.sources import capture_time
 from repositories.migrations.run import upgrade
-from tests.conftest import ROOT, SECRETS_KEY, Backends, Service, clean_environment, make_database, running, unique
+from tests.conftest import ROOT, SECRETS_KEY, Backends, Service, clean_environment, running, unique
+from tests.kits.service_support import own_database
 from utils.secret_box import SecretBox, key_id, new_key
 
 CAMERAS = "/api/v1/cameras"
@@ -44,9 +44,9 @@ FAST = {
 @pytest_asyncio.fixture(scope="module")
 async def own(backends: Backends) -> Backends:
     """A database of its own: no other test's service opens these cameras."""
-    db = await make_database(backends.db, f"cameras_{secrets.token_hex(5)}")
-    await upgrade(db)
-    return Backends(db, backends.storage, backends.outside)
+    own = await own_database(backends)
+    await upgrade(own.db)
+    return own
 
 
 @pytest.fixture(scope="module")
@@ -596,9 +596,8 @@ def _rotate(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.alone
 async def test_keys_lost_found_and_rotated(backends: Backends, camera: Camera, tmp_path: Path) -> None:
-    db = await make_database(backends.db, f"keys_{secrets.token_hex(5)}")
-    await upgrade(db)
-    own = Backends(db, backends.storage, backends.outside)
+    own = await own_database(backends)
+    await upgrade(own.db)
     old, new = new_key(), new_key()
 
     def environment(*keys: str) -> dict[str, str]:

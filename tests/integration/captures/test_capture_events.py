@@ -28,8 +28,8 @@ from models.schemas import CaptureEventInfo, IngestionResponse, TriggerRequest
 from models.values import IngestionStatus
 from services.storage_service.service import StorageService
 from tests.conftest import Backends, unique
-from tests.kits.capture_kit import FPS, Kit, Stored, open_kit, own_database
-from tests.kits.service_support import all_frames, assert_objects, capture, final, service_on, status
+from tests.kits.capture_kit import FPS, Kit, Stored, open_kit
+from tests.kits.service_support import all_frames, assert_objects, capture, final, own_database, service_on, status
 from tests.kits.service_support import until as until_true
 from utils.exceptions import InvalidRequest, NotRunning, RequestNotFound
 from utils.ids import new_id

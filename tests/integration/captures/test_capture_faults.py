@@ -32,7 +32,8 @@ from services.rtsp_capture.streams.stream import Stream
 from services.storage_service.service import StorageService
 from tests.conftest import Backends, unique
 from tests.integration.captures.test_capture_failures import black_hole
-from tests.kits.capture_kit import FPS, Kit, Stored, open_kit, own_database, until
+from tests.kits.capture_kit import FPS, Kit, Stored, open_kit, until
+from tests.kits.service_support import own_database
 from tests.kits.tcp_proxy import TcpProxy
 
 

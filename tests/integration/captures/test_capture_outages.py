@@ -18,7 +18,8 @@ from models.schemas import IngestionResponse
 from models.values import IngestionStatus
 from services.storage_service.service import StorageService
 from tests.conftest import Backends, free_port, unique
-from tests.kits.capture_kit import Kit, open_kit, own_database
+from tests.kits.capture_kit import Kit, open_kit
+from tests.kits.service_support import own_database
 
 CANCELLED = IngestionStatus.CANCELLED
 

@@ -20,7 +20,8 @@ from services.rtsp_capture.media.decoder import Jpeg, PictureDecoder
 from services.rtsp_capture.media.gop_buffer import Packet, Picture
 from services.storage_service.service import StorageService
 from tests.conftest import Backends, unique
-from tests.kits.capture_kit import FRAME, PICTURES, Kit, open_kit, own_database, until
+from tests.kits.capture_kit import FRAME, PICTURES, Kit, open_kit, until
+from tests.kits.service_support import own_database
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,8 @@ from services.rtsp_capture.frames.picture_budget import PictureBudget
 from services.rtsp_capture.media.decoder import PictureDecoder
 from services.storage_service.service import StorageService
 from tests.conftest import Backends
-from tests.kits.capture_kit import FPS, Kit, open_kit, own_database
+from tests.kits.capture_kit import FPS, Kit, open_kit
+from tests.kits.service_support import own_database
 from tests.kits.tcp_proxy import TcpProxy
 from utils.metrics import PICTURE_BYTES, QUEUE_DEPTH, SPOOL_WRITTEN
 

@@ -269,6 +269,16 @@ async def test_the_documented_consumer_misses_nothing(backends: Backends, tmp_pa
             env=service.environment, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
         assert new.returncode == 0, new.stderr
+        adopted = await asyncio.to_thread(
+            subprocess.run, [sys.executable, "-m", "services.commands", "bucket", "adopt"], cwd=ROOT,
+            env=service.environment, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert adopted.returncode == 0, adopted.stderr
+
+        async def ours() -> bool:  # in between, the service may have seen another database's bucket
+            return 'ingestion_bucket_state{state="ours"} 1.0' in httpx.get(f"{service.url}/metrics").text
+
+        await until(ours, "the service stores again")
         await store(1)
         await until(all_seen, "what was stored after the restore")
         assert "events were missed" in taker.out.read_text()

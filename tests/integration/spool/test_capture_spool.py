@@ -21,8 +21,9 @@ from repositories.database import Database
 from services.spool.spool import Spool
 from services.storage_service.service import StorageService
 from tests.conftest import Backends, unique
-from tests.kits.capture_kit import Kit, open_kit, own_database, until
+from tests.kits.capture_kit import Kit, open_kit, until
 from tests.kits.faulty import Fault, behind, database_proxy, store_proxy
+from tests.kits.service_support import own_database
 from utils.exceptions import DatabaseUnavailable
 
 pytestmark = pytest.mark.alone

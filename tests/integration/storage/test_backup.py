@@ -148,9 +148,13 @@ async def test_everything_comes_back_on_an_empty_machine(camera: Camera, tmp_pat
     orphan = f"frames/2026/05/04/cam/{new_id()}-{secrets.token_hex(8)}.jpg"
     async with parts_of(tmp_path / "target" / "data") as place:
         assert (await place.sql("SELECT log_id FROM event_log"))[0][0] == UUID(done["log_id"])
-        assert await place.marker.read() == done["log_id"]
+        assert str((await place.marker.ours()).log_id) == done["log_id"]
+        assert await place.marker.check() is Ownership.OURS
         await place.storage.put(orphan, b"x", "image/jpeg", sha256(b"x"))
 
+    # The policy came with the rows: there was none at the source.
+    code, report, errors = await command(target.environment, "retention", "apply")
+    assert (code, report["before"]["days"], report["policy"]["days"]) == (0, None, 1), errors
     async with running(target) as client, parts_of(tmp_path / "target" / "data") as place:
 
         async def gone() -> bool:
@@ -381,7 +385,8 @@ async def test_a_restore_that_was_cut_off_goes_on(
     assert [path.name for path in (machine.data_dir / "spool" / "records").iterdir()] == [name]
     async with machine.place() as place:
         assert await place.storage.head(MARK_KEY) is None
-        assert await place.marker.read() == str(done.log_id)
+        assert (await place.marker.ours()).log_id == done.log_id
+        assert await place.marker.read() == await place.marker.ours()
         assert {await place.state(item) for item in frames} == {"stored"}
     with pytest.raises(BackupError, match="not empty"):
         await machine.restore(tmp_path / "b")
@@ -399,7 +404,8 @@ async def test_a_place_where_a_service_was_started_once_is_empty(backends: Backe
     code, done, errors = await command(target.environment, "restore", str(tmp_path / "b"))
     assert (code, done["verified"]["ok"]) == (0, 1), errors
     async with parts_of(tmp_path / "data") as place:
-        assert await place.marker.read() == done["log_id"], "the bucket had the mark of the first start's database"
+        found = await place.marker.read()
+        assert found == await place.marker.ours(), "the bucket had the mark of the first start's database"
 
 
 Fill = Callable[[Machine, Place], Awaitable[None]]

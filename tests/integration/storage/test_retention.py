@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -13,15 +16,20 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
+from structlog.testing import capture_logs
 
+from config import RetentionSettings
 from models.access import ALL_CAMERAS
 from models.values import FrameRecord
+from repositories.retention import Policy
 from services.housekeeping import retention as module
-from tests.conftest import Backends, running
+from services.housekeeping.retention import Retention
+from tests.conftest import ROOT, Backends, running
 from tests.kits.service_support import service_on, until
 from tests.kits.sweep_kit import AT, Place, open_place
-from utils.exceptions import FrameOnHold, StorageUnavailable
+from utils.exceptions import FrameOnHold, IngestionException, StorageUnavailable
 from utils.ids import new_id
+from utils.metrics import RETENTION_CAPPED
 
 
 @pytest_asyncio.fixture(scope="module")
@@ -98,6 +106,122 @@ async def test_a_cameras_own_days_go_before(place: Place) -> None:
     await place.sql("UPDATE camera_configurations SET retention_days = 1 WHERE camera_id = 'none'")
     assert await place.retention().poll() == 1  # without RETENTION__DAYS: those cameras only
     assert recent["none"].storage_path not in await place.keys()
+
+
+async def test_no_row_makes_frames_go_within_a_day(place: Place) -> None:
+    """Whatever an earlier version, or a hand in the database, has written."""
+    await camera(place, "cam", 1e-5)
+    frames = await old_frames(place, 2, days=0.9)
+    assert await place.retention(DAYS=30).poll() == 0
+    assert await place.keys() == {item.storage_path for item in frames}
+
+
+async def test_frames_of_a_removed_camera_are_kept_as_long_as_before(place: Place) -> None:
+    """Else who may remove cameras could delete frames: the policy's days may be fewer."""
+    await camera(place, "cam", 400)
+    frames = await old_frames(place, 2)
+    async with place.database.unit_of_work() as uow:
+        await uow.cameras.remove("cam")
+    assert await place.retention(DAYS=30).poll() == 0
+    assert await place.keys() == {item.storage_path for item in frames}
+
+
+async def test_the_policy_is_the_databases_not_the_process_s(place: Place) -> None:
+    """Two processes with different settings do not disagree: the second one says so, and goes by the first one's."""
+    frames = await old_frames(place, 2)
+
+    def process(**settings: Any) -> Retention:
+        return Retention(RetentionSettings(**settings), place.database, place.storage, place.guard())
+
+    first, second = process(DAYS=365, MAX_SHARE_PER_DAY=1), process(DAYS=30, MAX_BYTES=1, MAX_SHARE_PER_DAY=1)
+    assert await first.poll() == 0
+    with capture_logs() as logs:
+        assert [await second.poll() for _ in range(2)] == [0, 0]
+    assert await place.keys() == {item.storage_path for item in frames}
+    told = [item["settings"] for item in logs if item["event"] == "retention_settings_differ"]
+    assert told == [["RETENTION__DAYS", "RETENTION__MAX_BYTES"]], "once"
+    await first.check()
+    with pytest.raises(IngestionException, match="RETENTION__DAYS, RETENTION__MAX_BYTES of this process differ"):
+        await second.check()
+    async with place.database.unit_of_work() as uow:  # as `retention apply` does with the second one's
+        await uow.retention.set_policy(Policy(30, None, 1), replace=True)
+    assert await first.poll() == 2
+    with pytest.raises(IngestionException, match="RETENTION__DAYS"):
+        await first.check()
+
+
+async def test_the_commands_show_and_apply_the_policy(place: Place, tmp_path: Path) -> None:
+    service = service_on(place.backends, tmp_path, RETENTION__DAYS="7")
+    await place.retention(DAYS=30).poll()
+
+    async def command(word: str) -> tuple[int, dict[str, Any]]:
+        ran = await asyncio.to_thread(
+            subprocess.run, [sys.executable, "-m", "services.commands", "retention", word], cwd=ROOT,
+            env=service.environment, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        return ran.returncode, json.loads(ran.stdout.splitlines()[-1])
+
+    code, shown = await command("show")
+    assert (code, shown["policy"]["days"], shown["settings"]["days"]) == (1, 30, 7)
+    code, done = await command("apply")
+    assert (code, done["before"]["days"], done["policy"]["days"]) == (0, 30, 7)
+    assert await place.sql("SELECT days, max_share_per_day FROM retention_policy") == [(7, 0.5)]
+
+
+async def test_no_more_than_a_share_of_a_cameras_frames_goes_in_a_day(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mistaken setting: it takes days, with an alarm, what would have been a minute."""
+    monkeypatch.setattr(module, "BATCH", 3)
+    many = await old_frames(place, 10, "many")
+    few = await old_frames(place, 1, "few")
+    new = [await place.frame("many") for _ in range(2)]
+    keeping = place.retention(DAYS=30, MAX_SHARE_PER_DAY=0.5)
+    with capture_logs() as logs:
+        assert [await keeping.poll() for _ in range(2)] == [7, 0]  # 6 of 12, and the last one of `few`
+    assert [item["camera_id"] for item in logs if item["event"] == "retention_capped"] == ["many"]
+    left = {item.storage_path for item in [*many[6:], *new]}
+    assert await place.keys() == left
+    assert few[0].storage_path not in left
+    assert RETENTION_CAPPED._value.get() == 1
+    with pytest.raises(IngestionException, match="1 cameras: more frames are to be deleted today"):
+        await keeping.check()
+    other = place.retention(DAYS=30, MAX_SHARE_PER_DAY=0.5)  # another process, or the next start, knows it too
+    assert await other.poll() == 0
+    await place.sql("UPDATE retention_tallies SET day = day - 1")
+    assert await keeping.poll() == 3  # the next day: 3 of 6
+    await place.sql("UPDATE retention_tallies SET day = day - 1")
+    assert await keeping.poll() == 1  # 1 of 3: what is left to go
+    assert await keeping.check() is None
+    assert RETENTION_CAPPED._value.get() == 0
+    assert await place.keys() == {item.storage_path for item in new}
+
+
+async def test_what_a_camera_gains_in_a_day_counts(place: Place) -> None:
+    """One that keeps a day's frames loses as many each day as it gains: no alarm."""
+    now = [1000.0]
+    await old_frames(place, 4)
+    keeping = place.retention(DAYS=30, MAX_SHARE_PER_DAY=0.5)
+    keeping._clock = lambda: now[0]
+    assert await keeping.poll() == 2
+    for _ in range(4):
+        await place.frame()
+    assert await keeping.poll() == 0  # counted a moment ago
+    now[0] += module.RECOUNT_INTERVAL
+    assert await keeping.poll() == 2
+    assert await keeping.check() is None
+
+
+async def test_room_is_made_from_cameras_that_are_not_at_their_share(place: Place) -> None:
+    oldest, later = await old_frames(place, 4, "a", days=9), await old_frames(place, 4, "b", days=5)
+    size = oldest[0].size_bytes
+    keeping = place.retention(MAX_BYTES=5 * size, MAX_SHARE_PER_DAY=0.5)
+    assert await keeping.poll() == 3
+    assert await place.keys() == {item.storage_path for item in [*oldest[2:], *later[1:]]}
+    with capture_logs() as logs:
+        assert await place.retention(MAX_BYTES=1, MAX_SHARE_PER_DAY=0.5).poll() == 1
+    reasons = [item["reason"] for item in logs if item["event"] == "retention_no_room"]
+    assert reasons == ["all others are at their daily share"]
 
 
 async def test_the_oldest_make_room_but_not_those_on_hold(place: Place) -> None:
@@ -227,7 +351,10 @@ async def test_one_process_at_a_time(place: Place) -> None:
 async def test_retention_goes_on_after_a_kill_and_holds_bind_clients(place: Place, tmp_path: Path) -> None:
     """A service that is killed while it deletes, and its next start, over HTTP."""
     made = [str(item.frame_id) for item in await old_frames(place, 12)]
-    settings = {"RETENTION__DAYS": "30", "RETENTION__INTERVAL": "0.3", "RETENTION__MAX_DELETES_PER_SECOND": "3"}
+    settings = {
+        "RETENTION__DAYS": "30", "RETENTION__INTERVAL": "0.3", "RETENTION__MAX_DELETES_PER_SECOND": "3",
+        "RETENTION__MAX_SHARE_PER_DAY": "1",
+    }  # fmt: skip
     service = service_on(place.backends, tmp_path, **settings)
     path = f"/api/v1/frames/{made[-1]}"
 

@@ -14,7 +14,7 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
 
 from services.storage_service.client import make_client, translated
-from services.storage_service.keys import fresh_object_key, object_key
+from services.storage_service.keys import fresh_object_key, is_frame_key, object_key
 from services.storage_service.presign import Presigner, Served, endpoint_url
 from utils.disposition import inline
 from utils.exceptions import ObjectMissing, RangeNotSatisfiable, StorageUnavailable
@@ -36,6 +36,28 @@ def test_fresh_keys_never_repeat() -> None:
     keys = {fresh_object_key("cam", FRAME, NOW, "jpg") for _ in range(1000)}
     assert len(keys) == 1000
     assert all(re.fullmatch(rf"frames/2026/05/04/cam/{FRAME}-[0-9a-f]{{16}}\.jpg", key) for key in keys)
+
+
+@pytest.mark.parametrize("camera", ["cam", "pit.lane_1-a", "a" * 100])
+@pytest.mark.parametrize("ext", ["jpg", "png", "bmp", "tiff"])
+def test_a_key_of_ours_is_known(camera: str, ext: str) -> None:
+    assert is_frame_key(fresh_object_key(camera, FRAME, NOW, ext))
+
+
+_FOLDER, _NAME = "frames/2026/05/04/cam", f"{FRAME}-0123456789abcdef.jpg"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "frames/a", f"{_FOLDER}/holiday.jpg", f"{_FOLDER}/", f"{_FOLDER}/{_NAME}\n", f"{_FOLDER}/{_NAME}.bak",
+        f"{_FOLDER}/{FRAME}.jpg", f"{_FOLDER}/{FRAME}-0123456789ABCDEF.jpg", f"{_FOLDER}/{FRAME}-0123456789abcdef.gif",
+        f"{_FOLDER}/below/{_NAME}", f"frames/2026/5/4/cam/{_NAME}", f"frames/2026/05/04/../{_NAME}",
+        f"frames/2026/05/04/c m/{_NAME}", f"old/{_FOLDER}/{_NAME}", f"staging/{FRAME}/object",
+    ],
+)  # fmt: skip
+def test_a_key_that_this_service_could_not_have_made_is_not_ours(key: str) -> None:
+    assert not is_frame_key(key)
 
 
 @pytest.mark.parametrize("camera", [".", "..", "", "a/b", "a\n", "a" * 101, "ä", "a b"])
