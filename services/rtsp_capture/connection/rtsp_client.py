@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Generator
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from services.rtsp_capture.connection.rtsp.conversation import Ask, Conversation, Playing
 from services.rtsp_capture.connection.rtsp.framing import (
@@ -160,8 +160,7 @@ class RtspClient(asyncio.Protocol):
     # -- the connection ----------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one without being its subclass
 
     def data_received(self, data: bytes) -> None:
         try:
