@@ -362,8 +362,12 @@ async def test_keys_from_their_making_to_their_end(place: Place) -> None:
     shown = (await place.client.get(path, headers=ADMIN)).json()
     assert "key" not in shown
     assert shown["name"] == "life"
-    assert (await place.client.delete(path, headers=ADMIN)).status_code == 204
-    assert not await holds(again["key"])
+    async with httpx.AsyncClient(base_url=place.client.base_url) as browser:
+        assert (await browser.post("/api/v1/session", json={"credential": again["key"]})).status_code == 204
+        assert (await browser.get("/api/v1/me")).status_code == 200
+        assert (await place.client.delete(path, headers=ADMIN)).status_code == 204
+        assert not await holds(again["key"])
+        assert (await browser.get("/api/v1/me")).status_code == 401  # it ends with its credential
     assert (await place.client.get(path, headers=ADMIN)).json()["revoked_at"] is not None
     assert (await place.client.post(f"{path}/rotate", headers=ADMIN)).status_code in (404, 409)
     await until(lambda: ended(short), "it expires", 4)

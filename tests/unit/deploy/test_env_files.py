@@ -127,3 +127,10 @@ def test_the_policy_is_one_bucket_and_no_more() -> None:
     assert "deploy/s3-policy.json" in GUIDE
     for action in actions:
         assert f"`{action}`" in GUIDE, f"the guide says what {action} is for"
+
+
+def test_prometheus_shows_its_key() -> None:
+    """/metrics needs a credential once access is on."""
+    (job,) = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text("utf-8"))["scrape_configs"]
+    assert job["authorization"]["credentials_file"] == "/etc/prometheus/trackshift.key"
+    assert "> /etc/prometheus/trackshift.key" in GUIDE
