@@ -280,9 +280,9 @@ class RtspSettings(Group):
     )
     READER: Literal["opencv", "native", "pyav"] = Field(
         "opencv",
-        description="Reader for cameras that name none. native: our own RTSP client, which opens cameras that FFmpeg's does "
-        "not, all at once, on the checked connection alone; frames have the camera's own time (`rtcp`, `rtp`). The "
-        "former value pyav means native.",
+        description="Reader for cameras that name none. Both read the connection of our own RTSP client; native without "
+        "FFmpeg: streams open all at once, lost packets are known, and frames have the camera's own time (`rtcp`, `rtp`). "
+        "The former value pyav means native.",
     )
     MAX_PIXELS: int = Field(
         67_108_864,
@@ -299,7 +299,7 @@ class RtspSettings(Group):
     )
     CAPTURE_TIMEOUT: float = Field(30, ge=1, le=3600, description="Seconds that a capture waits for its first picture.")
     OPEN_TIMEOUT: float = Field(
-        5, ge=0.5, le=60, description="Seconds that opening a stream, or the preflight before it, may take."
+        5, ge=0.5, le=60, description="Seconds that connecting to a camera may take, and that each step of asking it may take."
     )
     READ_TIMEOUT: float = Field(5, ge=0.5, le=60, description="Seconds without a packet after which a stream is reopened.")
     TLS_VERIFY: bool = Field(True, description="rtsps: whether the camera's certificate must be valid and trusted.")

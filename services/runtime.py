@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from config import Settings
 from models.values import FORMER_READER
@@ -35,12 +34,13 @@ from services.idempotency.service import IdempotencyService
 from services.orchestrator import Orchestrator
 from services.reads.queries import Queries
 from services.rtsp_capture.captures.context import CaptureDeps
-from services.rtsp_capture.connection.address import AddressPolicy, camera_policy
+from services.rtsp_capture.connection.address import camera_policy
+from services.rtsp_capture.connection.io_loop import IoLoop
 from services.rtsp_capture.connection.native import NativeConnector
 from services.rtsp_capture.connection.opencv_reader import OpenCvReader
-from services.rtsp_capture.connection.preflight import preflight
 from services.rtsp_capture.connection.reader import Connector
-from services.rtsp_capture.connection.reader_thread import threaded
+from services.rtsp_capture.connection.relayed import RelayedConnector
+from services.rtsp_capture.connection.session import SessionOpener
 from services.rtsp_capture.frames.picture_budget import PictureBudget
 from services.rtsp_capture.streams.hub import StreamHub
 from services.rtsp_capture.streams.keep_open import KeepOpenStreams
@@ -114,14 +114,14 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         policy = camera_policy(effective)
         decode_pool = WorkerPool("decode", settings.RTSP.DECODE_THREADS)
         stack.push_async_callback(decode_pool.close)
-        check = partial(_preflight, settings, policy)
-        native = NativeConnector(settings.RTSP, policy)
-        stack.push_async_callback(native.close)
+        io = IoLoop()
+        stack.push_async_callback(io.close)
+        opener = SessionOpener(settings.RTSP, policy)
+        native = NativeConnector(settings.RTSP, io, opener)
         if settings.RTSP.READER == FORMER_READER:
             log.warning("reader_renamed", former=FORMER_READER, used="native")
-        readers: dict[str, Connector] = {
-            "opencv": threaded(check, OpenCvReader, settings.RTSP), "native": native, FORMER_READER: native
-        }  # fmt: skip
+        opencv = RelayedConnector(settings.RTSP, io, opener, OpenCvReader)
+        readers: dict[str, Connector] = {"opencv": opencv, "native": native, FORMER_READER: native}
         streams = StreamDeps(settings.RTSP, readers[settings.RTSP.READER], decode_pool, readers)
         hub = StreamHub(streams, access.shares)
         stack.push_async_callback(hub.close)
@@ -208,10 +208,6 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             audit_log=AuditLog(database, access.cursors),
         )
         health.stopping = True
-
-
-async def _preflight(settings: Settings, policy: AddressPolicy, camera: Any) -> Any:
-    return await preflight(camera, policy, settings.RTSP.OPEN_TIMEOUT, tls_verify=settings.RTSP.TLS_VERIFY)
 
 
 async def _open_spool(settings: Settings, stack: AsyncExitStack) -> Spool:

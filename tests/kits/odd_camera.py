@@ -66,7 +66,8 @@ class OddCamera:
     controls: Callable[[int], bytes] | None = None  # what is sent before picture n, framed already
     stops_at: int = 10**9  # after so many pictures: silence on the open connection
     wrong_numbers: bool = False  # CSeq of its answers
-    redirect: str = ""  # DESCRIBE is answered with 302 to there
+    redirect: str = ""  # DESCRIBE is answered with 302 to there, from the `honest`-th on
+    honest: int = 0
 
     def __post_init__(self) -> None:
         self.requests: list[Request] = []
@@ -151,7 +152,7 @@ class OddCamera:
         if self.challenges and (refusal := self._refusal(request)) is not None:
             return answer(401, *refusal)
         if request.method == "DESCRIBE":
-            if self.redirect:
+            if self.redirect and len(self.asked("DESCRIBE")) > self.honest:
                 return answer(302, ("Location", self.redirect))
             base = [("Content-Base", self.base.format(url=request.uri))] if self.base is not None else []
             return answer(200, *base, ("Content-Type", "application/sdp"), body="v=0\r\ns=x\r\n" + self.sdp)

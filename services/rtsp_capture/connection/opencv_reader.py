@@ -43,9 +43,7 @@ class OpenCvReader:
             cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(options.read_timeout * 1000),
             cv2.CAP_PROP_FORMAT, -1,
         ]  # fmt: skip
-        flags = f"rtsp_transport;{options.transport}|{_PROBING}"
-        if options.tls_verify and options.url.startswith("rtsps"):
-            flags += "|tls_verify;1"
+        flags = f"rtsp_transport;tcp|{_PROBING}"
         started = time.monotonic()
         with _open_lock:
             os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = flags

@@ -34,16 +34,11 @@ class PacketReader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ReaderOptions:
-    """How to open: the URL with credentials and with its host resolved; seconds; tcp or udp."""
+    """What to open, over TCP; seconds."""
 
     url: str
-    transport: str
     open_timeout: float
     read_timeout: float
-    tls_verify: bool = True
-
-    def __repr__(self) -> str:
-        return f"ReaderOptions({self.transport})"
 
 
 ReaderFactory = Callable[[ReaderOptions], PacketReader]

@@ -10,20 +10,9 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
-from config import RtspSettings
-from services.rtsp_capture.connection.address import CameraAddress
-from services.rtsp_capture.connection.preflight import Described
-from services.rtsp_capture.connection.reader import (
-    Connection,
-    ConnectionEnd,
-    ConnectionPlan,
-    Connector,
-    PacketReader,
-    ReaderFactory,
-    ReaderOptions,
-)
+from services.rtsp_capture.connection.reader import ConnectionEnd, PacketReader
 from services.rtsp_capture.connection.stamper import Stamper
 from services.rtsp_capture.media.gop_buffer import Packet
 from services.rtsp_capture.media.packets import StreamInfo
@@ -179,25 +168,3 @@ class ReaderThread:
 
 
 _abandoned: set[ReaderThread] = set()  # on the loop
-
-
-def threaded(
-    check: Callable[[CameraAddress], Awaitable[Described]], open_reader: ReaderFactory, settings: RtspSettings
-) -> Connector:
-    """Connections by a library that blocks, once the camera has passed the check."""
-
-    async def connect(plan: ConnectionPlan) -> Connection:
-        described = await check(plan.address)
-        host = plan.address.host if plan.address.tls else described.address
-        options = ReaderOptions(
-            plan.address.url(host=host, credentials=True), plan.transport,
-            settings.OPEN_TIMEOUT, settings.READ_TIMEOUT, settings.TLS_VERIFY,
-        )  # fmt: skip
-        thread = ReaderThread(
-            plan.name, open_reader(options), plan.segment, plan.on_open, plan.on_packets,
-            max_offset=settings.MAX_CLOCK_OFFSET, host=plan.host,
-        )  # fmt: skip
-        thread.start()
-        return thread
-
-    return connect

@@ -107,7 +107,7 @@ async def test_each_failure_has_its_code_in_time_and_tells_no_secret(
             "stream_not_found": proxies["404"].url("h264", user),
             "stream_not_found, the camera's own": camera.url_of("nothing"),
             "camera_busy": proxies["453"].url("h264", user),
-            "stream_ended, busy at SETUP": proxies["setup"].url("h264", user),
+            "camera_busy, busy at SETUP": proxies["setup"].url("h264", user),
             "redirect_refused": proxies["302"].url("h264", user),
             "no_video": camera.url_of("sound"),
             "unsupported_codec": f"rtsp://{user}@127.0.0.1:{port_of(vp9)}/x",
@@ -152,12 +152,13 @@ async def test_each_failure_has_its_code_in_time_and_tells_no_secret(
     assert ENCODED not in written
 
 
-@pytest.mark.parametrize("scheme", ["basic", "digest", "both", "qop"])
+@pytest.mark.parametrize("scheme", ["basic", "digest", "both", "qop", "SHA-256"])
 async def test_the_right_password_opens_whatever_is_in_it(
     kit: Kit, camera: Camera, scheme: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with FaultProxy(camera.port) as proxy:
-        proxy.require_auth("admin", SECRET, "digest" if scheme == "qop" else scheme, qop=scheme == "qop")  # type: ignore[arg-type]
+        fields = {"qop": {"qop": True}, "SHA-256": {"algorithm": "SHA-256", "qop": True}}.get(scheme, {"scheme": scheme})
+        proxy.require_auth("admin", SECRET, **fields)  # type: ignore[arg-type]
         request = await kit.completed(await kit.submit(proxy.url("h264", f"admin:{ENCODED}"), capture_mode="single_frame"))
     assert request.source is not None
     assert request.source.url == f"rtsp://127.0.0.1:{proxy.port}/h264"

@@ -49,10 +49,11 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class ServerRequest:
-    """A request that the camera sends to us."""
+    """A request that the other side sends to us."""
 
     method: str
     cseq: str
+    uri: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +238,8 @@ class Framing:
                 raise ProtocolError("no status")
             events.append(Response(int(status[1]), headers, data[blank.end() : stop]))
         else:
-            events.append(ServerRequest(lines[0].partition(" ")[0], headers.get("cseq", [""])[0]))
+            words = lines[0].split(" ")
+            events.append(ServerRequest(words[0], headers.get("cseq", [""])[0], words[1]))
         return stop
 
 

@@ -27,9 +27,9 @@ from models.values import CaptureParams, Claim, DropReason, FrameRecord, Ingesti
 from repositories.ledger import Recorded
 from services.rtsp_capture.captures.context import CaptureDeps
 from services.rtsp_capture.captures.job import CaptureJob
-from services.rtsp_capture.connection.preflight import Described
-from services.rtsp_capture.connection.reader import PacketReader, ReaderOptions
-from services.rtsp_capture.connection.reader_thread import threaded
+from services.rtsp_capture.connection.reader import Connection as ReaderConnection
+from services.rtsp_capture.connection.reader import ConnectionPlan, PacketReader
+from services.rtsp_capture.connection.reader_thread import ReaderThread
 from services.rtsp_capture.frames.picture_budget import PictureBudget
 from services.rtsp_capture.media.packets import RawPacket, StreamInfo
 from services.rtsp_capture.streams.hub import StreamHub
@@ -131,15 +131,17 @@ class Script:
         self._over = False
         self.opened = 0
 
-    def reader(self, _: ReaderOptions) -> PacketReader:
+    def reader(self) -> PacketReader:
         self.opened += 1
         return ScriptedReader(self, self._connections.pop(0))
 
-    async def check(self, _: object) -> Described:
+    async def connect(self, plan: ConnectionPlan) -> ReaderConnection:
         if not self._connections:
             self._arrived(self._clock.seconds)
             raise CaptureFailure("connection_refused", "Nothing listens at the camera's address and port.")
-        return Described("127.0.0.1", "mjpeg")
+        thread = ReaderThread(plan.name, self.reader(), plan.segment, plan.on_open, plan.on_packets, host=plan.host)
+        thread.start()
+        return thread
 
     def wait(self, until: float) -> None:
         """In the reader's thread."""
@@ -390,7 +392,7 @@ async def capture_run(
     )
     pool = WorkerPool("scripted-decode", 1)
     database, storage, spool = MemoryDatabase(row), MemoryStorage(), Spool(SpoolSettings(), path)
-    hub = StreamHub(StreamDeps(rtsp, threaded(script.check, script.reader, rtsp), pool, host=clock.host))
+    hub = StreamHub(StreamDeps(rtsp, script.connect, pool, host=clock.host))
     deps = CaptureDeps(
         rtsp, cast(Any, database), cast(Any, storage), hub, cast(Any, SimpleNamespace(open=lambda text: text)),
         PictureBudget(10**8, 4), spool, clock.wall, clock.host,

@@ -23,8 +23,10 @@ from demo.film import make_film, read_frame_number
 from demo.show import Faults
 from models.values import TimestampSource
 from services.rtsp_capture.connection.address import AddressPolicy, parse_rtsp_url
+from services.rtsp_capture.connection.io_loop import IoLoop
 from services.rtsp_capture.connection.native import NativeConnector
 from services.rtsp_capture.connection.reader import Connection, ConnectionPlan
+from services.rtsp_capture.connection.session import SessionOpener
 from services.rtsp_capture.media.decoder import PictureDecoder
 from services.rtsp_capture.media.gop_buffer import Packet
 from services.rtsp_capture.media.packets import StreamInfo
@@ -55,17 +57,25 @@ class Watched:
         return self.packets[:count]
 
 
-def connector(policy: AddressPolicy = LOOPBACK, **settings: float) -> NativeConnector:
-    return NativeConnector(RtspSettings(**{"OPEN_TIMEOUT": 5, "READ_TIMEOUT": 5, **settings}), policy)
+class Native:
+    """The reader with what a process has one of."""
+
+    def __init__(self, settings: RtspSettings, policy: AddressPolicy) -> None:
+        self.io = IoLoop()
+        self.connect = NativeConnector(settings, self.io, SessionOpener(settings, policy))
+
+
+def connector(policy: AddressPolicy = LOOPBACK, **settings: float) -> Native:
+    return Native(RtspSettings(**{"OPEN_TIMEOUT": 5, "READ_TIMEOUT": 5, **settings}), policy)
 
 
 @asynccontextmanager
-async def watching(url: str, made: NativeConnector | None = None, transport: str = "tcp") -> AsyncIterator[Watched]:
+async def watching(url: str, made: Native | None = None, transport: str = "tcp") -> AsyncIterator[Watched]:
     watched = Watched()
     plan = ConnectionPlan("cam", parse_rtsp_url(url), transport, 1, HOST, watched.infos.append, watched.packets.extend)
     mine = made or connector()
     try:
-        watched.connection = connection = await mine(plan)
+        watched.connection = connection = await mine.connect(plan)
         try:
             yield watched
         finally:
@@ -74,7 +84,7 @@ async def watching(url: str, made: NativeConnector | None = None, transport: str
             await connection.join()
     finally:
         if made is None:
-            await mine.close()
+            await mine.io.close()
 
 
 async def works(odd: OddCamera, userinfo: str = "", path: str = "live", count: int = 25) -> list[Packet]:
@@ -84,7 +94,7 @@ async def works(odd: OddCamera, userinfo: str = "", path: str = "live", count: i
     return packets
 
 
-async def failure(odd: OddCamera, userinfo: str = "", made: NativeConnector | None = None) -> CaptureFailure:
+async def failure(odd: OddCamera, userinfo: str = "", made: Native | None = None) -> CaptureFailure:
     async with odd.serving():
         with pytest.raises(CaptureFailure) as caught:
             async with watching(odd.url("live", userinfo), made):
@@ -357,7 +367,7 @@ async def test_pictures_beyond_the_bound_reach_no_decoder() -> None:
     odd = OddCamera()
     async with odd.serving(), watching(odd.url(), connector(MAX_PIXELS=65_536)) as watched:
         await watched.until(5)
-    small = NativeConnector(RtspSettings(OPEN_TIMEOUT=5).model_copy(update={"MAX_PIXELS": 320 * 192 - 1}), LOOPBACK)
+    small = Native(RtspSettings(OPEN_TIMEOUT=5).model_copy(update={"MAX_PIXELS": 320 * 192 - 1}), LOOPBACK)
     odd = OddCamera()
     async with odd.serving(), watching(odd.url(), small) as watched:
         assert watched.connection is not None

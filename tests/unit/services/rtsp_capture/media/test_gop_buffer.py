@@ -1,6 +1,5 @@
 """The ring of encoded packets."""
 
-from services.rtsp_capture.connection.reader import ReaderOptions
 from services.rtsp_capture.media.gop_buffer import Packet, Ring
 
 
@@ -104,7 +103,3 @@ def test_newest_is_the_picture_shown_last() -> None:
     assert newest is not None
     assert newest.packet.pts == 0.3
     assert [p.pts for p in newest.to_decode()] == [0.0, 0.3]
-
-
-def test_options_do_not_show_the_url() -> None:
-    assert "secret" not in repr(ReaderOptions("rtsp://user:secret@host/", "tcp", 1, 1))

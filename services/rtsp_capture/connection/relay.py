@@ -1,0 +1,183 @@
+"""A camera's stream for FFmpeg, on loopback: FFmpeg never connects to a camera.
+
+Our own client asks the camera, on the one connection to the judged address, and keeps it. FFmpeg gets an SDP of ours with
+the one track, and the RTP packets as they come, doubles dropped. It sees no password, no other address and no redirect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import secrets
+from collections.abc import Callable
+
+from services.rtsp_capture.connection.rtsp.framing import Data, Framing, ProtocolError, ServerRequest
+from services.rtsp_capture.connection.rtsp.rtp import Bye, parse_rtcp, parse_rtp
+from services.rtsp_capture.connection.rtsp.sdp import VideoTrack
+from services.rtsp_capture.connection.rtsp.sequencer import Sequencer
+from services.rtsp_capture.connection.session import Session
+from utils.exceptions import CaptureFailure
+
+_NAMES = {"h264": "H264", "hevc": "H265", "mjpeg": "JPEG"}
+_PUBLIC = "OPTIONS, DESCRIBE, SETUP, PLAY, TEARDOWN, GET_PARAMETER"
+_MAX_WAITING_BYTES = 32 * 1024 * 1024  # that FFmpeg has not read: its thread is stuck
+_DEPTH = 2
+
+
+class Relay(asyncio.Protocol):
+    """One camera's; the server's side of FFmpeg's one connection. On the sockets' loop."""
+
+    def __init__(self, session: Session, on_play: Callable[[], None]) -> None:
+        """`on_play`: the camera sends."""
+        self._session, self._on_play = session, on_play
+        self._token = secrets.token_urlsafe(16)
+        self._framing = Framing()
+        self._framing.channels = frozenset((0, 1))  # FFmpeg sends reports
+        self._sequencer = Sequencer(_DEPTH)
+        self._transport: asyncio.Transport | None = None
+        self._server: asyncio.Server | None = None
+        self._starting: asyncio.Task[None] | None = None
+        self._closed = self._taken = False
+        self.failure: CaptureFailure | None = None  # why the camera's side ended
+        self.goodbye = False
+        self.url = ""
+
+    async def listen(self) -> None:
+        """For one connection of this process's own."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._accept, "127.0.0.1", 0, backlog=1)
+        self.url = f"rtsp://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/{self._token}"
+        self._session.client.on_end = self._hung_up
+
+    def _accept(self) -> asyncio.Protocol:
+        return _Refused() if self._taken or self._closed else self
+
+    # -- FFmpeg ------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport, self._taken = transport, True
+        if self._server is not None:
+            self._server.close()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            events = self._framing.feed(data)
+        except ProtocolError:
+            self.close()
+            return
+        for event in events:
+            if isinstance(event, ServerRequest):
+                self._asked(event)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.close()
+
+    def _asked(self, request: ServerRequest) -> None:
+        if self._token not in request.uri:
+            self._answer(request, "404 Not Found")
+        elif request.method == "DESCRIBE":
+            self._answer(request, "200 OK", "Content-Type: application/sdp", body=local_sdp(self._session.track))
+        elif request.method == "SETUP":
+            self._answer(request, "200 OK", "Transport: RTP/AVP/TCP;unicast;interleaved=0-1", "Session: 1")
+        elif request.method == "PLAY" and self._starting is None:
+            self._starting = asyncio.get_running_loop().create_task(self._start(request))
+        else:
+            self._answer(request, "200 OK", f"Public: {_PUBLIC}", "Session: 1")
+
+    def _answer(self, request: ServerRequest, status: str, *headers: str, body: str = "") -> None:
+        if self._transport is None:
+            return
+        lines = [f"RTSP/1.0 {status}", f"CSeq: {request.cseq}", *headers, f"Content-Length: {len(body)}"]
+        self._transport.write(("\r\n".join(lines) + "\r\n\r\n" + body).encode())
+
+    # -- the camera --------------------------------------------------------------------------------------------
+
+    async def _start(self, request: ServerRequest) -> None:
+        # First, as packets follow at once. FFmpeg waits for them.
+        self._answer(request, "200 OK", "Session: 1")
+        try:
+            await self._session.start(self.take, self._hung_up)
+        except CaptureFailure as failure:
+            self._end(failure)
+        except ConnectionError:
+            self._hung_up()
+        else:
+            self._on_play()
+
+    def take(self, packets: list[Data | None]) -> None:
+        """From the camera; None stands for lost data."""
+        if self._transport is None or self._closed:
+            return
+        now = asyncio.get_running_loop().time()
+        parts: list[bytes] = []
+        goodbye = False
+        for data in packets:
+            if data is None:
+                self._sequencer.gap()
+            elif data.channel == self._session.channels[0]:
+                packet = parse_rtp(data.payload)
+                if packet is not None and packet.payload_type not in self._session.track.others:
+                    parts += [_framed(0, one.packet.data) for one in self._sequencer.push(packet, now)]
+            elif data.channel == self._session.channels[1]:
+                goodbye |= any(isinstance(one, Bye) for one in parse_rtcp(data.payload))
+                parts.append(_framed(1, data.payload))
+        self._transport.write(b"".join(parts))
+        if goodbye:
+            self.goodbye = True
+            self._end(CaptureFailure("stream_ended", "The camera said that it ends the stream."))
+        elif self._transport.get_write_buffer_size() > _MAX_WAITING_BYTES:
+            self._end(CaptureFailure("stream_ended", "The stream was not read in time."))
+
+    def _hung_up(self) -> None:
+        self._end(CaptureFailure("stream_ended", "The camera ended the stream or closed the connection."))
+
+    def _end(self, failure: CaptureFailure) -> None:
+        self.failure = self.failure or failure
+        self.close()
+
+    def close(self) -> None:
+        """Both sides."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._server is not None:
+            self._server.close()
+        if self._transport is not None:
+            self._transport.close()
+        self._session.close()
+
+
+class _Refused(asyncio.Protocol):
+    """Another connection than the one that was waited for."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.abort()
+
+
+def _framed(channel: int, packet: bytes) -> bytes:
+    return b"$" + bytes((channel,)) + len(packet).to_bytes(2, "big") + packet
+
+
+def local_sdp(track: VideoTrack) -> str:
+    """What FFmpeg is told: the one track."""
+    number = track.payload_type
+    lines = [
+        "v=0", "o=- 0 0 IN IP4 127.0.0.1", "s=camera", "t=0 0", f"m=video 0 RTP/AVP {number}",
+        f"a=rtpmap:{number} {_NAMES[track.codec]}/{track.clock_rate}", "a=control:track",
+    ]  # fmt: skip
+    sets = [base64.b64encode(nal).decode() for nal in track.sets]
+    if track.codec == "h264":
+        told = f"; sprop-parameter-sets={','.join(sets)}" if sets else ""
+        lines.append(f"a=fmtp:{number} packetization-mode=1{told}")
+    elif track.codec == "hevc" and track.sets:
+        kinds = {32: "sprop-vps", 33: "sprop-sps", 34: "sprop-pps"}
+        named = [
+            f"{kinds[nal[0] >> 1 & 63]}={text}"
+            for nal, text in zip(track.sets, sets, strict=True) if nal[0] >> 1 & 63 in kinds
+        ]  # fmt: skip
+        lines.append(f"a=fmtp:{number} {'; '.join(named)}")
+    if track.fps:
+        lines.append(f"a=framerate:{track.fps:g}")
+    return "\r\n".join(lines) + "\r\n"
