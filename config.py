@@ -299,7 +299,7 @@ class RtspSettings(Group):
     )
     CAPTURE_TIMEOUT: float = Field(30, ge=1, le=3600, description="Seconds that a capture waits for its first picture.")
     OPEN_TIMEOUT: float = Field(
-        5, ge=0.5, le=60, description="Seconds that connecting to a camera may take, and that each step of asking it may take."
+        5, ge=0.5, le=60, description="Seconds that connecting to a camera, and each step of asking it, may take."
     )
     READ_TIMEOUT: float = Field(5, ge=0.5, le=60, description="Seconds without a packet after which a stream is reopened.")
     TLS_VERIFY: bool = Field(True, description="rtsps: whether the camera's certificate must be valid and trusted.")

@@ -7,8 +7,8 @@
 - streams: one shared connection a camera, kept open and reconnected. `hub`, `stream`, its decoder, its status,
   `keep_open`, `probe`
 - connection: from a URL to packets. `address` (what is allowed), `dial`; the reader `native` (`rtsp_client`, `native_media`;
-  what is understood of bytes is in `rtsp`, without I/O); `relay`, `relayed`, `reader_thread` and `opencv_reader`: the other one;
-  `stamper` (capture times)
+  what is understood of bytes is in `rtsp`, without I/O); `relay`, `relayed`, `reader_thread`, `opencv_reader`: the other
+  one; `stamper` (capture times)
 - grid: which picture fills which slot, and which slots capture events want. Pure
 - media: packets, the GOP buffer, damage, decoding, JPEG
 - timing: when a picture was taken, and by whose clock. Pure, but for the host's clock
