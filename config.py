@@ -33,7 +33,7 @@ PRIVATE_NETWORKS = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0
 
 _RATE = re.compile(r"[1-9][0-9]{0,14}/(?:second|minute|hour|day)")
 Algorithm = Literal["RS256", "ES256", "EdDSA", "HS256"]
-Format = Literal["jpg", "png", "bmp", "tiff"]
+Format = Literal["jpg", "png", "bmp", "tiff", "heic", "webp", "avif"]
 Extension = Literal["jpg", "jpeg", "png", "bmp", "tif", "tiff"]
 _KINDS: dict[Extension, Format] = {"jpg": "jpg", "jpeg": "jpg", "png": "png", "bmp": "bmp", "tif": "tiff", "tiff": "tiff"}
 

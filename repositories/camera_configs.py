@@ -35,6 +35,11 @@ class CameraConfigRepository(Repository[CameraConfiguration]):
         query = self.select().where(CameraConfiguration.camera_id.in_(camera_ids))
         return {row.camera_id: row for row in await self.session.scalars(query)}
 
+    async def exif_timezone(self, camera_id: str) -> str | None:
+        """The camera's time zone of EXIF times, where it is registered and has one."""
+        query = select(CameraConfiguration.exif_timezone).where(CameraConfiguration.camera_id == camera_id)
+        return await self.session.scalar(query)
+
     async def kept_open(self, limit: int) -> list[CameraConfiguration]:
         """Enabled cameras whose streams are to be kept open."""
         query = self.select().where(CameraConfiguration.enabled, CameraConfiguration.keep_open)

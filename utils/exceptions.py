@@ -200,7 +200,7 @@ class UnsupportedMediaType(IngestionException):
 
 class UnsupportedImageFormat(IngestionException):
     code = "unsupported_image_format"
-    default_message = "The file's extension is not that of a JPEG, PNG, BMP or TIFF."
+    default_message = "The file is not of a kind that is taken (UPLOAD__FORMATS)."
 
 
 class InvalidImage(IngestionException):

@@ -35,7 +35,7 @@ _FORM: dict[str, Any] = {
             "type": "array",
             "minItems": 1,
             "items": {"type": "string", "format": "binary"},
-            "description": "jpg, jpeg, png, bmp, tif, tiff; at most UPLOAD__MAX_BATCH_SIZE of UPLOAD__MAX_FILE_SIZE bytes.",
+            "description": "UPLOAD__FORMATS say the kinds; at most UPLOAD__MAX_BATCH_SIZE of UPLOAD__MAX_FILE_SIZE bytes.",
         },
         "meta": {
             "anyOf": [{"$ref": "#/components/schemas/FrameMeta"}, {"type": "null"}],

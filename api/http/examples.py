@@ -120,7 +120,7 @@ HEALTH: dict[str, Any] = {
 _CAMERA_INPUT: dict[str, Any] = {
     "name": "Pit lane, entry", "description": None, "transport": "tcp", "location": "Pit entry",
     "camera_angle": "front left, 30 degrees", "calibration": {"fx": 1400.2, "fy": 1398.7}, "default_fps": 1.0,
-    "enabled": True, "keep_open": True, "reader": None, "retention_days": 30.0,
+    "enabled": True, "keep_open": True, "reader": None, "retention_days": 30.0, "exif_timezone": "Europe/Rome",
     "meta": {"mast": 4},
 }  # fmt: skip
 CAMERA_NEW: dict[str, Any] = {

@@ -29,6 +29,7 @@ class CameraConfiguration(Base):
     kept_by: Mapped[str | None]  # who set keep_open; null while access is off
     reader: Mapped[str | None]
     retention_days: Mapped[float | None]  # null: RETENTION__DAYS
+    exif_timezone: Mapped[str | None]  # null: UPLOAD__EXIF_TIMEZONE
     meta: Mapped[Json] = mapped_column(server_default=text("'{}'::jsonb"))
     created_at: Mapped[datetime] = created_now()
     updated_at: Mapped[datetime] = created_now()

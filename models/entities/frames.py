@@ -52,7 +52,7 @@ class Frame(Base):
         CheckConstraint(one_of("timestamp_source", TimestampSource), name="timestamp_source"),
         CheckConstraint("sequence >= 0 AND width > 0 AND height > 0 AND size_bytes > 0", name="sizes"),
         CheckConstraint("sha256 ~ '^[0-9a-f]{64}$'", name="sha256"),
-        CheckConstraint(one_of("format", ("jpg", "png", "bmp", "tiff")), name="format"),
+        CheckConstraint(one_of("format", ("jpg", "png", "bmp", "tiff", "heic", "webp", "avif")), name="format"),
         Index(None, "capture_timestamp", "id", postgresql_where=text("state = 'stored'")),
         Index(None, "camera_id", "capture_timestamp", "id", postgresql_where=text("state = 'stored'")),
         Index(None, "request_id", "capture_timestamp", "id", postgresql_where=text("state = 'stored'")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic.json_schema import SkipJsonSchema
@@ -30,10 +31,21 @@ RetentionDays = Annotated[float, Field(ge=0.001, le=36_500)]  # 0.001 to 1: for 
 RESERVED_CAMERA_IDS = frozenset({"probe"})
 
 
+def _time_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ValueError, OSError, KeyError):
+        raise PydanticCustomError("time_zone", "must be an IANA time zone such as Europe/Rome") from None
+    return name
+
+
 def _not_reserved(value: str) -> str:
     if value in RESERVED_CAMERA_IDS:
         raise PydanticCustomError("reserved", "is reserved")
     return value
+
+
+TimeZone = Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9_+/-]+$"), AfterValidator(_time_zone)]
 
 
 class CameraCreate(NullIsAbsent):
@@ -56,6 +68,9 @@ class CameraCreate(NullIsAbsent):
         description="Days after which its stored frames are deleted, at least 1 (less only with ENVIRONMENT=test); "
         "null: the database's policy (RETENTION__DAYS).",
     )
+    exif_timezone: TimeZone | None = Field(
+        None, description="IANA time zone of its clock, for EXIF times without an offset; null: UPLOAD__EXIF_TIMEZONE."
+    )
     meta: BoundedObject = Field(default_factory=dict, description="Free; at most 16 KiB.")
 
 
@@ -75,6 +90,7 @@ class CameraPatch(Input):
     keep_open: bool | None = None
     reader: Reader | None = None
     retention_days: RetentionDays | None = None
+    exif_timezone: TimeZone | None = None
     meta: dict[str, Any] | None = None
 
 
@@ -125,6 +141,7 @@ class CameraConfiguration(Output):
     keep_open: bool
     reader: Reader | None
     retention_days: float | None = Field(None, description="Days after which its frames go; null: RETENTION__DAYS.")
+    exif_timezone: str | None = Field(None, description="Of EXIF times without an offset; null: UPLOAD__EXIF_TIMEZONE.")
     meta: dict[str, Any]
     created_at: Timestamp
     updated_at: Timestamp

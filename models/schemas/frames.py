@@ -30,7 +30,7 @@ class FrameInfo(Output):
     width: int
     height: int
     size_bytes: int
-    format: Literal["jpg", "png", "bmp", "tiff"]
+    format: Literal["jpg", "png", "bmp", "tiff", "heic", "webp", "avif"]
     content_type: str
     sha256: str
     duplicate_of: UUID | None

@@ -41,7 +41,12 @@ async def ingest_upload(
     gone to another request.
     """
     request_id = operation.request_id
-    result = await uploads.process(request_id, form, files, datetime.now(UTC))
+
+    async def camera_zone() -> str | None:
+        async with database.one_statement() as uow:
+            return await uow.cameras.exif_timezone(form.camera_id)
+
+    result = await uploads.process(request_id, form, files, datetime.now(UTC), camera_zone)
     rejected = [item.to_json() for item in result.rejected]
     for item in result.rejected:
         REJECTED.labels(code=item.code).inc()

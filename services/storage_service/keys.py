@@ -12,7 +12,7 @@ from models.values import CAMERA_ID_PATTERN, FrameRecord
 
 _CAMERA_ID = re.compile(CAMERA_ID_PATTERN)
 _ATTEMPT = re.compile(r"[0-9a-f]{16}")
-EXTENSIONS = frozenset({"jpg", "png", "bmp", "tiff"})
+EXTENSIONS = frozenset({"jpg", "png", "bmp", "tiff", "heic", "webp", "avif"})
 _FRAME_KEY = re.compile(
     r"frames/[0-9]{4}/[0-9]{2}/[0-9]{2}/(?P<camera>[^/]+)/"
     r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}-[0-9a-f]{16}\.(?P<ext>[a-z]+)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,7 +19,7 @@ from services.storage_service.keys import fresh_object_key, with_fresh_key
 from services.storage_service.service import StorageService
 from services.upload_handler.check_job import CHECK, arguments, image_of
 from services.upload_handler.memory import to_read
-from services.upload_handler.upload_time import upload_time
+from services.upload_handler.upload_time import needs_zone, upload_time
 from services.upload_handler.validation import CheckedImage
 from utils.exceptions import DiskFull, ImageTooLarge, IngestionException, InvalidImage, Overloaded, ShuttingDown
 from utils.ids import frame_id
@@ -39,6 +39,8 @@ _FAILED = {
     "crashed": "The picture made its decoder fail.",
     "killed": "The picture could not be decoded: its decoder was ended.",
 }
+CameraZone = Callable[[], Awaitable[str | None]]
+"""The camera's `exif_timezone`. Raises DatabaseUnavailable."""
 _log = get_logger(__name__)
 
 
@@ -72,9 +74,16 @@ class UploadHandler:
         self._pool.warm()
 
     async def process(
-        self, request_id: UUID, form: UploadIngestionRequest, files: Sequence[ReceivedFile], arrived_at: datetime
+        self,
+        request_id: UUID,
+        form: UploadIngestionRequest,
+        files: Sequence[ReceivedFile],
+        arrived_at: datetime,
+        camera_zone: CameraZone | None = None,
     ) -> UploadResult:
         """Checks and stores each file; a bad one, or one whose PUT failed, does not stop the others.
+
+        `camera_zone` is asked where a time depends on it.
 
         The objects are durable when it returns, the rows are the caller's to commit; objects whose rows never
         come are left to the sweeper (a commit whose outcome is unknown may still happen). Raises ShuttingDown
@@ -86,7 +95,7 @@ class UploadHandler:
 
         async def bounded(file: ReceivedFile) -> FrameRecord | IngestionException:
             async with room:
-                return await self._one(request_id, form, file, arrived_at)
+                return await self._one(request_id, form, file, arrived_at, camera_zone)
 
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(bounded(file)) for file in files]
@@ -115,11 +124,19 @@ class UploadHandler:
         await self._pool.close()
 
     async def _one(
-        self, request_id: UUID, form: UploadIngestionRequest, file: ReceivedFile, arrived_at: datetime
+        self,
+        request_id: UUID,
+        form: UploadIngestionRequest,
+        file: ReceivedFile,
+        arrived_at: datetime,
+        camera_zone: CameraZone | None,
     ) -> FrameRecord | IngestionException:
         try:
             image = await self._check(file)
-            return await self._store(request_id, form, file, image, arrived_at)
+            zone = self._zone
+            if camera_zone is not None and needs_zone(form.meta.timestamp_ref, image.exif):
+                zone = await self._zone_of(camera_zone)
+            return await self._store(request_id, form, file, image, arrived_at, zone)
         except IngestionException as error:
             return error
         except OSError as error:
@@ -154,10 +171,24 @@ class UploadHandler:
         except PoolClosed:
             raise ShuttingDown() from None
 
+    async def _zone_of(self, camera_zone: CameraZone) -> ZoneInfo:
+        name = await camera_zone()
+        try:
+            return ZoneInfo(name) if name else self._zone
+        except (ValueError, OSError):  # this machine's time zones lack it
+            _log.warning("upload.unknown_time_zone", name=name)
+            return self._zone
+
     async def _store(
-        self, request_id: UUID, form: UploadIngestionRequest, file: ReceivedFile, image: CheckedImage, arrived_at: datetime
+        self,
+        request_id: UUID,
+        form: UploadIngestionRequest,
+        file: ReceivedFile,
+        image: CheckedImage,
+        arrived_at: datetime,
+        zone: ZoneInfo,
     ) -> FrameRecord:
-        taken = upload_time(form.meta.timestamp_ref, image.exif, self._zone, arrived_at)
+        taken = upload_time(form.meta.timestamp_ref, image.exif, zone, arrived_at)
         identity = frame_id(request_id, file.index, taken.at)
         key = fresh_object_key(form.camera_id, identity, taken.at, image.format)
         async with self._large if file.size > LARGE else nullcontext():

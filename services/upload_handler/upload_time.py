@@ -57,6 +57,11 @@ def _exif_time(exif: dict[str, Any], zone: ZoneInfo, arrived_at: datetime) -> Up
     return UploadTime(at, TimestampSource.EXIF, resolution if offset else None)
 
 
+def needs_zone(timestamp_ref: datetime | None, exif: dict[str, Any] | None) -> bool:
+    """Whether the time depends on the zone: EXIF says one, without an offset."""
+    return timestamp_ref is None and bool(exif and exif.get("time_original")) and _offset((exif or {}).get("offset")) is None
+
+
 def upload_time(
     timestamp_ref: datetime | None, exif: dict[str, Any] | None, zone: ZoneInfo, arrived_at: datetime
 ) -> UploadTime:

@@ -12,14 +12,18 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from PIL import BmpImagePlugin, Image, ImageFile, PngImagePlugin, TiffImagePlugin
+from pi_heif import options as heif_options
+from pi_heif.as_plugin import HeifImageFile
+from PIL import AvifImagePlugin, BmpImagePlugin, Image, ImageFile, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from models.values import ReceivedFile
 from services.upload_handler.exif import read_exif
+from services.upload_handler.heif_check import check_heif, heif_kind
 from services.upload_handler.jpeg_check import check_jpeg
 from services.upload_handler.memory import Afford, NeedsMemory, granted
 from services.upload_handler.png_check import check_png
 from services.upload_handler.tiff_check import check_tiff
+from services.upload_handler.webp_check import check_webp
 from utils.exceptions import (
     ImageTooLarge,
     ImageTypeMismatch,
@@ -32,10 +36,14 @@ from utils.exceptions import (
 MAX_PAGES = 100
 NO_LIMIT = 1 << 62  # bytes
 MAX_RLE_PIXELS = 4_000_000  # Pillow decodes run-length BMPs in Python
-CONTENT_TYPES = {"jpg": "image/jpeg", "png": "image/png", "bmp": "image/bmp", "tiff": "image/tiff"}
+CONTENT_TYPES = {
+    "jpg": "image/jpeg", "png": "image/png", "bmp": "image/bmp", "tiff": "image/tiff", "heic": "image/heic",
+    "webp": "image/webp", "avif": "image/avif",
+}  # fmt: skip
 _EXTENSIONS = {
     "jpg": "jpg", "jpeg": "jpg", "jpe": "jpg", "jfif": "jpg", "mpo": "jpg", "png": "png", "apng": "png", "bmp": "bmp",
-    "dib": "bmp", "tif": "tiff", "tiff": "tiff",
+    "dib": "bmp", "tif": "tiff", "tiff": "tiff", "heic": "heic", "heif": "heic", "hif": "heic", "webp": "webp",
+    "avif": "avif",
 }  # fmt: skip
 _OTHER_KINDS = mimetypes.MimeTypes()  # the standard library's table, whatever the machine adds to it
 _DECLARED = {
@@ -43,6 +51,7 @@ _DECLARED = {
     "image/png": "png", "image/x-png": "png", "image/apng": "png", "image/vnd.mozilla.apng": "png",
     "image/bmp": "bmp", "image/x-bmp": "bmp", "image/x-ms-bmp": "bmp", "image/x-windows-bmp": "bmp",
     "image/tiff": "tiff", "image/tif": "tiff", "image/x-tiff": "tiff", "image/x-tif": "tiff",
+    "image/heic": "heic", "image/heif": "heic", "image/webp": "webp", "image/avif": "avif",
 }  # fmt: skip
 _NO_TYPE = frozenset({"", "application/octet-stream", "binary/octet-stream"})
 _MAGIC = (
@@ -51,7 +60,11 @@ _MAGIC = (
 )  # fmt: skip
 _PILLOW: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
     "png": PngImagePlugin.PngImageFile, "bmp": BmpImagePlugin.BmpImageFile, "tiff": TiffImagePlugin.TiffImageFile,
+    "heic": HeifImageFile, "webp": WebPImagePlugin.WebPImageFile, "avif": AvifImagePlugin.AvifImageFile,
 }  # fmt: skip
+# One thread a file: a thread's stack counts as memory, and there are as many processes as are wanted.
+AvifImagePlugin.DEFAULT_MAX_THREADS = heif_options.DECODE_THREADS = 1
+heif_options.THUMBNAILS = heif_options.DEPTH_IMAGES = heif_options.AUX_IMAGES = False
 # Pillow warns of odd EXIF and large pictures on stderr; neither is for the operator.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
@@ -77,7 +90,9 @@ def format_by_name(filename: str | None, formats: Sequence[str]) -> str | None:
 
 
 def _sniffed(head: bytes) -> str | None:
-    return next((name for magic, name in _MAGIC if head.startswith(magic)), None)
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return "webp"
+    return next((name for magic, name in _MAGIC if head.startswith(magic)), None) or heif_kind(head)
 
 
 def _bmp_memory(image: ImageFile.ImageFile) -> int:
@@ -122,7 +137,16 @@ def _checked(data: bytes, fmt: str, max_pixels: int, afford: Afford) -> tuple[in
         afford(max(page.memory for page in pages) + (max(page.stored for page in pages) if len(pages) > 1 else 0))
         _decode(data, fmt, max_pixels, len(pages))
         return pages[0].width, pages[0].height, data
-    return *_decode(data, fmt, max_pixels, 1, afford), None
+    if fmt == "bmp":
+        return *_decode(data, fmt, max_pixels, 1, afford), None
+    if fmt == "webp":
+        webp = check_webp(data, max_pixels, MAX_PAGES)
+        afford(webp.memory)
+    else:
+        afford(check_heif(data, max_pixels).memory)
+    with _PILLOW[fmt](io.BytesIO(data)) as image:
+        exif = image.info.get("exif")
+    return *_decode(data, fmt, max_pixels, webp.frames if fmt == "webp" else 1), exif if isinstance(exif, bytes) else None
 
 
 def check_image(file: ReceivedFile, formats: Sequence[str], max_pixels: int, memory: int = NO_LIMIT) -> CheckedImage:
@@ -138,7 +162,7 @@ def check_image(file: ReceivedFile, formats: Sequence[str], max_pixels: int, mem
     named = format_by_name(file.filename, formats)
     # Read, not mapped: an I/O error on a mapped page would end the process.
     with file.path.open("rb") as stream:
-        head = stream.read(16)
+        head = stream.read(256)
         fmt = _sniffed(head)
         declared = file.declared_type or ""
         if (named and fmt != named) or (declared not in _NO_TYPE and _DECLARED.get(declared, "") != fmt):

@@ -86,7 +86,12 @@ class Completion:
             await self._refuse(row, ChecksumMismatch())
         form = UploadIngestionRequest.model_validate({"camera_id": row.camera_id, "meta": row.meta})
         assert row.arrived_at is not None
-        result = await self._uploads.process(row.request_id, form, [received], row.arrived_at)
+
+        async def camera_zone() -> str | None:
+            async with self._database.one_statement() as uow:
+                return await uow.cameras.exif_timezone(row.camera_id)
+
+        result = await self._uploads.process(row.request_id, form, [received], row.arrived_at, camera_zone)
         if not result.records:
             error = result.first_error or InvalidImage()
             if error.retryable or error.code in SERVER_SIDE:

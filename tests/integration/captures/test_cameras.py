@@ -157,6 +157,7 @@ async def test_a_camera_from_birth_to_death(client: httpx.AsyncClient, own: Back
     body = {
         "camera_id": camera_id, "name": "Pit", "rtsp_url": url, "transport": "udp",
         "calibration": {"k": [1.5], "d": {"a": 1}}, "default_fps": 0.5, "reader": "opencv", "meta": {"mast": 4},
+        "exif_timezone": "Asia/Tokyo",
     }  # fmt: skip
     answer = await client.post(CAMERAS, json=body)
     assert (answer.status_code, answer.headers["location"]) == (201, f"{CAMERAS}/{camera_id}")
@@ -191,6 +192,18 @@ async def test_a_camera_from_birth_to_death(client: httpx.AsyncClient, own: Back
     assert bare["rtsp_url"] == masked
     (row,) = await sql(own, "SELECT rtsp_url FROM camera_configurations WHERE camera_id = $1", camera_id)
     assert SecretBox([SECRETS_KEY]).open(row[0]) == "rtsp://@127.0.0.1:1/x"
+
+    # An upload's EXIF time without an offset is of the camera's time zone.
+    taken_at = Image.Exif()
+    taken_at.get_ifd(0x8769)[0x9003] = "2026:05:04 15:00:00"
+    image = BytesIO()
+    Image.new("RGB", (16, 8)).save(image, "WEBP", exif=taken_at)
+    form = {"data": {"camera_id": camera_id}, "files": [("files", ("blob", image.getvalue()))]}
+    [frame] = (await client.post("/api/v1/ingest/upload", **form)).json()["frames"]
+    assert (frame["timestamp"], frame["timestamp_source"]) == ("2026-05-04T06:00:00.000000Z", "exif")
+    assert (frame["format"], frame["content_type"]) == ("webp", "image/webp")
+    wrong = await client.patch(f"{CAMERAS}/{camera_id}", json={"exif_timezone": "Mars/Olympus"})
+    assert code(wrong, 422) == "invalid_request"
 
     assert (await client.delete(f"{CAMERAS}/{camera_id}")).status_code == 204
     assert code(await client.delete(f"{CAMERAS}/{camera_id}"), 404) == "camera_not_found"

@@ -7,7 +7,7 @@ import hashlib
 import io
 import re
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
@@ -248,3 +248,26 @@ async def test_large_pictures_do_not_hold_up_the_event_loop(handler: UploadHandl
         worst = max(worst, asyncio.get_running_loop().time() - started)
     assert len((await running).records) == 3
     assert worst < 0.15
+
+
+async def test_the_cameras_time_zone_is_asked_for_where_a_time_depends_on_it(handler: UploadHandler, received: Any) -> None:
+    asked = 0
+
+    async def rome() -> str | None:
+        nonlocal asked
+        asked += 1
+        return "Europe/Rome"
+
+    def dated(**tags: str) -> bytes:
+        exif = Image.Exif()
+        exif.get_ifd(0x8769).update({0x9003: "2026:05:04 15:00:00"} | {int(k[1:], 16): v for k, v in tags.items()})
+        return picture("JPEG", exif=exif)
+
+    local, offset = received(0, "a.jpg", dated()), received(1, "b.jpg", dated(x9011="+00:00"))
+    result = await handler.process(REQUEST, form(), [local, offset], ARRIVED + timedelta(days=1), rome)
+    assert [record.timestamp.hour for record in result.records] == [13, 15]
+    assert asked == 1
+    ref = datetime(2026, 5, 4, 9, tzinfo=UTC)
+    await handler.process(REQUEST, form(timestamp_ref=ref), [local], ARRIVED, rome)
+    await handler.process(REQUEST, form(), [received(2, "c.jpg", picture("JPEG"))], ARRIVED, rome)
+    assert asked == 1

@@ -34,7 +34,7 @@ from utils.process_pool import ProcessPool
 ARRIVED = datetime(2026, 5, 4, 13, 30, tzinfo=UTC)
 FORM = UploadIngestionRequest(camera_id="pit-1")
 MEGABYTE = 1_048_576
-NAMES = ["jpg", "png", "bmp", "tiff"]
+NAMES = ["jpg", "png", "bmp", "tiff", "heic", "webp", "avif"]
 Received = Callable[[str, bytes], ReceivedFile]
 
 
@@ -142,6 +142,9 @@ def _pictures() -> dict[str, tuple[str, bytes]]:
         "tiff, jpeg in one strip": ("a.tif", encoded("TIFF", colour, compression="jpeg", strip_size=10**9)),
         "tiff, zstd": ("a.tif", encoded("TIFF", colour, compression="zstd", strip_size=10**9)),
         "tiff, rgba of 16 bits in one strip": ("a.tif", one_strip(1500, 1000, 8, 4, 16)),
+        "webp": ("a.webp", encoded("WEBP", colour)),
+        "animated webp": ("a.webp", encoded("WEBP", colour, save_all=True, append_images=pages, quality=9, method=0)),
+        "avif": ("a.avif", encoded("AVIF", colour, speed=10, subsampling="4:4:4")),
         "tiff of one bit": ("a.tif", encoded("TIFF", _noise("1"), compression="group4")),
         "tiff of floats": ("a.tif", encoded("TIFF", grey.convert("F"), compression="tiff_deflate")),
         "tiff of pages": ("a.tif", encoded("TIFF", colour, save_all=True, append_images=pages, compression="tiff_lzw")),
