@@ -198,7 +198,7 @@ async def test_a_camera_from_birth_to_death(client: httpx.AsyncClient, own: Back
     taken_at.get_ifd(0x8769)[0x9003] = "2026:05:04 15:00:00"
     image = BytesIO()
     Image.new("RGB", (16, 8)).save(image, "WEBP", exif=taken_at)
-    form = {"data": {"camera_id": camera_id}, "files": [("files", ("blob", image.getvalue()))]}
+    form: dict[str, Any] = {"data": {"camera_id": camera_id}, "files": [("files", ("blob", image.getvalue()))]}
     [frame] = (await client.post("/api/v1/ingest/upload", **form)).json()["frames"]
     assert (frame["timestamp"], frame["timestamp_source"]) == ("2026-05-04T06:00:00.000000Z", "exif")
     assert (frame["format"], frame["content_type"]) == ("webp", "image/webp")
