@@ -52,11 +52,13 @@ class Worker:
         with theirs:
             spec = {"fd": theirs.fileno(), "parent": os.getpid(), "root": str(_PROGRAM.parents[1]), "preload": preload}
             bytecode = ["-B"] if sys.dont_write_bytecode else []
+            # Where the interpreter's own libraries are, if somewhere unusual; nothing else of the service's environment.
+            libraries = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
             try:
                 process = await asyncio.create_subprocess_exec(
                     sys.executable, "-I", *bytecode, str(_PROGRAM), json.dumps(spec),
                     stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(),), env=_ENVIRONMENT,
+                    pass_fds=(theirs.fileno(),), env=_ENVIRONMENT | libraries,
                     start_new_session=True,  # a terminal's Ctrl-C stops the service, which lets running jobs end
                 )  # fmt: skip
             except BaseException:
