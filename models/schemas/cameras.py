@@ -45,7 +45,7 @@ def _not_reserved(value: str) -> str:
     return value
 
 
-TimeZone = Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9_+/-]+$"), AfterValidator(_time_zone)]
+TimeZone = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_time_zone)]
 
 
 class CameraCreate(NullIsAbsent):
