@@ -256,6 +256,9 @@ def test_an_answer_that_nobody_reads_is_thrown_away(strict: Served) -> None:
         page = b"GET /docs/assets/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
         deaf.sendall(page * 20)  # 1.5 MB each: more than the kernel takes
         began = time.monotonic()
+        while not _established(strict, deaf):  # not accepted yet
+            assert time.monotonic() - began < 10
+            time.sleep(0.01)
         while _established(strict, deaf) and time.monotonic() - began < 30:
             time.sleep(0.1)
         print(f"closed after {time.monotonic() - began:.1f} s")
