@@ -97,11 +97,12 @@ class Evaluator:
         return found
 
     def _aggregate(self, node: Any, at: float) -> Vector:
-        if str(node.op) not in _AGGREGATE or node.modifier is None or "by" not in str(node.modifier.type).lower():
+        by = set() if node.modifier is None else set(node.modifier.labels)
+        if str(node.op) not in _AGGREGATE or (node.modifier is not None and "by" not in str(node.modifier.type).lower()):
             raise NotImplementedError(str(node))
         groups: dict[Labels, list[float]] = {}
         for labels, value in self._vector_of(node.expr, at).items():
-            key = frozenset(item for item in labels if item[0] in node.modifier.labels)
+            key = frozenset(item for item in labels if item[0] in by)
             groups.setdefault(key, []).append(value)
         return {key: _AGGREGATE[str(node.op)](values) for key, values in groups.items()}
 

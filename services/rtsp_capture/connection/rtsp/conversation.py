@@ -81,7 +81,7 @@ class Conversation:
 
     def refused(self) -> CaptureFailure:
         """What a final 401 means."""
-        if self.proven or (self.login is not None and self.login.accepted):
+        if self.login is not None and (self.proven or self.login.accepted):
             return CaptureFailure("camera_busy", _BUSY)
         return CaptureFailure("unauthorized_camera", "The camera refused the user name or password.")
 

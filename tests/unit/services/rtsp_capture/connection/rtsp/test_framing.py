@@ -72,7 +72,7 @@ def test_heads_as_cameras_write_them(head: bytes) -> None:
 def test_a_request_of_the_cameras() -> None:
     request = b"GET_PARAMETER rtsp://x/y RTSP/1.0\r\nCSeq: 12\r\n\r\n"
     events = parse(framed(rtp(1)) + request[:5], request[5:] + framed(rtp(2)))
-    assert events[1] == ServerRequest("GET_PARAMETER", "12")
+    assert events[1] == ServerRequest("GET_PARAMETER", "12", "rtsp://x/y")
     assert payloads(events) == [rtp(1), rtp(2)]
 
 
