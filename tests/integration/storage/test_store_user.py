@@ -21,8 +21,9 @@ from pydantic import SecretStr
 
 from config import StorageSettings
 from services.storage_service.service import Served, StorageService
-from tests.conftest import ROOT, free_port
+from tests.conftest import ROOT
 from tests.kits.service_support import until
+from utils.embedded.ports import choose_ports
 from utils.embedded.weed_config import binary
 from utils.exceptions import StorageUnavailable
 from utils.ids import new_id
@@ -63,7 +64,8 @@ class Store:
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
     """SeaweedFS as the container starts it, on other ports and a folder of its own."""
     part = COMPOSE["services"]["s3"]
-    ports = {name: free_port() for name in ("master", "volume", "filer", "admin", "s3")}
+    chosen = choose_ports(tmp_path / "ports.json", None)  # with room for each one's gRPC port, 10,000 above
+    ports = {name: chosen[name] for name in ("master", "volume", "filer", "admin", "s3")}
     own = [word for word in map(value, part["command"]) if not word.startswith(("-dir=", "-s3.port=", "-ip.bind="))]
     listen = [f"-{name}.port={port}" for name, port in ports.items()]
     environment = {
