@@ -149,8 +149,10 @@ class NativeMedia:
         width, height = self._jpeg.size if self._jpeg is not None else (found.width, found.height) if found else (0, 0)
         if not width:
             return False
-        sets = [self._units.sets[kind] for kind in sorted(self._units.sets)] or track.sets
-        extradata = b"".join(_START + nal for nal in sets)
+        sets: dict[int, bytes] = {}
+        if track.codec in _CODECS:  # what the stream sent, and of the SDP what it has not sent, or what got lost
+            sets = {_CODECS[track.codec][0].kind(nal[0]): nal for nal in track.sets if nal} | self._units.sets
+        extradata = b"".join(_START + sets[kind] for kind in sorted(sets))
         fps = track.fps or (found.fps if found else None)
         self._info = StreamInfo(track.codec, extradata, width, height, fps, tells_losses=True)
         plan = self._plan

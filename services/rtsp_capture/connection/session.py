@@ -7,7 +7,7 @@ import hashlib
 import os
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from config import RtspSettings
 from services.rtsp_capture.connection.address import AddressPolicy, CameraAddress
@@ -21,6 +21,7 @@ from services.rtsp_capture.connection.udp import UdpPair
 from utils.exceptions import CaptureFailure
 
 _MAX_KNOWN = 10_000
+_MAX_EARLY = 2000  # datagrams: a first picture of 3 MB
 _PUNCH = b"\x80" + bytes(11)  # opens firewalls on the way, as FFmpeg does
 OnPackets = Callable[[list[Data | None]], None]
 
@@ -35,6 +36,7 @@ class Session:
     playing: Playing
     udp: UdpPair | None
     on_packets: OnPackets | None = None
+    _early: list[Data | None] = field(default_factory=list)  # datagrams that came before `start` was done
 
     @property
     def channels(self) -> tuple[int, int]:
@@ -49,11 +51,17 @@ class Session:
         self.client.on_end = on_end
         self.client.keep_alive(self.conversation, self.playing, self._report if self.udp is not None else None)
         self.on_packets = on_packets
+        early, self._early = self._early, []
+        if early:
+            on_packets(early)
         self.client.deliver(on_packets)
 
     def datagram(self, channel: int, data: bytes) -> None:
+        """The first may come before the answer to PLAY is read: with it a parameter set would be lost."""
         if self.on_packets is not None:
             self.on_packets([Data(channel, data)])
+        elif len(self._early) < _MAX_EARLY:
+            self._early.append(Data(channel, data))
 
     def _report(self, report: bytes) -> None:
         if self.udp is not None:

@@ -204,7 +204,8 @@ async def test_postgresql_stands_still(
     backends: Backends, own_postgres: tuple[DbSettings, psutil.Process], tmp_path: Path, camera: Camera
 ) -> None:
     db, server = own_postgres
-    own, duration = Backends(db, backends.storage, outside=False), STOPPED + 7
+    bucket = backends.storage.model_copy(update={"BUCKET_NAME": unique("own")})  # another database's is not written to
+    own, duration = Backends(db, bucket, outside=False), STOPPED + 7
     async with pair_on(own, tmp_path, RTSP__LEASE_TTL=str(TTL)) as pair:
         request_id = await begin(pair, camera, duration)
         async with Looker(pair.services, request_id) as looker:

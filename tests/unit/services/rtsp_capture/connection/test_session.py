@@ -2,13 +2,18 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import cast
 
 import pytest
 
 from config import RtspSettings
 from services.rtsp_capture.connection.address import AddressPolicy, parse_rtsp_url
-from services.rtsp_capture.connection.rtsp.conversation import classify
-from services.rtsp_capture.connection.session import SessionOpener
+from services.rtsp_capture.connection.rtsp.conversation import Conversation, Playing, classify
+from services.rtsp_capture.connection.rtsp.framing import Data
+from services.rtsp_capture.connection.rtsp.login import Login
+from services.rtsp_capture.connection.rtsp.sdp import VideoTrack
+from services.rtsp_capture.connection.rtsp_client import RtspClient
+from services.rtsp_capture.connection.session import Session, SessionOpener
 from tests.kits.odd_camera import OddCamera
 from utils.exceptions import FATAL_BEFORE_FIRST_PICTURE, CaptureFailure
 
@@ -102,3 +107,38 @@ async def test_the_next_address_of_a_name_is_tried(monkeypatch: pytest.MonkeyPat
         session = await SessionOpener(RtspSettings(), LOOPBACK).open(parse_rtsp_url(odd.url()), "tcp")
         assert session.track.codec == "h264"
         session.close()
+
+
+class _Playing:
+    """A client whose answer to PLAY is read after the first datagrams have come."""
+
+    closed = False
+    on_end: Callable[[], None] | None = None
+
+    def __init__(self) -> None:
+        self.session: Session | None = None
+
+    async def run(self, _talk: object) -> None:
+        assert self.session is not None
+        for number in range(3):
+            self.session.datagram(0, bytes((number,)))
+
+    def keep_alive(self, *_: object) -> None: ...
+
+    def deliver(self, on_data: Callable[[list[Data | None]], None]) -> None: ...
+
+
+async def test_datagrams_that_come_before_the_answer_to_play_is_read_are_kept() -> None:
+    client, came = _Playing(), list[Data | None]()
+    conversation = Conversation("rtsp://127.0.0.1/x", None)
+    track = VideoTrack("h264", 96, frozenset(), 90_000, "", "")
+    playing = Playing(track, (5000, 5001), "", 60.0)
+    session = client.session = Session(cast(RtspClient, client), conversation, track, playing, None)
+    await session.start(came.extend, lambda: None)
+    session.datagram(0, b"later")
+    assert came == [Data(0, data) for data in (b"\0", b"\1", b"\2", b"later")]
+
+
+@pytest.mark.parametrize(("login", "code"), [(None, "unauthorized_camera"), (Login("u", "p"), "camera_busy")])
+def test_only_a_login_that_was_accepted_can_be_refused_for_want_of_places(login: Login | None, code: str) -> None:
+    assert Conversation("rtsp://127.0.0.1/x", login, proven=True).refused().code == code
