@@ -58,7 +58,9 @@ async def test_schemathesis_finds_nothing(
         str(Path(sys.executable).with_name("schemathesis")),
         "--config-file", str(Path(__file__).with_name("schemathesis.toml")),
         "run", f"{client.base_url}/openapi.json", "--header", f"Authorization: {AUTHORIZATION}",
-        "--checks", "all", "--phases", phases, "--max-time", str(seconds),
+        # Revoked keys and aborted sessions stay readable, and say so; the check cannot be turned off for them alone.
+        # That deleted frames and cameras are gone has tests of its own.
+        "--checks", "all", "--exclude-checks", "use_after_free", "--phases", phases, "--max-time", str(seconds),
         "--seed", "1", "--max-examples", "20", "--request-timeout", "30", "--no-shrink", "--continue-on-failure",
         "--no-color", "--generation-database", "none",
     ]  # fmt: skip
