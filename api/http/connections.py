@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 from api.http.pace import Pace, Progress
 
-SPARE = 64  # connections beyond the bound that are told so; further ones are dropped
+SPARE = 64  # connections beyond the bound that are answered 503; further ones are dropped
 KEPT_FILES = 256  # descriptors that are not for connections: the database's, the store's, cameras, uploads, the log
 CHECK_INTERVAL = 1.0  # seconds between two looks at what waits to be read
 
@@ -57,9 +57,9 @@ class Connections:
         self._most, self._most_unread, self._pace = most, most_unread, pace
         self._open: dict[Connection, _Answer | None] = {}
 
-    def admit(self, new: Connection) -> Literal["served", "told", "dropped"]:
-        """Takes a connection in. At the bound the one that has rested longest is closed for it; while none rests it is to
-        be told, or dropped, which it is not taken in for."""
+    def admit(self, new: Connection) -> Literal["served", "refused", "dropped"]:
+        """Takes a connection in. At the bound the one that has rested longest is closed for it; while none rests it is
+        refused (answered 503), or dropped, and then it is not taken in."""
         if len(self._open) >= self._most:
             resting = [item for item in self._open if item.resting_since is not None]
             if resting:
@@ -69,7 +69,7 @@ class Connections:
         if len(self._open) >= self._most + SPARE:
             return "dropped"
         self._open[new] = None
-        return "served" if len(self._open) <= self._most else "told"
+        return "served" if len(self._open) <= self._most else "refused"
 
     def lost(self, connection: Connection) -> None:
         """It is closed."""

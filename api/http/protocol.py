@@ -27,7 +27,7 @@ FRAMING = 8  # bytes of chunk headers that each byte of a body may bring
 HEAD_TIMEOUT = 30.0  # seconds from connecting, or from the first byte, to the end of the headers
 REST_TIMEOUT = 30.0  # seconds in which a body may end whose answer has been given; then the connection is closed
 KEEP_ALIVE = 65  # seconds; longer than usual proxies and clients keep theirs, so that they close first
-TOLD_TIMEOUT = 5.0  # seconds for the head of a request that will be answered 503
+REFUSED_TIMEOUT = 5.0  # seconds for the head of a request that will be answered 503
 _LARGE_HEAD = "The request's headers are larger than this service takes."
 
 
@@ -55,7 +55,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _receiving = False  # a request's head has begun, its body has not ended
     _messages = 0  # begun on this connection
     _head_bytes = _field_bytes = _body_bytes = _framing = 0  # of the newest
-    _told = False
+    _refused = False
 
     def __init__(self, bounds: Connections, throttle: Throttle, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -84,9 +84,9 @@ class BoundedProtocol(HttpToolsProtocol):
         if place == "dropped":
             self.end("too_many")
             return
-        if place == "told":
-            self._told, self.app = True, _told(self.app)
-        self._start(HEAD_TIMEOUT if place == "served" else TOLD_TIMEOUT, "head_too_slow")
+        if place == "refused":
+            self._refused, self.app = True, _refusing(self.app)
+        self._start(HEAD_TIMEOUT if place == "served" else REFUSED_TIMEOUT, "head_too_slow")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop()
@@ -154,7 +154,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self._told:
+        if self._refused:
             self.transport.close()
         if self.transport.is_closing() or self._served():
             return
@@ -205,7 +205,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
-def _told(app: Any) -> Any:
+def _refusing(app: Any) -> Any:
     """The application of a connection beyond the bound: operators are served, everybody else is answered 503."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 SLICE, IDR, SEI, SPS, PPS = 1, 5, 6, 7, 8  # table 7-1
 _RECOVERY_POINT = 6  # H.264, D.1
 # Profiles whose sequence parameter sets hold the chroma format (7.3.2.1.1).
-PROFILES_WITH_CHROMA = frozenset((100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135))
+_PROFILES_WITH_CHROMA = frozenset((100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135))
 MAX_SPS_BYTES = 1024
-MAX_CYCLE = 255  # num_ref_frames_in_pic_order_cnt_cycle (7.4.2.1.1)
+_MAX_CYCLE = 255  # num_ref_frames_in_pic_order_cnt_cycle (7.4.2.1.1)
 _HEADER = 48  # bytes of a slice that hold what is read of its header
 
 
@@ -43,13 +43,16 @@ class Bits:
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """What a sequence parameter set says about frame numbers."""
+    """What a sequence parameter set says about frame numbers and the coded size."""
 
     id: int
     frame_num_bits: int
     gaps_allowed: bool  # frame numbers may be left out without a loss (temporal layers)
     frames_only: bool  # no fields
     colour_planes: bool  # separate ones: slices name theirs
+    chroma: int  # chroma_format_idc: 1 is 4:2:0
+    across: int  # macroblocks, of 16 pixels
+    down: int  # the same, of a frame or, where fields may be coded, of a field
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,35 +94,39 @@ def parse_sps(nal: bytes) -> Sequence:
     """Of a NAL unit with its header byte. Raises ValueError; of hostile ones too, soon."""
     if len(nal) > MAX_SPS_BYTES:
         raise ValueError("an SPS of so many bytes")
-    bits = Bits(nal[1:])
+    return read_sequence(Bits(nal[1:]))
+
+
+def read_sequence(bits: Bits) -> Sequence:
+    """From the profile to frame_mbs_only_flag (7.3.2.1.1). Raises ValueError."""
     profile = bits.u(8)
     bits.u(16)
-    sps, colour_planes = bits.ue(), False
-    if profile in PROFILES_WITH_CHROMA:
+    sps, chroma, colour_planes = bits.ue(), 1, False
+    if profile in _PROFILES_WITH_CHROMA:
         chroma = bits.ue()
         colour_planes = chroma == 3 and bool(bits.u(1))
         bits.ue(), bits.ue(), bits.u(1)
         if bits.u(1):
             for index in range(12 if chroma == 3 else 8):
                 if bits.u(1):
-                    skip_scaling(bits, 16 if index < 6 else 64)
+                    _skip_scaling(bits, 16 if index < 6 else 64)
     frame_num_bits = bits.ue() + 4
     order = bits.ue()
     if order == 0:
         bits.ue()
     elif order == 1:
         bits.u(1), bits.se(), bits.se()
-        if (cycle := bits.ue()) > MAX_CYCLE:
+        if (cycle := bits.ue()) > _MAX_CYCLE:
             raise ValueError("a cycle of so many frames")
         for _ in range(cycle):
             bits.se()
     bits.ue()
     gaps = bool(bits.u(1))
-    bits.ue(), bits.ue()
-    return Sequence(sps, frame_num_bits, gaps, bool(bits.u(1)), colour_planes)
+    across, down = bits.ue() + 1, bits.ue() + 1
+    return Sequence(sps, frame_num_bits, gaps, bool(bits.u(1)), colour_planes, chroma, across, down)
 
 
-def skip_scaling(bits: Bits, size: int) -> None:
+def _skip_scaling(bits: Bits, size: int) -> None:
     last = following = 8
     for _ in range(size):
         if following:

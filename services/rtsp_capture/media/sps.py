@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from services.rtsp_capture.media.h264 import MAX_CYCLE, MAX_SPS_BYTES, PROFILES_WITH_CHROMA, Bits, skip_scaling
+from services.rtsp_capture.media.h264 import MAX_SPS_BYTES, Bits, read_sequence
 
 _EXTENDED_SAR = 255
 _MAX_SUB_LAYERS = 7
@@ -31,34 +31,12 @@ def picture_format(codec: str, nal: bytes) -> PictureFormat:
 
 def _h264(nal: bytes) -> PictureFormat:
     bits = Bits(nal[1:])
-    profile = bits.u(8)
-    bits.u(16), bits.ue()
-    chroma, planes = 1, False
-    if profile in PROFILES_WITH_CHROMA:
-        chroma = bits.ue()
-        planes = chroma == 3 and bool(bits.u(1))
-        bits.ue(), bits.ue(), bits.u(1)
-        if bits.u(1):
-            for index in range(12 if chroma == 3 else 8):
-                if bits.u(1):
-                    skip_scaling(bits, 16 if index < 6 else 64)
-    bits.ue()
-    order = bits.ue()
-    if order == 0:
-        bits.ue()
-    elif order == 1:
-        bits.u(1), bits.se(), bits.se()
-        if (cycle := bits.ue()) > MAX_CYCLE:
-            raise ValueError("a cycle of so many frames")
-        for _ in range(cycle):
-            bits.se()
-    bits.ue(), bits.u(1)
-    across, units = bits.ue() + 1, bits.ue() + 1
-    fields = 2 - bits.u(1)
+    sequence = read_sequence(bits)
+    chroma, planes, fields = sequence.chroma, sequence.colour_planes, 1 if sequence.frames_only else 2
     if fields == 2:
         bits.u(1)
     bits.u(1)
-    coded_width, coded_height = across * 16, units * 16 * fields
+    coded_width, coded_height = sequence.across * 16, sequence.down * 16 * fields
     left, right, top, bottom = _crop(bits)
     wide = 2 if chroma in (1, 2) and not planes else 1
     high = (2 if chroma == 1 and not planes else 1) * fields
@@ -100,10 +78,10 @@ def _hevc(nal: bytes) -> PictureFormat:
     if layers >= _MAX_SUB_LAYERS:
         raise ValueError("so many sub-layers")
     bits.u(88), bits.u(8)
-    told = [(bits.u(1), bits.u(1)) for _ in range(layers)]
+    present = [(bits.u(1), bits.u(1)) for _ in range(layers)]
     if layers:
         bits.u(2 * (8 - layers))
-    for profile, level in told:
+    for profile, level in present:
         bits.u(88 * profile + 8 * level)
     bits.ue()
     chroma = bits.ue()

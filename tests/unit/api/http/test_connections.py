@@ -43,7 +43,7 @@ def test_the_one_that_rested_longest_makes_room() -> None:
 def test_while_all_are_busy_a_few_are_told_and_the_rest_dropped() -> None:
     found = connections(3)
     assert [found.admit(Peer()) for _ in range(3)] == ["served"] * 3
-    assert [found.admit(Peer()) for _ in range(SPARE)] == ["told"] * SPARE
+    assert [found.admit(Peer()) for _ in range(SPARE)] == ["refused"] * SPARE
     assert found.admit(Peer()) == "dropped"
 
 
