@@ -11,6 +11,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from services.rtsp_capture.connection.reader import Connection, ConnectionEnd, ConnectionPlan
@@ -36,12 +37,37 @@ class IoLoop:
         self._waiting: list[Callable[[], None]] = []
         self._waking = False
 
-    async def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Awaits a coroutine that runs there; cancelled, it is cancelled there."""
+    async def run(self, work: Coroutine[Any, Any, T], discard: Callable[[T], object] = lambda _: None) -> T:
+        """Awaits a coroutine that runs there; cancelled, it is cancelled there.
+
+        `discard` is called there with a result that came when the caller had been cancelled already: nobody else
+        would ever close it.
+        """
         if self._thread is None:
             self._thread = threading.Thread(target=self._loop.run_forever, name="cameras", daemon=True)
             self._thread.start()
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+        guard = threading.Lock()
+        results: list[T] = []
+        cancelled = False
+
+        async def there() -> T:
+            result = await work
+            with guard:
+                results.append(result)
+                unwanted = cancelled
+            if unwanted:
+                discard(result)
+            return result
+
+        try:
+            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(there(), self._loop))
+        except asyncio.CancelledError:
+            with guard:
+                cancelled = True
+                unwanted = results[:]
+            for result in unwanted:
+                self.call(partial(discard, result))
+            raise
 
     def call(self, function: Callable[[], object]) -> None:
         """Calls it there, soon."""

@@ -29,7 +29,7 @@ class RelayedConnector:
     async def __call__(self, plan: ConnectionPlan) -> Connection:
         """Raises CaptureFailure; its message holds neither URL nor credentials."""
         settings = self._settings
-        relay = await self._io.run(self._relay(plan))
+        relay = await self._io.run(self._relay(plan), Relay.close)
         options = ReaderOptions(relay.url, settings.OPEN_TIMEOUT, settings.READ_TIMEOUT)
         thread = ReaderThread(
             plan.name, self._open_reader(options), plan.segment, plan.on_open, plan.on_packets,
