@@ -402,7 +402,7 @@ async def test_probes_leave_nothing_behind(client: httpx.AsyncClient, service: S
         await until(no_connection, 30)
         assert (await client.post(f"{CAMERAS}/probe", json=body)).json()["reachable"]  # every turn was given back
         await until(no_connection, 30)
-        return process.num_threads()
+        return int(process.num_threads())
 
     grown = await threads_after(1)  # the pools have their threads
     # Each round runs at least four probes. A pool may still gain a thread or two.
