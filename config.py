@@ -17,7 +17,17 @@ from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL
@@ -28,6 +38,8 @@ BUCKET_NAME_PATTERN = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
 DEFAULT_CREDENTIALS = frozenset({"", "admin", "changeme", "minioadmin", "password", "postgres", "secret", "trackshift"})
 MIN_SECRET = 32  # characters of AUTH__BOOTSTRAP_KEY and AUTH__JWT_SECRET
 LOOPBACK_NETWORKS = ("127.0.0.0/8", "::1/128")
+EVERY_PORT = ("1-65535",)
+CAMERA_PORTS = ("80", "322", "443", "554", "1024-65535")  # RTSP's, those it is tunnelled by, and those a user may choose
 PRIVATE_NETWORKS = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
 
 
@@ -62,6 +74,15 @@ def _timezone(name: str) -> str:
 
 def _network(cidr: str) -> str:
     return str(ipaddress.ip_network(cidr))
+
+
+def _ports(value: object) -> str:
+    """A port, or first-last."""
+    text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
+    found = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", text, re.ASCII)
+    if found is None or not 1 <= int(found[1]) <= int(found[2] or found[1]) <= 65535:
+        raise ValueError("not a port such as 554 or a range such as 8000-8999")
+    return text
 
 
 def _rate(text: str) -> str:
@@ -333,8 +354,14 @@ class RtspSettings(Group):
     ALLOWED_NETWORKS: list[Annotated[str, AfterValidator(_network)]] | None = Field(
         None,
         description="JSON list of CIDRs that camera URLs may point to. Unset: private networks, outside production also "
-        "loopback except for the service's own ports. Link-local networks must be listed; a cloud's metadata address "
-        "must be listed by itself (/32 or /128).",
+        "loopback. Link-local networks must be listed; a cloud's metadata address must be listed by itself (/32 or /128).",
+    )
+    ALLOWED_PORTS: list[Annotated[str, BeforeValidator(_ports)]] | None = Field(
+        None,
+        description='JSON list of ports that camera URLs may name, and ranges of them: [554, "8000-8999"]. Unset: in '
+        "production 80, 322, 443, 554 and 1024-65535, elsewhere every port. The service's own PostgreSQL, store, Redis and "
+        "API are refused on all their addresses; one of them is allowed where its address (/32 or /128) and its port are "
+        "listed by themselves.",
     )
 
 
@@ -649,6 +676,13 @@ class Settings(BaseSettings):
             return self.RTSP.ALLOWED_NETWORKS
         loopback = () if self.ENVIRONMENT is Environment.PRODUCTION else LOOPBACK_NETWORKS
         return [*PRIVATE_NETWORKS, *loopback]
+
+    @property
+    def camera_ports(self) -> list[str]:
+        """Ports that camera URLs may name, or ranges of them: the setting, else CAMERA_PORTS in production."""
+        if self.RTSP.ALLOWED_PORTS is not None:
+            return self.RTSP.ALLOWED_PORTS
+        return list(CAMERA_PORTS if self.ENVIRONMENT is Environment.PRODUCTION else EVERY_PORT)
 
     def start_refusals(self) -> list[str]:
         """Why these settings do not allow a start; empty when they do. Names settings, never their values."""

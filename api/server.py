@@ -111,6 +111,9 @@ async def _watch(connections: Connections) -> None:
 async def _serve(app: FastAPI, config: uvicorn.Config, listener: socket.socket, connections: Connections) -> None:
     state: AppState = app.state.trackshift
     server = _Server(config)
+    if not state.settings.API.PORT:  # a free one was taken: the services are told which
+        api = state.settings.API.model_copy(update={"PORT": listener.getsockname()[1]})
+        state.settings = state.settings.model_copy(update={"API": api})
     stop: Any = _Stop(server, state, asyncio.get_running_loop())
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)

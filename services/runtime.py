@@ -38,6 +38,8 @@ from services.rtsp_capture.connection.address import camera_policy
 from services.rtsp_capture.connection.io_loop import IoLoop
 from services.rtsp_capture.connection.native import NativeConnector
 from services.rtsp_capture.connection.opencv_reader import OpenCvReader
+from services.rtsp_capture.connection.own_services import REFRESH_INTERVAL as OWN_INTERVAL
+from services.rtsp_capture.connection.own_services import own_services
 from services.rtsp_capture.connection.reader import Connector
 from services.rtsp_capture.connection.relayed import RelayedConnector
 from services.rtsp_capture.connection.session import SessionOpener
@@ -55,6 +57,7 @@ from services.upload_sessions.sweeper import INTERVAL as STAGING_INTERVAL
 from services.upload_sessions.sweeper import StagingSweeper
 from utils.embedded.errors import DataDirLocked
 from utils.embedded.lock import DataDirLock
+from utils.embedded.running import object_store_ports
 from utils.logger import get_logger
 from utils.periodic import PeriodicJob
 from utils.pool import WorkerPool
@@ -111,7 +114,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         storage.guard_with(guard)
         await wait_until_usable("the bucket's marker (docs/bucket.md)", guard.look)
 
-        policy = camera_policy(effective)
+        own = own_services(effective, () if settings.STORAGE.ENDPOINT else object_store_ports(settings.DATA_DIR))
+        await own.refresh()
+        policy = camera_policy(effective, own)
         decode_pool = WorkerPool("decode", settings.RTSP.DECODE_THREADS)
         stack.push_async_callback(decode_pool.close)
         io = IoLoop()
@@ -170,6 +175,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         for job in (
             *idempotency.jobs,
             PeriodicJob("staging-sweeper", staging.sweep, staging_interval),
+            PeriodicJob("own-services", own.refresh, OWN_INTERVAL, at_start=False),
             PeriodicJob("bucket", guard.look, LOOK_INTERVAL, at_start=False),
             PeriodicJob("health", health.check, settings.API.HEALTH_INTERVAL),
             PeriodicJob("sweeper", sweeper.poll, SWEEPER_INTERVAL, jitter=0.2),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .errors import EmbeddedStartError
 from .files import read_json
+from .ports import grpc_port
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,3 +40,10 @@ def running_object_store(data_dir: Path) -> RunningObjectStore:
     if not isinstance(port, int) or "access_key" not in keys or "secret_key" not in keys:
         raise EmbeddedStartError("object_store", f"the running one cannot be found in {data_dir}")
     return RunningObjectStore(f"http://127.0.0.1:{port}", str(keys["access_key"]), str(keys["secret_key"]))
+
+
+def object_store_ports(data_dir: Path) -> list[int]:
+    """The HTTP ports of all of its services, of which some ask for no key, and their gRPC ports."""
+    known = read_json(data_dir / "object-store" / "ports.json")
+    ports = {name: port for name, port in known.items() if isinstance(port, int)}
+    return sorted({*ports.values(), *(grpc_port(name, ports) for name in ports if name != "s3" or "filer" in ports)})

@@ -1,15 +1,15 @@
-"""Where a camera is, and whether the operator allows going there ."""
+"""Where a camera is, and whether the operator allows going there."""
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
-import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import quote, unquote, urlsplit
 
-from config import Settings
+from config import EVERY_PORT, Settings
+from services.rtsp_capture.connection.lookups import Lookups
+from services.rtsp_capture.connection.own_services import IpAddress, OwnServices, forms
 from utils.exceptions import AddressNotAllowed, CaptureFailure, InvalidRequest
 
 DEFAULT_PORTS = {"rtsp": 554, "rtsps": 322}  # RFC 7826, sections 4.2 and 22.14
@@ -18,7 +18,8 @@ METADATA_ADDRESSES = frozenset(
     ipaddress.ip_address(text)
     for text in ("169.254.169.254", "169.254.170.2", "100.100.100.200", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254")
 )
-IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+OUTSIDE = "The camera's address is outside RTSP__ALLOWED_NETWORKS, or belongs to the service itself."
+WRONG_PORT = "The camera's port is not among RTSP__ALLOWED_PORTS."
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,55 +98,62 @@ def _is_host_and_port(text: str) -> bool:
 
 
 class AddressPolicy:
-    """Which addresses camera URLs may point to: networks as CIDRs, minus our own ports on loopback.
+    """Which addresses camera URLs may point to: networks as CIDRs, and ports; minus the service's own parts.
 
-    A metadata address is allowed only by a network of that one address.
+    A metadata address is allowed only by a network of that one address; a part of ours only by such a network and a port
+    that is listed by itself. On any event loop.
     """
 
-    def __init__(self, networks: Iterable[str], own_ports: Iterable[int] = ()) -> None:
+    def __init__(
+        self, networks: Iterable[str], ports: Iterable[str] = EVERY_PORT, own: OwnServices | None = None,
+        lookups: Lookups | None = None,
+    ) -> None:  # fmt: skip
+        """`ports`: numbers, or first-last."""
         self._networks = [ipaddress.ip_network(network) for network in networks]
-        self._own_ports = set(own_ports)
+        ranges = [(first, last or first) for first, _, last in (text.partition("-") for text in ports)]
+        self._ports = [range(int(first), int(last) + 1) for first, last in ranges]
+        self._own = own or OwnServices(())
+        self._lookups = lookups or Lookups()
 
     def allows(self, address: IpAddress, port: int) -> bool:
+        """Does not block."""
+        found = forms(address)
         mapped = getattr(address, "ipv4_mapped", None)
-        address = mapped or address
-        if address.is_loopback and port in self._own_ports:
+        judged = mapped or address
+        holding = [network for network in self._networks if judged.version == network.version and judged in network]
+        by_itself = any(network.num_addresses == 1 for network in holding)
+        if any(form in METADATA_ADDRESSES for form in found):
+            return by_itself and self.allows_port(port)
+        if self._own.holds(address, port) and not (by_itself and any(len(r) == 1 and port in r for r in self._ports)):
             return False
-        holding = [network for network in self._networks if address.version == network.version and address in network]
-        if address in METADATA_ADDRESSES:
-            return any(network.num_addresses == 1 for network in holding)
-        return bool(holding)
+        return bool(holding) and self.allows_port(port)
+
+    def allows_port(self, port: int) -> bool:
+        return any(port in ports for ports in self._ports)
 
     def check_literal(self, camera: CameraAddress) -> None:
-        """Raises AddressNotAllowed for an IP literal outside; a name is judged when it is connected to."""
+        """Raises AddressNotAllowed for a port, or an IP literal, outside; a name is judged when it is connected to."""
+        if not self.allows_port(camera.port):
+            raise AddressNotAllowed(WRONG_PORT)
         try:
             address = ipaddress.ip_address(camera.host.partition("%")[0])
         except ValueError:
             return
         if not self.allows(address, camera.port):
-            raise AddressNotAllowed
+            raise AddressNotAllowed(OUTSIDE)
 
     async def resolve(self, camera: CameraAddress, timeout: float) -> list[str]:
         """The camera's allowed IP addresses, resolved once. Raises CaptureFailure dns_failure, address_not_allowed."""
-        try:
-            async with asyncio.timeout(timeout):
-                found = await asyncio.get_running_loop().getaddrinfo(camera.host, camera.port, type=socket.SOCK_STREAM)
-        except TimeoutError:
-            raise CaptureFailure("dns_failure", "The camera's name was not resolved in time.") from None
-        except (OSError, UnicodeError):
-            raise CaptureFailure("dns_failure", "The camera's name cannot be resolved.") from None
-        addresses = list(dict.fromkeys(str(info[4][0]) for info in found))
+        if not self.allows_port(camera.port):
+            raise CaptureFailure("address_not_allowed", WRONG_PORT)
+        addresses = await self._lookups.addresses(camera.host, timeout)
+        await self._own.fresh(camera.port)
         allowed = [text for text in addresses if self.allows(ipaddress.ip_address(text.partition("%")[0]), camera.port)]
         if allowed:
             return allowed
-        raise CaptureFailure("address_not_allowed", "The camera's address is outside RTSP__ALLOWED_NETWORKS.")
+        raise CaptureFailure("address_not_allowed", OUTSIDE)
 
 
-def camera_policy(settings: Settings) -> AddressPolicy:
-    """Where cameras may be. The service's own ports on loopback only when the operator named the networks himself."""
-    own: list[int] = []
-    if settings.RTSP.ALLOWED_NETWORKS is None:
-        endpoint = settings.STORAGE.ENDPOINT
-        store = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}")
-        own = [port for port in (settings.API.PORT, settings.DB.PORT, store.port, settings.REDIS.PORT) if port]
-    return AddressPolicy(settings.camera_networks, own)
+def camera_policy(settings: Settings, own: OwnServices) -> AddressPolicy:
+    """Where cameras may be."""
+    return AddressPolicy(settings.camera_networks, settings.camera_ports, own)

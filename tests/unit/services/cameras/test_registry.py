@@ -16,7 +16,7 @@ from utils.exceptions import InvalidRequest
 
 def registry(min_days: float) -> CameraRegistry:
     nothing: Any = None  # days are judged before any of these is touched
-    policy = AddressPolicy(["127.0.0.0/8"], own_ports=())
+    policy = AddressPolicy(["127.0.0.0/8"])
     return CameraRegistry(nothing, nothing, policy, nothing, nothing, nothing, 1, min_retention_days=min_days)
 
 

@@ -6,6 +6,8 @@ import pytest
 
 from config import Settings
 from services.rtsp_capture.connection.address import AddressPolicy, CameraAddress, camera_policy, parse_rtsp_url
+from services.rtsp_capture.connection.lookups import Lookups
+from services.rtsp_capture.connection.own_services import own_services
 from services.rtsp_capture.streams.stream import StreamKey
 from utils.exceptions import AddressNotAllowed, CaptureFailure, InvalidRequest
 from utils.urls import mask_text, mask_url
@@ -97,16 +99,47 @@ def test_networks_by_default(environment: str, address: str, allowed: bool) -> N
     assert policy.allows(ipaddress.ip_address(address), 554) is allowed
 
 
-def test_the_services_own_ports_only_when_the_operator_names_the_network() -> None:
-    settings = Settings(_env_file=None, API={"PORT": 8000}, STORAGE={"ENDPOINT": "127.0.0.1:9000", "ACCESS_KEY": "x"})
-    policy = camera_policy(settings)
+@pytest.mark.parametrize(
+    ("environment", "listed", "allowed"),
+    [
+        ("production", None, {554, 322, 80, 443, 1024, 8554, 65535}), ("production", [554, "8000-8999"], {554, 8554}),
+        ("development", None, {1, 22, 554, 322, 80, 443, 1024, 8554, 65535}), ("development", ["8554"], {8554}),
+        ("development", [], set()),
+    ],
+)  # fmt: skip
+async def test_ports(environment: str, listed: list[int | str] | None, allowed: set[int]) -> None:
+    """Of addresses and of names; when they are posted and when they are connected to."""
+    settings = Settings(_env_file=None, ENVIRONMENT=environment, RTSP={"ALLOWED_PORTS": listed})
+    policy = AddressPolicy(["10.0.0.0/8"], settings.camera_ports, lookups=Lookups(lambda _: ["10.0.0.5"]))
+    for port in (1, 22, 554, 322, 80, 443, 1024, 8554, 65535):
+        for host in ("10.0.0.5", "camera.test"):
+            camera = parse_rtsp_url(f"rtsp://{host}:{port}/live")
+            if port in allowed:
+                policy.check_literal(camera)
+                assert await policy.resolve(camera, 2) == ["10.0.0.5"]
+                continue
+            with pytest.raises(AddressNotAllowed, match="RTSP__ALLOWED_PORTS"):
+                policy.check_literal(camera)
+            with pytest.raises(CaptureFailure, match="RTSP__ALLOWED_PORTS") as caught:
+                await policy.resolve(camera, 2)
+            assert caught.value.code == "address_not_allowed"
+
+
+def test_the_services_own_parts_only_when_the_operator_names_address_and_port() -> None:
+    def policy(networks: list[str], ports: list[int] | list[str] | None = None) -> AddressPolicy:
+        settings = Settings(
+            _env_file=None, API={"PORT": 8000}, STORAGE={"ENDPOINT": "127.0.0.1:9000", "ACCESS_KEY": "x"},
+            RTSP={"ALLOWED_NETWORKS": networks, "ALLOWED_PORTS": ports},
+        )  # fmt: skip
+        return camera_policy(settings, own_services(settings))
+
     loopback = ipaddress.ip_address("127.0.0.1")
-    assert [policy.allows(loopback, port) for port in (8000, 5432, 9000, 6379, 8554)] == [False] * 4 + [True]
-    assert not policy.allows(ipaddress.ip_address("::ffff:127.0.0.1"), 9000)
-    named = camera_policy(
-        settings.model_copy(update={"RTSP": settings.RTSP.model_copy(update={"ALLOWED_NETWORKS": ["127.0.0.0/8"]})})
-    )
-    assert named.allows(loopback, 8000)
+    for networks, ports in ((["127.0.0.0/8"], None), (["127.0.0.1/32"], None), (["127.0.0.0/8"], [8000, 8554, 9000])):
+        judged = [policy(networks, ports).allows(loopback, port) for port in (8000, 5432, 9000, 6379, 8554)]
+        assert judged == [False] * 4 + [True]
+        assert not policy([*networks, "::/0"], ports).allows(ipaddress.ip_address("::ffff:127.0.0.1"), 9000)
+    assert policy(["127.0.0.1/32"], [8000]).allows(loopback, 8000)
+    assert not policy(["127.0.0.1/32"], ["8000-8001"]).allows(loopback, 8000)
 
 
 def test_metadata_addresses_only_by_name() -> None:
