@@ -134,6 +134,7 @@ CAMERA: dict[str, Any] = {
         "state": "live", "since": "2026-05-04T09:12:31.000000Z", "codec": "h264", "width": 1920, "height": 1080, "fps": 25.0,
         "ring_seconds": 32.4, "ring_bytes": 16411022, "jobs": 1, "last_packet_at": _AT, "reconnects": 1,
         "clock": {"source": "receipt", "offset_ms": None},
+        "refused_logins": 0, "retry_at": None,
         "last_error": {
             "code": "read_timeout", "message": "The camera sent nothing for RTSP__READ_TIMEOUT seconds.",
             "at": "2026-05-04T09:12:29.000000Z",

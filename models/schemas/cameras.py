@@ -125,6 +125,8 @@ class StreamStatus(Output):
     reconnects: int
     clock: CameraClock | None = Field(None, description="null before the first picture.")
     last_error: StreamError | None
+    refused_logins: int = Field(0, description="Since a picture came. From the third on, the service waits long.")
+    retry_at: Timestamp | None = Field(None, description="While it backs off: when it is tried again.")
 
 
 class CameraConfiguration(Output):

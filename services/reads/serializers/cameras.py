@@ -38,6 +38,7 @@ def to_stream_status(stream: Stream, jobs: int) -> StreamStatus:
         last_packet_at=_utc(stream.last_packet.received) if stream.last_packet is not None else None,
         reconnects=stream.reconnects, clock=to_clock(stream.last_packet) if stream.last_packet is not None else None,
         last_error=_error(failed[0].code, failed[0].message, failed[1]) if failed is not None else None,
+        refused_logins=status.refused_logins, retry_at=_utc(status.retry_at) if status.retry_at is not None else None,
     )  # fmt: skip
 
 

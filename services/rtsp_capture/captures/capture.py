@@ -25,7 +25,6 @@ from services.rtsp_capture.frames.frame_record import CaptureFacts
 from services.rtsp_capture.frames.slot_ledger import SlotLedger
 from services.rtsp_capture.media.decoder import Jpeg
 from services.rtsp_capture.streams.stream import Stream
-from utils.exceptions import FATAL_BEFORE_FIRST_PICTURE
 from utils.logger import get_logger
 
 log = get_logger(__name__)
@@ -74,7 +73,9 @@ class Capture:
     async def run(self) -> None:
         """Raises LeaseLost when another process has the capture."""
         last_slot = self._frames.resume(self._row)
-        self._state.resume(self._row.reconnects)
+        self._state.resume(
+            self._row.reconnects, waiting=self._context.claim.resumed and self._row.grid_start is None
+        )
         try:
             if self._row.grid_start is not None:
                 await self._resume(self._row.grid_start, last_slot)
@@ -143,7 +144,7 @@ class Capture:
         if ledger.full:
             return True
         failure = state.failure
-        if state.last_picture_at is None and failure is not None and failure.code in FATAL_BEFORE_FIRST_PICTURE:
+        if state.last_picture_at is None and failure is not None and failure.code in self.mode.fatal_before_first_picture:
             return True
         if ledger.sampler is None:
             wait = self.mode.first_picture_timeout

@@ -41,6 +41,8 @@ class _End:
             self._filler.stop()
         await self._mode.stop()
         if not control.lost:
+            if self._filler is not None and not control.stopping:
+                context.state.ended_without_picture(self._filler.since)
             await self._write()
             await self._mode.finish(self._filler)
             await self._write()
@@ -120,6 +122,8 @@ class _End:
             due = self._ledger.grid.next_slot  # the cancel was there before this owner
         else:
             due = self._ledger.due()
+        if self._ledger.sampler is None and not self._control.cancelled:
+            due = self._mode.due_without_picture
         return max(due, self._mode.min_due)
 
     def _error(self) -> CaptureError:

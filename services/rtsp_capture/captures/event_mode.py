@@ -222,6 +222,11 @@ class EventMode(ContinuousMode):
             self._fill_backlog(filler)
             await control.sleep(_BACKLOG_POLL_INTERVAL)
 
+    @property
+    def due_without_picture(self) -> int:
+        """Slots belong to capture events, and without a picture there is none."""
+        return 0
+
     def events_at_end(self, due: int) -> EventsAtEnd | None:
         ledger = self._context.ledger
         return EventsAtEnd(self._inbox.since, self._inbox.known, ledger.opened, ledger.unbooked_idle(due))

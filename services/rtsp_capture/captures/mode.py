@@ -19,6 +19,7 @@ from services.rtsp_capture.captures.slot_filler import SlotFiller
 from services.rtsp_capture.frames.slot_ledger import GridPlan
 from services.rtsp_capture.media.gop_buffer import Picture
 from services.rtsp_capture.streams.stream import Stream
+from utils.exceptions import FATAL_BEFORE_FIRST_PICTURE
 
 PICTURE_LAG_SECONDS = 1.0  # by which a live stream's pictures may lag behind their time
 
@@ -65,6 +66,11 @@ class Mode(ABC):
     def first_picture_timeout(self) -> float | None:
         """Seconds that the capture waits for its first picture; None: until cancelled."""
 
+    @property
+    def fatal_before_first_picture(self) -> frozenset[str]:
+        """The failures that end the capture at once while no picture has come."""
+        return FATAL_BEFORE_FIRST_PICTURE
+
     def on_picture(self, picture: Picture) -> None:  # noqa: B027
         """A usable picture came, in decoding order, its time on the capture's clock; the grid has begun."""
 
@@ -86,6 +92,11 @@ class Mode(ABC):
 
     async def finish(self, filler: SlotFiller | None) -> None:  # noqa: B027
         """Submits what is still wanted of the past. `filler`: None when the stream was not acquired."""
+
+    @property
+    def due_without_picture(self) -> int:
+        """How many slots are due when the capture ends and no picture ever came."""
+        return self.min_due
 
     def events_at_end(self, due: int) -> EventsAtEnd | None:
         """What the capture's last transaction has to know about capture events; None in modes without any."""
@@ -117,3 +128,13 @@ class ContinuousMode(Mode):
     def first_picture_timeout(self) -> float | None:
         timeout, duration = self._context.deps.settings.CAPTURE_TIMEOUT, self._context.params.duration
         return None if duration is None else max(timeout, duration)
+
+    @property
+    def fatal_before_first_picture(self) -> frozenset[str]:
+        """Without an end of its own a capture waits for a password to be put right: the stream logs in rarely."""
+        fatal = super().fatal_before_first_picture
+        return fatal if self._context.params.duration is not None else fatal - {"unauthorized_camera"}
+
+    @property
+    def due_without_picture(self) -> int:
+        return self._context.ledger.plan.slots or 0

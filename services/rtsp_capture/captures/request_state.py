@@ -42,15 +42,17 @@ class RequestState:
         self._saved_at = 0.0
         self.last_picture_at: float | None = None  # seconds since the epoch
         self._live_at = 0.0
-        self._gap: DropReason | None = None  # why no picture has come since the last one
+        self._gap: DropReason | None = None  # why no picture has come since the last one, or since the beginning
+        self._may_have_gap = False  # a former owner waited for the first picture, too
         self._gap_marks: deque[tuple[bool, float]] = deque()  # (begins, when)
         self._reconnects = self._saved_reconnects = 0
 
     # -- what happened -----------------------------------------------------------------------------------------
 
-    def resume(self, reconnects: int) -> None:
-        """Continues from what the row says."""
+    def resume(self, reconnects: int, *, waiting: bool) -> None:
+        """Continues from what the row says. `waiting`: a former owner had no picture yet."""
         self._reconnects = self._saved_reconnects = reconnects
+        self._may_have_gap = waiting
 
     def lease_was_lost(self, since: float) -> None:
         """Nobody captured since then; the row has the gap."""
@@ -59,12 +61,20 @@ class RequestState:
     def failed(self, failure: CaptureFailure, at: float) -> None:
         self.failure, self._failed_at = failure, at
 
-    def stream_failed(self, failure: CaptureFailure, at: float) -> None:
-        """The stream could not be opened, or broke: a gap begins with the last picture."""
+    def stream_failed(self, failure: CaptureFailure, at: float, since: float) -> None:
+        """The stream could not be opened, or broke: a gap begins with the last picture, or with the capture (`since`)."""
         self.failed(failure, at)
-        if self.last_picture_at is not None and self._gap is None:
+        self._camera_down(since)
+
+    def ended_without_picture(self, since: float) -> None:
+        """No picture came from `since`, the capture's beginning, to its end."""
+        if self.last_picture_at is None:
+            self._camera_down(since)
+
+    def _camera_down(self, since: float) -> None:
+        if self._gap is None:
             self._gap = DropReason.CAMERA_DOWN
-            self._gap_marks.append((True, self.last_picture_at))
+            self._gap_marks.append((True, self.last_picture_at if self.last_picture_at is not None else since))
 
     def stream_opened(self, at: float) -> None:
         self._live_at = at
@@ -72,7 +82,10 @@ class RequestState:
     def picture_came(self, at: float) -> bool:
         """A picture with this capture time came; True when it ends a gap."""
         ended, self._gap = self._gap, None
-        if ended is not None:
+        if self.last_picture_at is None:  # the grid begins here: what was waited for until now is one gap
+            if ended is not None or self._may_have_gap:
+                self._gap_marks.append((False, at))
+        elif ended is not None:
             # Some cameras begin with pictures of the time before.
             self._gap_marks.append((False, max(at, self._live_at)))
             self._reconnects += ended is DropReason.CAMERA_DOWN

@@ -56,7 +56,7 @@ class SlotFiller:
         self._context.control.wake.set()
 
     def on_failure(self, failure: CaptureFailure) -> None:
-        self._context.state.stream_failed(failure, self._context.clock.now())
+        self._context.state.stream_failed(failure, self._context.clock.now(), self.since)
         self._context.control.wake.set()
 
     def on_picture(self, picture: Picture) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import random
 import time
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from services.rtsp_capture.media.decoder import Jpeg
 from services.rtsp_capture.media.gop_buffer import Packet, Picture, Ring
 from services.rtsp_capture.media.packets import StreamInfo
 from services.rtsp_capture.media.ring_budget import RingBudget
+from services.rtsp_capture.streams.back_off import BackOff
 from services.rtsp_capture.streams.stream_decoder import StreamDecoder
 from services.rtsp_capture.streams.stream_state import StreamTracker
 from services.rtsp_capture.timing.host_clock import HOST, HostClock
@@ -94,6 +94,7 @@ class Stream:
         self._listeners: list[Listener] = []
         self._segment = 0
         self._closing = asyncio.Event()
+        self._back_off = BackOff(deps.settings)
         self._connection: Connection | None = None
         self.decoder = StreamDecoder(deps.decode_pool, lossy=key.transport == "udp")
         self._started = time.monotonic()
@@ -150,19 +151,17 @@ class Stream:
     # -- the connections ---------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        failures = 0
         while not self._closing.is_set():
             self.status.connecting()
             self._started = time.monotonic()
             failure, end = await self._attempt()
             if failure is None:
                 break
-            failures = 1 if end.packets else failures + 1
-            self._failed(failure, failures)
+            delay = self._back_off.failed(failure, packets=end.packets > 0)
             if end.goodbye and time.monotonic() - self._started > self._settings.RECONNECT_DELAY:
-                continue  # it has told us, so that nothing is waited for; unless it says so each time
-            slow = end.packets == 0 and self._segment > 0 and failure.code in ("unauthorized_camera", "forbidden_camera")
-            await self._back_off(failures, slow and self.last_packet is not None)
+                delay = 0.0  # it has told us, so that nothing is waited for; unless it says so each time
+            self._failed(failure, delay)
+            await self._wait(delay)
         self.status.closed()
 
     async def _attempt(self) -> tuple[CaptureFailure | None, ConnectionEnd]:
@@ -230,17 +229,17 @@ class Stream:
             for listener in list(self._listeners):
                 listener.on_picture(picture)
 
-    def _failed(self, failure: CaptureFailure, failures: int) -> None:
-        self.status.failed(failure, failures)
+    def _failed(self, failure: CaptureFailure, delay: float) -> None:
+        if told := self._back_off.told:
+            failure = CaptureFailure(failure.code, failure.message + told)
+        self.status.failed(failure, self._back_off.failures, refused_logins=self._back_off.refused_logins, retry_in=delay)
         for listener in list(self._listeners):
             listener.on_failure(failure)
 
-    async def _back_off(self, failures: int, slow: bool) -> None:
-        """Waits exponentially longer, with jitter (half to whole), or until the stream is closed."""
-        longest = self._settings.RECONNECT_MAX_DELAY
-        delay = longest if slow else min(longest, self._settings.RECONNECT_DELAY * 2 ** min(failures - 1, 16))
+    async def _wait(self, delay: float) -> None:
+        """Or until the stream is closed."""
         try:
-            async with asyncio.timeout(delay * random.uniform(0.5, 1.0)):  # noqa: S311
+            async with asyncio.timeout(delay):
                 await self._closing.wait()
         except TimeoutError:
             pass

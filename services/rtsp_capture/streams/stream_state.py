@@ -40,6 +40,8 @@ class StreamTracker:
         self.since = time.time()  # of the state, wall clock
         self.failure: CaptureFailure | None = None  # why it is not live
         self.last_failure: tuple[CaptureFailure, float] | None = None  # the latest ever, and when (wall clock)
+        self.refused_logins = 0  # since a picture came
+        self.retry_at: float | None = None  # when it is tried again, while it backs off (wall clock)
         self._camera_id = camera_id
         self._throttle = throttle
         self._failures = 0  # in a row
@@ -79,13 +81,18 @@ class StreamTracker:
     def heard(self) -> None:
         """Packets came."""
         self._heard = self._loop.time()
+        self.refused_logins = 0
         if self.state is StreamState.STALLED:
             self._enter(StreamState.LIVE, write=self._stall_logged)
             self._start_stall_timer()
 
-    def failed(self, failure: CaptureFailure, failures: int) -> None:
-        """`failures` counts those in a row."""
+    def failed(
+        self, failure: CaptureFailure, failures: int, *, refused_logins: int = 0, retry_in: float | None = None
+    ) -> None:
+        """`failures` counts those in a row, `refused_logins` those since a picture came. `retry_in`: seconds."""
         self.failure, self._failures = failure, failures
+        self.refused_logins = refused_logins
+        self.retry_at = time.time() + retry_in if retry_in is not None else None
         self.last_failure = (failure, time.time())
         STREAM_FAILURES.labels(code=failure.code).inc()
         self._failure_logged = self._throttle.allow(self._camera_id) is not None
@@ -126,6 +133,8 @@ class StreamTracker:
         if state is self.state:
             return
         before, self.state = self.state, state
+        if state is not StreamState.BACKING_OFF:
+            self.retry_at = None
         STREAMS.labels(state=before.value).dec()
         if state is not StreamState.CLOSED:
             STREAMS.labels(state=state.value).inc()
@@ -152,6 +161,8 @@ class StreamTracker:
             facts = {"previous": before.value, "after_s": round(self._loop.time() - self._changed, 3)}
         if self.state is StreamState.BACKING_OFF and self.failure is not None:
             facts |= {"code": self.failure.code, "reason": self.failure.message, "failures": self._failures}
+            if self.refused_logins:
+                facts["refused_logins"] = self.refused_logins
         if self._withheld:
             facts["withheld"], self._withheld = self._withheld, 0
         bad = self.state in (StreamState.STALLED, StreamState.BACKING_OFF)

@@ -188,7 +188,12 @@ async def test_a_continuous_capture_waits_for_its_camera_and_then_runs(kit: Kit,
         proxy.listen()
         found = await kit.completed(request)
     assert (found.progress.expected, found.progress.stored) == (9, 9)
-    assert found.progress.gaps == []
+    (gap,) = found.progress.gaps  # from the capture's beginning to its first picture
+    assert gap.reason == "camera_down"
+    assert found.started_at is not None
+    assert gap.from_ >= found.started_at
+    assert gap.to == found.grid_start
+    assert found.progress.reconnects == 0
     assert found.error is None
 
 

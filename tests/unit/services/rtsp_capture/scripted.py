@@ -85,6 +85,8 @@ class Connection:
     ends_at: float = 0.0
     broken: frozenset[int] = frozenset()  # numbers of pictures whose data is damaged
     keys: Callable[[int], bool] = lambda number: True
+    refused: CaptureFailure | None = None  # the answer to connections before second `opens_at`
+    opens_at: float = float("-inf")
 
     @classmethod
     def steady(cls, start: float, stop: float, fps: float = FPS, **fields: Any) -> Connection:
@@ -129,7 +131,7 @@ class Script:
         self._loop = asyncio.get_running_loop()
         self._waiting = asyncio.Event()  # the reader waits for the clock, and the loop has what it read before
         self._over = False
-        self.opened = 0
+        self.opened = self.refused = 0
 
     def reader(self) -> PacketReader:
         self.opened += 1
@@ -139,6 +141,11 @@ class Script:
         if not self._connections:
             self._arrived(self._clock.seconds)
             raise CaptureFailure("connection_refused", "Nothing listens at the camera's address and port.")
+        first = self._connections[0]
+        if first.refused is not None and self._clock.seconds < first.opens_at:
+            self._arrived(self._clock.seconds)
+            self.refused += 1
+            raise first.refused
         thread = ReaderThread(plan.name, self.reader(), plan.segment, plan.on_open, plan.on_packets, host=plan.host)
         thread.start()
         return thread
@@ -270,10 +277,12 @@ class MemoryDatabase:
         self.reconnects = count
 
     async def open_gap(self, claim: Claim, at: datetime, reason: str) -> None:
-        self.gaps.append([at.timestamp(), None])
+        if not self.gaps or self.gaps[-1][1] is not None:
+            self.gaps.append([at.timestamp(), None])
 
     async def close_gap(self, claim: Claim, at: datetime) -> None:
-        self.gaps[-1][1] = at.timestamp()
+        if self.gaps and self.gaps[-1][1] is None:
+            self.gaps[-1][1] = at.timestamp()
 
     async def take_over(
         self, claim: Claim, expected: int, since: datetime, wanted: Iterable[int] | None = None

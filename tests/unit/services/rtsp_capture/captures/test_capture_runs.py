@@ -235,7 +235,104 @@ async def test_no_picture_in_time_fails_the_capture(tmp_path: Path) -> None:
         await run.play(BEGIN + 3.1)
         assert await run.ended() is FAILED
         assert run.database.error == "read_timeout"
+        assert (run.database.expected, run.database.drops) == (10, {"camera_down": list(range(10))})
+        assert run.database.gaps == [pytest.approx([T0 + BEGIN, T0 + BEGIN + 3.0], abs=0.3)]
+
+
+REFUSED = CaptureFailure("connection_refused", "Nothing listens at the camera's address and port.")
+WRONG = CaptureFailure("unauthorized_camera", "The camera refused the user name or password.")
+
+
+async def test_the_wait_for_the_first_picture_is_a_gap_without_slots(tmp_path: Path) -> None:
+    camera = [Connection.steady(2.0, 9.0, refused=REFUSED, opens_at=1.96)]
+    async with capture_run(wanted(duration=2.0), camera, tmp_path, CAPTURE_TIMEOUT=30) as run:
+        await run.play(1.0)
+        assert run.database.gaps == [[pytest.approx(T0 + BEGIN, abs=0.05), None]]  # told while it lasts
         assert run.database.expected == 0
+        await run.play(9)
+        assert await run.ended() is COMPLETED
+        assert run.numbers() == {slot: 50 + slot * 5 for slot in range(10)}  # slot 0 is the first picture
+        assert run.database.gaps == [pytest.approx([T0 + BEGIN, T0 + 2.0], abs=0.05)]
+        assert (run.database.expected, run.database.drops, run.database.reconnects) == (10, {}, 0)
+
+
+async def test_a_camera_that_is_there_from_the_start_has_no_gap(tmp_path: Path) -> None:
+    """However long its first picture takes."""
+    async with capture_run(wanted(), [Connection.steady(2.5, 9)], tmp_path, CAPTURE_TIMEOUT=30) as run:
+        await run.play(9)
+        assert await run.ended() is COMPLETED
+        assert (run.database.gaps, run.database.drops) == ([], {})
+
+
+async def test_an_owner_that_takes_over_before_the_first_picture_ends_the_gap_of_the_former_one(tmp_path: Path) -> None:
+    async with capture_run(
+        wanted(), [Connection.steady(0, 9)], tmp_path, resumed=True, row_fields={"started_at": at(-10.0)}
+    ) as run:
+        run.database.gaps.append([T0 - 10.0, None])
+        await run.play(9)
+        assert await run.ended() is COMPLETED
+        assert run.database.gaps == [pytest.approx([T0 - 10.0, T0], abs=1e-3)]
+        assert run.database.reconnects == 0
+
+
+async def test_a_wrong_password_ends_a_capture_that_has_an_end_and_all_its_slots_are_accounted_for(tmp_path: Path) -> None:
+    camera = [Connection.steady(0, 9, refused=WRONG, opens_at=5.0)]
+    async with capture_run(wanted(fps=2.7, duration=4.0), camera, tmp_path) as run:
+        await run.play(1.0)
+        assert await run.ended() is FAILED
+        assert run.clock.seconds < 1.0
+        assert run.database.error == "unauthorized_camera"
+        assert run.database.drops == {"camera_down": list(range(11))}
+        assert run.database.gaps == [pytest.approx([T0 + BEGIN, T0 + BEGIN], abs=0.5)]
+
+
+@pytest.mark.parametrize("mode", [CaptureMode.CONTINUOUS, CaptureMode.EVENT_DRIVEN])
+async def test_a_wrong_password_does_not_end_a_capture_without_an_end(tmp_path: Path, mode: CaptureMode) -> None:
+    """What it says is an error meanwhile; with the right password it begins."""
+    params = wanted(mode, duration=None, pre_roll=0.4, post_roll=0.6, motion=MotionParams(enabled=False))
+    camera = [Connection.steady(1.0, 9, refused=WRONG, opens_at=0.96)]
+    async with capture_run(params, camera, tmp_path) as run:
+        await run.play(0.9)
+        assert not run.task.done()
+        assert run.database.error == "unauthorized_camera"
+        await run.play(3.0)
+        assert run.database.row.grid_start == at(1.0)
+        assert run.database.gaps == [pytest.approx([T0 + BEGIN, T0 + 1.0], abs=0.05)]
+        run.job.cancel()
+        await run.tick()
+        assert await run.ended() is CANCELLED
+
+
+async def test_other_failures_that_no_retry_helps_end_it_all_the_same(tmp_path: Path) -> None:
+    failure = CaptureFailure("forbidden_camera", "The camera forbids this stream to this user.")
+    camera = [Connection.steady(0, 9, refused=failure, opens_at=5.0)]
+    async with capture_run(wanted(duration=None), camera, tmp_path) as run:
+        await run.play(1.0)
+        assert await run.ended() is FAILED
+        assert (run.database.expected, run.database.drops) == (0, {})  # without an end there is no count of slots
+        assert len(run.database.gaps) == 1
+
+
+@pytest.mark.parametrize(("refused", "gaps"), [(None, 0), (REFUSED, 1)])
+async def test_who_cancels_before_the_first_picture_wants_no_slot(
+    tmp_path: Path, refused: CaptureFailure | None, gaps: int
+) -> None:
+    camera = [Connection.steady(5.0, 9, refused=refused, opens_at=4.0)]
+    async with capture_run(wanted(), camera, tmp_path) as run:
+        await run.play(0.5)
+        run.job.cancel()
+        await run.tick()
+        assert await run.ended() is CANCELLED
+        assert (run.database.expected, run.database.drops, len(run.database.gaps)) == (0, {}, gaps)
+
+
+async def test_an_event_driven_capture_without_a_picture_has_a_gap_and_no_slot(tmp_path: Path) -> None:
+    params = wanted(CaptureMode.EVENT_DRIVEN, pre_roll=0.4, post_roll=0.6, motion=MotionParams(enabled=False))
+    camera = [Connection.steady(0, 9, refused=REFUSED, opens_at=99.0)]
+    async with capture_run(params, camera, tmp_path, CAPTURE_TIMEOUT=2) as run:
+        await run.play(9)
+        assert await run.ended() is FAILED
+        assert (run.database.expected, run.database.drops, len(run.database.gaps)) == (0, {}, 1)
 
 
 # -- single_frame ----------------------------------------------------------------------------------------------------
