@@ -37,6 +37,7 @@ BUCKET_NAME_PATTERN = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
 
 DEFAULT_CREDENTIALS = frozenset({"", "admin", "changeme", "minioadmin", "password", "postgres", "secret", "trackshift"})
 MIN_SECRET = 32  # characters of AUTH__BOOTSTRAP_KEY and AUTH__JWT_SECRET
+LOOPBACK_NAMES = ("127.0.0.1", "::1", "localhost")
 LOOPBACK_NETWORKS = ("127.0.0.0/8", "::1/128")
 EVERY_PORT = ("1-65535",)
 CAMERA_PORTS = ("80", "322", "443", "554", "1024-65535")  # RTSP's, those it is tunnelled by, and those a user may choose
@@ -190,7 +191,7 @@ class ApiSettings(Group):
         1000, ge=1, le=100_000, description="Requests served at once; more are answered 503 `overloaded`."
     )
     HEALTH_INTERVAL: float = Field(
-        5, gt=0, le=60, description="Seconds between checks of PostgreSQL and the store that nobody asks for: "
+        5, gt=0, le=60, description="Seconds between checks of PostgreSQL, the store and Redis that nobody asks for: "
         "`ingestion_dependency_up` follows them.",
     )  # fmt: skip
     IDEMPOTENCY_TTL: float = Field(
@@ -259,10 +260,31 @@ class StorageSettings(Group):
 
 
 class RedisSettings(Group):
-    HOST: str = Field("", description="Redis host. Empty: none. No part of the service uses Redis yet.")
+    HOST: str = Field(
+        "",
+        description="Host of the Redis or Valkey in which the processes of a deployment count LIMITS__READ, WRITE, "
+        "UPLOAD_BYTES and FAILED_LOGINS together. Empty: none, each process counts for itself. The service runs without it.",
+    )
     PORT: int = Field(6379, ge=1, le=65535, description="Redis port.")
     DB: int = Field(0, ge=0, le=1024, description="Redis database number.")
+    USER: str = Field("", description="Redis user (ACL). Empty: the default user.")
     PASSWORD: SecretStr = Field(SecretStr(""), description="Redis password.")
+    TLS: bool = Field(False, description="Whether Redis is reached by TLS; its certificate and name are verified.")
+    TLS_CA: Path | None = Field(
+        None, description="File with the certificates (PEM) that may sign Redis's. Unset: those of this host."
+    )
+    ALLOW_PLAIN: bool = Field(
+        False,
+        description="Whether production may reach a Redis beyond loopback without TLS: its password can then be read on the "
+        "way. Only for a network that is yours alone.",
+    )
+    TIMEOUT: float = Field(
+        0.5,
+        gt=0,
+        le=30,
+        description="Seconds that a request waits for Redis. When they have passed, the process counts for itself until a "
+        "health check has reached Redis again.",
+    )
 
 
 class RtspSettings(Group):
@@ -713,13 +735,20 @@ class Settings(BaseSettings):
                 for name in ("ACCESS_KEY", "SECRET_KEY")
                 if getattr(self.STORAGE, name).get_secret_value().lower() in DEFAULT_CREDENTIALS
             ]
+        if self.REDIS.HOST:
+            if self.REDIS.PASSWORD.get_secret_value().lower() in DEFAULT_CREDENTIALS:
+                reasons.append("REDIS__PASSWORD is empty or a well-known default: set your own")
+            if not (self.REDIS.TLS or self.REDIS.ALLOW_PLAIN or self.REDIS.HOST in LOOPBACK_NAMES):
+                reasons.append(
+                    "REDIS__TLS is false: turn it on, or say REDIS__ALLOW_PLAIN=true where that network is yours alone"
+                )
         if not self.SECRETS.KEYS:
             reasons.append(
                 "SECRETS__KEYS is empty, and camera URLs are stored encrypted: `python -m services.commands secrets new`"
             )
         if "*" in self.API.CORS_ORIGINS and self.API.CORS_CREDENTIALS:
             reasons.append('API__CORS_ORIGINS is ["*"] together with API__CORS_CREDENTIALS: name the origins')
-        if self.AUTH.MODE == "off" and self.API.HOST not in ("127.0.0.1", "::1", "localhost"):
+        if self.AUTH.MODE == "off" and self.API.HOST not in LOOPBACK_NAMES:
             reasons.append("AUTH__MODE is off and API__HOST is not loopback: put the proxy on this host, or turn access on")
         return reasons
 
@@ -766,7 +795,7 @@ def is_safe_jwks_url(url: str) -> bool:
         return False
     if "@" in parts.netloc or not host:
         return False
-    return parts.scheme == "https" or (parts.scheme == "http" and host in ("127.0.0.1", "::1", "localhost"))
+    return parts.scheme == "https" or (parts.scheme == "http" and host in LOOPBACK_NAMES)
 
 
 def database_url(db: DbSettings) -> URL:

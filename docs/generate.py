@@ -31,7 +31,7 @@ TITLES = {
     "API": "API: the HTTP server",
     "DB": "DB: PostgreSQL",
     "STORAGE": "STORAGE: the S3 object store",
-    "REDIS": "REDIS: optional, not used yet",
+    "REDIS": "REDIS: optional, limits of all processes together",
     "RTSP": "RTSP: cameras and captures",
     "SPOOL": "SPOOL: captured frames that wait on disk for the store or the database",
     "UPLOAD": "UPLOAD: images that clients send",

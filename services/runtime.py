@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,7 +21,14 @@ from services.cameras.registry import CameraRegistry
 from services.cameras.snapshots import Snapshots
 from services.events.event_log import EventLog
 from services.events.relay import LogHead, Relay
-from services.execution.checks import check_database, check_durability, check_spool, check_storage, wait_until_usable
+from services.execution.checks import (
+    check_database,
+    check_durability,
+    check_redis,
+    check_spool,
+    check_storage,
+    wait_until_usable,
+)
 from services.execution.embedded_parts import StartError, start_embedded
 from services.execution.health import HealthService
 from services.housekeeping.bucket_guard import LOOK_INTERVAL, BucketGuard
@@ -33,6 +40,7 @@ from services.housekeeping.sweeper import Sweeper
 from services.idempotency.service import IdempotencyService
 from services.orchestrator import Orchestrator
 from services.reads.queries import Queries
+from services.redis.link import RedisAway, RedisLink
 from services.rtsp_capture.captures.context import CaptureDeps
 from services.rtsp_capture.connection.address import camera_policy
 from services.rtsp_capture.connection.io_loop import IoLoop
@@ -100,7 +108,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         database = Database(effective.DB)
         stack.push_async_callback(database.close)
         await check_durability(settings, database)
-        access = await Access.open(settings, database)
+        redis = await _open_redis(settings, stack)
+        access = await Access.open(settings, database, redis)
         access.start()
         stack.push_async_callback(access.stop)
         patience = min(effective.DB.STATEMENT_TIMEOUT, settings.RTSP.LEASE_TTL / 3)
@@ -160,6 +169,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                 "spool": partial(check_spool, spool), "bucket": guard.check, "sweeper": sweeper.check,
                 "retention": retention.check,
             },
+            {} if redis is None else {"redis": partial(check_redis, redis)},
         )  # fmt: skip
         sealing = asyncio.create_task(put_in_order(database, secrets, everything=not settings.DB.HOST), name="secrets")
         stack.push_async_callback(cancel_all, sealing)
@@ -214,6 +224,17 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             audit_log=AuditLog(database, access.cursors),
         )
         health.stopping = True
+
+
+async def _open_redis(settings: Settings, stack: AsyncExitStack) -> RedisLink | None:
+    """The Redis that the settings name; one that is away holds no start up."""
+    if not settings.REDIS.HOST:
+        return None
+    redis = RedisLink(settings.REDIS)
+    stack.push_async_callback(redis.close)
+    with suppress(RedisAway):
+        await redis.check()
+    return redis
 
 
 async def _open_spool(settings: Settings, stack: AsyncExitStack) -> Spool:

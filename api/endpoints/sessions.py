@@ -60,7 +60,7 @@ async def open_session(request: Request, body: SessionCreate, services: Services
         value, expires = await access.open_session(body.credential, actor)
     except Unauthorized as error:
         if access.on:
-            refuse(request, access, error, actor.address or "-")
+            await refuse(request, access, error, actor.address or "-")
         raise
     response = Response(status_code=204)
     set_cookie(request, response, value, max(0, int((expires - datetime.now(UTC)).total_seconds())))

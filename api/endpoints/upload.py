@@ -84,7 +84,7 @@ async def upload_images(
     # Nothing of the body has been read: a client that waits for 100 Continue gets the refusal instead.
     declared = content_length(request)
     if declared is not None:
-        count_bytes(request, declared)
+        await count_bytes(request, declared)
     bounds = state.settings.UPLOAD
     with (
         share(request, "uploads", bounds.MAX_CONCURRENT),
@@ -98,7 +98,7 @@ async def upload_images(
         async with receive_form(request, boundary, state, held, declared) as form:
             allow_camera(who, form.fields.camera_id)
             if declared is None:
-                count_bytes(request, sum(file.size for file in form.files))
+                await count_bytes(request, sum(file.size for file in form.files))
             operation = await begin(request, form_fingerprint(form))
             operation.answers(201, lambda stored: status_location(stored.request_id))
             request_id = await services.orchestrator.ingest_upload(form.fields, form.files, operation)

@@ -68,7 +68,7 @@ async def open_upload_session(
         raise InvalidRequest.of("filename", "must have a base name", code="filename")
     kind = (body.content_type or "").partition(";")[0].strip().lower() or None
     wanted = body.model_copy(update={"filename": name, "content_type": kind})
-    count_bytes(request, body.size_bytes)
+    await count_bytes(request, body.size_bytes)
     session = await services.direct.create(wanted, operation.request_id, who)
     response.headers["Location"] = session_location(session.session_id)
     return session

@@ -1,85 +1,12 @@
-"""How much one caller may ask for: requests and bytes a time, wrong credentials an address, shares of what is bounded.
-
-In memory, one process; on the event loop.
-"""
+"""How much of what is bounded one caller may hold. In memory, one process; on the event loop."""
 
 from __future__ import annotations
 
-import math
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal
 
-from limits import RateLimitItem, parse
-from limits.storage import MemoryStorage
-from limits.strategies import FixedWindowRateLimiter, MovingWindowRateLimiter
-
-from config import LimitsSettings
 from utils.exceptions import RateLimited
-
-Name = Literal["read", "write", "upload-bytes"]
-
-
-@dataclass(frozen=True, slots=True)
-class Quota:
-    """A limit and what is left of it: `remaining` of `amount` in `window` seconds, the rest again in `reset` seconds."""
-
-    name: str
-    amount: int
-    window: int
-    remaining: int
-    reset: int
-
-    def headers(self) -> dict[str, str]:
-        """As draft-ietf-httpapi-ratelimit-headers-11 writes them."""
-        return {
-            "RateLimit-Policy": f'"{self.name}";q={self.amount};w={self.window}',
-            "RateLimit": f'"{self.name}";r={self.remaining};t={self.reset}',
-        }
-
-
-class RateLimits:
-    """The LIMITS__ rates. Requests by a moving window, bytes by a fixed one: it counts them in one number."""
-
-    def __init__(self, settings: LimitsSettings) -> None:
-        storage = MemoryStorage()
-        self._moving, self._fixed = MovingWindowRateLimiter(storage), FixedWindowRateLimiter(storage)
-        rates = {"read": settings.READ, "write": settings.WRITE, "upload-bytes": settings.UPLOAD_BYTES}
-        self._items: dict[str, RateLimitItem] = {name: parse(rate) for name, rate in rates.items() if rate is not None}
-        self._failed = parse(settings.FAILED_LOGINS)
-
-    def request(self, name: Literal["read", "write"], who: str) -> Quota | None:
-        """Counts a request; None without a limit. Raises RateLimited, the quota in its details."""
-        if (item := self._items.get(name)) is None:
-            return None
-        return self._counted(self._moving, name, item, who, 1)
-
-    def upload(self, size: int, who: str) -> Quota | None:
-        """Counts bytes before they are read. Raises RateLimited."""
-        if (item := self._items.get("upload-bytes")) is None or size <= 0:
-            return None
-        return self._counted(self._fixed, "upload-bytes", item, who, size)
-
-    def failed(self, address: str) -> None:
-        """Counts a wrong credential. Raises RateLimited when the address has given too many."""
-        if not self._moving.hit(self._failed, "failed", address):
-            reset = self._moving.get_window_stats(self._failed, "failed", address).reset_time
-            raise RateLimited("Too many wrong credentials from this address.", retry_after=max(1.0, reset - time.time()))
-
-    @staticmethod
-    def _counted(
-        strategy: MovingWindowRateLimiter | FixedWindowRateLimiter, name: str, item: RateLimitItem, who: str, cost: int
-    ) -> Quota:
-        # Tested first: a fixed window counts what it refuses, and a caller that tries again would never get through.
-        passed = strategy.test(item, name, who, cost=cost) and strategy.hit(item, name, who, cost=cost)
-        reset, remaining = strategy.get_window_stats(item, name, who)
-        quota = Quota(name, item.amount, item.get_expiry(), max(0, remaining), max(0, math.ceil(reset - time.time())))
-        if not passed:
-            raise RateLimited(retry_after=max(1, quota.reset), details={"quota": quota})
-        return quota
 
 
 class Holding:

@@ -18,9 +18,11 @@ from repositories.access.state import CHANNEL
 from repositories.database import Database
 from services.access.credentials import Credentials
 from services.access.cursors import Cursors
-from services.access.limits import RateLimits, Shares
+from services.access.limits import Shares
+from services.access.rates import RateLimits
 from services.access.refusals import Refusals
 from services.access.tokens import TokenVerifier
+from services.redis.link import RedisLink
 from utils.exceptions import DatabaseUnavailable, Unauthorized
 from utils.logger import get_logger
 from utils.periodic import PeriodicJob
@@ -40,14 +42,14 @@ LISTEN_AGAIN = 5.0  # seconds
 class Access:
     """One a process. `on`: whether credentials are asked for (AUTH__MODE)."""
 
-    def __init__(self, settings: Settings, database: Database, cursor_key: bytes) -> None:
+    def __init__(self, settings: Settings, database: Database, cursor_key: bytes, redis: RedisLink | None = None) -> None:
         self.settings = settings
         self.on = settings.AUTH.MODE != "off"
         self._database = database
         tokens = TokenVerifier(settings.AUTH) if settings.AUTH.MODE in ("jwt", "both") else None
         self.credentials = Credentials(settings, database, tokens)
         self.cursors = Cursors(cursor_key)
-        self.rates = RateLimits(settings.LIMITS)
+        self.rates = RateLimits(settings.LIMITS, redis, cursor_key[:64])
         self.shares = Shares(settings.LIMITS.SHARE if self.on else 1.0)
         self.refusals = Refusals(database, settings.AUDIT.RETENTION)
         self._polling = PeriodicJob("access", self._poll, POLL_INTERVAL)
@@ -59,11 +61,11 @@ class Access:
         self._listening: asyncio.Task[None] | None = None
 
     @classmethod
-    async def open(cls, settings: Settings, database: Database) -> Access:
+    async def open(cls, settings: Settings, database: Database, redis: RedisLink | None = None) -> Access:
         """Raises DatabaseUnavailable."""
         async with database.one_statement(events=False) as uow:
             state = await uow.access_state.read()
-        return cls(settings, database, state.cursor_key)
+        return cls(settings, database, state.cursor_key, redis)
 
     def start(self) -> None:
         if self.on:

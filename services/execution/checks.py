@@ -12,6 +12,7 @@ from repositories.database import Database
 from repositories.engine import is_unavailable
 from services.execution.embedded_parts import StartError
 from services.execution.health import Degraded
+from services.redis.link import RedisAway, RedisLink
 from services.spool.spool import Spool
 from services.storage_service.service import StorageService
 from utils.exceptions import IngestionException
@@ -71,6 +72,15 @@ async def check_storage(storage: StorageService) -> str:
     """Raises StorageUnavailable."""
     await storage.check()
     return f"bucket {storage.bucket}"
+
+
+async def check_redis(redis: RedisLink) -> str:
+    """Raises Degraded: nothing needs Redis."""
+    try:
+        await redis.check()
+    except RedisAway as error:
+        raise Degraded(f"Redis is not used ({error.reason}): each process counts its callers' limits for itself") from None
+    return "the limits of all processes together"
 
 
 async def check_spool(spool: Spool) -> str:

@@ -45,18 +45,22 @@ class Health:
 
 
 class Degraded(Exception):
-    """Raised by an internal check: it works, but not as it should; the text says why."""
+    """Raised by an internal or optional check: it works, but not as it should; the text says why."""
 
 
 class HealthService:
     """Runs the checks of the parts it depends on, each of which makes the whole unhealthy.
 
-    `internal`: what the service itself found wrong: shown in `checks`, no dependency, and makes the whole degraded.
+    `optional`: parts without which the service goes on, degraded. `internal`: what the service itself found wrong: shown in
+    `checks`, no dependency, and makes the whole degraded.
     Everything runs on the event loop.
     """
 
-    def __init__(self, required: dict[str, Check], internal: dict[str, Check]) -> None:
+    def __init__(
+        self, required: dict[str, Check], internal: dict[str, Check], optional: dict[str, Check] | None = None
+    ) -> None:
         self._required = required
+        self._optional = optional or {}
         self._internal = internal
         self._lock = asyncio.Lock()
         self._last: tuple[float, Health] | None = None
@@ -73,7 +77,7 @@ class HealthService:
             return answer
 
     async def _check_all(self) -> Health:
-        parts = self._required
+        parts = self._required | self._optional
         results = dict(
             zip(parts, await asyncio.gather(*(self._one(name, part) for name, part in parts.items())), strict=True)
         )
@@ -107,10 +111,16 @@ class HealthService:
             detail = f"no answer within {CHECK_TIMEOUT} s"
         except IngestionException as error:
             detail = error.message
+        except Degraded as error:
+            detail = str(error)
         except Exception:
             log.exception("health_check_failed", part=name)
             detail = "the check itself failed"
         took = time.perf_counter() - started
         DEPENDENCY_UP.labels(dependency=name).set(ok)
-        status: State = "unhealthy" if not ok else "degraded" if took > SLOW else "healthy"
+        status: State = "healthy"
+        if not ok and name in self._required:
+            status = "unhealthy"
+        elif not ok or took > SLOW:
+            status = "degraded"
         return PartHealth(status=status, latency_ms=round(took * 1000, 2), detail=detail)

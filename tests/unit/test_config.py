@@ -259,6 +259,10 @@ def test_production_takes_a_socket_without_a_password(monkeypatch: pytest.Monkey
         ({"STORAGE__PUBLIC_ENDPOINT": "http://frames.example"}, ["STORAGE__PUBLIC_ENDPOINT"]),
         ({"STORAGE__PUBLIC_ENDPOINT": "http://frames.example", "STORAGE__ALLOW_HTTP": "true"}, []),
         ({"STORAGE__ENDPOINT": "http://s3.example", "STORAGE__ALLOW_HTTP": "true", "DB__SSL": "prefer"}, ["DB__SSL"]),
+        ({"REDIS__HOST": "redis.example", "REDIS__PASSWORD": "own-4"}, ["REDIS__TLS"]),
+        ({"REDIS__HOST": "redis.example", "REDIS__PASSWORD": "own-4", "REDIS__TLS": "true"}, []),
+        ({"REDIS__HOST": "redis.example", "REDIS__PASSWORD": "own-4", "REDIS__ALLOW_PLAIN": "true"}, []),
+        ({"REDIS__HOST": "127.0.0.1", "REDIS__PASSWORD": "own-4"}, []),
     ],
 )
 def test_production_takes_no_plain_connection_that_nobody_named(
@@ -267,7 +271,14 @@ def test_production_takes_no_plain_connection_that_nobody_named(
     reasons = production(monkeypatch, **changes)
     assert [reason.split()[0] for reason in reasons] == named
     for reason in reasons:  # the error says which setting mends it
-        assert "STORAGE__ALLOW_HTTP" in reason if reason.startswith("STORAGE") else "verify-full" in reason
+        mends = {"STORAGE": "STORAGE__ALLOW_HTTP", "REDIS": "REDIS__ALLOW_PLAIN", "DB": "verify-full"}
+        assert mends[reason.partition("__")[0]] in reason
+
+
+def test_production_asks_for_a_password_of_redis(monkeypatch: pytest.MonkeyPatch) -> None:
+    reasons = production(monkeypatch, REDIS__HOST="127.0.0.1", REDIS__PASSWORD="password")
+    assert [reason.split()[0] for reason in reasons] == ["REDIS__PASSWORD"]
+    assert production(monkeypatch, REDIS__HOST="", REDIS__PASSWORD="") == []
 
 
 def test_production_by_default_has_neither(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ FASTAPI = "Only api knows FastAPI"
 LEAVES = "utils are leaves: no settings, no main, no demo"
 MAIN = "Nobody knows main; the product does not know the demo"
 BOTO3 = "Only storage_service knows boto3"
+REDIS = "Only services.redis knows redis"
 CV2 = "Only rtsp_capture and the demo know cv2 and av"
 # (contract, the module that the import is planted in, what it imports). A module that does not exist is made: a new room.
 PLANTS = [
@@ -58,10 +59,13 @@ PLANTS = [
     (BOTO3, "demo.camera", "botocore.config"),
     (CV2, "services.upload_handler.handler", "cv2"),
     (CV2, "utils.ids", "av"),
+    (REDIS, "services.access.rates", "redis"),
+    (REDIS, "utils.ids", "redis"),
+    (ROOMS_OF_SERVICES, "services.redis.link", "services.access.rates"),
 ]
 NOTHING = ("", "", "")
 # Kept in the skeleton: import-linter calls an `ignore_imports` that matches nothing stale.
-_KEPT = re.compile(r"^(?:import|from) (boto3|botocore|cv2|av)\b", re.MULTILINE)
+_KEPT = re.compile(r"^(?:import|from) (boto3|botocore|cv2|av|redis)\b", re.MULTILINE)
 _CHECK = """
 import json, sys
 from pathlib import Path

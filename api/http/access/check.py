@@ -48,7 +48,7 @@ async def authorize(request: Request, rule: Rule, path: str, status: int, action
     if not rule.public:
         request.scope[_PRINCIPAL] = who
     if access is not None and path not in UNLIMITED:
-        _count(request, access, who, address)
+        await _count(request, access, who, address)
         if not rule.public:
             place: ExitStack = request.scope[PLACE]
             place.enter_context(share(request, "requests in flight", settings.API.MAX_CONCURRENT_REQUESTS))
@@ -69,18 +69,18 @@ async def _judged(request: Request, access: Access, rule: Rule, address: str) ->
         if not who.has(*rule.scopes):
             raise Forbidden("The credential lacks the scope for this.", details={"scope": " ".join(sorted(rule.scopes))})
     except (Unauthorized, Forbidden, CsrfFailed) as error:
-        refuse(request, access, error, address)
+        await refuse(request, access, error, address)
         raise
     return who
 
 
-def refuse(request: Request, access: Access, error: Unauthorized | Forbidden | CsrfFailed, address: str) -> None:
+async def refuse(request: Request, access: Access, error: Unauthorized | Forbidden | CsrfFailed, address: str) -> None:
     """Counts a wrong credential and notes the refusal. Raises RateLimited for an address with too many."""
     status = 401 if isinstance(error, Unauthorized) else 403
     if error.details.get("given") or status == 403:
         access.refusals.note(address, error.code, status, str(request.scope.get("trackshift.request_id", "")))
     if error.details.get("given"):
-        access.rates.failed(address)
+        await access.rates.failed(address)
 
 
 async def _principal(request: Request, access: Access) -> Principal:
@@ -99,11 +99,11 @@ async def _principal(request: Request, access: Access) -> Principal:
     return who
 
 
-def _count(request: Request, access: Access, who: Principal, address: str) -> None:
+async def _count(request: Request, access: Access, who: Principal, address: str) -> None:
     name = caller_name(who, address)
     extra: dict[str, str] = request.scope.get("trackshift.headers", {})
     try:
-        quota = access.rates.request("read" if request.method in READS else "write", name)
+        quota = await access.rates.request("read" if request.method in READS else "write", name)
     except RateLimited as error:
         extra.update(error.details["quota"].headers())
         raise
@@ -111,7 +111,7 @@ def _count(request: Request, access: Access, who: Principal, address: str) -> No
         extra.update(quota.headers())
 
 
-def count_bytes(request: Request, size: int) -> None:
+async def count_bytes(request: Request, size: int) -> None:
     """Counts an upload's bytes before they are read. Raises RateLimited."""
     services = app_state(request).services
     if services is None or services.access is None:
@@ -119,7 +119,7 @@ def count_bytes(request: Request, size: int) -> None:
     access: Access = services.access
     extra: dict[str, str] = request.scope.get("trackshift.headers", {})
     try:
-        quota = access.rates.upload(size, caller_name(principal(request), request.scope[_ADDRESS]))
+        quota = await access.rates.upload(size, caller_name(principal(request), request.scope[_ADDRESS]))
     except RateLimited as error:
         extra.update(error.details["quota"].headers())
         raise

@@ -116,7 +116,7 @@ async def service(outside: dict[str, EmbeddedParts], tmp_path: Path) -> AsyncIte
     made = service_on(
         Backends(db, storage, outside=False), tmp_path, RTSP__RECONNECT_DELAY=str(3 / SCALE),
         RTSP__RECONNECT_MAX_DELAY=str(30 / SCALE), API__HEALTH_INTERVAL=str(5 / SCALE),
-        RTSP__MAX_CONCURRENT_STREAMS="3",
+        RTSP__MAX_CONCURRENT_STREAMS="3", REDIS__HOST="127.0.0.1", REDIS__PORT="9",  # nothing is there
     )  # fmt: skip
     await asyncio.to_thread(made.start, 90)
     yield made
@@ -153,6 +153,7 @@ async def test_each_alert_fires_in_its_time_and_says_what_is_wrong(
         took = await watch.until("IngestionCameraDown", kept, captured, roomless, since=fault, at_most=900)
         assert all(seconds >= 300 for seconds in took.values())
         assert set(watch.fired("IngestionCameraDown")) == {kept, captured, roomless}
+        assert watch.fired("IngestionRedisDown")["redis"] >= 300
         await asyncio.to_thread(broken.start)
         while re.search(f"ingestion_stream_down_seconds.*({kept}|{captured})", watch.scrapes[-1][1] or ""):
             await watch.scrape()

@@ -168,6 +168,7 @@ def test_dockerignore_patterns() -> None:
 # ---- Compose
 
 SERVICES = ("service", "postgres", "s3")
+FORGETFUL = "redis"  # keeps nothing, and nothing waits for it
 ONCE = "s3-user"  # runs at the start and ends
 SECRET = "own-secret-of-thirty-two-characters"
 SEAWEEDFS = ("docker-compose.yml", "deploy/compose.seaweedfs.yml")
@@ -180,7 +181,7 @@ def composed(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 def test_the_parts(composed: dict[str, Any]) -> None:
     services = composed["services"]
-    assert set(services) == {*SERVICES, ONCE}
+    assert set(services) == {*SERVICES, FORGETFUL, ONCE}
     assert services["postgres"]["image"].startswith("postgres:15.")
     for name, part in services.items():
         if "build" not in part:
@@ -198,7 +199,7 @@ def test_the_start_waits_for_healthy_parts(composed: dict[str, Any]) -> None:
     healthy = {"condition": "service_healthy"}
     assert services["service"]["depends_on"] == {"postgres": healthy, ONCE: {"condition": "service_completed_successfully"}}
     assert services[ONCE]["depends_on"] == {"s3": healthy}
-    for name in ("postgres", "s3"):
+    for name in ("postgres", "s3", FORGETFUL):
         assert services[name]["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL"), name
 
 
@@ -213,6 +214,18 @@ def test_what_is_kept_is_in_named_volumes(composed: dict[str, Any]) -> None:
     assert used <= set(composed["volumes"])
     for name in SERVICES:
         assert composed["services"][name]["volumes"], name
+
+
+def test_redis_is_reached_from_the_containers_only_and_its_password_is_no_argument(composed: dict[str, Any]) -> None:
+    part = composed["services"][FORGETFUL]
+    assert "ports" not in part
+    assert "volumes" not in part
+    shell, flag, script = part["command"]
+    assert (shell, flag) == ("sh", "-c")
+    assert subprocess.run(["sh", "-n"], input=script.replace("$$", "$"), text=True, check=False).returncode == 0
+    first, *settings = script.splitlines()
+    assert first == "exec valkey-server - <<END"
+    assert 'requirepass "$$REDIS__PASSWORD"' in settings
 
 
 def name_of(value: str) -> str:

@@ -23,7 +23,7 @@ GUIDE = (ROOT / "docs" / "deploy.md").read_text("utf-8")
 # What compose sets whatever `.env` says: where the containers are, and what the container itself decides.
 PINNED = {
     "ENVIRONMENT", "DATA_DIR", "API__HOST", "API__PORT", "API__SHUTDOWN_TIMEOUT", "DB__HOST", "DB__PORT", "DB__SSL",
-    "STORAGE__ENDPOINT", "STORAGE__ALLOW_HTTP",
+    "STORAGE__ENDPOINT", "STORAGE__ALLOW_HTTP", "REDIS__HOST", "REDIS__PORT", "REDIS__ALLOW_PLAIN",
 }  # fmt: skip
 
 
@@ -64,7 +64,7 @@ def test_every_setting_in_dotenv_reaches_the_container() -> None:
 
 def test_compose_starts_with_the_names_that_it_asks_for_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     needed = {"DB__PASSWORD": "a" * 8, "STORAGE__ACCESS_KEY": "b" * 8, "STORAGE__SECRET_KEY": "c" * 8}
-    needed["AUTH__BOOTSTRAP_KEY"] = "d" * 32
+    needed |= {"AUTH__BOOTSTRAP_KEY": "d" * 32, "REDIS__PASSWORD": "e" * 8}
     for name in needed:
         with pytest.raises(AssertionError, match=name):
             container_environment({**needed, "SECRETS__KEYS": f'["{new_key()}"]', name: ""})

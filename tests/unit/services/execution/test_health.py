@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from services.execution import health
-from services.execution.health import HealthService
+from services.execution.health import Degraded, HealthService
 from utils.exceptions import IngestionException
 from utils.metrics import REGISTRY
 from utils.periodic import PeriodicJob
@@ -35,6 +35,19 @@ async def test_none_leaves_it_healthy() -> None:
 
 async def test_a_required_part_that_fails_counts_for_more() -> None:
     assert (await HealthService({"database": wrong}, {"sweeper": wrong}).check()).status == "unhealthy"
+
+
+async def test_an_optional_part_that_fails_makes_it_degraded() -> None:
+    async def away() -> str | None:
+        raise Degraded("Redis is not used.")
+
+    found = await HealthService({"database": well}, {}, {"redis-here": away}).check()
+    assert (found.status, found.dependencies) == ("degraded", {"database": "healthy", "redis-here": "degraded"})
+    assert found.checks["redis-here"].detail == "Redis is not used."
+    assert REGISTRY.get_sample_value("ingestion_dependency_up", {"dependency": "redis-here"}) == 0
+    assert (await HealthService({"database": wrong}, {}, {"redis-here": away}).check()).status == "unhealthy"
+    assert (await HealthService({"database": well}, {}, {"redis-here": well}).check()).status == "healthy"
+    assert REGISTRY.get_sample_value("ingestion_dependency_up", {"dependency": "redis-here"}) == 1
 
 
 async def test_the_metric_follows_without_anybody_asking(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,117 @@
+"""A process's connections to Redis, and a circuit that keeps requests away from a Redis that fails.
+
+Nothing needs Redis: what cannot be done there is done without it. On the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import redis.exceptions as failures
+from redis.asyncio import BlockingConnectionPool, Redis, SSLConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from config import RedisSettings
+from utils.logger import get_logger
+
+log = get_logger(__name__)
+
+T = TypeVar("T")
+CHECK_TIMEOUT = 2.0  # seconds, connecting included; less than what a check of /health may take
+CONNECTIONS = 16  # a use holds one for a few round trips; further uses wait for one, within their time
+_CHECK_KEY = "trackshift:check"
+_CHECK_KEPT = 60  # seconds
+_NOT_CHECKED = "not_checked"
+# In this order: the first that fits. What is not named is `refused`: Redis answered with another error.
+_REASONS: tuple[tuple[type[BaseException], str], ...] = (
+    (failures.AuthenticationError, "password"),
+    (failures.AuthenticationWrongNumberOfArgsError, "password"),
+    (failures.NoPermissionError, "permission"),
+    (failures.BusyLoadingError, "loading"),
+    (failures.OutOfMemoryError, "full"),
+    (failures.ReadOnlyError, "read_only"),
+    (failures.TimeoutError, "timeout"),
+    (TimeoutError, "timeout"),
+    (failures.ConnectionError, "connection"),
+    (OSError, "connection"),
+    (RuntimeError, "connection"),  # uvloop's, of a connection that was closed a moment ago
+)
+
+
+class RedisAway(Exception):
+    """Redis cannot be used now. `reason`: connection, timeout, password, permission, full, read_only, loading, refused."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+def reason_of(error: BaseException) -> str:
+    """Why Redis cannot be used, in one word: its own texts may hold addresses and names."""
+    if isinstance(error, failures.ResponseError) and str(error).startswith(("NOAUTH", "WRONGPASS")):
+        return "password"
+    return next((word for kind, word in _REASONS if isinstance(error, kind)), "refused")
+
+
+class RedisLink:
+    """One a process, of a REDIS__HOST that is set. `pool` is for libraries, whose calls go through `use`.
+
+    The first use that fails opens the circuit: from then on `use` refuses at once, until `check` has written a key. The
+    health checks call it, so that no request is spent on finding out.
+    """
+
+    def __init__(self, settings: RedisSettings) -> None:
+        options: dict[str, Any] = {}
+        if settings.TLS:
+            options = {"connection_class": SSLConnection, "ssl_min_version": ssl.TLSVersion.TLSv1_2}
+            if settings.TLS_CA is not None:
+                options["ssl_ca_certs"] = str(settings.TLS_CA)
+        longest = max(CHECK_TIMEOUT, settings.TIMEOUT)  # what is cut is the whole: connecting, waiting for a connection, asking
+        # Once, for a kept connection that somebody in between has closed. What was counted may be counted twice then.
+        again = Retry(NoBackoff(), 1, supported_errors=(failures.ConnectionError,))
+        self.pool = BlockingConnectionPool(
+            max_connections=CONNECTIONS, timeout=longest, host=settings.HOST, port=settings.PORT, db=settings.DB,
+            username=settings.USER or None, password=settings.PASSWORD.get_secret_value() or None,
+            socket_connect_timeout=longest, socket_timeout=longest, retry=again, **options,
+        )  # fmt: skip
+        self._client: Redis = Redis(connection_pool=self.pool)
+        self._timeout = settings.TIMEOUT
+        self._away: str | None = _NOT_CHECKED
+
+    @property
+    def away(self) -> str | None:
+        """Why it is not used now; None when it is."""
+        return self._away
+
+    async def use(self, work: Callable[[], Awaitable[T]]) -> T:
+        """What `work` returns, within REDIS__TIMEOUT seconds. Raises RedisAway: at once while the circuit is open."""
+        if self._away is not None:
+            raise RedisAway(self._away)
+        return await self._within(self._timeout, work)
+
+    async def check(self) -> None:
+        """Opens or closes the circuit by writing a key, since a Redis that is full or read-only answers a PING. Raises
+        RedisAway."""
+        await self._within(CHECK_TIMEOUT, lambda: self._client.set(_CHECK_KEY, "1", ex=_CHECK_KEPT))
+        if self._away is not None:
+            log.info("redis_available", after=self._away)
+            self._away = None
+
+    async def _within(self, seconds: float, work: Callable[[], Awaitable[T]]) -> T:
+        try:
+            async with asyncio.timeout(seconds):
+                return await work()
+        except Exception as error:  # whatever a client library makes of a sick server: nothing needs Redis
+            reason = reason_of(error)
+        if self._away is None or self._away == _NOT_CHECKED:  # once an outage, whatever it turns into
+            log.warning("redis_unavailable", reason=reason, effect="each process counts for itself")
+        self._away = reason
+        raise RedisAway(reason)
+
+    async def close(self) -> None:
+        await self._client.aclose()
+        await self.pool.disconnect()

@@ -1,0 +1,56 @@
+"""What a failure of Redis is called, without what Redis said."""
+
+from __future__ import annotations
+
+import pytest
+import redis.exceptions as failures
+
+from config import RedisSettings
+from services.redis.link import RedisAway, RedisLink, reason_of
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (failures.AuthenticationError("invalid username-password pair"), "password"),
+        (failures.ResponseError("NOAUTH Authentication required."), "password"),
+        (failures.ResponseError("WRONGPASS invalid"), "password"),
+        (failures.NoPermissionError("this user has no permissions"), "permission"),
+        (failures.BusyLoadingError("loading"), "loading"),
+        (failures.OutOfMemoryError("command not allowed"), "full"),
+        (failures.ReadOnlyError("You can't write against a read only replica."), "read_only"),
+        (failures.TimeoutError("reading from 10.0.0.1"), "timeout"),
+        (TimeoutError(), "timeout"),
+        (failures.ConnectionError("10.0.0.1"), "connection"),
+        (ConnectionResetError(), "connection"),
+        (RuntimeError("unable to perform operation on <TCPTransport closed=True>"), "connection"),
+        (failures.ResponseError("MISCONF"), "refused"),
+    ],
+)
+def test_a_failure_has_one_word(error: Exception, reason: str) -> None:
+    assert reason_of(error) == reason
+
+
+async def test_the_first_failure_opens_the_circuit_for_all() -> None:
+    link = RedisLink(RedisSettings(HOST="127.0.0.1"))
+    link._away = None  # as after a check
+
+    async def fails() -> None:
+        raise failures.ReadOnlyError("replica")
+
+    async def never() -> None:
+        raise AssertionError("Redis was asked although the circuit is open")
+
+    with pytest.raises(RedisAway, match="read_only"):
+        await link.use(fails)
+    with pytest.raises(RedisAway, match="read_only"):
+        await link.use(never)
+    assert link.away == "read_only"
+
+
+async def test_before_the_first_check_nothing_is_asked() -> None:
+    async def never() -> None:
+        raise AssertionError("asked")
+
+    with pytest.raises(RedisAway):
+        await RedisLink(RedisSettings(HOST="127.0.0.1")).use(never)
