@@ -70,7 +70,7 @@ class RedisLink:
             options = {"connection_class": SSLConnection, "ssl_min_version": ssl.TLSVersion.TLSv1_2}
             if settings.TLS_CA is not None:
                 options["ssl_ca_certs"] = str(settings.TLS_CA)
-        longest = max(CHECK_TIMEOUT, settings.TIMEOUT)  # what is cut is the whole: connecting, waiting for a connection, asking
+        longest = max(CHECK_TIMEOUT, settings.TIMEOUT)  # `_within` cuts the whole, connecting included
         # Once, for a kept connection that somebody in between has closed. What was counted may be counted twice then.
         again = Retry(NoBackoff(), 1, supported_errors=(failures.ConnectionError,))
         self.pool = BlockingConnectionPool(
