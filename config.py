@@ -373,6 +373,22 @@ class RtspSettings(Group):
         le=128,
         description="Threads that decode and encode pictures.",
     )
+    TRIAL_PROCESSES: int = Field(
+        2,
+        ge=1,
+        le=64,
+        description="Processes that decode the first pictures of a stream, until it has proved itself and threads decode it "
+        "(docs/isolation.md); started when they are needed.",
+    )
+    TRIAL_MEMORY: int = Field(
+        1_073_741_824,
+        ge=268_435_456,
+        le=1_099_511_627_776,
+        description="Bytes that all pictures in these processes may take together, beside the processes themselves.",
+    )
+    TRIAL_TIMEOUT: float = Field(
+        10, ge=1, le=600, description="Seconds that decoding one picture may take there; then it is `decode_failed`."
+    )
     ALLOWED_NETWORKS: list[Annotated[str, AfterValidator(_network)]] | None = Field(
         None,
         description="JSON list of CIDRs that camera URLs may point to. Unset: private networks, outside production also "

@@ -56,6 +56,7 @@ from services.rtsp_capture.streams.hub import StreamHub
 from services.rtsp_capture.streams.keep_open import KeepOpenStreams
 from services.rtsp_capture.streams.probe import Prober
 from services.rtsp_capture.streams.stream import StreamDeps
+from services.rtsp_capture.streams.trials import Trials
 from services.spool.replay import Replay
 from services.spool.spool import Spool
 from services.storage_service.service import StorageService
@@ -136,7 +137,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             log.warning("reader_renamed", former=FORMER_READER, used="native")
         opencv = RelayedConnector(settings.RTSP, io, opener, OpenCvReader)
         readers: dict[str, Connector] = {"opencv": opencv, "native": native, FORMER_READER: native}
-        streams = StreamDeps(settings.RTSP, readers[settings.RTSP.READER], decode_pool, readers)
+        trials = Trials(settings.RTSP, decode_pool)
+        stack.push_async_callback(trials.close)
+        streams = StreamDeps(settings.RTSP, readers[settings.RTSP.READER], decode_pool, readers, trials=trials)
         hub = StreamHub(streams, access.shares)
         stack.push_async_callback(hub.close)
         prober = Prober(streams)

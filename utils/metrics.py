@@ -122,6 +122,16 @@ WORKERS_REPLACED = Counter(
     "Worker processes replaced: crashed, killed (from outside), timeout, retired (many jobs, or kept memory).",
     ["pool", "reason"], registry=REGISTRY,
 )  # fmt: skip
+TRIAL_PICTURES = Counter(
+    "ingestion_trial_pictures",
+    "Pictures of streams that have not proved themselves, by outcome: ok, failed, error, crashed, killed, timeout, refused, "
+    "unavailable.",
+    ["outcome"], registry=REGISTRY,
+)  # fmt: skip
+STREAMS_CONDEMNED = Counter(
+    "ingestion_streams_condemned", "Streams left alone because their pictures made workers die again and again.",
+    registry=REGISTRY,
+)  # fmt: skip
 STORAGE_SECONDS = Histogram(
     "ingestion_storage_seconds", "Seconds of one object store call.", ["operation"], buckets=_LATENCY, registry=REGISTRY
 )

@@ -1,8 +1,9 @@
 """Worker processes for what may crash, spin or take all memory: strangers' pictures in C libraries.
 
 A job is a function named by its import path ("module:function") with JSON arguments and a JSON result; a file is handed
-over by its path. A worker is a fresh interpreter (utils/worker_process.py), never a fork of this threaded process. It is
-kept warm for many jobs; one that crashes, exceeds its time or keeps memory is replaced, and only its own job fails.
+over by its path, other data as bytes beside the JSON, both ways. A worker is a fresh interpreter (utils/worker_process.py),
+never a fork of this threaded process. It is kept warm for many jobs; one that crashes, exceeds its time or keeps memory is
+replaced, and only its own job fails.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from utils.logger import get_logger
@@ -41,6 +43,13 @@ class PoolUnavailable(Exception):
 
 class PoolClosed(Exception):
     """The pool is closed, or was while the job waited."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    line: bytes  # JSON
+    attached: Sequence[bytes]
+    most: int  # bytes that may come back
 
 
 class ProcessPool:
@@ -82,6 +91,21 @@ class ProcessPool:
         `memory`: bytes, at most `largest`; less than the allowance counts as the allowance. `patience`: seconds for which
         it waits for room. Raises JobFailed, PoolUnavailable, PoolClosed.
         """
+        return (await self._run({"call": function, "args": args}, (), 0, memory, patience))[0]
+
+    async def run_with_bytes(
+        self, function: str, *args: Any, attached: Sequence[bytes], most: int, memory: int = 0, patience: float = 120
+    ) -> tuple[Any, bytes]:
+        """As `run`, of a function that takes bytes (`attached`, joined) as its last argument and returns (result, bytes).
+
+        `most`: how many bytes it may return; a worker that sends more is replaced, and its job has crashed.
+        """
+        job = {"call": function, "args": args, "bytes": sum(len(part) for part in attached)}
+        return await self._run(job, attached, most, memory, patience)
+
+    async def _run(
+        self, job: dict[str, Any], attached: Sequence[bytes], most: int, memory: int, patience: float
+    ) -> tuple[Any, bytes]:
         self._busy.inc()
         reserved = memory if memory > self.allowance else 0
         try:
@@ -97,8 +121,8 @@ class ProcessPool:
             self._room.give(reserved)
             _seen(task)
 
-        job = {"call": function, "args": args, "memory": max(memory, self.allowance)}
-        task = asyncio.create_task(self._job(json.dumps(job).encode() + b"\n"))
+        job["memory"] = max(memory, self.allowance)
+        task = asyncio.create_task(self._job(_Job(json.dumps(job).encode() + b"\n", attached, most)))
         self._jobs.add(task)
         task.add_done_callback(ended)
         return await asyncio.shield(task)
@@ -131,25 +155,26 @@ class ProcessPool:
             self._room.give(reserved)
             raise
 
-    async def _job(self, line: bytes) -> Any:
+    async def _job(self, job: _Job) -> tuple[Any, bytes]:
         if self._closed:
             raise PoolClosed
-        answer = await self._answer(line)
-        if answer is None:
+        answered = await self._answer(job)
+        if answered is None:
             # A signal from outside, such as the kernel's that found no memory: this file need not be the cause.
-            answer = await self._answer(line)
-        if answer is None:
+            answered = await self._answer(job)
+        if answered is None:
             raise JobFailed("killed")
+        answer, back = answered
         if "error" in answer:
             raise JobFailed("error", str(answer["error"]))
-        return answer.get("result")
+        return answer.get("result"), back
 
-    async def _answer(self, line: bytes) -> dict[str, Any] | None:
+    async def _answer(self, job: _Job) -> tuple[dict[str, Any], bytes] | None:
         """What the worker answered; None when something outside killed it. Raises JobFailed, PoolUnavailable."""
         worker = await self._worker()
         try:
             async with asyncio.timeout(self._timeout):
-                answer = await worker.call(line)
+                answer, back = await worker.call(job.line, job.attached, job.most)
         except (TimeoutError, WorkerDied) as error:
             reason: Reason = "timeout" if isinstance(error, TimeoutError) else await worker.cause()
             await self._replace(worker, reason)
@@ -162,7 +187,7 @@ class ProcessPool:
             await self._replace(worker, "retired")
         else:
             self._idle.append(worker)
-        return answer
+        return answer, back
 
     async def _replace(self, worker: Worker, reason: str) -> None:
         WORKERS_REPLACED.labels(pool=self._name, reason=reason).inc()

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -87,14 +88,20 @@ class Worker:
     def alive(self) -> bool:
         return self._process.returncode is None and not self._reader.at_eof()
 
-    async def call(self, line: bytes) -> dict[str, Any]:
-        """The answer to one job. Raises WorkerDied; after that, or a cancelled call, it can only be ended."""
+    async def call(self, line: bytes, attached: Sequence[bytes] = (), most: int = 0) -> tuple[dict[str, Any], bytes]:
+        """The answer to one job, and the bytes that came with it, at most `most`.
+
+        Raises WorkerDied; after that, or a cancelled call, it can only be ended.
+        """
         self.jobs += 1
         self._busy = True
         self._writer.write(line)
+        for part in attached:
+            self._writer.write(part)
         answer = await self._answer()
+        back = await self._bytes(answer.get("bytes", 0), most)
         self._busy = False
-        return answer
+        return answer, back
 
     async def cause(self) -> Literal["crashed", "killed"]:
         """Why it died. "killed": by a signal that decoders do not end by, sent from outside."""
@@ -116,6 +123,15 @@ class Worker:
         if self._process.returncode is None:
             self._killed = True
             self._process.kill()
+
+    async def _bytes(self, count: Any, most: int) -> bytes:
+        if not isinstance(count, int) or not 0 <= count <= most:
+            raise WorkerDied
+        try:
+            return await self._reader.readexactly(count)
+        except (OSError, asyncio.IncompleteReadError):
+            self._lost = True
+            raise WorkerDied from None
 
     async def _answer(self) -> dict[str, Any]:
         line, answer = b"", None

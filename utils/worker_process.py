@@ -5,7 +5,9 @@ given may be hostile and its decoders may have holes, so it starts without the s
 it), cannot write files, and answers with JSON, which, unlike a pickle, cannot run code in the parent.
 
 Lines of JSON over one socket: {"call": "module:function", "args": [...], "memory": bytes} is answered by
-{"result": ...} or {"error": an exception's type}, with "grown": bytes that the process keeps after the job.
+{"result": ...} or {"error": an exception's type}, with "grown": bytes that the process keeps after the job. A job with
+"bytes" is followed by so many bytes, which its function takes as its last argument; that function returns (result, bytes),
+and its answer is followed by those, "bytes" of them.
 """
 
 from __future__ import annotations
@@ -70,25 +72,30 @@ def _function(path: str) -> Callable[..., Any]:
     return found
 
 
-def _run(job: dict[str, Any]) -> dict[str, Any]:
+def _run(job: dict[str, Any], attached: bytes | None) -> tuple[dict[str, Any], bytes]:
+    back = b""
     try:
         function = _function(job["call"])
         before = _address_space()
         if before:
             _limit_memory(before + job["memory"])
         try:
-            answer = {"result": function(*job["args"])}
+            if attached is None:
+                answer = {"result": function(*job["args"])}
+            else:
+                result, back = function(*job["args"], attached)
+                answer = {"result": result, "bytes": len(back)}
         finally:
             _limit_memory(resource.RLIM_INFINITY)
     except Exception as error:
         # The type alone: a text may quote the input.
-        return {"error": type(error).__name__}
+        return {"error": type(error).__name__}, b""
     if job["memory"] > _TRIM_ABOVE:
         gc.collect()
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
         if trim is not None:
             trim(0)
-    return {**answer, "grown": max(0, _address_space() - before)}
+    return {**answer, "grown": max(0, _address_space() - before)}, back
 
 
 def main() -> None:
@@ -107,7 +114,10 @@ def main() -> None:
     channel.sendall(b'{"ready": true}\n')
     with channel.makefile("rb") as lines:
         for line in lines:  # ends with the parent's end of the socket
-            channel.sendall(json.dumps(_run(json.loads(line))).encode() + b"\n")
+            job = json.loads(line)
+            answer, back = _run(job, lines.read(job["bytes"]) if "bytes" in job else None)
+            channel.sendall(json.dumps(answer).encode() + b"\n")
+            channel.sendall(back)
 
 
 if __name__ == "__main__":

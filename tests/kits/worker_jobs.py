@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import time
 from pathlib import Path
@@ -70,3 +71,24 @@ def write(path: str) -> str:
     except OSError as error:
         return type(error).__name__
     return "written"
+
+
+def reversed_bytes(attached: bytes) -> tuple[int, bytes]:
+    return len(attached), attached[::-1]
+
+
+def hostile_decode(spec: dict[str, Any], attached: bytes) -> tuple[dict[str, Any], bytes]:
+    """`decode_job.decode` with a hole: pictures of one width end it, and so do those at certain seconds of their stream."""
+    from services.rtsp_capture.media.decode_job import decode
+
+    width, wanted = spec["info"][2], spec["groups"][1][spec["index"]][1]
+    if width == ABORTING_WIDTH or math.isclose(wanted, ABORTING_AT):
+        os.abort()
+    if math.isclose(wanted, SPINNING_AT):
+        spin()
+    return decode(spec, attached)
+
+
+ABORTING_WIDTH = 336  # pixels
+ABORTING_AT = 0.44  # seconds of the stream
+SPINNING_AT = 0.48

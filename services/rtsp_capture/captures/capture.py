@@ -139,12 +139,19 @@ class Capture:
         may_want_another = self._ledger.done and self._frames.pending > 0 and self.mode.retries_damaged
         return self._complete(filler) and not may_want_another
 
+    def _condemned(self) -> bool:
+        """Whether the stream's pictures crash their decoder and none was stored. (Capture events may still be triggered.)"""
+        failure, waits = self._state.failure, self._frames.pending or self._ledger.stored or self.mode.open_until_final
+        return failure is not None and failure.code == "decode_failed" and not waits
+
     def _complete(self, filler: SlotFiller) -> bool:
         ledger, state, now = self._ledger, self._state, self._clock.now()
         if ledger.full:
             return True
         failure = state.failure
         if state.last_picture_at is None and failure is not None and failure.code in self.mode.fatal_before_first_picture:
+            return True
+        if self._condemned():
             return True
         if ledger.sampler is None:
             wait = self.mode.first_picture_timeout

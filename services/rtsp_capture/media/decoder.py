@@ -81,10 +81,7 @@ class PictureDecoder:
 
     def frame(self, picture: Picture) -> Any:
         """The picture as av.VideoFrame, not to be changed. Not for Motion JPEG. Raises CaptureFailure decode_failed."""
-        if picture.damaged:
-            raise CaptureFailure("decode_failed", "Data of the picture, or of one that it refers to, was lost.")
-        if not picture.decodable:
-            raise CaptureFailure("decode_failed", "The picture refers to some from before the connection.")
+        refuse_incomplete(picture)
         self.forget()
         kept = self._kept.get(id(picture.packet)) or self._decode(picture)
         # Damage that does not concern the picture: the decoder begins again.
@@ -248,6 +245,14 @@ class PictureDecoder:
         if self._info.codec == "mjpeg":
             return received_luma(picture.packet.data, width)
         return small_luma(self.frame(picture), width)
+
+
+def refuse_incomplete(picture: Picture) -> None:
+    """Raises CaptureFailure decode_failed for a picture that is known not to be whole, before anything is decoded."""
+    if picture.damaged:
+        raise CaptureFailure("decode_failed", "Data of the picture, or of one that it refers to, was lost.")
+    if not picture.decodable:
+        raise CaptureFailure("decode_failed", "The picture refers to some from before the connection.")
 
 
 def _entries(gop: list[Packet], damage: Damage, start: int, end: int, *, blind: bool = False) -> list[_Fed]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from models.values import TimestampSource
 from services.rtsp_capture.media.damage import Damage
+from services.rtsp_capture.media.parameter_sets import SeenSets
 from services.rtsp_capture.media.ring_budget import RingBudget
 
 
@@ -44,6 +45,8 @@ class Gop:
     damage: Damage = field(default_factory=Damage)
     previous_damage: Damage = field(default_factory=Damage)
     following_damage: Damage = field(default_factory=Damage)
+    sets: SeenSets = field(default_factory=SeenSets)  # looked for only where pictures are decoded
+    previous_sets: SeenSets = field(default_factory=SeenSets)
 
     @classmethod
     def begin(cls, packet: Packet, before: Gop | None) -> Gop:
@@ -51,6 +54,7 @@ class Gop:
         gop = cls([packet])
         if before is not None:
             gop.previous, gop.previous_damage, gop.before = before.packets, before.damage, before.packets[-1]
+            gop.previous_sets = before.sets
             before.following, before.following_damage = gop.packets, gop.damage
             if packet.lost:
                 before.damage.lost(len(before.packets))

@@ -52,11 +52,15 @@ class LiveDecoder:
         if self._decoder is None:
             return
         if self._monotonic() > self._until or self._segment != picture.packet.segment:
-            self._decoder = self._newest = None
+            self.leave()
             return
         self._newest = picture
         if self._following is None or self._following.done():
             self._following = asyncio.create_task(self._advance())
+
+    def leave(self) -> None:
+        """Follows no longer."""
+        self._decoder = self._newest = None
 
     async def _advance(self) -> None:
         """Decodes up to the newest picture, and then up to those that came meanwhile."""

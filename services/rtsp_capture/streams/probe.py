@@ -169,6 +169,8 @@ class Prober:
 
     async def _probe(self, name: str, address: CameraAddress, transport: str, reader: str | None) -> ProbeResult:
         seen = ProbeFindings()
+        if self._deps.trials is not None:
+            self._deps.trials.warm()
         began_at = time.time()
         try:
             await self._watch(name, seen, address, transport, reader)
@@ -177,7 +179,7 @@ class Prober:
         undecoded: CaptureFailure | None = None
         picture: Jpeg | None = None
         try:
-            picture = await self._picture(seen)
+            picture = await self._picture(name, seen, lossy=transport == "udp")
         except CaptureFailure as failure:
             undecoded = failure
         warnings = tuple(seen.warnings(transport, self._deps.settings.MAX_CLOCK_OFFSET))
@@ -220,9 +222,11 @@ class Prober:
             self._ending.add(ending)
             ending.add_done_callback(self._ending.discard)
 
-    async def _picture(self, seen: ProbeFindings) -> Jpeg | None:
+    async def _picture(self, name: str, seen: ProbeFindings, *, lossy: bool) -> Jpeg | None:
         """A keyframe as it would be stored. Raises CaptureFailure decode_failed."""
         if seen.info is None or not seen.keys:
             return None
-        gop = Gop.begin(seen.keys[0], None)
-        return await self._deps.decode_pool.run(PictureDecoder(seen.info).decode, Picture(seen.keys[0], gop, 0), QUALITY)
+        picture = Picture(seen.keys[0], Gop.begin(seen.keys[0], None), 0)
+        if self._deps.trials is not None:
+            return await self._deps.trials.of(f"probe-{name}", None, lossy=lossy).jpeg(seen.info, picture, QUALITY)
+        return await self._deps.decode_pool.run(PictureDecoder(seen.info).decode, picture, QUALITY)

@@ -25,6 +25,7 @@ from services.rtsp_capture.media.ring_budget import RingBudget
 from services.rtsp_capture.streams.back_off import BackOff
 from services.rtsp_capture.streams.stream_decoder import StreamDecoder
 from services.rtsp_capture.streams.stream_state import StreamTracker
+from services.rtsp_capture.streams.trials import StreamTrial, Trials
 from services.rtsp_capture.timing.host_clock import HOST, HostClock
 from utils.exceptions import CaptureFailure
 from utils.logger import get_logger
@@ -71,6 +72,7 @@ class StreamDeps:
     decode_pool: WorkerPool
     connectors: Mapping[str, Connector] = field(default_factory=dict)  # the readers that a camera may name
     host: HostClock = HOST  # brings receipt times to wall time
+    trials: Trials | None = None  # where streams prove themselves; None: they are trusted
 
     def connector(self, reader: str | None) -> Connector:
         """That of the reader of this name; the default one without a name, and for one that is not built."""
@@ -96,9 +98,23 @@ class Stream:
         self._closing = asyncio.Event()
         self._back_off = BackOff(deps.settings)
         self._connection: Connection | None = None
-        self.decoder = StreamDecoder(deps.decode_pool, lossy=key.transport == "udp")
+        self._trial = self._on_trial()
+        self.decoder = StreamDecoder(deps.decode_pool, lossy=key.transport == "udp", trial=self._trial)
         self._started = time.monotonic()
         self._task = asyncio.create_task(self._run(), name=f"stream-{key.camera_id}", context=context)
+
+    def _on_trial(self) -> StreamTrial | None:
+        if (trials := self._deps.trials) is None:
+            return None
+        trials.warm()  # while the connection opens
+        trial = trials.of(self.key.camera_id, self.key, lossy=self.key.transport == "udp")
+        trial.on_condemned = self._condemned
+        return trial
+
+    def _condemned(self) -> None:
+        """Its pictures crash their decoder: the connection ends."""
+        if self._connection is not None:
+            self._connection.stop()
 
     # -- listeners ---------------------------------------------------------------------------------------------
 
@@ -160,6 +176,8 @@ class Stream:
             delay = self._back_off.failed(failure, packets=end.packets > 0)
             if end.goodbye and time.monotonic() - self._started > self._settings.RECONNECT_DELAY:
                 delay = 0.0  # it has told us, so that nothing is waited for; unless it says so each time
+            if self._trial is not None and self._trial.condemned:
+                delay = self._trial.condemned_for
             self._failed(failure, delay)
             await self._wait(delay)
         self.status.closed()
@@ -171,6 +189,8 @@ class Stream:
             partial(self._opened, self._segment + 1), self._packets,
         )  # fmt: skip
         nothing = ConnectionEnd(None, 0)
+        if self._trial is not None and (failure := self._trial.condemned) is not None:
+            return failure, nothing
         try:
             connection = await self._until_closing(self._deps.connector(self.key.reader)(plan))
         except CaptureFailure as failure:
@@ -188,7 +208,8 @@ class Stream:
         self._connection = None
         if self._closing.is_set():
             return None, end
-        return end.failure or CaptureFailure("stream_ended", "The stream ended."), end
+        condemned = self._trial.condemned if self._trial is not None else None
+        return condemned or end.failure or CaptureFailure("stream_ended", "The stream ended."), end
 
     async def _until_ended(self, connection: Connection) -> ConnectionEnd:
         """Waits for the connection's end; abandons a camera that sends no pictures and whose reader does not notice.

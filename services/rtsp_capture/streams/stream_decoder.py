@@ -1,7 +1,8 @@
 """The decoding of one stream's pictures, for all captures that share it.
 
 Pictures of captures are decoded one after the other, by one decoder; a picture that several captures want is decoded
-once. Snapshots have a decoder of their own (`LiveDecoder`).
+once. Snapshots have a decoder of their own (`LiveDecoder`). Until the stream has proved itself, all of its pictures are
+decoded in a worker process (`trials`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from services.rtsp_capture.media.gop_buffer import Picture
 from services.rtsp_capture.media.luma import Luma
 from services.rtsp_capture.media.packets import StreamInfo
 from services.rtsp_capture.streams.live_decoder import LiveDecoder
+from services.rtsp_capture.streams.trials import StreamTrial
 from utils.exceptions import CaptureFailure
 from utils.metrics import DECODE_SECONDS
 from utils.pool import WorkerPool
@@ -29,9 +31,10 @@ Verdict = TypeVar("Verdict")
 class StreamDecoder:
     """One a stream. On the event loop; decodes in the pool. `info` is that of the newest connection, None before."""
 
-    def __init__(self, pool: WorkerPool, *, lossy: bool) -> None:
-        """`lossy`: the transport may lose data without saying so (UDP)."""
+    def __init__(self, pool: WorkerPool, *, lossy: bool, trial: StreamTrial | None = None) -> None:
+        """`lossy`: the transport may lose data without saying so (UDP). `trial`: None for a stream that is trusted."""
         self._pool = pool
+        self._trial = trial
         self._lossy = lossy
         self.info: StreamInfo | None = None
         self._segment = 0  # of `info`
@@ -49,7 +52,14 @@ class StreamDecoder:
 
     def follow(self, picture: Picture) -> None:
         """A picture came, in decoding order."""
+        if self._live_decoder.active and self._on_trial(picture):
+            self._live_decoder.leave()
         self._live_decoder.follow(picture)
+
+    def _on_trial(self, picture: Picture) -> StreamTrial | None:
+        """The trial that decodes the picture; None when threads do."""
+        trial = self._trial
+        return trial if trial is not None and self.info is not None and not trial.trusted(self.info, picture) else None
 
     async def decode(self, picture: Picture, quality: int) -> Jpeg:
         """The picture as JPEG; one that is being decoded already, for another capture, is decoded once.
@@ -80,6 +90,8 @@ class StreamDecoder:
         """As `decode`, of a picture wanted at once. A decoder then follows the stream, so that the next one is quick."""
         if picture.packet.key or self.info is None:
             return await self.decode(picture, quality)
+        if (trial := self._on_trial(picture)) is not None:
+            return await trial.jpeg(self.info, picture, quality)
         return await self._live_decoder.jpeg(self.info, picture, quality)
 
     async def _decode(self, picture: Picture, quality: int) -> Jpeg:
@@ -87,16 +99,21 @@ class StreamDecoder:
             if not self._wanted[picture.packet.segment, picture.packet.pts, quality]:
                 # Its captures gave it up while it waited for the lock: decoding it would delay the others.
                 raise CaptureFailure("decode_failed", "No capture waits for the picture any more.")
-            decoder = self._decoder_for(picture)
             started = time.perf_counter()
             try:
-                jpeg = await self._pool.run(decoder.decode, picture, quality)
+                jpeg = await self._jpeg(picture, quality)
             finally:
                 DECODE_SECONDS.observe(time.perf_counter() - started)
                 self._release_later()
             if picture.packet.segment == self._segment:
                 self._note_size(jpeg)
             return jpeg
+
+    async def _jpeg(self, picture: Picture, quality: int) -> Jpeg:
+        trial = self._on_trial(picture)
+        if trial is not None and self.info is not None:
+            return await trial.jpeg(self.info, picture, quality)
+        return await self._pool.run(self._decoder_for(picture).decode, picture, quality)
 
     def _note_size(self, jpeg: Jpeg) -> None:
         """Some cameras switch their size while they send (a JPEG leaves out an odd last row or column)."""
@@ -110,8 +127,11 @@ class StreamDecoder:
         Raises CaptureFailure decode_failed.
         """
         async with self._lock:
-            decoder = self._decoder_for(picture)
             try:
+                trial = self._on_trial(picture)
+                if trial is not None and self.info is not None:
+                    return await self._pool.run(judge, await trial.luma(self.info, picture, width))
+                decoder = self._decoder_for(picture)
                 return await self._pool.run(lambda: judge(decoder.luma(picture, width)))
             finally:
                 self._release_later()
