@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -43,7 +44,7 @@ async def test_a_stream_that_crashes_its_decoder_ends_alone(
     monkeypatch.setattr(decode_job, "DECODE", f"{worker_jobs.__name__}:hostile_decode")
     crashed = WORKERS_REPLACED.labels(pool="streams", reason="crashed")._value
     workers, condemned = crashed.get(), STREAMS_CONDEMNED._value.get()
-    fields = {"capture_mode": "continuous", "fps": 5.0, "sampling": "exact"}
+    fields: dict[str, Any] = {"capture_mode": "continuous", "fps": 5.0, "sampling": "exact"}
     good = await kit.submit(camera.url_of("h264"), **fields, capture_duration=8.0)
     await kit.until(good, lambda r: r.progress.stored > 0, 30)
     camera_id = unique()
