@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 _UNKNOWN_RATE = 25.0  # frames a second, where OpenCV knows none
+_MAX_START = 120.0  # seconds for which FFmpeg reads before it sets start_time: pictures may be seconds apart
 _MAX_FRAMES = 1e12  # CAP_PROP_PTS beyond it is FFmpeg's "no value", rescaled
 
 
@@ -47,7 +48,7 @@ class OpenCvTimestamps:
         base = position + self._shift - at
         if self._base is None:
             self._base = base
-        elif (0.9 if self._count * duration < 2 else 1.25) * duration < abs(base - self._base) < 10:
+        elif (0.9 if self._count * duration < 2 else 1.25) * duration < abs(base - self._base) < _MAX_START:
             self._shift += self._base - base
         return position + self._shift
 

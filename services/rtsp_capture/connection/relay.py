@@ -1,7 +1,8 @@
 """A camera's stream for FFmpeg, on loopback: FFmpeg never connects to a camera.
 
 Our own client asks the camera, on the one connection to the judged address, and keeps it. FFmpeg gets an SDP of ours with
-the one track, and the RTP packets as they come, doubles dropped. It sees no password, no other address and no redirect.
+the one track, and the RTP packets as they come, doubles dropped, with one source, one count and one RTP clock
+(`relabel.py`). It sees no password, no other address and no redirect.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import secrets
+import time
 from collections.abc import Callable
 
 from services.rtsp_capture.connection.rtsp.framing import Data, Framing, ProtocolError, ServerRequest
+from services.rtsp_capture.connection.rtsp.relabel import Relabel
 from services.rtsp_capture.connection.rtsp.rtp import Bye, parse_rtcp, parse_rtp
 from services.rtsp_capture.connection.rtsp.sdp import VideoTrack
 from services.rtsp_capture.connection.rtsp.sequencer import Sequencer
@@ -27,13 +30,16 @@ _DEPTH = 2
 class Relay(asyncio.Protocol):
     """One camera's; the server's side of FFmpeg's one connection. On the sockets' loop."""
 
-    def __init__(self, session: Session, on_play: Callable[[], None]) -> None:
-        """`on_play`: the camera sends."""
-        self._session, self._on_play = session, on_play
+    def __init__(
+        self, session: Session, on_play: Callable[[], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`on_play`: the camera sends; `clock`: when packets came, seconds."""
+        self._session, self._on_play, self._clock = session, on_play, clock
         self._token = secrets.token_urlsafe(16)
         self._framing = Framing()
         self._framing.channels = frozenset((0, 1))  # FFmpeg sends reports
         self._sequencer = Sequencer(_DEPTH)
+        self._relabel = Relabel(session.track.codec, session.track.clock_rate)
         self._transport: asyncio.Transport | None = None
         self._server: asyncio.Server | None = None
         self._starting: asyncio.Task[None] | None = None
@@ -109,7 +115,7 @@ class Relay(asyncio.Protocol):
         """From the camera; None stands for lost data."""
         if self._transport is None or self._closed:
             return
-        now = asyncio.get_running_loop().time()
+        now = self._clock()
         parts: list[bytes] = []
         goodbye = False
         for data in packets:
@@ -118,7 +124,8 @@ class Relay(asyncio.Protocol):
             elif data.channel == self._session.channels[0]:
                 packet = parse_rtp(data.payload)
                 if packet is not None and packet.payload_type not in self._session.track.others:
-                    parts += [_framed(0, one.packet.data) for one in self._sequencer.push(packet, now)]
+                    for one in self._sequencer.push(packet, now):
+                        parts += [_framed(0, relabelled) for relabelled in self._relabel.push(one)]
             elif data.channel == self._session.channels[1]:
                 goodbye |= any(isinstance(one, Bye) for one in parse_rtcp(data.payload))
                 parts.append(_framed(1, data.payload))

@@ -5,6 +5,8 @@ A packet is received some delay after its picture was taken; jitter only ever ad
 the jitter. FFmpeg's parser hands each packet over when the next one begins: one frame's duration is subtracted (not of
 Motion JPEG, whose pictures RTP's marker bit ends).
 
+Some cameras' stream time is slow or fast by as much as 16 %: `clock_rate` says by how much, once it is sure.
+
 The first packets of a connection come in a burst: FFmpeg held them back while it probed the stream, and some
 cameras repeat what they sent before. Each is late, by less and less, until the burst has run dry: `settled` says so.
 """
@@ -14,14 +16,19 @@ from __future__ import annotations
 from collections import deque
 from itertools import pairwise
 
+from services.rtsp_capture.timing.clock_rate import ClockRate
+
 WINDOW_SECONDS = 10.0  # of packets that the envelope covers
 STEP_SECONDS = 0.020  # a difference beyond this is stepped, below it is slewed
 SLEW = 500e-6  # seconds a second
-MAX_JUMP = 2.0  # seconds of stream time between neighbours that mean another timeline
+MAX_BACK = 2.0  # seconds of stream time between neighbours that mean another timeline: back,
+MAX_AHEAD = 5.0  # or ahead, beyond the time that passed here
+MAX_DISTANCE = 12.0  # seconds between pictures
 SETTLE_PACKETS = 5  # the burst is over when so many packets in a row did not lower the envelope
 SETTLE_ANCHORS = 3  # (so many of them shown later than all before: B-pictures are never early, and cannot lower it)
 SETTLE_FALL = 0.002  # by more than this (seconds),
 SETTLE_TIMEOUT = 1.0  # or after so many seconds
+LATE_PACKETS = 8  # the earliest of so many may be late because the stream's clock is slow
 _KEPT = 64  # stream times that the frame duration is learnt from
 
 
@@ -42,6 +49,8 @@ class ReceiptClock:
         self._duration = frame_duration or 0.0
         self._pts: deque[float] = deque(maxlen=_KEPT)
         self._count = 0
+        self._rate = ClockRate()
+        self._late: deque[float] = deque(maxlen=LATE_PACKETS)  # receipt - stream time of the newest
 
     @property
     def frame_duration(self) -> float:
@@ -55,11 +64,14 @@ class ReceiptClock:
 
     def observe(self, pts: float, received: float) -> None:
         """Takes in the next packet: its stream time, and when it was received (wall clock), in seconds."""
-        if self._last is None or not -MAX_JUMP < pts - self._last[0] < MAX_JUMP + (received - self._last[1]):
+        if self._last is None or not -MAX_BACK < pts - self._last[0] < MAX_AHEAD + (received - self._last[1]):
             self._begin(received)  # the first packet, or the camera restarted its timeline
         self._learn_duration(pts)
+        if self._rate.observe(pts, received):
+            self._refit()
+        self._late.append(received - self._rate.true(pts))
         before = self._window[0][1] if self._window else float("inf")
-        difference = received - pts
+        difference = received - self._rate.true(pts)
         while self._window and self._window[-1][1] >= difference:
             self._window.pop()
         self._window.append((received, difference))
@@ -85,7 +97,7 @@ class ReceiptClock:
 
     def time_of(self, pts: float) -> float:
         """The capture time, seconds since the epoch, of a picture of the timeline observed last."""
-        return pts + self._offset - (self._duration if self._parsed else 0.0)
+        return self._rate.true(pts) + self._offset - (self._duration * self._rate.rate if self._parsed else 0.0)
 
     def missing(self, known: list[float]) -> float | None:
         """The stream time of a picture that has none, from those of the pictures around it: the first hole in them.
@@ -100,11 +112,25 @@ class ReceiptClock:
         if not self._window or self._last is None:
             return STEP_SECONDS
         unfilled = max(0.0, 1 - (self._last[1] - self._began) / WINDOW_SECONDS)
-        return self._duration / 2 + abs(self._window[0][1] - self._offset) + STEP_SECONDS * unfilled
+        late = max(0.0, min(self._late) - self._window[0][1])  # by the network, or by the stream's own clock
+        return self._duration / 2 + abs(self._window[0][1] - self._offset) + late + STEP_SECONDS * unfilled
+
+    def _refit(self) -> None:
+        """The stream's rate is another than was thought: differences that were measured by the former mean nothing."""
+        self._window.clear()
+        self._late.clear()
+        for pts, received in self._rate.points():
+            difference = received - self._rate.true(pts)
+            while self._window and self._window[-1][1] >= difference:
+                self._window.pop()
+            self._window.append((received, difference))
+        self._offset = self._window[0][1]
 
     def _begin(self, received: float) -> None:
         self._window.clear()
+        self._late.clear()
         self._pts.clear()
+        self._rate.restart()
         self._began = received
         self.timeline += 1
         self._quiet = self._quiet_anchors = self._count = 0
@@ -117,8 +143,8 @@ class ReceiptClock:
         self._count += 1
         if self._count > 2 * SETTLE_PACKETS and self._count % 8:
             return
-        distances = sorted(b - a for a, b in pairwise(sorted(self._pts)) if 0.001 < b - a < 1.5)
+        distances = sorted(b - a for a, b in pairwise(sorted(self._pts)) if 0.001 < b - a < MAX_DISTANCE)
         if len(distances) >= 4:
             self._duration = distances[(len(distances) - 1) // 2]
-        elif distances and not self._duration:
+        elif distances and distances[0] > 1.5 * self._duration:  # not known, or the camera says another than it sends
             self._duration = distances[0]

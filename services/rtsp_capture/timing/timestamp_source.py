@@ -59,6 +59,8 @@ class TimestampSelector:
                 self._told.popitem(last=False)
         elif camera is not None:
             self.camera.observe(pts, camera, received, report)
+        elif self.camera.newest is not None:
+            self.camera.restart()  # the RTP clock that the reports were about is another now
 
     def stamp(self, pts: float) -> Stamp:
         """When the picture was taken."""

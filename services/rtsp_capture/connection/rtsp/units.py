@@ -33,7 +33,7 @@ class Unit:
 
 
 @dataclass(frozen=True, slots=True)
-class _Codec:
+class Codec:
     """Where the two formats differ."""
 
     header: int  # bytes of a NAL unit's header
@@ -46,8 +46,8 @@ class _Codec:
     fragment: int
 
 
-H264 = _Codec(1, lambda first: first & 31, range(1, 6), range(5, 6), frozenset((6, 7, 8, 9)), frozenset((7, 8)), 24, 28)
-HEVC = _Codec(
+H264 = Codec(1, lambda first: first & 31, range(1, 6), range(5, 6), frozenset((6, 7, 8, 9)), frozenset((7, 8)), 24, 28)
+HEVC = Codec(
     2, lambda first: first >> 1 & 63, range(32), range(16, 24),
     frozenset((32, 33, 34, 35, 39)), frozenset((32, 33, 34)), 48, 49,
 )  # fmt: skip
