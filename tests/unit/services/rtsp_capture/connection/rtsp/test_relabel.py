@@ -23,7 +23,7 @@ def one(data: bytes, at: float, *, lost: bool = False, fresh: bool = False) -> S
 
 
 def seen(packets: list[bytes]) -> list[Seen]:
-    return [struct.unpack_from("!HII", packet, 2) for packet in packets]  # type: ignore[misc]
+    return [struct.unpack_from("!HII", packet, 2) for packet in packets]
 
 
 def test_what_is_as_it_should_be_is_unchanged() -> None:
