@@ -106,7 +106,7 @@ def service(folder: Path, root: Path | None = None, **settings: object) -> Itera
         **{name: str(value) for name, value in settings.items()},
     }  # fmt: skip
     made = Service(environment, folder / "service.log")
-    made.root = root or made.root
+    made.root, made.forked = root or made.root, False
     started = made.start()
     try:
         yield Running(started)

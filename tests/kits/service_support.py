@@ -12,24 +12,40 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx
 import numpy as np
 import psutil
 from PIL import Image
 
-from tests.conftest import Backends, Service, clean_environment, make_database
+from tests.conftest import Backends, Service, clean_environment, make_database, template_of
 
 FINAL = ("completed", "failed", "cancelled")
 
 
-async def own_database(backends: Backends) -> Backends:
-    """The same servers, an empty database and a bucket of its own: no other test's captures are claimed.
+# What the migrations of each database draw by chance.
+DRAWN = """
+UPDATE event_log SET log_id = gen_random_uuid();
+UPDATE access_state SET cursor_key = sha256(convert_to(gen_random_uuid()::text || gen_random_uuid()::text, 'UTF8'));
+"""
 
-    (A bucket that is another database's makes the service degraded.)
+
+async def own_database(backends: Backends, *, tables: bool = True) -> Backends:
+    """The same servers, a database without rows and a bucket of its own: no other test's captures are claimed.
+
+    (A bucket that is another database's makes the service degraded.) Without `tables`, the service migrates it.
     """
     name = secrets.token_hex(5)
     storage = backends.storage.model_copy(update={"BUCKET_NAME": f"service-{name}"})
-    return replace(backends, db=await make_database(backends.db, f"service_{name}"), storage=storage)
+    if not tables:
+        return replace(backends, db=await make_database(backends.db, f"service_{name}"), storage=storage)
+    db = await make_database(backends.db, f"service_{name}", template_of(backends.db))
+    connection = await asyncpg.connect(
+        host=db.HOST, port=db.PORT, user=db.USER, password=db.PASSWORD.get_secret_value() or None, database=db.NAME
+    )
+    await connection.execute(DRAWN)
+    await connection.close()
+    return replace(backends, db=db, storage=storage)
 
 
 def service_on(backends: Backends, folder: Path, **environment: str) -> Service:

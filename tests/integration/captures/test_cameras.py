@@ -25,8 +25,8 @@ from demo.camera import Camera
 from demo.faults import FaultProxy
 from demo.film import make_film, read_frame_number
 from demo.sources import capture_time
-from repositories.migrations.run import upgrade
 from tests.conftest import ROOT, SECRETS_KEY, Backends, Service, clean_environment, running, unique
+from tests.kits.forked import run_command
 from tests.kits.service_support import own_database
 from utils.secret_box import SecretBox, key_id, new_key
 
@@ -45,7 +45,6 @@ FAST = {
 async def own(backends: Backends) -> Backends:
     """A database of its own: no other test's service opens these cameras."""
     own = await own_database(backends)
-    await upgrade(own.db)
     return own
 
 
@@ -604,16 +603,12 @@ async def test_the_past_of_a_camera_that_was_not_open(client: httpx.AsyncClient,
 
 
 def _rotate(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "services.commands", "secrets", "rotate"],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    return run_command(environment, "secrets", "rotate")
 
 
 @pytest.mark.alone
 async def test_keys_lost_found_and_rotated(backends: Backends, camera: Camera, tmp_path: Path) -> None:
     own = await own_database(backends)
-    await upgrade(own.db)
     old, new = new_key(), new_key()
 
     def environment(*keys: str) -> dict[str, str]:

@@ -19,6 +19,7 @@ import pytest_asyncio
 
 from demo.camera import Camera
 from tests.conftest import ROOT, Backends, Service, free_port, running, unique
+from tests.kits.forked import run_command
 from tests.kits.service_support import all_frames, capture, jpeg, own_database, service_on, until, upload
 
 EVENTS = "/api/v1/events"
@@ -264,15 +265,9 @@ async def test_the_documented_consumer_misses_nothing(backends: Backends, tmp_pa
         await until(all_seen, "everything")
         assert taker.seen == stored
         assert "missed" not in taker.out.read_text()
-        new = await asyncio.to_thread(
-            subprocess.run, [sys.executable, "-m", "services.commands", "reset-event-log"], cwd=ROOT,
-            env=service.environment, capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
+        new = await asyncio.to_thread(run_command, service.environment, "reset-event-log")
         assert new.returncode == 0, new.stderr
-        adopted = await asyncio.to_thread(
-            subprocess.run, [sys.executable, "-m", "services.commands", "bucket", "adopt"], cwd=ROOT,
-            env=service.environment, capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
+        adopted = await asyncio.to_thread(run_command, service.environment, "bucket", "adopt")
         assert adopted.returncode == 0, adopted.stderr
 
         async def ours() -> bool:  # in between, the service may have seen another database's bucket

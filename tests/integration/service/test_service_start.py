@@ -64,6 +64,7 @@ def assert_clear(output: str, *words: str) -> None:
 async def test_a_second_start_finds_everything(tmp_path: Path, camera: Camera) -> None:
     """Embedded parts: data outlives the service, processes do not."""
     service = embedded_service(tmp_path)
+    service.forked = False
     await asyncio.to_thread(service.start)
     assert service.process is not None
     try:
@@ -100,7 +101,8 @@ async def test_a_second_start_finds_everything(tmp_path: Path, camera: Camera) -
 
 
 async def test_one_service_a_data_dir(backends: Backends, tmp_path: Path) -> None:
-    service = service_on(await own_database(backends), tmp_path)
+    service = service_on(await own_database(backends, tables=False), tmp_path)
+    service.forked = False
     await asyncio.to_thread(service.start)
     assert service.process is not None
     try:

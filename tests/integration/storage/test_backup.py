@@ -6,7 +6,6 @@ import asyncio
 import json
 import secrets
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -34,8 +33,9 @@ from services.housekeeping.verifier import Verifier, Wanted
 from services.spool.folder import SpoolFolder
 from services.spool.record import SpoolRecord, encode
 from services.storage_service.service import StorageService
-from tests.conftest import ROOT, Backends, make_database, running, unique
+from tests.conftest import Backends, make_database, running, unique
 from tests.integration.spool.test_spool_replay import add_capture, finish
+from tests.kits.forked import run_command
 from tests.kits.service_support import (
     all_frames,
     capture,
@@ -58,10 +58,7 @@ pytestmark = pytest.mark.timeout(300)  # up to five commands and two services, e
 
 async def command(environment: dict[str, str], *arguments: str) -> tuple[int, dict[str, Any], str]:
     """Exit code, the one JSON object on standard output, standard error."""
-    done = await asyncio.to_thread(
-        subprocess.run, [sys.executable, "-m", "services.commands", *arguments], cwd=ROOT, env=environment,
-        capture_output=True, text=True, timeout=90, check=False,
-    )  # fmt: skip
+    done = await asyncio.to_thread(run_command, environment, *arguments)
     return done.returncode, json.loads(done.stdout) if done.stdout.startswith("{") else {"text": done.stdout}, done.stderr
 
 
@@ -239,7 +236,7 @@ async def source(backends: Backends) -> AsyncIterator[Place]:
 
 @pytest_asyncio.fixture
 async def machine(backends: Backends, tmp_path: Path) -> Machine:
-    own = await own_database(backends)
+    own = await own_database(backends, tables=False)
     return Machine(own, tmp_path / "machine")
 
 

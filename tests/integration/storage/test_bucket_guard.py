@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,8 @@ from services.housekeeping.bucket_guard import BucketGuard
 from services.housekeeping.bucket_marker import MARKER_KEY, Ownership
 from services.storage_service.service import StorageService
 from services.upload_sessions.sweeper import StagingSweeper
-from tests.conftest import ROOT, Backends, Service, running, unique
+from tests.conftest import Backends, Service, running, unique
+from tests.kits.forked import run_command
 from tests.kits.service_support import capture, jpeg, own_database, service_on, sha256, status, until, upload
 from tests.kits.sweep_kit import Place, open_place
 from utils.exceptions import BucketNotOurs
@@ -153,10 +152,7 @@ def camera(films: dict[str, Path]) -> Iterator[Camera]:
 
 
 async def command(service: Service, *words: str) -> tuple[int, str]:
-    ran = await asyncio.to_thread(
-        subprocess.run, [sys.executable, "-m", "services.commands", *words], cwd=ROOT, env=service.environment,
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    ran = await asyncio.to_thread(run_command, service.environment, *words)
     return ran.returncode, ran.stdout + ran.stderr
 
 

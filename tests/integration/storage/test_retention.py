@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -24,7 +22,8 @@ from models.values import FrameRecord
 from repositories.retention import Policy
 from services.housekeeping import retention as module
 from services.housekeeping.retention import Retention
-from tests.conftest import ROOT, Backends, running
+from tests.conftest import Backends, running
+from tests.kits.forked import run_command
 from tests.kits.service_support import service_on, until
 from tests.kits.sweep_kit import AT, Place, open_place
 from utils.exceptions import FrameOnHold, IngestionException, StorageUnavailable
@@ -155,10 +154,7 @@ async def test_the_commands_show_and_apply_the_policy(place: Place, tmp_path: Pa
     await place.retention(DAYS=30).poll()
 
     async def command(word: str) -> tuple[int, dict[str, Any]]:
-        ran = await asyncio.to_thread(
-            subprocess.run, [sys.executable, "-m", "services.commands", "retention", word], cwd=ROOT,
-            env=service.environment, capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
+        ran = await asyncio.to_thread(run_command, service.environment, "retention", word)
         return ran.returncode, json.loads(ran.stdout.splitlines()[-1])
 
     code, shown = await command("show")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,7 +21,8 @@ from repositories.database import Database
 from services.commands.app import app
 from services.housekeeping.verifier import Verifier, Wanted
 from services.storage_service.service import StorageService
-from tests.conftest import ROOT, Backends, free_port, running
+from tests.conftest import Backends, free_port, running
+from tests.kits.forked import run_command
 from tests.kits.service_support import embedded_service, jpeg, upload
 from tests.kits.sweep_kit import X_SHA256, Place, open_place
 from utils import retrying
@@ -42,10 +41,7 @@ async def place(own_place: Place) -> Place:
 
 async def run(environment: dict[str, str], *arguments: str) -> tuple[int, dict[str, Any], str]:
     """Exit code, the one JSON object on standard output, standard error."""
-    done = await asyncio.to_thread(
-        subprocess.run, [sys.executable, "-m", "services.commands", "verify", *arguments], cwd=ROOT, env=environment,
-        capture_output=True, text=True, timeout=90, check=False,
-    )  # fmt: skip
+    done = await asyncio.to_thread(run_command, environment, "verify", *arguments)
     answer = json.loads(done.stdout) if done.stdout.startswith("{") else {"text": done.stdout}
     return done.returncode, answer, done.stderr
 
