@@ -1,6 +1,7 @@
-"""`make test`: lint, the tests that run side by side, those that run alone, and beside them the audit of the packages.
+"""`make test`: the tests that run side by side, with lint and the audit of the packages beside them; the paced; those alone.
 
-`python -m tests.parts [pytest's options]`.
+`python -m tests.parts [pytest's options]`. What waits for cameras, leases and timeouts leaves the processor to others, so
+more tests run at once than there are cores; the longest files begin first. The marker of a test says which part is its own.
 
 What failed is tried once more, in a new process: fixtures that a whole file shares are made anew. Nothing else is
 excused: what fails twice ends the run with exit code 1. Each part's seconds, and the names of those tests that passed
@@ -20,12 +21,32 @@ import pytest
 
 SO_FAR = "TEST_PARTS_SO_FAR"  # environment: lines about the parts that are done, and the one that runs now (JSON)
 CACHE = Path(".pytest_cache").resolve()
-# In this order, file by file: integration tests wait much, and the short unit tests fill what is left of the time.
-FOLDERS = ["tests/integration", "tests/model", "tests/unit"]
-WORKERS = ["-n", os.environ.get("TEST_WORKERS", "3"), "--dist", "loadfile", "--no-loadscope-reorder"]
-PARTS = {"side by side": ("not alone", WORKERS), "alone": ("alone", [])}
+INTEGRATION = ["tests/integration"]
+# The longest ones, by seconds on a quiet machine. Then the others as they are found, and the short unit tests at the end.
+LONGEST = [
+    "storage/test_backup", "captures/test_capture_formats", "service/test_alerts", "faults/test_faults",
+    "service/test_schemathesis", "service/test_two_services", "uploads/test_idempotency", "spool/test_capture_spool",
+    "events/test_event_log", "captures/test_clock_steps", "spool/test_spool_crash", "captures/test_capture_faults",
+    "service/test_service_crash", "uploads/test_upload_sessions", "storage/test_store_user", "captures/test_cameras",
+    "service/test_service_start", "access/test_access", "captures/test_capture_slow_store", "captures/test_capture_rtcp",
+    "captures/test_capture_events", "storage/test_bucket_guard", "storage/test_retention", "service/test_embedded",
+    "uploads/test_upload_pressure", "captures/test_capture_sharing", "service/test_bad_input",
+]  # fmt: skip
 
 
+def workers(count: int) -> list[str]:
+    """pytest's options; TEST_WORKERS counts instead."""
+    return ["-n", os.environ.get("TEST_WORKERS", str(count)), "--dist", "loadfile", "--no-loadscope-reorder"]
+
+
+# By name: whose marker, on how many workers, in which folders.
+PARTS: dict[str, tuple[str, list[str], list[str]]] = {
+    "side by side": ("not alone and not paced", workers(4), [*INTEGRATION, "tests/model", "tests/unit"]),
+    "paced": ("paced", workers(3), INTEGRATION),
+    "alone": ("alone", [], INTEGRATION),
+}
+
+LINT = "SECONDS=0; make --no-print-directory lint && echo $SECONDS"
 # Exit code 1: a known vulnerability. make's own is 2: no network to install pip-audit from.
 AUDIT = 'make --no-print-directory build/tools/.install-stamp && exec "$0" -m deploy.audit build/tools/bin/pip-audit'
 
@@ -40,10 +61,20 @@ class Runs:
         self.flaky: list[str] = []
 
     def lint(self) -> int:
-        began = time.monotonic()
-        code = subprocess.run(["make", "--no-print-directory", "lint"], check=False).returncode
-        self.lines.append(f"lint: {time.monotonic() - began:.0f} s")
-        return code
+        self.begin_lint()
+        return self.end_lint()
+
+    def begin_lint(self) -> None:
+        self._lint = subprocess.Popen(["bash", "-c", LINT], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def end_lint(self) -> int:
+        """What it complains of is printed, and fails the run once the tests beside it have ended."""
+        said = self._lint.communicate()[0].rstrip()
+        if self._lint.returncode == 0:
+            self.lines.append(f"lint: {said.rpartition(chr(10))[2]} s")
+        else:
+            print(said, flush=True)
+        return self._lint.returncode
 
     def begin_audit(self) -> None:
         """It waits for the network: beside everything else."""
@@ -63,8 +94,8 @@ class Runs:
 
     def tests(self, part: str) -> int:
         began = time.time()
-        marked, more = PARTS[part]
-        folders = [] if self.chosen else FOLDERS
+        marked, more, folders = PARTS[part]
+        folders = [] if self.chosen else folders
         cache = CACHE / part.replace(" ", "-")
         select = ["-o", f"cache_dir={cache}", "-m", marked]
         code = self._pytest(part, began, [*select, "--cache-clear", *more, *folders])
@@ -82,6 +113,11 @@ class Runs:
         return subprocess.run(command, env={**os.environ, SO_FAR: json.dumps(now)}, check=False).returncode
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {f"tests/integration/{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.nodeid.partition("::")[0], len(order)))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     found = json.loads(os.environ[SO_FAR])
     failed = {report.nodeid for kind in ("failed", "error") for report in terminalreporter.stats.get(kind, [])}
@@ -96,14 +132,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 def main() -> int:
     runs = Runs(sys.argv[1:])
+    if runs.chosen and (code := runs.lint()):
+        return code
     if not runs.chosen:
         runs.begin_audit()
-    if code := runs.lint():
-        return code
+        runs.begin_lint()
     for part in PARTS:
-        if code := runs.tests(part):
-            return code
-        if part == "side by side" and not runs.chosen and (code := runs.end_audit()):
+        code = runs.tests(part)
+        if part == "side by side" and not runs.chosen:
+            code = runs.end_lint() or runs.end_audit() or code
+        if code:
             return code
     return 0
 

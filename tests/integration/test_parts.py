@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.parts import Runs
+from tests.parts import LONGEST, PARTS, Runs, main
 
 RUN = """
 import sys
@@ -44,7 +44,7 @@ WITHOUT = [word for name in ("anyio", "asyncio", "hypothesispytest", "schemathes
 )
 def test_second_tries(tmp_path: Path, lonely: str, code: int, flaky: list[str], last: str) -> None:
     (tmp_path / "test_odd.py").write_text(TESTS.format(lonely=lonely))
-    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = alone: as ours\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n  alone: as ours\n  paced: as ours\n")
     done = subprocess.run(
         [sys.executable, "-c", RUN, str(tmp_path), *WITHOUT], cwd=ROOT, env={**os.environ, "TEST_WORKERS": "0"},
         capture_output=True, text=True, timeout=100, check=False,
@@ -53,8 +53,26 @@ def test_second_tries(tmp_path: Path, lonely: str, code: int, flaky: list[str], 
     lines = done.stdout.splitlines()
     assert last in lines[-1]
     end = [line for line in lines[max(n for n, line in enumerate(lines) if "make test, so far" in line) :] if line]
-    assert [line.split(":")[0] for line in end[1:4]] == ["lint", "side by side", "alone"]
+    assert [line.split(":")[0] for line in end[1:5]] == ["lint", "side by side", "paced", "alone"]
     assert [line.partition("::")[2] for line in end if line.startswith("  ")] == flaky
+
+
+def test_lint_beside_the_tests_fails_the_run(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ran: list[str] = []
+    monkeypatch.setattr("sys.argv", ["parts"])
+    monkeypatch.setattr("tests.parts.AUDIT", "exit 2")
+    monkeypatch.setattr(Runs, "tests", lambda self, part: ran.append(part) or 0)
+    monkeypatch.setattr("tests.parts.LINT", "echo a complaint >&2; exit 3")
+    assert (main(), ran) == (3, ["side by side"])
+    assert "a complaint" in capfd.readouterr().out
+    monkeypatch.setattr("tests.parts.LINT", "echo 7")
+    assert (main(), ran[1:]) == (0, list(PARTS))
+
+
+def test_the_longest_files_are_there() -> None:
+    assert [name for name in LONGEST if not (ROOT / "tests/integration" / f"{name}.py").exists()] == []
 
 
 @pytest.mark.parametrize(

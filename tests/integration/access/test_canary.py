@@ -147,7 +147,7 @@ async def test_no_secret_of_a_run_is_left_anywhere(backends: Backends, tmp_path:
     assert found.found(places) == []
 
 
-@pytest.mark.alone
+@pytest.mark.paced
 async def test_no_secret_is_left_by_faults(backends: Backends, tmp_path: Path) -> None:
     """The database and the store cut under load, a camera that dies, wrong passwords, a kill and a start without a
     database: what is said of failures says no secret either."""

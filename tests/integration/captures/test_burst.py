@@ -27,7 +27,7 @@ from tests.kits.capture_kit import FAST, FPS, FRAME, PICTURES, open_kit
 from tests.kits.service_support import own_database
 from tests.unit.api.support import problem
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.paced
 
 BURST = "/api/v1/ingest/burst"
 CAMERAS = "/api/v1/cameras"

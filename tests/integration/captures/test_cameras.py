@@ -44,8 +44,7 @@ FAST = {
 @pytest_asyncio.fixture(scope="module")
 async def own(backends: Backends) -> Backends:
     """A database of its own: no other test's service opens these cameras."""
-    own = await own_database(backends)
-    return own
+    return await own_database(backends)
 
 
 @pytest.fixture(scope="module")
@@ -561,7 +560,7 @@ async def test_a_capture_shares_the_kept_stream(client: httpx.AsyncClient, proxy
 # -- the past --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.alone
+@pytest.mark.paced
 async def test_pictures_of_the_past_come_from_the_ring(client: httpx.AsyncClient, camera: Camera) -> None:
     async def past(name: str) -> None:
         camera_id = await create(client, camera.url_of(name), keep_open=True)
@@ -606,7 +605,7 @@ def _rotate(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return run_command(environment, "secrets", "rotate")
 
 
-@pytest.mark.alone
+@pytest.mark.paced
 async def test_keys_lost_found_and_rotated(backends: Backends, camera: Camera, tmp_path: Path) -> None:
     own = await own_database(backends)
     old, new = new_key(), new_key()

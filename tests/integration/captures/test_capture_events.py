@@ -360,7 +360,7 @@ async def what_is_no_running_event_driven_capture_takes_no_trigger(kit: Kit, cam
     await kit.final(continuous)
 
 
-@pytest.mark.alone
+@pytest.mark.paced
 @pytest.mark.parametrize("name", list(SCENARIOS))
 def test_events(outcomes: dict[str, BaseException | None], name: str) -> None:
     if (error := outcomes[name]) is not None:

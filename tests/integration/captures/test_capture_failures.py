@@ -76,7 +76,7 @@ def port_of(server: asyncio.Server) -> int:
 SDP = "v=0\r\no=- 0 0 IN IP4 1.2.3.4\r\ns=x\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 VP9/90000\r\n"
 
 
-@pytest.mark.alone
+@pytest.mark.paced
 async def test_each_failure_has_its_code_in_time_and_tells_no_secret(
     kit: Kit, camera: Camera, backends: Backends, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -197,7 +197,7 @@ async def test_a_continuous_capture_waits_for_its_camera_and_then_runs(kit: Kit,
     assert found.error is None
 
 
-@pytest.mark.alone
+@pytest.mark.paced
 async def test_others_do_not_wait_for_a_camera_that_hangs(kit: Kit, camera: Camera) -> None:
     with FaultProxy(camera.port) as silent, FaultProxy(camera.port) as good, black_hole() as hole:
         silent.black_hole()

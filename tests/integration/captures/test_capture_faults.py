@@ -100,7 +100,7 @@ def check_order(frames: list[Stored]) -> None:
         assert after.taken > before.taken, (before.info.sequence, after.info.sequence)
 
 
-@pytest.mark.alone
+@pytest.mark.paced
 async def test_a_server_frozen_for_several_timeouts(kit: Kit, freezing: Camera) -> None:
     """SIGSTOP: its connections stay open, new ones are taken by the kernel, and nothing is answered."""
     camera_id = unique()
@@ -138,7 +138,7 @@ async def test_a_server_frozen_for_several_timeouts(kit: Kit, freezing: Camera) 
     assert max(abs(frame.error) for frame in frames) < 0.06
 
 
-@pytest.mark.alone
+@pytest.mark.paced
 @pytest.mark.parametrize("who", ["network", "camera"])
 async def test_a_burst_after_a_stall_keeps_its_times(
     kit: Kit, freezing: Camera, films: dict[str, Path], who: str
@@ -166,7 +166,7 @@ async def test_a_burst_after_a_stall_keeps_its_times(
         assert (len(frames), found.progress.dropped) == (3 * FPS, {})
 
 
-@pytest.mark.alone
+@pytest.mark.paced
 @pytest.mark.parametrize("film", ["h264b", "hevc"])
 async def test_half_an_access_unit_is_no_picture(kit: Kit, camera: Camera, films: dict[str, Path], film: str) -> None:
     """Connections cut in mid-keyframe and in mid-P-picture: what is stored is whole, and the capture goes on."""
@@ -228,7 +228,7 @@ async def test_many_reconnects_leave_nothing_behind(kit: Kit, camera: Camera, re
     await until(lambda: not [t for t in threading.enumerate() if t.name == f"rtsp-{camera_id}"], 3)
 
 
-@pytest.mark.alone
+@pytest.mark.paced
 async def test_cancelling_takes_no_second_in_any_state(
     backends: Backends, storage: StorageService, camera: Camera, reader: str, tmp_path: Path
 ) -> None:

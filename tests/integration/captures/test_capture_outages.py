@@ -56,7 +56,7 @@ def check_outage(found: IngestionResponse, slots: int, fps: float, began: float,
     assert found.error is None, code
 
 
-@pytest.mark.alone
+@pytest.mark.paced
 async def test_a_camera_that_dies_and_comes_back(kit: Kit, films: dict[str, Path]) -> None:
     with Camera(films["h264b"], name="x", join="burst") as camera:
         request = await kit.submit(camera.url, capture_mode="continuous", capture_duration=8.0, fps=5.0, sampling="exact")
@@ -84,7 +84,7 @@ async def test_a_camera_that_dies_and_comes_back(kit: Kit, films: dict[str, Path
         assert abs(frame.info.timestamp.timestamp() - due) <= 0.03
 
 
-@pytest.mark.alone
+@pytest.mark.paced
 async def test_a_camera_that_freezes_and_goes_on(kit: Kit, camera: Camera) -> None:
     with FaultProxy(camera.port) as proxy:
         request = await kit.submit(
@@ -103,7 +103,7 @@ async def test_a_camera_that_freezes_and_goes_on(kit: Kit, camera: Camera) -> No
         check_outage(await kit.completed(request), 32, 4.0, began, ended, "froze")
 
 
-@pytest.mark.alone
+@pytest.mark.paced
 async def test_a_short_stall_is_no_outage(kit: Kit, camera: Camera) -> None:
     """What was held back comes late and still fills its slots, with the times at which it was taken."""
     with FaultProxy(camera.port) as proxy:

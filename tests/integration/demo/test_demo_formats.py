@@ -19,7 +19,7 @@ from demo.film import make_film, make_sound, read_frame_number
 from demo.rtp import parse_jpeg
 from demo.show import Faults, Show
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.paced
 
 FPS = 25
 SECONDS = 2.0

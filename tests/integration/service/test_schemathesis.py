@@ -17,7 +17,7 @@ from demo.camera import Camera
 from tests.conftest import ROOT, Backends, running
 from tests.kits.service_support import jpeg, own_database, service_on, upload
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.paced
 # By the schema alone, then in sequences by the links: (phases, seconds, what at least must have been tried).
 RUNS = [
     ("examples,coverage,fuzzing", 40, r"Tested: (?:2[5-9]|[34]\d)"),  # operations

@@ -36,7 +36,7 @@ from tests.kits.service_support import (
     upload,
 )
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.paced
 
 FPS = 5.0
 

@@ -32,7 +32,7 @@ from tests.kits.takeover_kit import Looker, Pair, assert_whole, log_lines, pair_
 from tests.kits.tcp_proxy import TcpProxy
 from utils.embedded.supervisor import EmbeddedParts
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.paced
 
 FPS = 5.0
 CAMERA_FPS = 15

@@ -26,7 +26,7 @@ from tests.kits.faulty import Fault, behind, database_proxy, store_proxy
 from tests.kits.service_support import own_database
 from utils.exceptions import DatabaseUnavailable
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.paced
 
 FPS = 5.0
 OUTAGE = float(os.environ.get("SPOOL_TEST_OUTAGE", "3"))  # seconds; `15` for the figures of the closing note
