@@ -61,9 +61,14 @@ def test_lint_beside_the_tests_fails_the_run(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     ran: list[str] = []
+
+    def tests(_: Runs, part: str) -> int:
+        ran.append(part)
+        return 0
+
     monkeypatch.setattr("sys.argv", ["parts"])
     monkeypatch.setattr("tests.parts.AUDIT", "exit 2")
-    monkeypatch.setattr(Runs, "tests", lambda self, part: ran.append(part) or 0)
+    monkeypatch.setattr(Runs, "tests", tests)
     monkeypatch.setattr("tests.parts.LINT", "echo a complaint >&2; exit 3")
     assert (main(), ran) == (3, ["side by side"])
     assert "a complaint" in capfd.readouterr().out
