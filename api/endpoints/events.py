@@ -6,13 +6,11 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge, Le
 from fastapi import Depends, Query
 from fastapi.sse import EventSourceResponse, format_sse_event
-from pydantic import BeforeValidator
-from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Send
@@ -23,7 +21,7 @@ from api.http.access.check import WhoDep, share
 from api.http.access.rules import needs
 from api.http.dependencies import ServicesDep, StateDep
 from api.http.openapi import header, problems
-from api.http.params import StrictInteger
+from api.http.params import DECIMAL, StrictInteger, StrictSeconds
 from api.http.routing import make_router
 from api.http.state import AppState
 from api.http.waiting import while_wanted
@@ -48,13 +46,6 @@ FAREWELL_TIMEOUT = 1.0  # seconds that the end of a stream may take
 RETRY = 1000  # milliseconds after which browsers connect again
 STREAM_PAGE = 100
 _TYPE = "|".join(re.escape(item.value) for item in LogEventType)
-_DECIMAL = re.compile(r"^[0-9]{1,6}(\.[0-9]{1,6})?\Z")
-
-
-def _decimal(value: Any) -> Any:
-    if isinstance(value, str) and not _DECIMAL.match(value):  # pydantic takes 1e1, nan, +5 and 1_0 too
-        raise PydanticCustomError("float_parsing", "must be a number of seconds")
-    return value
 
 
 def _types(value: str | None) -> tuple[LogEventType, ...] | None:
@@ -93,7 +84,7 @@ def wants_stream(request: Request) -> bool:
         kind, *params = (part.strip().lower() for part in item.split(";"))
         if kind in quality:
             given = next((param[2:] for param in params if param.startswith("q=")), "1")
-            quality[kind] = float(given) if _DECIMAL.match(given) else 0.0
+            quality[kind] = float(given) if DECIMAL.match(given) else 0.0
     return quality[STREAM] > 0 and quality[STREAM] >= quality["application/json"]
 
 
@@ -206,7 +197,7 @@ async def read_events(
         float,
         Ge(0),
         Le(MAX_WAIT),
-        BeforeValidator(_decimal),
+        StrictSeconds,
         Query(description="Seconds to wait for the first event."),
     ] = 0,
     limit: Annotated[int, Ge(1), Le(1000), StrictInteger, Query(description="Events a page.")] = 100,

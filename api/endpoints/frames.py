@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Query
@@ -18,6 +17,7 @@ from api.http.openapi import answer, problems
 from api.http.params import Cursor, Flag, FrameId, Limit, StrictUuid
 from api.http.ranges import Span, Unsatisfiable, none_match, requested_span
 from api.http.routing import make_router
+from api.http.streaming import begun
 from models.access import Scope
 from models.schemas import CameraId, FrameInfo, FramePage, HoldRequest, NearestFrame, Timestamp
 from models.values import FrameFilter, SourceType
@@ -134,22 +134,6 @@ async def release_frame(frame_id: FrameId, services: ServicesDep, who: WhoDep) -
     return Response(status_code=204)
 
 
-async def _body(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The same chunks, but the first is there before the answer begins: a failed store is then still a problem."""
-    first = await anext(source, b"")
-
-    async def chunks() -> AsyncIterator[bytes]:
-        try:
-            yield first
-            async for chunk in source:
-                yield chunk
-        finally:  # also when the client leaves
-            if isinstance(source, AsyncGenerator):
-                await source.aclose()
-
-    return chunks()
-
-
 @router.get(
     "/{frame_id}/content",
     operation_id="get_frame_content",
@@ -201,7 +185,7 @@ async def get_frame_content(
     status = 206 if span else 200
     if head:
         return Response(status_code=status, headers=headers, media_type=content.served.content_type)
-    body = await _body(content.read(start, stop))
+    body = await begun(content.read(start, stop))
     return StreamingResponse(body, status, headers, media_type=content.served.content_type)
 
 

@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 CURSOR_PATTERN = r"^[!-~]+$"
 KEY_ID_PATTERN = r"^[0-9A-Za-z]{1,64}$"
 _UUID = re.compile(r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\Z")
+DECIMAL = re.compile(r"^[0-9]{1,6}(\.[0-9]{1,6})?\Z")
 _INTEGER = re.compile(r"^-?(0|[1-9][0-9]{0,17})\Z")
 
 
@@ -29,6 +30,12 @@ def _integer(value: Any) -> Any:
     return value
 
 
+def _seconds(value: Any) -> Any:
+    if isinstance(value, str) and not DECIMAL.match(value):  # pydantic takes 1e1, nan, +5 and 1_0 too
+        raise PydanticCustomError("float_parsing", "must be a number of seconds")
+    return value
+
+
 def _boolean(value: Any) -> Any:
     if isinstance(value, str) and value not in ("true", "false"):
         raise PydanticCustomError("bool_parsing", "must be true or false")
@@ -40,6 +47,7 @@ RequestId = Annotated[StrictUuid, Path(description="The request's id.")]
 FrameId = Annotated[StrictUuid, Path(description="The frame's id.")]
 # Bounds stand before the validator: after it they would not be in the JSON schema.
 StrictInteger = BeforeValidator(_integer)
+StrictSeconds = BeforeValidator(_seconds)
 Limit = Annotated[int, Ge(1), Le(200), StrictInteger, Query(description="Items a page.")]
 Flag = Annotated[bool, BeforeValidator(_boolean, json_schema_input_type=bool)]
 Cursor = Annotated[
