@@ -20,6 +20,7 @@ from api.endpoints import (
     events,
     frames,
     health,
+    latest,
     requests,
     sessions,
     upload,
@@ -50,7 +51,7 @@ _TAGS = [
 ]
 _EXPOSED = [
     "Location", "ETag", "Retry-After", "X-Request-ID", "Idempotent-Replayed", "RateLimit", "RateLimit-Policy",
-    "WWW-Authenticate",
+    "WWW-Authenticate", "X-Picture-Timestamp", "X-Picture-Age", "X-Picture-Source",
 ]  # fmt: skip
 
 
@@ -86,7 +87,7 @@ def create_app(settings: Settings | None = None, *, open_services: OpenServices 
     )
     app.state.trackshift = state
     install_error_handlers(app)
-    ingestion = (burst, capture_events, requests, upload, upload_sessions, frames, cameras, events)
+    ingestion = (burst, capture_events, requests, upload, upload_sessions, frames, cameras, latest, events)
     for module in (*ingestion, api_keys, sessions, audit, health):
         app.include_router(module.router)
     install_docs(app)

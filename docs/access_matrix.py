@@ -27,12 +27,13 @@ ALIEN: dict[str, str] = {
     "delete_frame": "204, nothing happens", "hold_frame": "404", "release_frame": "404", "get_frame_content": "404",
     "create_camera": "403", "list_cameras": "absent", "get_camera": "404", "update_camera": "403", "delete_camera": "403",
     "probe_camera": "403", "take_snapshot": "403", "read_events": "absent",
+    "latest_picture": "404",
 }  # fmt: skip
 WITHOUT_CAMERA = frozenset(
     {
-        "probe_url", "create_api_key", "list_api_keys", "get_api_key", "revoke_api_key", "rotate_api_key", "me",
-        "open_session", "end_session", "protected_resource", "list_audit", "health", "health_ready", "health_live",
-        "metrics", "openapi", "swagger", "redoc", "asset",
+        "probe_url", "discover_cameras", "create_api_key", "list_api_keys", "get_api_key", "revoke_api_key",
+        "rotate_api_key", "me", "open_session", "end_session", "protected_resource", "list_audit", "health",
+        "health_ready", "health_live", "metrics", "openapi", "swagger", "redoc", "asset",
     }
 )  # fmt: skip
 

@@ -133,6 +133,13 @@ class FrameRepository(Repository[Frame]):
         found = [row for query in (before, after) if (row := await self.session.scalar(query)) is not None]
         return min(found, key=lambda frame: abs(frame.capture_timestamp - at), default=None)
 
+    async def newest(self, camera_id: str, cameras: CameraGrant) -> Frame | None:
+        """The camera's stored frame with the latest capture time. None for a camera not of `cameras`."""
+        if not cameras.covers(camera_id):
+            return None
+        mine = self.select().where(Frame.state == "stored", Frame.camera_id == camera_id)
+        return await self.session.scalar(mine.order_by(Frame.capture_timestamp.desc(), Frame.id.desc()).limit(1))
+
     # -- deleting ----------------------------------------------------------------------------------------------
 
     async def begin_delete(self, frame_id: UUID, cameras: CameraGrant) -> str | None:

@@ -17,8 +17,11 @@ from services.access.api_keys import ApiKeys
 from services.access.audit_log import AuditLog
 from services.access.service import Access
 from services.cameras.burst import BurstService
+from services.cameras.discovery import Discovery
+from services.cameras.latest import LatestPictures
 from services.cameras.registry import CameraRegistry
 from services.cameras.snapshots import Snapshots
+from services.cameras.stream_refs import StreamRefs
 from services.events.event_log import EventLog
 from services.events.relay import LogHead, Relay
 from services.execution.checks import (
@@ -86,6 +89,8 @@ class Services:
     queries: Queries
     health: HealthService
     cameras: CameraRegistry
+    discovery: Discovery
+    latest: LatestPictures
     snapshots: Snapshots
     bursts: BurstService
     event_log: EventLog
@@ -154,8 +159,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         queries = Queries(database, storage, secrets, access.cursors)
         keeper = KeepOpenStreams(database, hub, secrets)
         most_kept = access.shares.most(settings.RTSP.MAX_CONCURRENT_STREAMS)
+        refs = StreamRefs(secrets)
         cameras = CameraRegistry(
-            database, secrets, policy, keeper, prober, access.cursors, most_kept,
+            database, secrets, policy, keeper, prober, access.cursors, refs, most_kept,
             min_retention_days=settings.min_retention_days,
         )  # fmt: skip
         snapshots = Snapshots(capture, orchestrator, queries)
@@ -217,6 +223,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             queries=queries,
             health=health,
             cameras=cameras,
+            discovery=Discovery(settings.RTSP, database, secrets, policy, refs),
+            latest=LatestPictures(database, storage, keeper, uploads),
             snapshots=snapshots,
             bursts=bursts,
             event_log=event_log,

@@ -359,6 +359,11 @@ class CameraFailed(IngestionException):
         self.retryable = retryable  # type: ignore[misc]
 
 
+class NotOnvif(IngestionException):
+    code = "not_onvif"
+    default_message = "There is no ONVIF device at this address."
+
+
 class LeaseLost(Exception):
     """Another owner has a newer epoch, or the request is final: this process stops working on it, writes no state."""
 

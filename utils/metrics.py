@@ -59,6 +59,17 @@ STREAM_DOWN = Gauge(
     ["camera_id"], registry=REGISTRY,
 )  # fmt: skip
 PROBES = Counter("ingestion_probes", "Cameras tried, by outcome: reachable, or the code.", ["outcome"], registry=REGISTRY)
+DISCOVERIES = Counter(
+    "ingestion_discoveries", "Searches for cameras, and devices asked for their profiles, by outcome: ok, or the code.",
+    ["kind", "outcome"], registry=REGISTRY,
+)  # fmt: skip
+DISCOVERY_ANSWERS = Counter(
+    "ingestion_discovery_answers", "Datagrams that came during searches for cameras, by what became of them.", ["outcome"],
+    registry=REGISTRY,
+)  # fmt: skip
+LATEST_PICTURES = Counter(
+    "ingestion_latest_pictures", "Answers of latest.jpg, by where the picture came from.", ["source"], registry=REGISTRY
+)
 STREAM_FAILURES = Counter(
     "ingestion_stream_failures", "Failed opens and broken streams, by code.", ["code"], registry=REGISTRY
 )

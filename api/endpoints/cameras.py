@@ -25,6 +25,8 @@ from models.schemas import (
     CameraId,
     CameraPage,
     CameraPatch,
+    DiscoverRequest,
+    DiscoverResponse,
     FrameInfo,
     ProbeRequest,
     ProbeResponse,
@@ -40,6 +42,12 @@ PATCH_TYPES = ("application/merge-patch+json", "application/json")
 _BODY = ("payload_too_large", "unsupported_media_type", "request_timeout")
 # A snapshot asks for no past moment.
 _CAMERA_CODES = [code for code in get_args(CaptureCode) if code != "timestamp_out_of_range"]
+
+
+_DEVICE_CODES = (
+    "unauthorized_camera", "forbidden_camera", "connection_refused", "connect_timeout", "read_timeout", "dns_failure",
+    "tls_error", "redirect_refused",
+)  # fmt: skip
 
 
 def _body_example(example: Any) -> dict[str, Any]:
@@ -98,6 +106,26 @@ async def probe_url(body: ProbeRequest, request: Request, services: ServicesDep,
     """Connects, reads 3 to 12 seconds of packets, decodes one picture. Stores nothing."""
     with share(request, "probes", PROBES):
         return await while_wanted(request, state, services.cameras.probe_url(body))
+
+
+@router.post(
+    "/discover",
+    operation_id="discover_cameras",
+    summary="Find cameras, or one device's streams",
+    response_model=DiscoverResponse,
+    responses={
+        200: answer("What was found; an empty list when nothing answered.", examples.DISCOVERED),
+        **problems("address_not_allowed", "not_onvif", *_BODY, *_DEVICE_CODES),
+    },
+    openapi_extra=_body_example({"address": "192.168.1.20", "username": "admin", "password": "…"}),
+)
+@needs(Scope.CAMERAS_WRITE)
+async def discover_cameras(
+    request: Request, services: ServicesDep, state: StateDep, who: WhoDep, body: DiscoverRequest
+) -> Any:
+    """Without `address`: a WS-Discovery search. With it: the device's media profiles, by ONVIF. Stores nothing."""
+    with share(request, "probes", PROBES):
+        return await while_wanted(request, state, services.discovery.discover(body, who))
 
 
 @router.get(

@@ -80,6 +80,7 @@ TABLE: dict[str, tuple[int, str]] = {
     "stream_ended": (502, "Camera ended the stream"),
     "decode_failed": (502, "Picture could not be decoded"),
     "lease_lost": (502, "Capture lost its owner"),
+    "not_onvif": (502, "Not an ONVIF device"),
     "connect_timeout": (504, "Camera could not be connected to in time"),
     "read_timeout": (504, "Camera sent nothing in time"),
     "storage_unavailable": (503, "Object store unavailable"),

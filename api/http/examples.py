@@ -149,6 +149,21 @@ PROBE: dict[str, Any] = {
     "warnings": ["Keyframes are 10.0 s apart: exact sampling decodes up to 250 pictures for one, "
                  "keyframe sampling is no denser than that."],
 }  # fmt: skip
+DISCOVERED: dict[str, Any] = {
+    "items": [
+        {
+            "address": "192.168.1.20", "xaddr": "http://192.168.1.20:80/onvif/device_service", "name": "Pit lane entry",
+            "hardware": "P3245-LV", "onvif": True, "registered_as": "pit-lane-1", "clock_offset_s": 1.4,
+            "profiles": [
+                {
+                    "token": "profile_1", "name": "main", "codec": "h265", "width": 1920, "height": 1080, "fps": 25.0,
+                    "bitrate_bps": 4096000, "rtsp_url": "rtsp://192.168.1.20:554/stream1", "rtsp_ref": "ref1.enc1:…",
+                    "snapshot_uri": "http://192.168.1.20:80/snapshot.jpg", "code": None,
+                }
+            ],
+        }
+    ]
+}  # fmt: skip
 SNAPSHOT: dict[str, Any] = {"meta": {"session": "FP1"}, "jpeg_quality": 90, "max_staleness": 0.0}
 KEY_NEW: dict[str, Any] = {"name": "consumer", "scopes": ["frames:read", "events:read"], "cameras": ["pit-*"]}
 KEY: dict[str, Any] = {

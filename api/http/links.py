@@ -51,7 +51,7 @@ LINKS: dict[str, tuple[list[Source], list[Target]]] = {
         [
             Target("get_camera", "path.camera_id"), Target("update_camera", "path.camera_id"),
             Target("probe_camera", "path.camera_id"), Target("take_snapshot", "path.camera_id"),
-            Target("delete_camera", "path.camera_id"),
+            Target("delete_camera", "path.camera_id"), Target("latest_picture", "path.camera_id"),
         ],
     ),
     "frames of the camera": (

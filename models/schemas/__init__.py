@@ -49,6 +49,7 @@ from models.schemas.captures import (
     TriggerAccepted,
     TriggerRequest,
 )
+from models.schemas.discovery import DiscoveredCamera, DiscoverRequest, DiscoverResponse, MediaProfile
 from models.schemas.events import CloudEvent, CloudEventPage
 from models.schemas.frames import FrameInfo, FramePage, HoldRequest, NearestFrame
 from models.schemas.operations import HealthCheck, HealthCheckResponse, LiveResponse, ReadyResponse
@@ -96,6 +97,9 @@ __all__ = [
     "CloudEvent",
     "CloudEventPage",
     "CompletedPart",
+    "DiscoverRequest",
+    "DiscoverResponse",
+    "DiscoveredCamera",
     "EventPage",
     "FrameInfo",
     "FrameMeta",
@@ -108,6 +112,7 @@ __all__ = [
     "Input",
     "LiveResponse",
     "Me",
+    "MediaProfile",
     "MotionSettings",
     "NearestFrame",
     "Output",

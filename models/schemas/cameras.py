@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
@@ -28,7 +28,7 @@ def _former(value: object) -> object:
 Reader = Annotated[Literal["opencv", "native"], BeforeValidator(_former)]
 RetentionDays = Annotated[float, Field(ge=0.001, le=36_500)]  # 0.001 to 1: for tests (Settings.min_retention_days)
 # Paths beside /api/v1/cameras/{camera_id}.
-RESERVED_CAMERA_IDS = frozenset({"probe"})
+RESERVED_CAMERA_IDS = frozenset({"discover", "probe"})
 
 
 def _time_zone(name: str) -> str:
@@ -45,16 +45,34 @@ def _not_reserved(value: str) -> str:
     return value
 
 
+def _url_or_ref(value: str | None, info: ValidationInfo) -> str | None:
+    given = info.data.get("rtsp_ref")
+    if value is None and given is None:
+        raise PydanticCustomError("missing", "is required, or rtsp_ref")
+    if value is not None and given is not None:
+        raise PydanticCustomError("rtsp_ref", "cannot stand beside rtsp_ref")
+    return value
+
+
 TimeZone = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_time_zone)]
 
 
 class CameraCreate(NullIsAbsent):
     """POST /api/v1/cameras."""
 
-    camera_id: Annotated[CameraId, AfterValidator(_not_reserved)] = Field(description="Any but `probe`, which is a path.")
+    camera_id: Annotated[CameraId, AfterValidator(_not_reserved)] = Field(
+        description="Any but `discover` and `probe`, which are paths."
+    )
     name: _Name | None = Field(None, examples=["Pit lane, entry"])
     description: _Text | None = None
-    rtsp_url: RtspUrl = Field(description="May carry user:password; kept encrypted, shown without login and query.")
+    rtsp_ref: str | None = Field(
+        None, min_length=1, max_length=8192, pattern=r"^[!-~]+$",
+        description="A stream of POST /api/v1/cameras/discover, with the login that it was found with.",
+    )  # fmt: skip
+    rtsp_url: Annotated[RtspUrl | None, AfterValidator(_url_or_ref)] = Field(
+        None, validate_default=True,
+        description="May carry user:password; kept encrypted, shown without login and query. This or `rtsp_ref`.",
+    )  # fmt: skip
     transport: Transport = Field(Transport.TCP, strict=False)
     location: _Name | None = None
     camera_angle: _Name | None = None

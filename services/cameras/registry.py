@@ -20,6 +20,7 @@ from models.schemas import (
 from models.values import CameraFilter, Transport
 from repositories.database import Database, UnitOfWork
 from services.access.cursors import Cursors
+from services.cameras.stream_refs import StreamRefs
 from services.reads.serializers.cameras import to_camera, to_probe, to_stream_status
 from services.rtsp_capture.connection.address import AddressPolicy, parse_rtsp_url
 from services.rtsp_capture.streams.keep_open import KeepOpenStreams
@@ -62,9 +63,10 @@ class CameraRegistry:
 
     def __init__(
         self, database: Database, secrets: SecretBox, policy: AddressPolicy, keeper: KeepOpenStreams, prober: Prober,
-        cursors: Cursors, most_kept: int, *, min_retention_days: float,
+        cursors: Cursors, refs: StreamRefs, most_kept: int, *, min_retention_days: float,
     ) -> None:  # fmt: skip
         """`most_kept`: cameras that one principal may keep open."""
+        self._refs = refs
         self._most_kept = most_kept
         self._database = database
         self._secrets = secrets
@@ -78,11 +80,11 @@ class CameraRegistry:
 
     async def create(self, body: CameraCreate, who: Principal) -> CameraConfiguration:
         """Raises CameraExists, AddressNotAllowed, Forbidden for what is an administrator's, RateLimited."""
-        self._check_url(body.rtsp_url)
+        url = self._url(body, who)
         self._check_days(body.retention_days)
         if not who.admin and (body.keep_open or body.reader is not None or body.retention_days is not None):
             raise Forbidden(_ADMINS)
-        values = body.model_dump(mode="json") | {"rtsp_url": self._secrets.seal(body.rtsp_url)}
+        values = body.model_dump(mode="json", exclude={"rtsp_ref"}) | {"rtsp_url": self._secrets.seal(url)}
         values["kept_by"] = who.row_owner if body.keep_open else None
 
         async def add(uow: UnitOfWork) -> CameraRow:
@@ -200,6 +202,12 @@ class CameraRegistry:
             raise InvalidRequest.of(
                 "retention_days", f"must be at least {self._min_retention_days:g}", code="greater_than_equal"
             )
+
+    def _url(self, body: CameraCreate, who: Principal) -> str:
+        """The new camera's. Raises InvalidRequest, AddressNotAllowed."""
+        url = self._refs.open(body.rtsp_ref, who) if body.rtsp_ref is not None else body.rtsp_url or ""
+        self._check_url(url)
+        return url
 
     def _check_url(self, url: str) -> None:
         address = parse_rtsp_url(url)

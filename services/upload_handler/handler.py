@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import errno
+import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ from models.values import FrameRecord, ReceivedFile, Rejected, SourceType
 from services.storage_service.keys import fresh_object_key, with_fresh_key
 from services.storage_service.service import StorageService
 from services.upload_handler.check_job import CHECK, arguments, image_of
+from services.upload_handler.jpeg_job import TO_JPEG, memory_of
 from services.upload_handler.memory import to_read
 from services.upload_handler.upload_time import needs_zone, upload_time
 from services.upload_handler.validation import CheckedImage
@@ -25,6 +28,7 @@ from utils.exceptions import DiskFull, ImageTooLarge, IngestionException, Invali
 from utils.ids import frame_id
 from utils.logger import get_logger
 from utils.process_pool import JobFailed, PoolClosed, PoolUnavailable, ProcessPool
+from utils.temp_folder import TempRoot
 
 __all__ = ["SERVER_SIDE", "UploadHandler", "UploadResult"]
 
@@ -67,6 +71,7 @@ class UploadHandler:
         )  # fmt: skip
         self._at_once = bounds.DECODE_PROCESSES + 2  # files of one upload: some decode while others are stored
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
+        self._temp = TempRoot(settings.temp_dir)  # made when a picture is first converted
         self._closed = False
 
     def warm(self) -> None:
@@ -118,10 +123,38 @@ class UploadHandler:
         await self._storage.put_file(again.storage_path, file.path, file.size, again.content_type, file.sha256)
         return again
 
+    async def to_jpeg(self, data: bytes, kind: str, width: int, height: int) -> bytes:
+        """A stored picture of this kind and size (of its row) as JPEG, upright, at most LONGEST pixels wide and high.
+
+        Raises ImageTooLarge, InvalidImage, Overloaded, ShuttingDown, DiskFull.
+        """
+        memory = memory_of(len(data), width, height)
+        if memory > self._pool.largest:
+            raise ImageTooLarge("Converting the picture needs more memory than UPLOAD__DECODE_MEMORY.")
+        try:
+            folder = await asyncio.to_thread(self._temp.folder, "shown-")
+            try:
+                await asyncio.to_thread((folder / "picture").write_bytes, data)
+                call = (str(folder / "picture"), kind, self._settings.MAX_PIXELS)
+                answer = await self._pool.run(TO_JPEG, *call, memory=max(memory, self._pool.allowance))
+                return base64.b64decode(answer)
+            finally:
+                await asyncio.shield(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
+        except OSError as error:
+            raise (Overloaded if error.errno in (errno.EMFILE, errno.ENFILE) else DiskFull)() from None
+        except JobFailed as failure:
+            _log.warning("picture_not_shown", reason=failure.reason, error=failure.error)
+            raise InvalidImage(_FAILED.get(failure.reason)) from None
+        except PoolUnavailable:
+            raise Overloaded("No process is free to convert the picture. Try again.") from None
+        except PoolClosed:
+            raise ShuttingDown() from None
+
     async def close(self) -> None:
         """Waits for the pictures being checked. Repeating it is fine."""
         self._closed = True
         await self._pool.close()
+        await asyncio.to_thread(self._temp.close)
 
     async def _one(
         self,

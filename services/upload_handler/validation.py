@@ -14,7 +14,16 @@ from typing import Any, NamedTuple
 
 from pi_heif import options as heif_options
 from pi_heif.as_plugin import HeifImageFile
-from PIL import AvifImagePlugin, BmpImagePlugin, Image, ImageFile, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
 from models.values import ReceivedFile
 from services.upload_handler.exif import read_exif
@@ -67,6 +76,11 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = heif_options.DECODE_THREADS = 1
 heif_options.THUMBNAILS = heif_options.DEPTH_IMAGES = heif_options.AUX_IMAGES = False
 # Pillow warns of odd EXIF and large pictures on stderr; neither is for the operator.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def pillow_image(kind: str, stream: io.BytesIO) -> ImageFile.ImageFile:
+    """The file as Pillow's class for its kind opens it; a JPEG, too. Raises what Pillow raises."""
+    return JpegImagePlugin.JpegImageFile(stream) if kind == "jpg" else _PILLOW[kind](stream)
 
 
 class CheckedImage(NamedTuple):

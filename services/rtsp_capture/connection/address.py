@@ -131,6 +131,19 @@ class AddressPolicy:
     def allows_port(self, port: int) -> bool:
         return any(port in ports for ports in self._ports)
 
+    def allows_address(self, address: IpAddress) -> bool:
+        """Whether it lies in a network that is allowed, whatever the port; nothing is known of the service's own parts."""
+        judged = getattr(address, "ipv4_mapped", None) or address
+        holding = [network for network in self._networks if judged.version == network.version and judged in network]
+        if any(form in METADATA_ADDRESSES for form in forms(address)):
+            return any(network.num_addresses == 1 for network in holding)
+        return bool(holding)
+
+    def allows_network(self, network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
+        """Whether the whole network lies in an allowed one."""
+        same = [one for one in self._networks if one.version == network.version]
+        return any(network.subnet_of(one) for one in same)  # type: ignore[arg-type]  # of one version
+
     def check_literal(self, camera: CameraAddress) -> None:
         """Raises AddressNotAllowed for a port, or an IP literal, outside; a name is judged when it is connected to."""
         if not self.allows_port(camera.port):

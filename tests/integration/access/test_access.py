@@ -101,6 +101,7 @@ class Place:
             "create_camera": {"json": {"camera_id": camera.camera_id, "rtsp_url": NOWHERE}},
             "update_camera": {"json": {"description": "changed"}},
             "probe_url": {"json": {"rtsp_url": NOWHERE}},
+            "discover_cameras": {"json": {"timeout_s": 0.1}},
             "nearest_frame": {"params": {"camera_id": camera.camera_id, "at": "2026-05-04T13:30:00Z"}},
             "create_api_key": {"json": {"name": "x", "scopes": ["frames:read"]}},
             "open_session": {"json": {"credential": "nonsense"}},

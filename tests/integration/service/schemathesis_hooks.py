@@ -58,6 +58,11 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         body |= {"cameras": None, "expires_at": None}  # patterns, and moments to come
     elif name == "create_camera":
         body["keep_open"] = body["camera_id"] in CAMERAS
+        body.pop("rtsp_ref", None)  # only a discovery makes one
+        body["rtsp_url"] = LIVE_URL if body["camera_id"] in CAMERAS else DEAD_URL
+    elif name == "discover_cameras":
+        body.clear()  # an address would be a real one
+        body["timeout_s"] = 0.1
     elif name == "update_camera":
         for field in ("camera_id", "rtsp_url", "keep_open"):  # the first cannot change, the others are for create_camera
             body.pop(field, None)

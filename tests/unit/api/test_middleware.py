@@ -202,7 +202,9 @@ async def test_cors(tmp_path: Path) -> None:
         assert answer.headers["access-control-allow-origin"] == "https://pit.example"
         exposed = answer.headers["access-control-expose-headers"]
         names = {"Location", "ETag", "Retry-After", "X-Request-ID", "Idempotent-Replayed", "WWW-Authenticate"}
-        assert set(exposed.split(", ")) == names | {"RateLimit", "RateLimit-Policy"}
+        assert set(exposed.split(", ")) == names | {
+            "RateLimit", "RateLimit-Policy", "X-Picture-Timestamp", "X-Picture-Age", "X-Picture-Source",
+        }  # fmt: skip
         assert "Origin" in answer.headers["vary"]
     assert "Origin" in (await api("GET", "/health")).headers["vary"]
     assert "access-control-allow-origin" not in (await api("GET", "/health", headers={"Origin": "https://evil"})).headers

@@ -35,7 +35,7 @@ async def test_create_is_201_with_a_location(api: Api) -> None:
     answer = await api("POST", CAMERAS, json=FULL)
     assert (answer.status_code, answer.headers["location"]) == (201, f"{CAMERAS}/pit-1")
     created = api.cameras.created[0]
-    assert created.model_dump(mode="json") == FULL
+    assert created.model_dump(mode="json", exclude={"rtsp_ref"}) == FULL
     assert answer.json()["stream"]["state"] == "live"
 
 
@@ -62,6 +62,14 @@ async def test_create_is_strict(api: Api, change: dict[str, Any]) -> None:
     found = problem(await api("POST", CAMERAS, json={**GOOD, **change}), 422, "invalid_request")
     assert [error["name"] for error in found["errors"]] == list(change)
     assert not api.cameras.created
+
+
+async def test_a_reference_stands_for_the_url(api: Api) -> None:
+    assert (await api("POST", CAMERAS, json={"camera_id": "pit-1", "rtsp_ref": "ref1.x"})).status_code == 201
+    assert (api.cameras.created[0].rtsp_url, api.cameras.created[0].rtsp_ref) == (None, "ref1.x")
+    for body in ({**GOOD, "rtsp_ref": "ref1.x"}, {"camera_id": "pit-1"}, {"camera_id": "pit-1", "rtsp_url": None}):
+        found = problem(await api("POST", CAMERAS, json=body), 422, "invalid_request")
+        assert [error["name"] for error in found["errors"]] == ["rtsp_url"]
 
 
 async def test_a_body_that_is_missing_or_no_object(api: Api) -> None:

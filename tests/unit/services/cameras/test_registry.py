@@ -17,7 +17,7 @@ from utils.exceptions import InvalidRequest
 def registry(min_days: float) -> CameraRegistry:
     nothing: Any = None  # days are judged before any of these is touched
     policy = AddressPolicy(["127.0.0.0/8"])
-    return CameraRegistry(nothing, nothing, policy, nothing, nothing, nothing, 1, min_retention_days=min_days)
+    return CameraRegistry(nothing, nothing, policy, nothing, nothing, nothing, nothing, 1, min_retention_days=min_days)
 
 
 @pytest.mark.parametrize("days", [0.001, 0.5, 0.999])
