@@ -20,7 +20,8 @@ from xml.etree.ElementTree import Element  # a type
 from services.cameras.onvif.device import SCOPE, name_and_hardware
 from services.cameras.onvif.http_post import http_address
 from services.cameras.onvif.safe_xml import BadXml, child, parse, text
-from services.rtsp_capture.connection.address import AddressPolicy, IpAddress
+from services.rtsp_capture.connection.address import AddressPolicy
+from services.rtsp_capture.connection.own_services import IpAddress
 from utils.logger import get_logger
 from utils.metrics import DISCOVERY_ANSWERS
 
