@@ -42,6 +42,14 @@ browser: ## Debian's Chromium, for the tests that look at pages (as root; CHROMI
 	  echo "Installing Debian's chromium (about a minute) ..."; export DEBIAN_FRONTEND=noninteractive; \
 	  apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
 
+.PHONY: pgbouncer
+pgbouncer: ## Debian's PgBouncer, for the tests behind a pooler (as root; PGBOUNCER names another one)
+	@[ -n "$$PGBOUNCER" ] || PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v pgbouncer >/dev/null || { \
+	  command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] || { \
+	  echo "No PgBouncer. Install your system's (Debian: sudo apt-get install pgbouncer), or name one: PGBOUNCER=/path" >&2; exit 1; }; \
+	  echo "Installing Debian's pgbouncer ..."; export DEBIAN_FRONTEND=noninteractive; \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends pgbouncer >/dev/null; }
+
 lint: $(STAMP) ## ruff, mypy --strict, import contracts, generated docs
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy .

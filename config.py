@@ -229,6 +229,37 @@ class DbSettings(Group):
     POOL_TIMEOUT: float = Field(5, gt=0, le=60, description="Seconds to wait for a connection; then 503.")
     CONNECT_TIMEOUT: float = Field(3, gt=0, le=60, description="Seconds to open a connection.")
     STATEMENT_TIMEOUT: float = Field(10, gt=0, le=600, description="Seconds that one statement may take.")
+    POOLER: Literal["none", "session", "transaction"] = Field(
+        "none",
+        description="What is at HOST: PostgreSQL itself (none), or a pooler such as PgBouncer, in session mode or in "
+        "transaction mode (docs/pooler.md).",
+    )
+    DIRECT_HOST: str = Field(
+        "",
+        description="Behind a pooler: PostgreSQL's own address, for migrations, lease renewals, notifications, locks of "
+        "background jobs, backups. Empty: all of that goes through the pooler, notifications are polled for in transaction "
+        "mode.",
+    )
+    DIRECT_PORT: int = Field(5432, ge=1, le=65535, description="Port of DIRECT_HOST.")
+
+    @model_validator(mode="after")
+    def _pooled(self) -> DbSettings:
+        if self.POOLER == "none" and self.DIRECT_HOST:
+            raise ValueError("DB__DIRECT_HOST is set and DB__POOLER is none: DB__HOST is PostgreSQL itself then")
+        if self.POOLER != "none" and not self.HOST:
+            raise ValueError(f"DB__POOLER is {self.POOLER} and DB__HOST is empty: name the pooler's host")
+        if self.DIRECT_HOST and (self.DIRECT_HOST, self.DIRECT_PORT) == (self.HOST, self.PORT):
+            raise ValueError("DB__DIRECT_HOST and DB__DIRECT_PORT are the pooler's own: name PostgreSQL's address")
+        return self
+
+    @property
+    def direct(self) -> DbSettings:
+        """Where a session can be kept: DIRECT_HOST, else what HOST offers."""
+        if not self.DIRECT_HOST:
+            return self
+        return self.model_copy(
+            update={"HOST": self.DIRECT_HOST, "PORT": self.DIRECT_PORT, "POOLER": "none", "DIRECT_HOST": ""}
+        )
 
 
 class StorageSettings(Group):

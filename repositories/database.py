@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import asyncpg
 from sqlalchemy import text
@@ -28,7 +28,8 @@ from repositories.access.state import AccessStateRepository
 from repositories.camera_configs import CameraConfigRepository
 from repositories.capture_events import CaptureEventRepository
 from repositories.captures import CaptureRepository
-from repositories.engine import is_unavailable, make_engine
+from repositories.connections import connect
+from repositories.engine import is_outdated, is_unavailable, make_engine
 from repositories.event_log import EventLogRepository
 from repositories.frames import FrameRepository
 from repositories.idempotency import IdempotencyRepository
@@ -158,16 +159,18 @@ class Database:
     ) -> None:
         self._throttle = Throttle(10, asyncio.get_event_loop().time)
         self.on_commit: Callable[[], None] = lambda: None  # called after transactions that may have made events
-        self._direct: dict[str, Any] = {
-            "host": settings.HOST, "port": settings.PORT, "user": settings.USER, "database": settings.NAME,
-            "password": settings.PASSWORD.get_secret_value() or None, "timeout": settings.CONNECT_TIMEOUT,
-            "ssl": settings.SSL if not settings.HOST.startswith("/") else False,
-            "server_settings": {"application_name": f"{application_name}-listen"},
-        }  # fmt: skip
+        self._direct, self._name = settings.direct, application_name
+        self.keeps_sessions = self._direct.POOLER != "transaction"  # locks of sessions, notifications
         self.engine = make_engine(settings, application_name, dedicated=dedicated)
+        self._locks = self.engine
+        if settings.DIRECT_HOST:
+            few = self._direct.model_copy(update={"POOL_SIZE": 1, "MAX_OVERFLOW": 3})
+            self._locks = make_engine(few, application_name, dedicated=False)
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
         single = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._single = async_sessionmaker(single, expire_on_commit=False)
+        reads = self.engine.execution_options(postgresql_readonly=True)
+        self._reads = async_sessionmaker(reads, expire_on_commit=False)
         pool = self.engine.sync_engine.pool
         if not dedicated:
             DB_POOL.set_function(lambda: pool.checkedout() if isinstance(pool, AsyncAdaptedQueuePool) else 0)
@@ -183,6 +186,10 @@ class Database:
         """As `unit_of_work`, but each statement is a transaction by itself: one round trip instead of three."""
         return self._work(self._single, events)
 
+    def reading(self) -> AbstractAsyncContextManager[UnitOfWork]:
+        """A read-only transaction. A schema that is changed meanwhile does not fail it. Raises DatabaseUnavailable."""
+        return self._work(self._reads, False)
+
     @asynccontextmanager
     async def _work(self, sessions: async_sessionmaker[AsyncSession], events: bool) -> AsyncIterator[UnitOfWork]:
         try:
@@ -191,6 +198,10 @@ class Database:
             if events:
                 self.on_commit()
         except Exception as error:
+            if is_outdated(error):  # rolled back; its statements are prepared again next time
+                DB_ERRORS.labels(kind="schema_changed").inc()
+                log.warning("database_schema_changed")
+                raise DatabaseUnavailable(retry_after=1) from error
             if not is_unavailable(error):
                 raise
             DB_ERRORS.labels(kind="unavailable").inc()
@@ -222,20 +233,28 @@ class Database:
     async def exclusive(self, key: int) -> AsyncIterator[Exclusive | None]:
         """The advisory lock `key` for the block, on a connection of its own; None when another session has it.
 
-        Raises DatabaseUnavailable.
+        Behind a pooler that lends no sessions, the lock is that of a transaction that is open for the block: idle, it holds
+        back no vacuum. Raises DatabaseUnavailable.
         """
-        single, ours = self.engine.execution_options(isolation_level="AUTOCOMMIT"), False
+        engine, ours = self._locks, False
+        if self.keeps_sessions:
+            engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        take = "pg_try_advisory_lock" if self.keeps_sessions else "pg_try_advisory_xact_lock"
         try:
-            async with single.connect() as connection:
-                pair = text("SELECT pg_try_advisory_lock(:key) AS taken, pg_backend_pid() AS backend")
+            async with engine.connect() as connection:
+                if not self.keeps_sessions:
+                    await connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+                pair = text(f"SELECT {take}(:key) AS taken, pg_backend_pid() AS backend")
                 row = (await connection.execute(pair, {"key": key})).one()
                 ours = True
                 try:
                     yield Exclusive(connection, row.backend) if row.taken else None
                 finally:
                     try:
-                        if row.taken:
+                        if row.taken and self.keeps_sessions:
                             await connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": key})
+                        elif row.taken:
+                            await connection.rollback()
                     except Exception:
                         await connection.invalidate()  # closed: the server lets go of the lock
         except Exception as error:
@@ -247,11 +266,11 @@ class Database:
     async def notifications(self, channel: str, on_notify: Callable[[], None]) -> AsyncIterator[asyncio.Event]:
         """LISTENs on a connection of its own for the block; yields an event that is set when that connection is lost.
 
-        What was notified before, or while it is lost, is not told. Raises DatabaseUnavailable.
+        What was notified before, or while it is lost, is not told. Only where `keeps_sessions`. Raises DatabaseUnavailable.
         """
         lost = asyncio.Event()
         try:
-            connection = await asyncpg.connect(**self._direct)
+            connection = await connect(self._direct, f"{self._name}-listen", {})
         except Exception as error:
             if not is_unavailable(error):
                 raise
@@ -281,3 +300,4 @@ class Database:
 
     async def close(self) -> None:
         await self.engine.dispose()
+        await self._locks.dispose()

@@ -21,6 +21,7 @@ import asyncpg
 
 from config import DbSettings
 from models.entities import SEALED_PREFIX
+from repositories.connections import connect
 from repositories.engine import is_unavailable
 from utils.exceptions import DatabaseUnavailable
 
@@ -112,7 +113,7 @@ class Snapshot:
 
 async def look_at(db: DbSettings) -> Overview:
     """What is in the database now."""
-    async with _connected(db) as connection:
+    async with _connected(db) as connection, connection.transaction():
         tables = {table.name for table in await _tables(connection)}
         filled = [
             name for name in sorted(tables - SEEDED)
@@ -171,7 +172,7 @@ async def fill(
 
 async def analyze(db: DbSettings) -> None:
     """Statistics for the planner, which knows nothing of rows that have just come."""
-    async with _connected(db) as connection:
+    async with _connected(db) as connection, connection.transaction():
         await connection.execute("ANALYZE")
 
 
@@ -189,16 +190,13 @@ def _quoted(name: str) -> str:
 
 @asynccontextmanager
 async def _connected(db: DbSettings) -> AsyncIterator[Any]:
-    """A connection of its own: a COPY of a large table is no runaway statement."""
+    """A connection of its own: a COPY of a large table is no runaway statement. Everything on it is in a transaction."""
+    values = {
+        "timezone": "UTC", "datestyle": "ISO", "client_encoding": "UTF8", "statement_timeout": "0", "lock_timeout": "10000",
+        "idle_in_transaction_session_timeout": "0",
+    }  # fmt: skip
     try:
-        connection = await asyncpg.connect(
-            host=db.HOST, port=db.PORT, user=db.USER, password=db.PASSWORD.get_secret_value() or None, database=db.NAME,
-            ssl=False if db.HOST.startswith("/") else db.SSL, timeout=db.CONNECT_TIMEOUT,
-            server_settings={
-                "application_name": "trackshift-copy", "timezone": "UTC", "datestyle": "ISO", "client_encoding": "UTF8",
-                "statement_timeout": "0", "lock_timeout": "10000", "idle_in_transaction_session_timeout": "0",
-            },
-        )  # fmt: skip
+        connection = await connect(db.direct, "trackshift-copy", values)
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:  # a wrong name or password among them
         raise _unavailable(error) from error
     try:

@@ -108,7 +108,7 @@ class Orchestrator:
         if body.rtsp_url is not None:
             self._policy.check_literal(parse_rtsp_url(body.rtsp_url))
         check_moment(body, self._settings.RTSP.RING_SECONDS)
-        async with self._database.unit_of_work() as uow:
+        async with self._database.reading() as uow:
             camera = await uow.cameras.get(body.camera_id)
             pending = await uow.requests.count_pending(self._settings.RTSP.MAX_PENDING)
             share = self._shares.most(self._settings.RTSP.MAX_PENDING)
@@ -230,7 +230,7 @@ class Orchestrator:
         event = self._finished.setdefault(request_id, asyncio.Event())
         try:
             while True:
-                async with self._database.unit_of_work() as uow:
+                async with self._database.reading() as uow:
                     if await uow.requests.is_final(request_id):
                         return True
                 left = deadline - time.monotonic()

@@ -119,7 +119,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         access.start()
         stack.push_async_callback(access.stop)
         patience = min(effective.DB.STATEMENT_TIMEOUT, settings.RTSP.LEASE_TTL / 3)
-        renewing = effective.DB.model_copy(update={"STATEMENT_TIMEOUT": patience, "POOL_TIMEOUT": patience})
+        renewing = effective.DB.direct.model_copy(update={"STATEMENT_TIMEOUT": patience, "POOL_TIMEOUT": patience})
         leases = Database(renewing, "trackshift-leases", dedicated=True)
         stack.push_async_callback(leases.close)
         storage = StorageService(effective.STORAGE)

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from config import database_url, get_settings
 from models.entities import Base
+from repositories.connections import arguments
 
 
 def _migrate(connection: Connection) -> None:
@@ -19,7 +20,8 @@ def _migrate(connection: Connection) -> None:
 
 
 async def _from_settings() -> None:
-    engine = create_async_engine(database_url(get_settings().DB))
+    db = get_settings().DB.direct
+    engine = create_async_engine(database_url(db), connect_args=arguments(db, "alembic", {}, startup={}))
     async with engine.connect() as connection:
         await connection.run_sync(_migrate)
         await connection.commit()

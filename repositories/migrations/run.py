@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from config import DbSettings, database_url
+from repositories.connections import arguments
 
 LOCK_KEY = 0x7261636B  # any constant: who migrates this database
 
@@ -34,9 +35,11 @@ def revisions() -> list[str]:
 
 async def _run(db: DbSettings, migrate: Callable[[Config], None]) -> None:
     # An engine of its own: waiting for another process's migration is no runaway statement.
+    db = db.direct
     engine = create_async_engine(
-        database_url(db), poolclass=NullPool, hide_parameters=True, connect_args={"timeout": db.CONNECT_TIMEOUT}
-    )
+        database_url(db), poolclass=NullPool, hide_parameters=True,
+        connect_args=arguments(db, "trackshift-migrations", {}, startup={}),
+    )  # fmt: skip
     try:
         async with engine.begin() as connection:
             await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK_KEY})

@@ -52,13 +52,13 @@ class ApiKeys:
         """A page of keys in the order of their creation, revoked ones too, and the cursor after it."""
         wanted = ApiKeyFilter()
         after = self._cursors.decode(cursor, wanted, who, str)
-        async with self._database.unit_of_work(events=False) as uow:
+        async with self._database.reading() as uow:
             rows = await uow.api_keys.find(after=after, limit=limit + 1)
         more = rows[limit - 1] if len(rows) > limit else None
         return rows[:limit], self._cursors.encode(more.created_at, more.key_id, wanted, who) if more else None
 
     async def get(self, key_id: str) -> ApiKey:
-        async with self._database.unit_of_work(events=False) as uow:
+        async with self._database.reading() as uow:
             row = await uow.api_keys.get(key_id)
         if row is None:
             raise KeyNotFound

@@ -23,7 +23,7 @@ class AuditLog:
     ) -> tuple[list[Audit], str | None]:
         """A page of rows, newest first, and the cursor after it."""
         after = self._cursors.decode(cursor, wanted, who, UUID)
-        async with self._database.unit_of_work(events=False) as uow:
+        async with self._database.reading() as uow:
             rows = await uow.audit.find(wanted, after=after, limit=limit + 1)
         more = rows[limit - 1] if len(rows) > limit else None
         return rows[:limit], self._cursors.encode(more.at, more.entry, wanted, who) if more else None

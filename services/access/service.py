@@ -155,7 +155,8 @@ class Access:
             await uow.audit.expire(BATCH)
 
     async def _listen(self) -> None:
-        while True:
+        """Hears of changes at once; where the pooler lends no session, the poll alone finds them."""
+        while self._database.keeps_sessions:
             try:
                 async with self._database.notifications(CHANNEL, self._on_change) as lost:
                     await lost.wait()

@@ -126,12 +126,12 @@ class BurstService:
         return answer
 
     async def _requests_of(self, group_id: UUID) -> list[UUID]:
-        async with self._database.unit_of_work() as uow:
+        async with self._database.reading() as uow:
             return [row.id for row in await uow.requests.of_group(group_id, ALL_CAMERAS)]
 
     async def get(self, group_id: UUID, cameras: CameraGrant) -> BurstResponse:
         """A burst as it stands, its requests of `cameras`. Raises RequestNotFound when there is none."""
-        async with self._database.unit_of_work() as uow:
+        async with self._database.reading() as uow:
             rows = await uow.requests.of_group(group_id, cameras)
             frames = await uow.frames.first_of([row.id for row in rows])
         if not rows:
@@ -155,7 +155,7 @@ class BurstService:
         return at is not None and at <= datetime.now(UTC)
 
     async def _cameras(self, camera_ids: Sequence[str]) -> list[CameraConfiguration]:
-        async with self._database.unit_of_work() as uow:
+        async with self._database.reading() as uow:
             found = await uow.cameras.named(camera_ids)
         unknown = [
             FieldError("body", str(index), "camera_not_found", "is not a registered camera", f"/camera_ids/{index}")

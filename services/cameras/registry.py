@@ -112,7 +112,7 @@ class CameraRegistry:
         """Cameras in the order of their registration."""
         wanted = CameraFilter()
         after = self._cursors.decode(cursor, wanted, who, str)
-        async with self._database.unit_of_work() as uow:
+        async with self._database.reading() as uow:
             rows = await uow.cameras.find(who.cameras, after=after, limit=limit + 1)
         more = rows[limit - 1] if len(rows) > limit else None
         return CameraPage(
@@ -216,7 +216,7 @@ class CameraRegistry:
         self._policy.check_literal(address)
 
     async def _row(self, camera_id: str) -> CameraRow:
-        async with self._database.unit_of_work() as uow:
+        async with self._database.reading() as uow:
             row = await uow.cameras.get(camera_id)
         if row is None:
             raise CameraNotFound

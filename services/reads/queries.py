@@ -73,7 +73,7 @@ class Queries:
 
     async def get_request(self, request_id: UUID, who: Principal) -> IngestionResponse:
         """The request, its ledger in one snapshot, its frames: an upload's all, a capture's newest 100."""
-        async with self._database.unit_of_work(events=False) as uow:
+        async with self._database.reading() as uow:
             row, gaps, frames = await read_request(uow, request_id, who.cameras)
         return to_response(row, gaps, await self._infos(frames), self._secrets)
 
@@ -82,7 +82,7 @@ class Queries:
     ) -> RequestPage:
         """Requests, newest first."""
         after = self._cursors.decode(cursor, wanted, who, UUID)
-        async with self._database.unit_of_work(events=False) as uow:
+        async with self._database.reading() as uow:
             rows = await uow.requests.find(wanted, who.cameras, after=after, limit=limit + 1)
             gaps = await uow.requests.gaps_of([row.id for row in rows[:limit]])
         more = rows[limit - 1] if len(rows) > limit else None
@@ -95,7 +95,7 @@ class Queries:
         """A request's events, by the time at which they began; other requests than event_driven ones have none."""
         wanted = EventFilter(request_id)
         after = self._cursors.decode(cursor, wanted, who, UUID)
-        async with self._database.unit_of_work(events=False) as uow:
+        async with self._database.reading() as uow:
             request = await uow.requests.visible(request_id, who.cameras)
             if request is None:
                 raise RequestNotFound
@@ -117,7 +117,7 @@ class Queries:
 
     async def rendered(self, frame_ids: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
         """These frames as JSON has them, by id; one that was deleted without URL and what its deletion blanked."""
-        async with self._database.unit_of_work(events=False) as uow:
+        async with self._database.reading() as uow:
             rows = await uow.frames.by_ids(frame_ids)
         stored = [row for row in rows if row.state == "stored"]
         gone = [to_frame_info(row, None) for row in rows if row.state != "stored"]
@@ -127,7 +127,7 @@ class Queries:
     async def list_frames(self, wanted: FrameFilter, limit: int, cursor: str | None, who: Principal) -> FramePage:
         """Stored frames by capture time."""
         after = self._cursors.decode(cursor, wanted, who, UUID)
-        async with self._database.unit_of_work(events=False) as uow:
+        async with self._database.reading() as uow:
             rows = await uow.frames.find(wanted, who.cameras, after=after, limit=limit + 1)
         more = rows[limit - 1] if len(rows) > limit else None
         return FramePage(
@@ -137,7 +137,7 @@ class Queries:
 
     async def nearest_frame(self, camera_id: str, at: datetime, who: Principal) -> NearestFrame:
         """The camera's frame closest in time. Raises FrameNotFound when it has none."""
-        async with self._database.unit_of_work(events=False) as uow:
+        async with self._database.reading() as uow:
             row = await uow.frames.nearest(camera_id, at, who.cameras)
         if row is None:
             raise FrameNotFound("This camera has no stored frame.")
@@ -181,7 +181,7 @@ class Queries:
             raise FrameNotFound
 
     async def _frame(self, frame_id: UUID, who: Principal) -> Frame:
-        async with self._database.unit_of_work(events=False) as uow:
+        async with self._database.reading() as uow:
             row = await uow.frames.get_stored(frame_id, who.cameras)
         if row is None:
             raise FrameNotFound

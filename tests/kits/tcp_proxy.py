@@ -14,8 +14,9 @@ T = TypeVar("T")
 class TcpProxy:
     """`with TcpProxy("127.0.0.1", port) as proxy`; in a thread of its own, its methods may be called from any other."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, listen: str = "127.0.0.1", listen_port: int = 0) -> None:
         self._backend = (host, port)
+        self._listen_at = (listen, listen_port)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="tcp-proxy", daemon=True)
         self._flow = asyncio.Event()
@@ -54,7 +55,7 @@ class TcpProxy:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
     async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, *self._listen_at)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _end(self) -> None:

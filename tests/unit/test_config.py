@@ -294,3 +294,26 @@ def test_cameras_on_loopback_only_outside_production(monkeypatch: pytest.MonkeyP
     assert "127.0.0.0/8" not in Settings().camera_networks
     monkeypatch.setenv("RTSP__ALLOWED_NETWORKS", '["127.0.0.1/32"]')
     assert Settings().camera_networks == ["127.0.0.1/32"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason"),
+    [
+        ({"DB__POOLER": "statement", "DB__HOST": "pool"}, "'none', 'session' or 'transaction'"),
+        ({"DB__POOLER": "transaction"}, "DB__HOST is empty"),
+        ({"DB__HOST": "db", "DB__DIRECT_HOST": "other"}, "DB__POOLER is none"),
+        ({"DB__HOST": "pool", "DB__POOLER": "session", "DB__DIRECT_HOST": "pool"}, "the pooler's own"),
+        ({"DB__HOST": "pool", "DB__POOLER": "session", "DB__DIRECT_HOST": "db", "DB__DIRECT_PORT": "0"}, "DIRECT_PORT"),
+    ],
+)
+def test_a_pooler_and_the_address_behind_it(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], reason: str
+) -> None:
+    assert reason in refused(monkeypatch, **environment)
+
+
+def test_the_direct_address_is_postgresql_itself() -> None:
+    db = DbSettings(HOST="pool", PORT=6432, POOLER="transaction", DIRECT_HOST="db", DIRECT_PORT=5433, USER="me")
+    assert (db.direct.HOST, db.direct.PORT, db.direct.POOLER, db.direct.USER) == ("db", 5433, "none", "me")
+    alone = DbSettings(HOST="pool", POOLER="transaction")
+    assert alone.direct is alone

@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx
 import psutil
 import pytest
@@ -35,6 +36,7 @@ from tests.kits.service_support import (
     until,
     upload,
 )
+from utils.embedded.running import running_postgres
 
 pytestmark = pytest.mark.paced
 
@@ -300,3 +302,55 @@ async def test_kill_9_of_an_embedded_part(embedded: Service, camera: Camera, fol
         assert set(traffic.acknowledged) <= {item["frame_id"] for item in listed} or len(listed) == 200
         assert service.process is not None
         assert service.process.poll() is None
+
+
+async def test_a_primary_that_takes_no_writes_for_a_while(embedded: Service, camera: Camera) -> None:
+    """As if the database were away: 503 for all, captures spool, and all of it works again without a restart."""
+    service, duration, read_only_for = embedded, 16, 8.0
+    found_at = running_postgres(Path(service.environment["DATA_DIR"]))
+    admin = await asyncpg.connect(host=found_at.host, port=found_at.port, user=found_at.user, database="postgres")
+    try:
+        async with client_of(service) as client:
+            traffic = Traffic(client)
+            request_id = await capture(
+                client, unique(), camera.url, capture_mode="continuous", capture_duration=duration, fps=FPS, sampling="exact"
+            )
+            before = await stored(client, request_id, 3)
+            running = [asyncio.create_task(work()) for work in (traffic.uploads, traffic.reads, traffic.checks)]
+            try:
+                await until(lambda: asyncio.sleep(0, len(traffic.acknowledged) >= 5), "five uploads")
+                await admin.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+                await admin.execute("SELECT pg_reload_conf()")
+                began = time.monotonic()
+
+                async def away() -> bool:
+                    methods = {item[2] for item in traffic.refused if item[1] == "database_unavailable"}
+                    return methods == {"GET", "POST"} and traffic.health[-1] == "unhealthy"
+
+                await until(away, "uploads and reads refused, and unhealthy", 20)
+                kept = len(traffic.acknowledged)
+                await asyncio.sleep(max(0.0, began + read_only_for - time.monotonic()))
+                assert len(traffic.acknowledged) == kept
+            finally:
+                await admin.execute("ALTER SYSTEM RESET default_transaction_read_only")
+                await admin.execute("SELECT pg_reload_conf()")
+                ended = time.monotonic() - began
+            try:
+                await until(lambda: asyncio.sleep(0, len(traffic.acknowledged) >= kept + 5), "uploads work again", 30)
+                await until(lambda: asyncio.sleep(0, traffic.health[-1] == "healthy"), "healthy again", 30)
+                found = await final(client, request_id, 60)
+            finally:
+                traffic.stop = True
+                results = await asyncio.gather(*running, return_exceptions=True)
+            assert results == [None] * 3
+            assert {item[:2] for item in traffic.refused} <= {(503, "database_unavailable"), (503, "overloaded")}
+            frames = await all_frames(client, request_id)
+            assert_whole(found, frames, int(duration * FPS))
+            print(f"read-only for {ended:.1f} s: {found['progress']}")
+            assert set(found["progress"]["dropped"]) <= {"lease_lost", "camera_down"}
+            # The spool kept pictures of that time.
+            hidden = range(before["progress"]["expected"], before["progress"]["expected"] + int(read_only_for * FPS))
+            assert len({item["sequence"] for item in frames} & set(hidden)) > len(hidden) / 2
+            await assert_objects(client, frames[-10:])
+    finally:
+        await admin.close()
