@@ -213,8 +213,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         )  # fmt: skip
         # What imports and start-up made (boto3's models above all) lives as long as the process: left to the collector,
         # each of its full runs holds the event loop for 200-360 ms.
-        gc.collect()
         gc.freeze()
+        gc.enable()  # main.py turned it off
         uploads.warm()
         stack.callback(gc.unfreeze)
         yield Services(

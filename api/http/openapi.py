@@ -43,8 +43,14 @@ def _subclasses(kind: type[IngestionException]) -> list[type[IngestionException]
     return [kind, *(below for sub in kind.__subclasses__() for below in _subclasses(sub))]
 
 
+@cache
+def _errors_by_code() -> dict[str, type[IngestionException]]:
+    """The first of each code, as every problem's example asks for it."""
+    return {kind.code: kind for kind in reversed(_subclasses(IngestionException))}
+
+
 def _example(code: str, status: int, title: str) -> dict[str, Any]:
-    known = next((kind for kind in _subclasses(IngestionException) if kind.code == code), None)
+    known = _errors_by_code().get(code)
     body: dict[str, Any] = {
         "type": "about:blank", "title": title, "status": status, "code": code,
         "detail": known.default_message if known else f"{title}.", "instance": "/api/v1/…",
@@ -173,4 +179,4 @@ def install_docs(app: FastAPI) -> None:
         kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
         return Response(local[name], media_type=kind, headers={"Cache-Control": "public, max-age=86400"})
 
-    app.include_router(router)
+    app.router.routes.extend(router.routes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
@@ -11,6 +12,7 @@ from urllib.parse import parse_qsl
 from fastapi import APIRouter, FastAPI
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, iter_route_contexts
+from pydantic.warnings import UnsupportedFieldAttributeWarning
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
@@ -24,6 +26,9 @@ from api.http.idempotency import check_key, serve, takes_key
 from api.http.state import app_state
 from api.http.validation import MAX_ERRORS, SHOWN_NAME, invalid_fields
 from utils.exceptions import FieldError, MalformedRequest
+
+# FastAPI silences it where it makes its fields; those of our models are made at their first use (models/schemas/base.py).
+warnings.filterwarnings("ignore", category=UnsupportedFieldAttributeWarning)
 
 MAX_QUERY_FIELDS = 100
 PUBLIC_JSON_BYTES = 32_768  # from callers that nobody has judged yet: a credential is the most that they send

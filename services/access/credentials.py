@@ -14,15 +14,17 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from config import Settings
 from models.access import ALL_CAMERAS, ALL_SCOPES, CameraGrant, Principal, effective, known_scopes
 from models.entities import ApiKey, BrowserSession
 from repositories.database import Database
 from services.access.key_text import PREFIX, hash_of, key_id_of
-from services.access.tokens import TokenVerifier
 from utils.exceptions import Unauthorized
+
+if TYPE_CHECKING:
+    from services.access.tokens import TokenVerifier
 
 CONFIRMED_FOR = 1.2  # seconds
 MAX_CACHED = 10_000  # rows of each kind; known and unknown ids

@@ -21,7 +21,6 @@ from services.access.cursors import Cursors
 from services.access.limits import Shares
 from services.access.rates import RateLimits
 from services.access.refusals import Refusals
-from services.access.tokens import TokenVerifier
 from services.redis.link import RedisLink
 from utils.exceptions import DatabaseUnavailable, Unauthorized
 from utils.logger import get_logger
@@ -46,7 +45,12 @@ class Access:
         self.settings = settings
         self.on = settings.AUTH.MODE != "off"
         self._database = database
-        tokens = TokenVerifier(settings.AUTH) if settings.AUTH.MODE in ("jwt", "both") else None
+        tokens = None
+        if settings.AUTH.MODE in ("jwt", "both"):
+            # Late: joserfc and the parts of cryptography that it imports are 0.1 s of CPU, and only JWTs need them.
+            from services.access.tokens import TokenVerifier
+
+            tokens = TokenVerifier(settings.AUTH)
         self.credentials = Credentials(settings, database, tokens)
         self.cursors = Cursors(cursor_key)
         self.rates = RateLimits(settings.LIMITS, redis, cursor_key[:64])

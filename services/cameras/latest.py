@@ -18,8 +18,8 @@ from typing import Any, Literal
 from models.access import Principal
 from models.entities import Frame
 from repositories.database import Database
-from services.rtsp_capture.media.decoder import Jpeg
 from services.rtsp_capture.media.gop_buffer import Picture
+from services.rtsp_capture.media.packets import Jpeg
 from services.rtsp_capture.streams.keep_open import KeepOpenStreams
 from services.rtsp_capture.streams.stream import Stream
 from services.storage_service.service import StorageService

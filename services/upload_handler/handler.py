@@ -19,11 +19,9 @@ from models.schemas import UploadIngestionRequest
 from models.values import FrameRecord, ReceivedFile, Rejected, SourceType
 from services.storage_service.keys import fresh_object_key, with_fresh_key
 from services.storage_service.service import StorageService
-from services.upload_handler.check_job import CHECK, arguments, image_of
-from services.upload_handler.jpeg_job import TO_JPEG, memory_of
+from services.upload_handler.check_call import CHECK, TO_JPEG, CheckedImage, arguments, image_of, memory_of
 from services.upload_handler.memory import to_read
 from services.upload_handler.upload_time import needs_zone, upload_time
-from services.upload_handler.validation import CheckedImage
 from utils.exceptions import DiskFull, ImageTooLarge, IngestionException, InvalidImage, Overloaded, ShuttingDown
 from utils.ids import frame_id
 from utils.logger import get_logger

@@ -9,18 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
-from services.upload_handler.memory import MARGIN, to_read
 from services.upload_handler.validation import pillow_image
 
-TO_JPEG = f"{__name__}:to_jpeg"
 LONGEST = 1920  # pixels of the longer side
 _MAX_BYTES = 700_000  # of the JPEG: an answer of a worker has at most 1 MiB, in base64
-_PIXEL = 32  # bytes a pixel while it is decoded and changed
-
-
-def memory_of(size_bytes: int, width: int, height: int) -> int:
-    """Bytes that the conversion takes at most."""
-    return to_read(size_bytes) + MARGIN + _PIXEL * width * height
 
 
 def to_jpeg(path: str, kind: str, max_pixels: int) -> str:

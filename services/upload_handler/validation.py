@@ -7,10 +7,8 @@ walkers, then a full decode. Only errors of utils.exceptions come out, whatever 
 from __future__ import annotations
 
 import io
-import mimetypes
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
 
 from pi_heif import options as heif_options
 from pi_heif.as_plugin import HeifImageFile
@@ -26,7 +24,9 @@ from PIL import (
 )
 
 from models.values import ReceivedFile
+from services.upload_handler.check_call import CheckedImage
 from services.upload_handler.exif import read_exif
+from services.upload_handler.formats import CONTENT_TYPES, format_by_name
 from services.upload_handler.heif_check import check_heif, heif_kind
 from services.upload_handler.jpeg_check import check_jpeg
 from services.upload_handler.memory import Afford, NeedsMemory, granted
@@ -45,16 +45,6 @@ from utils.exceptions import (
 MAX_PAGES = 100
 NO_LIMIT = 1 << 62  # bytes
 MAX_RLE_PIXELS = 4_000_000  # Pillow decodes run-length BMPs in Python
-CONTENT_TYPES = {
-    "jpg": "image/jpeg", "png": "image/png", "bmp": "image/bmp", "tiff": "image/tiff", "heic": "image/heic",
-    "webp": "image/webp", "avif": "image/avif",
-}  # fmt: skip
-_EXTENSIONS = {
-    "jpg": "jpg", "jpeg": "jpg", "jpe": "jpg", "jfif": "jpg", "mpo": "jpg", "png": "png", "apng": "png", "bmp": "bmp",
-    "dib": "bmp", "tif": "tiff", "tiff": "tiff", "heic": "heic", "heif": "heic", "hif": "heic", "webp": "webp",
-    "avif": "avif",
-}  # fmt: skip
-_OTHER_KINDS = mimetypes.MimeTypes()  # the standard library's table, whatever the machine adds to it
 _DECLARED = {
     "image/jpeg": "jpg", "image/jpg": "jpg", "image/pjpeg": "jpg", "image/x-jpeg": "jpg",
     "image/png": "png", "image/x-png": "png", "image/apng": "png", "image/vnd.mozilla.apng": "png",
@@ -81,26 +71,6 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 def pillow_image(kind: str, stream: io.BytesIO) -> ImageFile.ImageFile:
     """The file as Pillow's class for its kind opens it; a JPEG, too. Raises what Pillow raises."""
     return JpegImagePlugin.JpegImageFile(stream) if kind == "jpg" else _PILLOW[kind](stream)
-
-
-class CheckedImage(NamedTuple):
-    """A picture that decodes whole; width and height as in the file, not rotated."""
-
-    format: str
-    content_type: str
-    width: int
-    height: int
-    exif: dict[str, Any] | None
-
-
-def format_by_name(filename: str | None, formats: Sequence[str]) -> str | None:
-    """The format that a file's name claims; None when it claims none. Raises UnsupportedImageFormat for another kind."""
-    _, dot, extension = (filename or "").strip().lower().rpartition(".")
-    known = _EXTENSIONS.get(extension) if dot else None
-    other = None if known or not dot or extension == "bin" else _OTHER_KINDS.guess_type(f"a.{extension}")[0]
-    if other or (known and known not in formats):
-        raise UnsupportedImageFormat(f"The file's name is not that of one of {', '.join(formats)}.")
-    return known
 
 
 def _sniffed(head: bytes) -> str | None:

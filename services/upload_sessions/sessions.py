@@ -26,8 +26,8 @@ from services.access.limits import Shares
 from services.reads.serializers.upload_sessions import Arrived, to_session
 from services.storage_service.service import StorageService
 from services.storage_service.staging import Staging
+from services.upload_handler.formats import format_by_name
 from services.upload_handler.handler import UploadHandler
-from services.upload_handler.validation import format_by_name
 from services.upload_sessions.completion import COMPLETE_LEASE, Completion, LocalFile
 from services.upload_sessions.plan import part_size_of, sizes_of, whole_parts
 from utils.exceptions import (

@@ -23,7 +23,7 @@ from services.rtsp_capture.captures.slot_filler import SlotFiller
 from services.rtsp_capture.frames.frame_pipeline import FramePipeline
 from services.rtsp_capture.frames.frame_record import CaptureFacts
 from services.rtsp_capture.frames.slot_ledger import SlotLedger
-from services.rtsp_capture.media.decoder import Jpeg
+from services.rtsp_capture.media.packets import Jpeg
 from services.rtsp_capture.streams.stream import Stream
 from utils.logger import get_logger
 

@@ -12,13 +12,13 @@ that picture, and there is no motion event.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-WIDTH = 160  # points across the pictures that are compared
+from services.rtsp_capture.captures.motion_events import MotionResult
+
 WARM_UP_PICTURES = 3  # pictures that the background is learnt from before anything can move
 STILL_SECONDS = 3.0  # after which what stands still is background
 LEARN_SECONDS = 4.0  # time constant of the running average
@@ -31,14 +31,6 @@ _PARTS = np.ones((7, 7), np.uint8)
 
 Luma = NDArray[np.uint8]
 _Plane = NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class MotionResult:
-    """The result for one picture. `area`: share (0-1) of the picture that the largest moving patch covers."""
-
-    moving: bool
-    area: float
 
 
 class MotionModel:
@@ -158,43 +150,3 @@ def fit_light(background: _Plane, plane: _Plane) -> tuple[float, float]:
         offset = b_mean - gain * a_mean
         left = np.abs(y - gain * x - offset)
     return gain, offset
-
-
-class MotionEvents:
-    """From results, in the order of their times, to motion events.
-
-    One begins when something moves, and ends when nothing has moved for `quiet` seconds.
-
-    All times are capture times in seconds since the epoch.
-    """
-
-    def __init__(self, quiet: float, cooldown: float) -> None:
-        self._quiet = quiet
-        self._cooldown = cooldown
-        self._free_at = -math.inf  # when a new motion event may begin
-        self.began: float | None = None  # of the current motion event
-        self.last = 0.0  # when something moved
-        self.score = 0.0  # its largest area
-
-    @property
-    def open(self) -> bool:
-        return self.began is not None
-
-    def moved(self, at: float, area: float) -> bool:
-        """Something moved at `at`; True when a motion event begins with it."""
-        if self.began is None:
-            if at < self._free_at:
-                return False
-            self.began, self.last, self.score = at, at, area
-            return True
-        self.last, self.score = max(self.last, at), max(self.score, area)
-        return False
-
-    def still(self, at: float) -> bool:
-        """Nothing moved at `at`, or no picture was analysed until then; True when the motion event is over."""
-        return self.began is not None and at - self.last >= self._quiet
-
-    def end(self) -> None:
-        """The motion event is over."""
-        self.began = None
-        self._free_at = self.last + self._cooldown

@@ -14,16 +14,19 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from models.values import EventKind, EventNote, MotionParams, Sampling
-from services.rtsp_capture.captures.motion import WIDTH, Luma, MotionEvents, MotionModel, MotionResult
+from services.rtsp_capture.captures.motion_events import WIDTH, MotionEvents, MotionResult
 from services.rtsp_capture.grid.sampler import SlotSampler
 from services.rtsp_capture.media.gop_buffer import Picture, Ring
 from utils.exceptions import CaptureFailure
 from utils.ids import new_id
 from utils.logger import get_logger
 from utils.metrics import MOTION_LOOKS, MOTION_SKIPPED
+
+if TYPE_CHECKING:
+    from services.rtsp_capture.captures.motion import Luma, MotionModel
 
 log = get_logger(__name__)
 
@@ -61,7 +64,8 @@ class MotionWatch:
         self._source = source
         self._ring = ring
         self._changed = changed
-        self._model = MotionModel(params.threshold, params.min_area)
+        self._params = params
+        self._model: MotionModel | None = None  # made with the first picture
         self._motion_events = MotionEvents(QUIET_SECONDS, params.cooldown)
         self._current: _MotionEvent | None = None
         self._ended: deque[EventNote] = deque()
@@ -106,9 +110,9 @@ class MotionWatch:
 
     async def _analyse(self, picture: Picture) -> None:
         packet, at, before = picture.packet, picture.timestamp, self._analysed
-        if before is None or before[0] != packet.segment:
+        if self._model is not None and (before is None or before[0] != packet.segment):
             self._model.forget()
-        result = await self._source.inspect(picture, WIDTH, lambda luma: self._model.update(luma, at))
+        result = await self._source.inspect(picture, WIDTH, lambda luma: self._in_pool().update(luma, at))
         MOTION_LOOKS.inc()
         self._analysed = (packet.segment, at)
         if not result.moving:
@@ -122,11 +126,19 @@ class MotionWatch:
         self._moved(began, area)
         self._moved(at, area)
 
+    def _in_pool(self) -> MotionModel:
+        """The model. In the pool, where its import of cv2 and numpy holds up nothing else (media/decoder.py)."""
+        if self._model is None:
+            from services.rtsp_capture.captures.motion import MotionModel
+
+            self._model = MotionModel(self._params.threshold, self._params.min_area)
+        return self._model
+
     async def _beginning(self, after: float, moving: Picture) -> float:
         """When what moves now was there first, since the last analysis."""
         for picture in list(_between(self._ring, after, moving, 1 / self._fps))[-MAX_SEARCHED_PICTURES:]:
             try:
-                result = await self._source.inspect(picture, WIDTH, self._model.compare)
+                result = await self._source.inspect(picture, WIDTH, lambda luma: self._in_pool().compare(luma))
             except CaptureFailure:
                 continue
             MOTION_LOOKS.inc()

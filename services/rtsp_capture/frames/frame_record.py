@@ -9,8 +9,8 @@ from uuid import UUID
 
 from models.values import FrameRecord, SourceType
 from services.rtsp_capture.frames.picture_budget import Reservation
-from services.rtsp_capture.media.decoder import Jpeg
 from services.rtsp_capture.media.gop_buffer import Packet
+from services.rtsp_capture.media.packets import Jpeg
 from services.storage_service.keys import fresh_object_key
 from utils.ids import frame_id
 

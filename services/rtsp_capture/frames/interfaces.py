@@ -7,8 +7,8 @@ from typing import Protocol
 from config import RtspSettings
 from repositories.database import Database
 from services.rtsp_capture.frames.picture_budget import PictureBudget
-from services.rtsp_capture.media.decoder import Jpeg
 from services.rtsp_capture.media.gop_buffer import Picture
+from services.rtsp_capture.media.packets import Jpeg
 from services.spool.spool import Spool
 from services.storage_service.service import StorageService
 

@@ -1,45 +1,21 @@
 """How it is known that a picture is not whole, or refers to one that is not.
 
 `LossWatch` checks packets as they come: H.264 numbers its frames, so that a lost one is known before anything is
-decoded (FFmpeg's decoder reports nothing and shows a smeared picture). `decoder_errors` are the decoder's own reports
+decoded (FFmpeg's decoder reports nothing and shows a smeared picture). `ffmpeg.decoder_errors` are the decoder's own reports
 while it decodes. `Damage` holds what both have reported about one group of pictures. H.265 is checked by the decoder
 alone: each picture lists the ones it refers to.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 
-import av
-
 from services.rtsp_capture.media import h264
 
-# PyAV hands FFmpeg's messages to a capture in the same thread, and the rest to the loggers "libav.*". Those are silenced,
-# as messages of the demuxers may hold whole URLs. Repeated messages must not be dropped: a second damaged picture causes
-# the same message as the first.
-av.logging.set_level(av.logging.WARNING)
-av.logging.set_skip_repeated(False)
-logging.getLogger("libav").propagate = False
-logging.getLogger("libav").addHandler(logging.NullHandler())
-
-# Errors that change no picture: in supplemental information and display hints, which some cameras get wrong in every
-# keyframe; and, where decoding began at an open GOP's keyframe, commands to drop pictures of the GOP before (a picture
-# that refers to a missing one has an error of its own).
-_HARMLESS = ("SEI", "VUI", "icture timing", "uffering period", "aspect ratio", "mmco: unref short failure")
 _STEPS = 8  # distances of neighbouring pictures from which the frame rate is known to be steady
-
-
-@contextmanager
-def decoder_errors() -> Iterator[Callable[[], bool]]:
-    """Within it: whether FFmpeg, in this thread, has reported damage. Measured at 3 µs each."""
-    with av.logging.Capture() as logs:
-        yield lambda: any(level <= av.logging.ERROR and not any(one in text for one in _HARMLESS) for level, _, text in logs)
 
 
 @dataclass(slots=True)

@@ -9,19 +9,20 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from services.rtsp_capture.media.damage import Damage
 from services.rtsp_capture.media.decoder import PictureDecoder
 from services.rtsp_capture.media.gop_buffer import Gop, Packet, Picture
-from services.rtsp_capture.media.jpeg import Jpeg
-from services.rtsp_capture.media.luma import Luma
-from services.rtsp_capture.media.packets import StreamInfo
+from services.rtsp_capture.media.packets import Jpeg, StreamInfo
 from utils.exceptions import CaptureFailure
 
+if TYPE_CHECKING:
+    from services.rtsp_capture.media.luma import Luma
+
 DECODE = f"{__name__}:decode"
+# What a worker imports before its first job; this module, which the service imports too, leaves it to the first picture.
+PRELOAD = [f"services.rtsp_capture.media.{name}" for name in ("ffmpeg", "jpeg", "luma")]
 AHEAD = 20  # packets after the picture that may have to push it out; decoders hold 16 at most
 MOST = 268_435_456  # bytes that a JPEG may have
 _MAX_SIDE = 65_535  # pixels of a JPEG
@@ -118,7 +119,9 @@ def jpeg_of(answer: dict[str, Any], data: bytes) -> Jpeg:
 
 
 def luma_of(answer: dict[str, Any], data: bytes) -> Luma:
-    """Raises CaptureFailure decode_failed."""
+    """In the pool, which imports numpy with the first one. Raises CaptureFailure decode_failed."""
+    import numpy as np
+
     try:
         height, width = answer["luma"]
         return np.frombuffer(data, np.uint8).reshape(int(height), int(width))

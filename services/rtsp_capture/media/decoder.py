@@ -4,6 +4,9 @@ One `PictureDecoder` per connection, reused: it continues from its position when
 picture, else it starts at the keyframe. One thread, no frame threads: they do not help, and H.265 can hang when such a
 decoder is drained. Calls come one at a time, from any thread of the decode pool. One module, because planning what to
 feed and taking what comes out share the decoder's position.
+
+What decodes (cv2, av, numpy: 0.4 s of CPU) is imported by the first call, so in the pool: a start does not wait for it, nor
+does the event loop.
 """
 
 from __future__ import annotations
@@ -11,19 +14,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import av
-from av.codec.context import ThreadType
-from av.error import FFmpegError
-
-from services.rtsp_capture.media.damage import Damage, decoder_errors
+from services.rtsp_capture.media.damage import Damage
 from services.rtsp_capture.media.gop_buffer import Packet, Picture
-from services.rtsp_capture.media.jpeg import Jpeg, encode_jpeg, received_jpeg
-from services.rtsp_capture.media.luma import Luma, received_luma, small_luma
-from services.rtsp_capture.media.packets import StreamInfo
+from services.rtsp_capture.media.packets import Jpeg, StreamInfo
 from utils.exceptions import CaptureFailure
+
+if TYPE_CHECKING:
+    from services.rtsp_capture.media.luma import Luma
 
 __all__ = ["Jpeg", "PictureDecoder"]
 
@@ -31,7 +30,6 @@ KEPT = 2  # decoded frames kept for callers that want the same picture: 3.3 MB e
 KEPT_SECONDS = 0.5
 _AHEAD = 4  # frames that came out before they were asked for
 _PENDING = 64  # packets whose frame may still come out
-_TIME_BASE = Fraction(1, 90_000)
 
 
 @dataclass(slots=True)
@@ -75,6 +73,8 @@ class PictureDecoder:
 
     def decode(self, picture: Picture, quality: int) -> Jpeg:
         """The picture as JPEG of `quality` (50-100). Raises CaptureFailure decode_failed when it is not whole."""
+        from services.rtsp_capture.media.jpeg import encode_jpeg, received_jpeg
+
         if self._info.codec == "mjpeg":
             return received_jpeg(picture.packet.data)
         return encode_jpeg(self.frame(picture), quality, self._integrity)
@@ -190,11 +190,15 @@ class PictureDecoder:
         if len(self._pending) > _PENDING:
             del self._pending[next(iter(self._pending))]
         self._last = fed.packet
-        packet = _av_packet(fed.packet, self._label)
+        from services.rtsp_capture.media.ffmpeg import av_packet
+
+        packet = av_packet(fed.packet, self._label)
         self._take(lambda: self._context.decode(packet), fed, picture)
 
     def _take(self, decode: Callable[[], list[Any]], fed: _Fed | None, picture: Picture) -> None:
         """Keeps the frames that come out, from the picture on; an error spoils its packet and those after it."""
+        from services.rtsp_capture.media.ffmpeg import FFmpegError, decoder_errors
+
         with decoder_errors() as damaged:
             try:
                 frames = decode()
@@ -224,14 +228,9 @@ class PictureDecoder:
 
     def _begin(self) -> None:
         if self._context is None or self._stained is not None:
-            context = av.CodecContext.create(self._info.codec, "r")
-            context.thread_count = 1
-            context.thread_type = ThreadType.NONE
-            if self._info.codec == "hevc":  # a picture whose references are missing is not shown
-                context.options = {"err_detect": "explode"}
-            if self._info.extradata:
-                context.extradata = self._info.extradata
-            self._context, self._stained = context, None
+            from services.rtsp_capture.media.ffmpeg import new_context
+
+            self._context, self._stained = new_context(self._info), None
         else:
             self._context.flush_buffers()
         self._restart()
@@ -242,6 +241,8 @@ class PictureDecoder:
 
     def luma(self, picture: Picture, width: int) -> Luma:
         """The picture in grey, `width` wide, for analysis, not for storing. Raises CaptureFailure decode_failed."""
+        from services.rtsp_capture.media.luma import received_luma, small_luma
+
         if self._info.codec == "mjpeg":
             return received_luma(picture.packet.data, width)
         return small_luma(self.frame(picture), width)
@@ -268,12 +269,3 @@ def _entries(gop: list[Packet], damage: Damage, start: int, end: int, *, blind: 
 def _position(packets: list[Packet], packet: Packet) -> int | None:
     """The index of that very packet."""
     return next((at for at in range(len(packets) - 1, -1, -1) if packets[at] is packet), None)
-
-
-def _av_packet(packet: Packet, label: int) -> Any:
-    """With a label of its own as its time: streams' times may repeat, and frames must not be confused."""
-    made = av.Packet(packet.data)
-    made.pts = label
-    made.time_base = _TIME_BASE
-    made.is_keyframe = packet.key
-    return made

@@ -8,7 +8,6 @@ nothing where the stream is full-range BT.601; libswscale took 9-12 ms, and stra
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -18,6 +17,7 @@ import simplejpeg
 from av.video.reformatter import ColorRange, VideoReformatter
 from numpy.typing import NDArray
 
+from services.rtsp_capture.media.packets import Jpeg
 from utils.exceptions import CaptureFailure
 
 Plane = NDArray[np.uint8]
@@ -30,17 +30,6 @@ _PLANAR = ("yuv420p", "yuvj420p")  # what needs no conversion but that of colour
 _HD = 720  # lines
 _SOI, _EOI, _SOS, _DHT, _APP0 = b"\xff\xd8", b"\xff\xd9", 0xDA, 0xC4, 0xE0
 _NO_LENGTH = frozenset((0x01, *range(0xD0, 0xDA)))  # markers without a segment
-
-
-@dataclass(frozen=True, slots=True)
-class Jpeg:
-    """One encoded picture. `integrity`: "unknown" where parts may be lost without any sign of it."""
-
-    data: bytes
-    width: int
-    height: int
-    sha256: str  # hex
-    integrity: str | None = None
 
 
 def _jpeg(data: bytes, width: int, height: int, integrity: str | None = None) -> Jpeg:

@@ -1,4 +1,4 @@
-"""The output of a reader: encoded packets, and what is known about their stream."""
+"""The output of a reader: encoded packets, and what is known about their stream. And that of a decoder: a JPEG."""
 
 from __future__ import annotations
 
@@ -29,3 +29,14 @@ class StreamInfo:
     height: int
     fps: float | None
     tells_losses: bool = False  # packets that miss something are marked as `corrupt`, on UDP too
+
+
+@dataclass(frozen=True, slots=True)
+class Jpeg:
+    """One encoded picture. `integrity`: "unknown" where parts may be lost without any sign of it."""
+
+    data: bytes
+    width: int
+    height: int
+    sha256: str  # hex
+    integrity: str | None = None

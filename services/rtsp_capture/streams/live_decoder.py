@@ -11,9 +11,9 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from services.rtsp_capture.media.decoder import Jpeg, PictureDecoder
+from services.rtsp_capture.media.decoder import PictureDecoder
 from services.rtsp_capture.media.gop_buffer import Picture
-from services.rtsp_capture.media.packets import StreamInfo
+from services.rtsp_capture.media.packets import Jpeg, StreamInfo
 from utils.pool import WorkerPool
 
 FOLLOW_SECONDS = 5.0  # after the last snapshot

@@ -14,9 +14,9 @@ from statistics import median
 
 from services.rtsp_capture.connection.address import CameraAddress
 from services.rtsp_capture.connection.reader import Connection, ConnectionPlan
-from services.rtsp_capture.media.decoder import Jpeg, PictureDecoder
+from services.rtsp_capture.media.decoder import PictureDecoder
 from services.rtsp_capture.media.gop_buffer import Gop, Packet, Picture
-from services.rtsp_capture.media.packets import StreamInfo
+from services.rtsp_capture.media.packets import Jpeg, StreamInfo
 from services.rtsp_capture.streams.stream import StreamDeps
 from utils.exceptions import CaptureFailure, Overloaded
 from utils.logger import get_logger

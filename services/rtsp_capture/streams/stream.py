@@ -18,9 +18,8 @@ from config import RtspSettings
 from models.values import SourceInfo
 from services.rtsp_capture.connection.address import CameraAddress
 from services.rtsp_capture.connection.reader import Connection, ConnectionEnd, ConnectionPlan, Connector
-from services.rtsp_capture.media.decoder import Jpeg
 from services.rtsp_capture.media.gop_buffer import Packet, Picture, Ring
-from services.rtsp_capture.media.packets import StreamInfo
+from services.rtsp_capture.media.packets import Jpeg, StreamInfo
 from services.rtsp_capture.media.ring_budget import RingBudget
 from services.rtsp_capture.streams.back_off import BackOff
 from services.rtsp_capture.streams.stream_decoder import StreamDecoder

@@ -13,17 +13,19 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from services.rtsp_capture.media.decoder import KEPT_SECONDS, Jpeg, PictureDecoder
+from services.rtsp_capture.media.decoder import KEPT_SECONDS, PictureDecoder
 from services.rtsp_capture.media.gop_buffer import Picture
-from services.rtsp_capture.media.luma import Luma
-from services.rtsp_capture.media.packets import StreamInfo
+from services.rtsp_capture.media.packets import Jpeg, StreamInfo
 from services.rtsp_capture.streams.live_decoder import LiveDecoder
 from services.rtsp_capture.streams.trials import StreamTrial
 from utils.exceptions import CaptureFailure
 from utils.metrics import DECODE_SECONDS
 from utils.pool import WorkerPool
+
+if TYPE_CHECKING:
+    from services.rtsp_capture.media.luma import Luma
 
 Verdict = TypeVar("Verdict")
 

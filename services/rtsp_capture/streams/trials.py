@@ -13,21 +13,23 @@ import asyncio
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from config import RtspSettings
 from services.rtsp_capture.media import decode_job
-from services.rtsp_capture.media.decoder import Jpeg, refuse_incomplete
+from services.rtsp_capture.media.decoder import refuse_incomplete
 from services.rtsp_capture.media.gop_buffer import Picture
 from services.rtsp_capture.media.h264 import annex_b
-from services.rtsp_capture.media.luma import Luma
-from services.rtsp_capture.media.packets import StreamInfo
+from services.rtsp_capture.media.packets import Jpeg, StreamInfo
 from services.rtsp_capture.media.parameter_sets import SeenSets
 from utils.exceptions import CaptureFailure
 from utils.logger import get_logger
 from utils.metrics import STREAMS_CONDEMNED, TRIAL_PICTURES
 from utils.pool import WorkerPool
 from utils.process_pool import JobFailed, PoolClosed, PoolUnavailable, ProcessPool
+
+if TYPE_CHECKING:
+    from services.rtsp_capture.media.luma import Luma
 
 log = get_logger(__name__)
 
@@ -98,7 +100,7 @@ class Trials:
         self._records: OrderedDict[Hashable, Record] = OrderedDict()
         self.pool = ProcessPool(
             "streams", settings.TRIAL_PROCESSES, max_memory=settings.TRIAL_MEMORY, allowance=_ALLOWANCE,
-            preload=[decode_job.DECODE.partition(":")[0]], timeout=settings.TRIAL_TIMEOUT,
+            preload=[decode_job.DECODE.partition(":")[0], *decode_job.PRELOAD], timeout=settings.TRIAL_TIMEOUT,
         )  # fmt: skip
 
     def warm(self) -> None:
@@ -153,7 +155,7 @@ class StreamTrial:
     async def luma(self, info: StreamInfo, picture: Picture, width: int) -> Luma:
         """As PictureDecoder.luma. Raises CaptureFailure decode_failed."""
         answer, data = await self._decode(info, picture, {"width": width})
-        return decode_job.luma_of(answer, data)
+        return await self._trials.threads.run(decode_job.luma_of, answer, data)
 
     def _sets(self, info: StreamInfo, picture: Picture) -> tuple[frozenset[bytes] | None, int]:
         """The parameter sets that decoding the picture involves (None: far too many), and the largest picture's pixels."""

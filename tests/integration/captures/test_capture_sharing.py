@@ -16,8 +16,9 @@ from demo.camera import Camera
 from demo.faults import FaultProxy
 from models.access import ALL_CAMERAS, ANONYMOUS
 from models.values import IngestionStatus, RequestFilter
-from services.rtsp_capture.media.decoder import Jpeg, PictureDecoder
+from services.rtsp_capture.media.decoder import PictureDecoder
 from services.rtsp_capture.media.gop_buffer import Packet, Picture
+from services.rtsp_capture.media.packets import Jpeg
 from services.storage_service.service import StorageService
 from tests.conftest import Backends, unique
 from tests.kits.capture_kit import FRAME, PICTURES, Kit, open_kit, until

@@ -11,7 +11,6 @@ from functools import cache
 
 from services.rtsp_capture.connection.rtsp.rtp import Rtp
 from services.rtsp_capture.connection.rtsp.units import MAX_UNIT_BYTES, Unit
-from services.rtsp_capture.media.jpeg import standard_tables
 from utils.exceptions import CaptureFailure
 
 _ONVIF_JPEG = (0xFFD8, 0xFFFF)  # profiles of the extension
@@ -115,6 +114,8 @@ class JpegAssembler:
         frame += bytes((1, 0x21 if kind == 0 else 0x22, 0, 2, 0x11, second, 3, 0x11, second))
         restart = struct.pack("!HHH", 0xFFDD, 4, interval) if interval else b""
         scan = b"\xff\xda\x00\x0c\x03\x01\x00\x02\x11\x03\x11\x00\x3f\x00"
+        from services.rtsp_capture.media.jpeg import standard_tables  # late: it imports cv2 (media/decoder.py)
+
         return b"\xff\xd8" + quantization + frame + standard_tables() + restart + scan
 
 

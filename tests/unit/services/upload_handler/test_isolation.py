@@ -21,10 +21,9 @@ from models.schemas import UploadIngestionRequest
 from models.values import ReceivedFile
 from services.storage_service.service import StorageService
 from services.upload_handler import handler as handler_module
-from services.upload_handler.check_job import CHECK, arguments, image_of
+from services.upload_handler.check_call import CHECK, CheckedImage, arguments, image_of
 from services.upload_handler.handler import UploadHandler
 from services.upload_handler.memory import MARGIN, to_read
-from services.upload_handler.validation import CheckedImage
 from tests.kits.pictures import chunk, encoded, one_strip, png, run_length_bmp
 from utils.exceptions import ImageTooLarge, InvalidImage
 from utils.ids import new_id

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from models.values import ReceivedFile
+from services.upload_handler.check_call import CheckedImage
 from services.upload_handler.memory import NeedsMemory
-from services.upload_handler.validation import CheckedImage, check_image
+from services.upload_handler.validation import check_image
 from tests.kits.heic import HEIC
 from tests.kits.pictures import PHOTO, encoded, rich_exif
 from utils.exceptions import ImageTooLarge, ImageTypeMismatch, InvalidImage, UnsupportedImageFormat

@@ -16,7 +16,8 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from models.values import ReceivedFile
-from services.upload_handler.validation import CheckedImage, check_image
+from services.upload_handler.check_call import CheckedImage
+from services.upload_handler.validation import check_image
 from tests.kits.pictures import (
     BMPS,
     GOOD,

@@ -11,15 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from demo.scene import Scene
-from services.rtsp_capture.captures.motion import (
-    STILL_SECONDS,
-    WARM_UP_PICTURES,
-    WIDTH,
-    MotionEvents,
-    MotionModel,
-    MotionResult,
-    fit_light,
-)
+from services.rtsp_capture.captures.motion import STILL_SECONDS, WARM_UP_PICTURES, MotionModel, fit_light
+from services.rtsp_capture.captures.motion_events import WIDTH, MotionEvents, MotionResult
 
 HEIGHT = WIDTH * 9 // 16
 THRESHOLD, MIN_AREA = 20.0, 0.005

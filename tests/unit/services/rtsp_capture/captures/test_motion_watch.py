@@ -8,7 +8,8 @@ from collections.abc import Callable
 import numpy as np
 
 from models.values import EventNote, MotionParams, Sampling
-from services.rtsp_capture.captures.motion import WIDTH, Luma, MotionResult
+from services.rtsp_capture.captures.motion import Luma
+from services.rtsp_capture.captures.motion_events import WIDTH, MotionResult
 from services.rtsp_capture.captures.motion_watch import BUSY_POOL_TIMEOUT, MAX_WAITING, QUIET_SECONDS, MotionWatch
 from services.rtsp_capture.grid.sampler import SlotSampler
 from services.rtsp_capture.media.gop_buffer import Packet, Picture, Ring

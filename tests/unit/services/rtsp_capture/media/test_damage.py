@@ -15,8 +15,9 @@ import pytest
 from numpy.typing import NDArray
 
 from services.rtsp_capture.media import h264
-from services.rtsp_capture.media.damage import Damage, LossWatch, decoder_errors
+from services.rtsp_capture.media.damage import Damage, LossWatch
 from services.rtsp_capture.media.decoder import PictureDecoder
+from services.rtsp_capture.media.ffmpeg import decoder_errors
 from services.rtsp_capture.media.gop_buffer import Packet
 from tests.unit.services.rtsp_capture.capture_films import (
     FILMS,

@@ -13,10 +13,10 @@ import pytest
 import simplejpeg
 
 from demo.film import read_frame_number
-from services.rtsp_capture.media import decoder as module
-from services.rtsp_capture.media.decoder import KEPT, KEPT_SECONDS, Jpeg, PictureDecoder
+from services.rtsp_capture.media import ffmpeg
+from services.rtsp_capture.media.decoder import KEPT, KEPT_SECONDS, PictureDecoder
 from services.rtsp_capture.media.gop_buffer import Gop, Packet, Picture
-from services.rtsp_capture.media.packets import StreamInfo
+from services.rtsp_capture.media.packets import Jpeg, StreamInfo
 from tests.unit.services.rtsp_capture.capture_films import FILMS, FPS, Film, encode, film, pixels, received, scene, straight
 from utils.exceptions import CaptureFailure
 
@@ -28,13 +28,13 @@ IN_ORDER = [name for name in FILMS if name not in REORDERED]
 def fed(monkeypatch: pytest.MonkeyPatch) -> list[Packet]:
     """The packets that any decoder is given, as they are."""
     packets: list[Packet] = []
-    original = module._av_packet
+    original = ffmpeg.av_packet
 
     def counted(packet: Packet, label: int) -> Any:
         packets.append(packet)
         return original(packet, label)
 
-    monkeypatch.setattr(module, "_av_packet", counted)
+    monkeypatch.setattr(ffmpeg, "av_packet", counted)
     return packets
 
 

@@ -1,0 +1,65 @@
+"""The check of one file as its caller sees it: what a worker process is asked, and what its answer means. Conversions too.
+
+No decoder is imported here: Pillow and the others are 0.15 s of CPU, and only workers (`check_job`, `jpeg_job`) decode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from models.values import ReceivedFile
+from services.upload_handler.memory import MARGIN, to_read
+from utils.exceptions import (
+    ImageTooLarge,
+    ImageTypeMismatch,
+    IngestionException,
+    InvalidImage,
+    PayloadTooLarge,
+    UnsupportedImageFormat,
+)
+
+TO_JPEG = "services.upload_handler.jpeg_job:to_jpeg"
+_PIXEL = 32  # bytes a pixel while `to_jpeg` decodes and changes it
+CHECK = "services.upload_handler.check_job:check"
+_REFUSALS: dict[str, type[IngestionException]] = {
+    kind.code: kind for kind in (ImageTooLarge, ImageTypeMismatch, InvalidImage, PayloadTooLarge, UnsupportedImageFormat)
+}
+
+
+class CheckedImage(NamedTuple):
+    """A picture that decodes whole; width and height as in the file, not rotated."""
+
+    format: str
+    content_type: str
+    width: int
+    height: int
+    exif: dict[str, Any] | None
+
+
+def arguments(file: ReceivedFile, formats: Sequence[str], max_pixels: int, memory: int) -> list[Any]:
+    """What `check` is called with."""
+    about = [file.filename, file.declared_type, str(file.path), file.size, file.too_large]
+    return [about, list(formats), max_pixels, memory]
+
+
+def memory_of(size_bytes: int, width: int, height: int) -> int:
+    """Bytes that a conversion to JPEG takes at most."""
+    return to_read(size_bytes) + MARGIN + _PIXEL * width * height
+
+
+def image_of(answer: dict[str, Any]) -> CheckedImage:
+    """The picture that a worker answered with. Raises the refusal, or OSError.
+
+    The answer comes from a process that a picture may have taken over: whatever is wrong with it is a refusal.
+    """
+    try:
+        if "refused" in answer:
+            code, message = answer["refused"]
+            raise _REFUSALS[code](str(message))
+        if "errno" in answer:
+            raise OSError(answer["errno"], "the temporary file cannot be read")
+        fmt, content_type, width, height, exif = answer["image"]
+    except (KeyError, TypeError, ValueError):
+        raise InvalidImage() from None
+    return CheckedImage(str(fmt), str(content_type), int(width), int(height), exif)
