@@ -181,6 +181,9 @@ class ProcessPool:
             if reason == "killed":
                 return None
             raise JobFailed(reason) from None
+        except BaseException:  # cancelled with its loop: nobody would end a worker in mid-job
+            worker.abandon()
+            raise
         if self._closed:
             await worker.end()
         elif worker.jobs >= MAX_JOBS or answer.get("grown", 0) > MAX_KEPT:

@@ -66,7 +66,12 @@ class Worker:
                 ours.close()
                 raise
         ours.setblocking(False)
-        worker = cls(process, *await asyncio.open_connection(sock=ours, limit=_MAX_ANSWER))
+        try:
+            worker = cls(process, *await asyncio.open_connection(sock=ours, limit=_MAX_ANSWER))
+        except BaseException:  # cancelled: nobody would wait for the process
+            process.kill()
+            await asyncio.shield(process.wait())
+            raise
         try:
             said = await asyncio.wait_for(worker._answer(), _START_TIMEOUT)
         except (WorkerDied, TimeoutError):
@@ -118,6 +123,11 @@ class Worker:
         except TimeoutError:
             self._kill()
             return await self._process.wait()
+
+    def abandon(self) -> None:
+        """Ends it at once, without waiting: its caller was cancelled."""
+        self._writer.close()
+        self._kill()
 
     def _kill(self) -> None:
         if self._process.returncode is None:

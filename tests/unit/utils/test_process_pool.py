@@ -17,6 +17,7 @@ import pytest
 
 from utils.metrics import MEMORY_RESERVED, QUEUE_DEPTH
 from utils.process_pool import JobFailed, PoolClosed, PoolUnavailable, ProcessPool
+from utils.worker import Worker
 
 ROOT = Path(__file__).resolve().parents[3]
 JOBS = "tests.kits.worker_jobs"
@@ -229,3 +230,49 @@ def test_workers_die_with_a_killed_parent_at_work_or_idle() -> None:
         parent.kill()
         gone, alive = psutil.wait_procs(workers, 5)
     assert (len(gone), alive) == (2, [])
+
+
+async def test_a_job_that_is_cancelled_leaves_no_worker() -> None:
+    """As the end of a loop does, of which nobody closed the pool."""
+    own = made(1)
+    worker = psutil.Process(await own.run(f"{JOBS}:pid"))
+    waiting = asyncio.create_task(own.run(f"{JOBS}:spin"))
+    await asyncio.sleep(0.05)
+    for job in own._jobs:
+        job.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    gone, alive = await asyncio.to_thread(psutil.wait_procs, [worker], 20)
+    assert (len(gone), alive) == (1, [])
+    await own.close()
+
+
+async def test_a_start_that_is_cancelled_leaves_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whenever: before the process has its connection, and before it said that it is ready."""
+    connected, started = asyncio.Event(), asyncio.Event()
+
+    async def never(**_: Any) -> Any:
+        connected.set()
+        await asyncio.Event().wait()
+
+    create = asyncio.create_subprocess_exec
+    pids = []
+
+    async def noted(*arguments: Any, **fields: Any) -> Any:
+        process = await create(*arguments, **fields)
+        pids.append(process.pid)
+        started.set()
+        return process
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", noted)
+    for reached in (connected, started):
+        with monkeypatch.context() as patch:
+            if reached is connected:
+                patch.setattr(asyncio, "open_connection", never)
+            started.clear()
+            starting = asyncio.create_task(Worker.start([JOBS]))
+            await reached.wait()
+            starting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await starting
+        assert not psutil.pid_exists(pids[-1])

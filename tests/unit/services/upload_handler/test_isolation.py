@@ -25,6 +25,7 @@ from services.upload_handler.check_call import CHECK, CheckedImage, arguments, i
 from services.upload_handler.handler import UploadHandler
 from services.upload_handler.memory import MARGIN, to_read
 from tests.kits.pictures import chunk, encoded, one_strip, png, run_length_bmp
+from tests.unit.services.upload_handler.conftest import Workers
 from utils.exceptions import ImageTooLarge, InvalidImage
 from utils.ids import new_id
 from utils.metrics import MEMORY_RESERVED, WORKERS_REPLACED
@@ -92,10 +93,10 @@ async def test_a_picture_that_crashes_its_decoder_is_refused_and_nothing_else_su
     await handler.close()
 
 
-async def test_a_worker_that_the_kernel_ends_is_not_the_files_fault(received: Received) -> None:
+async def test_a_worker_that_the_kernel_ends_is_not_the_files_fault(received: Received, workers: Workers) -> None:
     handler = await made(DECODE_PROCESSES=1)
     await handler.process(new_id(), FORM, [received("a.jpg", encoded("JPEG"))], ARRIVED)
-    [worker] = [child for child in psutil.Process().children() if "worker_process" in " ".join(child.cmdline())]
+    [worker] = workers.alive()
     large = received("b.tif", one_strip(4000, 3000, 4, 4, 8))
     running = asyncio.create_task(handler.process(new_id(), FORM, [large], ARRIVED))
     while not MEMORY_RESERVED.labels(pool="images")._value.get() and not running.done():
@@ -184,7 +185,7 @@ async def test_one_strip_of_a_tiff_is_counted(received: Received) -> None:
     await handler.close()
 
 
-async def test_all_uploads_together_stay_within_the_budget(received: Received) -> None:
+async def test_all_uploads_together_stay_within_the_budget(received: Received, workers: Workers) -> None:
     """Sixteen uploads of a large picture each: they wait for room, and all are stored."""
     budget = 128 * MEGABYTE
     handler = await made(DECODE_PROCESSES=4, DECODE_MEMORY=budget)
@@ -193,7 +194,7 @@ async def test_all_uploads_together_stay_within_the_budget(received: Received) -
     running = [asyncio.create_task(handler.process(new_id(), FORM, [large, small], ARRIVED)) for _ in range(16)]
     most = reserved = 0
     while not all(task.done() for task in running):
-        most = max(most, _resident())
+        most = max(most, _resident(workers))
         reserved = max(reserved, int(MEMORY_RESERVED.labels(pool="images")._value.get()))
         await asyncio.sleep(0.005)
     results = [task.result() for task in running]
@@ -205,21 +206,20 @@ async def test_all_uploads_together_stay_within_the_budget(received: Received) -
     await handler.close()
 
 
-def _resident() -> int:
+def _resident(workers: Workers) -> int:
     """What the workers hold now beyond what each has loaded before its first picture."""
     total = 0
-    for child in psutil.Process().children():
+    for worker in workers:
         try:
-            total += max(0, child.memory_info().rss - _LOADED)
+            total += max(0, worker.memory_info().rss - _LOADED)
         except psutil.Error:
             continue
     return total
 
 
 @pytest.fixture(autouse=True)
-async def no_worker_is_left() -> AsyncIterator[None]:
+async def no_worker_is_left(workers: Workers) -> AsyncIterator[None]:
     yield
-    left = [child for child in psutil.Process().children() if "worker_process" in " ".join(child.cmdline())]
-    assert left == []
+    assert workers.alive() == []
 
 

@@ -1,0 +1,43 @@
+"""The worker processes that a file's own pools start.
+
+Not the children of this process: beside other files' workers these are PostgreSQL, the S3 server and services, where
+integration tests ran before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from utils.worker import Worker
+
+
+class Workers(list[psutil.Process]):
+    """Every worker that was started, the ended ones too."""
+
+    def alive(self) -> list[psutil.Process]:
+        return [one for one in self if _lives(one)]
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.fixture(scope="module", autouse=True)
+def workers() -> Iterator[Workers]:
+    """Of this file's pools."""
+    found, start = Workers(), Worker.start.__func__  # type: ignore[attr-defined]
+
+    async def noted(cls: type[Worker], preload: list[str]) -> Worker:
+        worker: Worker = await start(cls, preload)
+        found.append(psutil.Process(worker.pid))
+        return worker
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Worker, "start", classmethod(noted))
+        yield found

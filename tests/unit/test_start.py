@@ -1,0 +1,38 @@
+"""What a start does without: a crash's gap is as long as a start, and the tests start services by the dozen."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from alembic.script import ScriptDirectory
+
+from repositories.migrations.run import revisions
+
+ROOT = Path(__file__).resolve().parents[2]
+# Each is imported by the module that needs it first, which says so: cameras, uploads' workers, JWTs, migrations, commands.
+LATE = {"cv2", "av", "numpy", "simplejpeg", "PIL", "pi_heif", "joserfc", "alembic", "mako", "rich", "pygments", "typer"}
+_PROGRAM = """
+import sys
+from main import create_app
+from config import Settings
+import api.server, services.runtime
+app = create_app(Settings(_env_file=None))
+print(*(name for name in sys.argv[1:] if name in sys.modules))
+print(*(route.path for route in app.routes if route.response_field and route.response_field._type_adapter.pydantic_complete))
+"""
+
+
+def test_a_start_imports_nothing_that_only_some_processes_need() -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", _PROGRAM, *sorted(LATE)], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    imported, built = said.splitlines()
+    assert imported == ""
+    assert built == "/health/ready"  # answers' models are built when they are first given; this one has none
+
+
+def test_the_newest_migration_is_known_without_alembic() -> None:
+    scripts = ScriptDirectory(str(ROOT / "repositories" / "migrations"))
+    assert revisions() == [script.revision for script in scripts.walk_revisions()]
