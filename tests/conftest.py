@@ -108,6 +108,26 @@ def template_of(db: DbSettings) -> str:
     return f"{db.NAME}_template"
 
 
+# What the migrations of each database draw by chance.
+DRAWN = """
+UPDATE event_log SET log_id = gen_random_uuid();
+UPDATE access_state SET cursor_key = sha256(convert_to(gen_random_uuid()::text || gen_random_uuid()::text, 'UTF8'));
+"""
+
+
+async def migrated_database(db: DbSettings, name: str) -> DbSettings:
+    """Creates a database with all tables and without rows on the session's server."""
+    made = await make_database(db, name, template_of(db))
+    connection = await asyncpg.connect(
+        host=made.HOST, port=made.PORT, user=made.USER, password=made.PASSWORD.get_secret_value() or None, database=made.NAME
+    )
+    try:
+        await connection.execute(DRAWN)
+    finally:
+        await connection.close()
+    return made
+
+
 @pytest.fixture(scope="session")
 def backends(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backends]:
     bucket = f"test-{secrets.token_hex(6)}"

@@ -12,22 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import httpx
 import numpy as np
 import psutil
 from PIL import Image
 
-from tests.conftest import Backends, Service, clean_environment, make_database, template_of
+from tests.conftest import Backends, Service, clean_environment, make_database, migrated_database
 
 FINAL = ("completed", "failed", "cancelled")
-
-
-# What the migrations of each database draw by chance.
-DRAWN = """
-UPDATE event_log SET log_id = gen_random_uuid();
-UPDATE access_state SET cursor_key = sha256(convert_to(gen_random_uuid()::text || gen_random_uuid()::text, 'UTF8'));
-"""
 
 
 async def own_database(backends: Backends, *, tables: bool = True) -> Backends:
@@ -37,15 +29,8 @@ async def own_database(backends: Backends, *, tables: bool = True) -> Backends:
     """
     name = secrets.token_hex(5)
     storage = backends.storage.model_copy(update={"BUCKET_NAME": f"service-{name}"})
-    if not tables:
-        return replace(backends, db=await make_database(backends.db, f"service_{name}"), storage=storage)
-    db = await make_database(backends.db, f"service_{name}", template_of(backends.db))
-    connection = await asyncpg.connect(
-        host=db.HOST, port=db.PORT, user=db.USER, password=db.PASSWORD.get_secret_value() or None, database=db.NAME
-    )
-    await connection.execute(DRAWN)
-    await connection.close()
-    return replace(backends, db=db, storage=storage)
+    make = migrated_database if tables else make_database
+    return replace(backends, db=await make(backends.db, f"service_{name}"), storage=storage)
 
 
 def service_on(backends: Backends, folder: Path, **environment: str) -> Service:

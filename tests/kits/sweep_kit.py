@@ -16,7 +16,6 @@ from config import RetentionSettings, SweeperSettings
 from models.entities import IngestionRequest
 from models.values import FrameRecord, SourceType, TimestampSource
 from repositories.database import Database
-from repositories.migrations.run import upgrade
 from services.housekeeping.bucket_guard import BucketGuard
 from services.housekeeping.bucket_marker import BucketMarker
 from services.housekeeping.retention import Retention
@@ -24,7 +23,7 @@ from services.housekeeping.retention_policy import of_settings
 from services.housekeeping.sweeper import Sweeper
 from services.storage_service.keys import fresh_object_key
 from services.storage_service.service import StorageService
-from tests.conftest import Backends, make_database
+from tests.conftest import Backends, migrated_database
 from utils.ids import frame_id, new_id
 
 X_SHA256 = hashlib.sha256(b"x").hexdigest()
@@ -128,10 +127,9 @@ async def open_place(backends: Backends, bucket: str) -> AsyncIterator[Place]:
     """An empty database and a bucket."""
     own = replace(
         backends,
-        db=await make_database(backends.db, f"sweep_{secrets.token_hex(5)}"),
+        db=await migrated_database(backends.db, f"sweep_{secrets.token_hex(5)}"),
         storage=backends.storage.model_copy(update={"BUCKET_NAME": bucket}),
     )
-    await upgrade(own.db)
     database, storage = Database(own.db, "trackshift-sweep"), StorageService(own.storage)
     try:
         await storage.ensure_bucket()

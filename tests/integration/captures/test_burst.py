@@ -20,7 +20,6 @@ from demo.camera import Camera
 from demo.faults import FaultProxy
 from demo.film import read_frame_number
 from demo.sources import capture_time
-from repositories.migrations.run import upgrade
 from services.storage_service.service import StorageService
 from tests.conftest import Backends, Service, free_port, running, unique
 from tests.kits.capture_kit import FAST, FPS, FRAME, PICTURES, open_kit
@@ -42,9 +41,7 @@ def camera(films: dict[str, Path]) -> Iterator[Camera]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def own(backends: Backends) -> Backends:
-    own = await own_database(backends)
-    await upgrade(own.db)
-    return own
+    return await own_database(backends)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

@@ -26,14 +26,13 @@ from models.values import CaptureError, DropReason, IngestionStatus, LogEventTyp
 from repositories.database import Database, UnitOfWork
 from repositories.event_log import LOCK_KEY
 from repositories.frames import Removal
-from repositories.migrations.run import upgrade
 from services.events import event_log
 from services.events.event_log import EventLog, LogPage, Position, Start
 from services.events.relay import LogHead, Relay
 from services.reads.serializers.frames import to_frame_info
 from services.reads.serializers.requests import to_summary
 from services.storage_service.presign import Presigned
-from tests.conftest import SECRETS_KEY, Backends, make_database
+from tests.conftest import SECRETS_KEY, Backends, migrated_database
 from tests.integration.storage.test_repositories import AT, add_capture, capture_row, frame, take, upload_row
 from tests.kits.service_support import until
 from utils.exceptions import CursorExpired, InvalidRequest
@@ -90,8 +89,7 @@ def decoded(page: LogPage) -> list[dict[str, Any]]:
 
 @pytest_asyncio.fixture
 async def log(backends: Backends) -> AsyncIterator[Log]:
-    settings = await make_database(backends.db, f"outbox_{secrets.token_hex(5)}")
-    await upgrade(settings)
+    settings = await migrated_database(backends.db, f"outbox_{secrets.token_hex(5)}")
     db = Database(settings, "trackshift-outbox")
     yield Log(settings, db)
     await db.close()

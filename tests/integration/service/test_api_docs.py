@@ -14,7 +14,7 @@ import pytest
 
 from demo.camera import Camera
 from demo.film import make_still
-from tests.conftest import ROOT, Backends, Service, make_database, running
+from tests.conftest import ROOT, Backends, Service, migrated_database, running
 from tests.unit.docs.test_api_page import operations
 
 PAGE = (ROOT / "docs" / "api.md").read_text("utf-8")
@@ -33,7 +33,7 @@ async def own(backends: Backends) -> Backends:
     """An empty database and a bucket beside those of the session."""
     name = f"api_docs_{secrets.token_hex(4)}"
     storage = backends.storage.model_copy(update={"BUCKET_NAME": name.replace("_", "-")})
-    return replace(backends, db=await make_database(backends.db, name), storage=storage)
+    return replace(backends, db=await migrated_database(backends.db, name), storage=storage)
 
 
 def calls(log: str) -> list[tuple[str, int, str]]:

@@ -17,11 +17,10 @@ from config import DbSettings
 from models.access import ANONYMOUS
 from models.values import Claim
 from repositories.database import Database
-from repositories.migrations.run import upgrade
 from services.access.cursors import Cursors
 from services.reads.queries import Queries
 from services.storage_service.service import StorageService
-from tests.conftest import SECRETS_KEY, Backends, make_database
+from tests.conftest import SECRETS_KEY, Backends, migrated_database
 from utils.exceptions import DatabaseUnavailable
 from utils.secret_box import SecretBox
 
@@ -34,9 +33,7 @@ CAMERAS = 500
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def own(backends: Backends) -> DbSettings:
-    made = await make_database(backends.db, f"leases_{secrets.token_hex(5)}")
-    await upgrade(made)
-    return made
+    return await migrated_database(backends.db, f"leases_{secrets.token_hex(5)}")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

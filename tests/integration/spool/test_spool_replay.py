@@ -21,19 +21,17 @@ from config import SpoolSettings
 from models.entities import IngestionRequest
 from models.values import CaptureError, CaptureMode, CaptureParams, Claim, DropReason, IngestionStatus, Sampling, Transport
 from repositories.database import Database
-from repositories.migrations.run import upgrade
 from services.spool.replay import Replay
 from services.spool.spool import Spool
 from services.storage_service.service import StorageService
-from tests.conftest import Backends, make_database
+from tests.conftest import Backends, migrated_database
 from tests.kits.spool_frames import FPS, GRID, frame_of, picture
 from utils.ids import new_id
 
 
 @pytest_asyncio.fixture(scope="module")
 async def db(backends: Backends) -> AsyncIterator[Database]:
-    own = await make_database(backends.db, f"spool_{secrets.token_hex(5)}")
-    await upgrade(own)
+    own = await migrated_database(backends.db, f"spool_{secrets.token_hex(5)}")
     made = Database(own, "trackshift-spool")
     yield made
     await made.close()

@@ -46,11 +46,10 @@ from repositories.database import Database, UnitOfWork
 from repositories.frames import Removal
 from repositories.leases import ProcessShares, Renewed
 from repositories.ledger import Recorded, multirange
-from repositories.migrations.run import upgrade
 from services.access.cursors import Cursors
 from services.reads.queries import Queries
 from services.storage_service.service import StorageService
-from tests.conftest import SECRETS_KEY, Backends, make_database, unique
+from tests.conftest import SECRETS_KEY, Backends, migrated_database, unique
 from utils.exceptions import DatabaseUnavailable, FrameNotFound, InvalidRequest, LeaseLost
 from utils.ids import frame_id, new_id
 from utils.metrics import FRAMES_DROPPED
@@ -63,8 +62,7 @@ SHA = hashlib.sha256(b"x").hexdigest()
 
 @pytest_asyncio.fixture(scope="module")
 async def db(backends: Backends) -> AsyncIterator[Database]:
-    own = await make_database(backends.db, f"repositories_{secrets.token_hex(5)}")
-    await upgrade(own)
+    own = await migrated_database(backends.db, f"repositories_{secrets.token_hex(5)}")
     made = Database(own, "trackshift-repositories")
     yield made
     await made.close()
@@ -1196,8 +1194,7 @@ async def test_nearest_is_the_closest_of_the_camera(db: Database, queries: Queri
 @pytest_asyncio.fixture(scope="module")
 async def big(backends: Backends) -> AsyncIterator[Database]:
     """A database with enough rows that a planner has to think, analysed."""
-    own = await make_database(backends.db, f"plans_{secrets.token_hex(5)}")
-    await upgrade(own)
+    own = await migrated_database(backends.db, f"plans_{secrets.token_hex(5)}")
     own = own.model_copy(update={"STATEMENT_TIMEOUT": 120})  # filling it takes a second, on a busy machine ten
     made = Database(own, "trackshift-plans")
     async with made.unit_of_work() as uow:

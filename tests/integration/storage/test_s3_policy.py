@@ -17,7 +17,7 @@ from config import StorageSettings
 from services.storage_service.client import make_client
 from services.storage_service.service import StorageService
 from services.storage_service.staging import staging_key
-from tests.conftest import Backends, make_database, running
+from tests.conftest import Backends, migrated_database, running
 from tests.kits.service_support import all_frames, assert_objects, jpeg, service_on, sha256, until, upload
 from tests.s3_policy import make_user, policy_for
 from utils.exceptions import StorageUnavailable
@@ -44,7 +44,7 @@ async def own_bucket(backends: Backends, *, policy: dict[str, Any] | None = None
     storage = backends.storage.model_copy(
         update={"BUCKET_NAME": bucket, "ACCESS_KEY": SecretStr(f"user-{bucket}"), "SECRET_KEY": SecretStr(secret)}
     )
-    return replace(backends, db=await make_database(backends.db, bucket.replace("-", "_")), storage=storage)
+    return replace(backends, db=await migrated_database(backends.db, bucket.replace("-", "_")), storage=storage)
 
 
 async def direct(client: httpx.AsyncClient, data: bytes) -> dict[str, Any]:
