@@ -8,6 +8,7 @@ Tests share both and keep apart by camera ids and request ids of their own (`uni
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import secrets
@@ -36,6 +37,8 @@ from utils.embedded.supervisor import EmbeddedParts
 from utils.secret_box import new_key
 
 ROOT = Path(__file__).resolve().parents[1]
+# httpx reads the system's certificates for each client, 40 ms of CPU: tests make thousands of clients, nearly all for http.
+httpx._transports.default.create_ssl_context = functools.cache(httpx.create_ssl_context)  # type: ignore[attr-defined]
 # One for all services of a session: they share a database, and take over each other's captures.
 SECRETS_KEY = new_key()
 

@@ -21,7 +21,7 @@ import pytest
 
 SO_FAR = "TEST_PARTS_SO_FAR"  # environment: lines about the parts that are done, and the one that runs now (JSON)
 CACHE = Path(".pytest_cache").resolve()
-INTEGRATION = ["tests/integration"]
+ALL = ["tests/integration", "tests/model", "tests/unit"]
 # The longest ones, by seconds on a quiet machine. Then the others as they are found, and the short unit tests at the end.
 LONGEST = [
     "storage/test_backup", "captures/test_capture_formats", "service/test_alerts", "faults/test_faults",
@@ -39,11 +39,16 @@ def workers(count: int) -> list[str]:
     return ["-n", os.environ.get("TEST_WORKERS", str(count)), "--dist", "loadfile", "--no-loadscope-reorder"]
 
 
-# By name: whose marker, on how many workers, in which folders.
-PARTS: dict[str, tuple[str, list[str], list[str]]] = {
-    "side by side": ("not alone and not paced", workers(4), [*INTEGRATION, "tests/model", "tests/unit"]),
-    "paced": ("paced", workers(3), INTEGRATION),
-    "alone": ("alone", [], INTEGRATION),
+def marked(name: str) -> list[str]:
+    """The files with that marker: a part of few files need not import all."""
+    return [str(path) for path in sorted(Path("tests").rglob("test_*.py")) if f"mark.{name}" in path.read_text("utf-8")]
+
+
+# By name: which tests, on how many workers.
+PARTS: dict[str, tuple[str, list[str]]] = {
+    "side by side": ("not alone and not paced", workers(4)),
+    "paced": ("paced", workers(3)),
+    "alone": ("alone", []),
 }
 
 LINT = "SECONDS=0; make --no-print-directory lint && echo $SECONDS"
@@ -94,10 +99,10 @@ class Runs:
 
     def tests(self, part: str) -> int:
         began = time.time()
-        marked, more, folders = PARTS[part]
-        folders = [] if self.chosen else folders
+        which, more = PARTS[part]
+        folders = [] if self.chosen else marked(which) or ALL
         cache = CACHE / part.replace(" ", "-")
-        select = ["-o", f"cache_dir={cache}", "-m", marked]
+        select = ["-o", f"cache_dir={cache}", "-m", which]
         code = self._pytest(part, began, [*select, "--cache-clear", *more, *folders])
         failed = sorted(json.loads(path.read_text())) if (path := cache / "v/cache/lastfailed").exists() else []
         if code == pytest.ExitCode.TESTS_FAILED and failed:

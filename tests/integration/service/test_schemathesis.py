@@ -20,8 +20,8 @@ from tests.kits.service_support import jpeg, own_database, service_on, upload
 pytestmark = pytest.mark.paced
 # By the schema alone, then in sequences by the links: (phases, seconds, what at least must have been tried).
 RUNS = [
-    ("examples,coverage,fuzzing", 40, r"Tested: (?:2[5-9]|[34]\d)"),  # operations
-    ("stateful", 30, r"API Links: +[1-9]"),
+    ("examples,coverage,fuzzing", 30, r"Tested: (?:2[5-9]|[34]\d)"),  # operations
+    ("stateful", 20, r"API Links: +[1-9]"),
 ]
 LOCAL_NETWORKS = '["127.0.0.0/8"]'
 BOOTSTRAP = "bootstrap-secret-of-the-schema-tests-0123"
@@ -61,7 +61,7 @@ async def test_schemathesis_finds_nothing(
         # Revoked keys and aborted sessions stay readable, and say so; the check cannot be turned off for them alone.
         # That deleted frames and cameras are gone has tests of its own.
         "--checks", "all", "--exclude-checks", "use_after_free", "--phases", phases, "--max-time", str(seconds),
-        "--seed", "1", "--max-examples", "20", "--request-timeout", "30", "--no-shrink", "--continue-on-failure",
+        "--seed", "1", "--max-examples", "10", "--request-timeout", "30", "--no-shrink", "--continue-on-failure",
         "--no-color", "--generation-database", "none",
     ]  # fmt: skip
     process = await asyncio.create_subprocess_exec(
