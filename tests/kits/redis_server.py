@@ -70,6 +70,12 @@ class RedisServer:
         """Speaks to it as its administrator."""
         return redis.Redis(port=self.port, password=self.password, socket_timeout=10)
 
+    def dump(self) -> str:
+        """Every key and what it holds."""
+        with self.client() as client:
+            kinds = {b"list": lambda key: client.lrange(key, 0, -1), b"string": client.get}
+            return "\n".join(f"{key!r}: {kinds[client.type(key)](key)!r}" for key in client.scan_iter())
+
     def signal(self, what: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(what)

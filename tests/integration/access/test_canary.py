@@ -26,6 +26,7 @@ from demo.faults import FaultProxy
 from tests.conftest import Backends, running, unique
 from tests.kits.canary import Canaries, arguments, canary, dump, holds, objects, process_of
 from tests.kits.faulty import behind, database_proxy, store_proxy
+from tests.kits.redis_server import RedisServer
 from tests.kits.service_support import jpeg, own_database, service_on, until, upload
 from utils.secret_box import new_key
 
@@ -40,11 +41,12 @@ async def place_of(backends: Backends) -> tuple[Backends, Canaries, dict[str, st
     own = await own_database(backends)
     seal = new_key()
     found = Canaries(seal=seal, store=own.storage.SECRET_KEY.get_secret_value())
+    found.new("redis")
     if not own.db.PASSWORD.get_secret_value():
         own = replace(own, db=own.db.model_copy(update={"PASSWORD": SecretStr(found.new("database"))}))
     settings = {
         **SETTINGS, "AUTH__BOOTSTRAP_KEY": found.new("bootstrap"), "AUTH__JWT_SECRET": found.new("jwt"),
-        "REDIS__PASSWORD": found.new("redis"), "SECRETS__KEYS": json.dumps([seal]),
+        "SECRETS__KEYS": json.dumps([seal]),
     }  # fmt: skip
     return own, found, settings
 
@@ -97,7 +99,9 @@ def test_every_spelling_is_found(text: str) -> None:
 async def test_no_secret_of_a_run_is_left_anywhere(backends: Backends, tmp_path: Path) -> None:
     own, found, settings = await place_of(backends)
     bootstrap, password = found.secrets["bootstrap"], found.new("camera")
-    service = service_on(own, tmp_path, **settings)
+    redis = RedisServer(tmp_path, found.secrets["redis"])
+    redis.start()
+    service = service_on(own, tmp_path, **settings, **redis.environment, LIMITS__READ="100000/minute")
     user = found.secrets["user"] = f"canary-user-{secrets.token_hex(8)}"
     mark = found.secrets["token in a URL"] = f"canary-token-{secrets.token_hex(8)}"
     url = f"rtsp://{user}:{quote(password, safe='')}@127.0.0.1:9/live;token={mark}/user={user}_channel=1?t={mark}"
@@ -137,10 +141,18 @@ async def test_no_secret_of_a_run_is_left_anywhere(backends: Backends, tmp_path:
         found.heard(await upload(client, camera, jpeg()))
         client.headers.pop("Authorization")
         client.headers.pop("Idempotency-Key")
+        held = redis.dump()
+        with redis.client() as administrator:  # and what is said of a password that is wrong now
+            administrator.config_set("requirepass", found.new("redis's new password"))
+            administrator.client_kill_filter(_type="normal", skipme=True)
         await asyncio.sleep(6)  # `last_used_at`, refusals and the failed capture are written
         await read_all(client, found)
         lines = arguments(process_of(service))
+    redis.kill()
     places = {"the log": service.text(), "rows": await dump(own.db), "objects": objects(own), "arguments": lines}
+    places["Redis"] = held
+    assert "trackshift:limits" in held
+    assert '"redis_unavailable"' in places["the log"]
     assert camera in places["rows"]
     assert places["objects"]
     assert '"http_request"' in places["the log"]
