@@ -313,8 +313,8 @@ class RedisSettings(Group):
         0.5,
         gt=0,
         le=30,
-        description="Seconds that a request waits for Redis. When they have passed, the process counts for itself until a "
-        "health check has reached Redis again.",
+        description="Seconds that a request waits for Redis. When they have passed, or three requests in a row took a fifth "
+        "of them, the process counts for itself until a health check has reached Redis in good time.",
     )
 
 

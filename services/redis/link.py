@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -22,6 +23,8 @@ log = get_logger(__name__)
 
 T = TypeVar("T")
 CHECK_TIMEOUT = 2.0  # seconds, connecting included; less than what a check of /health may take
+SLOW_PART = 0.2  # of REDIS__TIMEOUT: what takes longer is slow
+SLOW_USES = 3  # so many in a row, and Redis is not asked any more
 CONNECTIONS = 16  # a use holds one for a few round trips; further uses wait for one, within their time
 _CHECK_KEY = "trackshift:check"
 _CHECK_KEPT = 60  # seconds
@@ -43,7 +46,8 @@ _REASONS: tuple[tuple[type[BaseException], str], ...] = (
 
 
 class RedisAway(Exception):
-    """Redis cannot be used now. `reason`: connection, timeout, password, permission, full, read_only, loading, refused."""
+    """Redis cannot be used now. `reason`: connection, timeout, slow, password, permission, full, read_only, loading,
+    refused."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -60,11 +64,11 @@ def reason_of(error: BaseException) -> str:
 class RedisLink:
     """One a process, of a REDIS__HOST that is set. `pool` is for libraries, whose calls go through `use`.
 
-    The first use that fails opens the circuit: from then on `use` refuses at once, until `check` has written a key. The
-    health checks call it, so that no request is spent on finding out.
+    The first use that fails, or some slow ones in a row, open the circuit: from then on `use` refuses at once, until `check`
+    has written a key in good time. The health checks call it, so that no request is spent on finding out.
     """
 
-    def __init__(self, settings: RedisSettings) -> None:
+    def __init__(self, settings: RedisSettings, clock: Callable[[], float] = time.monotonic) -> None:
         options: dict[str, Any] = {}
         if settings.TLS:
             options = {"connection_class": SSLConnection, "ssl_min_version": ssl.TLSVersion.TLSv1_2}
@@ -79,7 +83,9 @@ class RedisLink:
             socket_connect_timeout=longest, socket_timeout=longest, retry=again, **options,
         )  # fmt: skip
         self._client: Redis = Redis(connection_pool=self.pool)
-        self._timeout = settings.TIMEOUT
+        self._timeout, self._clock = settings.TIMEOUT, clock
+        self._slow_uses = 0
+        self._running: set[asyncio.Timeout] = set()
         self._away: str | None = _NOT_CHECKED
 
     @property
@@ -91,26 +97,49 @@ class RedisLink:
         """What `work` returns, within REDIS__TIMEOUT seconds. Raises RedisAway: at once while the circuit is open."""
         if self._away is not None:
             raise RedisAway(self._away)
-        return await self._within(self._timeout, work)
+        began = self._clock()
+        done = await self._within(self._timeout, work)
+        self._slow_uses = self._slow_uses + 1 if self._slow(began) else 0
+        if self._slow_uses >= SLOW_USES:
+            self._open("slow")
+        return done
 
     async def check(self) -> None:
         """Opens or closes the circuit by writing a key, since a Redis that is full or read-only answers a PING. Raises
         RedisAway."""
+        began = self._clock()
         await self._within(CHECK_TIMEOUT, lambda: self._client.set(_CHECK_KEY, "1", ex=_CHECK_KEPT))
+        if self._slow(began):
+            self._open("slow")
+            raise RedisAway("slow")
         if self._away is not None:
             log.info("redis_available", after=self._away)
             self._away = None
 
     async def _within(self, seconds: float, work: Callable[[], Awaitable[T]]) -> T:
         try:
-            async with asyncio.timeout(seconds):
-                return await work()
+            async with asyncio.timeout(seconds) as limit:
+                self._running.add(limit)
+                try:
+                    return await work()
+                finally:
+                    self._running.discard(limit)
         except Exception as error:  # whatever a client library makes of a sick server: nothing needs Redis
             reason = reason_of(error)
+        self._open(reason)
+        raise RedisAway(reason)
+
+    def _slow(self, began: float) -> bool:
+        return self._clock() - began > self._timeout * SLOW_PART
+
+    def _open(self, reason: str) -> None:
         if self._away is None or self._away == _NOT_CHECKED:  # once an outage, whatever it turns into
             log.warning("redis_unavailable", reason=reason, effect="each process counts for itself")
-        self._away = reason
-        raise RedisAway(reason)
+        self._away, self._slow_uses = reason, 0
+        now = asyncio.get_running_loop().time()
+        for limit in self._running:  # whoever waits goes on without it, too
+            if not limit.expired():
+                limit.reschedule(now)
 
     async def close(self) -> None:
         await self._client.aclose()

@@ -9,6 +9,7 @@ import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,14 @@ from tests.conftest import Backends, Service
 from tests.kits.redis_server import RedisServer, certificate, tls_before
 from tests.kits.service_support import jpeg, own_database, until, upload
 from tests.kits.takeover_kit import Pair, log_lines, pair_on
+from tests.kits.tcp_proxy import TcpProxy
 from utils.exceptions import RateLimited
 
 LIMITS = LimitsSettings(READ="10/minute", UPLOAD_BYTES="1000/minute", FAILED_LOGINS="4/minute")
 KEY = b"of the database of these tests.."
 BOOTSTRAP = "bootstrap-secret-of-the-redis-tests-012345"
 ADMIN = {"Authorization": f"Bearer {BOOTSTRAP}"}
-TIMEOUT = 5.0  # REDIS__TIMEOUT here: a machine that is busy is not a Redis that is away
+TIMEOUT = 20.0  # REDIS__TIMEOUT here: a machine that is busy is not a Redis that is away
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +48,17 @@ def settings(server: RedisServer, **changes: Any) -> RedisSettings:
     return RedisSettings(**(own | changes))
 
 
+async def reached(link: RedisLink) -> None:
+    """Until a check succeeds: on a busy machine one may be too late."""
+
+    async def look() -> bool:
+        with suppress(RedisAway):
+            await link.check()
+        return link.away is None
+
+    await until(look, "Redis is reached", 60)
+
+
 @pytest_asyncio.fixture
 async def links(server: RedisServer) -> AsyncIterator[list[RedisLink]]:
     """Two processes' connections."""
@@ -53,7 +66,7 @@ async def links(server: RedisServer) -> AsyncIterator[list[RedisLink]]:
         client.flushall()
     made = [RedisLink(settings(server)), RedisLink(settings(server))]
     for link in made:
-        await link.check()
+        await reached(link)
     yield made
     for link in made:
         await link.close()
@@ -144,29 +157,29 @@ def mend_it(server: RedisServer) -> None:
 
 
 @pytest.mark.parametrize("fault", ["killed", "stopped", *FAULTS])
-async def test_counting_goes_on_and_costs_nothing(links: list[RedisLink], server: RedisServer, fault: str) -> None:
-    one = RateLimits(LIMITS, links[0], KEY)
+async def test_counting_goes_on_and_costs_nothing(server: RedisServer, fault: str) -> None:
+    link = RedisLink(settings(server, TIMEOUT=3.0))
+    await reached(link)
+    one = RateLimits(LIMITS, link, KEY)
     await one.request("read", "d")
     reason = break_it(server, fault)
     try:
         quota = await one.request("read", "d")
         assert quota is not None
         assert quota.remaining == 9, "this process's own count"
-        assert links[0].away == reason
-        began = time.monotonic()
-        for _ in range(9):
+        assert link.away == reason
+        for _ in range(9):  # Redis is not asked again: tests/unit/services/redis/test_link.py
             await one.request("read", "d")
-        assert time.monotonic() - began < TIMEOUT, "Redis is not asked again"
         assert not await spent(lambda: one.request("read", "d"))
         with pytest.raises(RedisAway, match=reason):
-            await links[0].check()
+            await link.check()
     finally:
         mend_it(server)
-    await links[0].check()
-    assert links[0].away is None
+    await reached(link)
     quota = await one.request("read", "d")
     assert quota is not None
     assert quota.remaining == 9
+    await link.close()
 
 
 async def test_wiped_it_counts_anew(links: list[RedisLink], server: RedisServer) -> None:
@@ -178,6 +191,19 @@ async def test_wiped_it_counts_anew(links: list[RedisLink], server: RedisServer)
     quota = await one.request("read", "e")
     assert quota is not None
     assert (quota.remaining, links[0].away) == (9, None)
+
+
+async def test_one_that_is_slow_is_not_asked_until_it_is_quick(server: RedisServer) -> None:
+    with TcpProxy("127.0.0.1", server.port) as proxy:
+        link = RedisLink(settings(server, PORT=proxy.port, TIMEOUT=1.0))
+        await reached(link)
+        proxy.delay = 0.25
+        with pytest.raises(RedisAway, match="slow"):
+            await link.check()
+        assert link.away == "slow"
+        proxy.delay = 0.0
+        await reached(link)
+        await link.close()
 
 
 async def test_tls_is_verified(server: RedisServer, tmp_path: Path) -> None:
@@ -193,7 +219,7 @@ async def test_tls_is_verified(server: RedisServer, tmp_path: Path) -> None:
         async with tls_before(server, chain) as port:
             link = RedisLink(settings(server, PORT=port, **changes))
             if expected is None:
-                await link.check()
+                await reached(link)
             else:
                 with pytest.raises(RedisAway, match=expected):
                     await link.check()
@@ -351,9 +377,8 @@ async def test_requests_go_on_whatever_becomes_of_it(two: Two, fault: str) -> No
         key = await two.key()
         for client in two.clients:  # each counts for itself
             assert (await client.get("/api/v1/me", headers=key)).headers["RateLimit"].startswith('"read";r=99;')
-        slow = [sum(seconds > TIMEOUT * 0.9 for seconds in each) for each in took]
-        assert all(count <= len(callers) for count in slow), f"those on their way when it happened, and no others: {slow}"
-        assert all(max(each) < TIMEOUT * 3 for each in took), [max(each) for each in took]
+        # Those on their way when it happened were let go by the check that found it, and no other asked Redis.
+        assert max(map(max, took)) < TIMEOUT * 0.75, [max(each) for each in took]
     finally:
         stop.set()
         await asyncio.gather(asking, return_exceptions=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 import redis.exceptions as failures
 
@@ -46,6 +48,41 @@ async def test_the_first_failure_opens_the_circuit_for_all() -> None:
     with pytest.raises(RedisAway, match="read_only"):
         await link.use(never)
     assert link.away == "read_only"
+
+
+async def test_whoever_waits_goes_on_when_it_opens() -> None:
+    link = RedisLink(RedisSettings(HOST="127.0.0.1", TIMEOUT=30))
+    link._away = None
+    waits = asyncio.create_task(link.use(asyncio.Event().wait))
+    await asyncio.sleep(0)
+    with pytest.raises(RedisAway, match="connection"):
+        await link.use(_fails)
+    async with asyncio.timeout(10):
+        with pytest.raises(RedisAway):
+            await waits
+
+
+async def _fails() -> bool:
+    raise failures.ConnectionError
+
+
+async def test_three_slow_uses_in_a_row_open_it() -> None:
+    """Else a Redis that always answers just in time would slow every request."""
+    now = 0.0
+
+    async def takes(seconds: float) -> str:
+        nonlocal now
+        now += seconds
+        return "counted"
+
+    link = RedisLink(RedisSettings(HOST="127.0.0.1", TIMEOUT=0.5), clock=lambda: now)
+    link._away = None
+    for seconds in (0.11, 0.11, 0.09, 0.11, 0.11):
+        assert await link.use(lambda seconds=seconds: takes(seconds)) == "counted"  # type: ignore[misc]
+    assert link.away is None
+    assert await link.use(lambda: takes(0.11)) == "counted", "what was counted counts"
+    with pytest.raises(RedisAway, match="slow"):
+        await link.use(lambda: takes(0))
 
 
 async def test_before_the_first_check_nothing_is_asked() -> None:
