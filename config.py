@@ -377,6 +377,9 @@ class RtspSettings(Group):
     )
     READ_TIMEOUT: float = Field(5, ge=0.5, le=60, description="Seconds without a packet after which a stream is reopened.")
     TLS_VERIFY: bool = Field(True, description="rtsps: whether the camera's certificate must be valid and trusted.")
+    TLS_CA_FILE: Path | None = Field(
+        None, description="rtsps: PEM file of certificates that are trusted beside those of the system."
+    )
     RECONNECT_DELAY: float = Field(
         1, gt=0, le=60, description="First back-off after a failure, seconds (with jitter of one half)."
     )

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
-from config import Settings
+from config import RtspSettings, Settings
 from models.values import FORMER_READER
 from repositories.database import Database
 from repositories.migrations.run import upgrade
@@ -46,6 +46,7 @@ from services.reads.queries import Queries
 from services.redis.link import RedisAway, RedisLink
 from services.rtsp_capture.captures.context import CaptureDeps
 from services.rtsp_capture.connection.address import camera_policy
+from services.rtsp_capture.connection.dial import tls_context
 from services.rtsp_capture.connection.io_loop import IoLoop
 from services.rtsp_capture.connection.native import NativeConnector
 from services.rtsp_capture.connection.opencv_reader import OpenCvReader
@@ -132,6 +133,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         own = own_services(effective, () if settings.STORAGE.ENDPOINT else object_store_ports(settings.DATA_DIR))
         await own.refresh()
         policy = camera_policy(effective, own)
+        _check_certificates(settings.RTSP)
         decode_pool = WorkerPool("decode", settings.RTSP.DECODE_THREADS)
         stack.push_async_callback(decode_pool.close)
         io = IoLoop()
@@ -246,6 +248,16 @@ async def _open_redis(settings: Settings, stack: AsyncExitStack) -> RedisLink | 
     with suppress(RedisAway):
         await redis.check()
     return redis
+
+
+def _check_certificates(settings: RtspSettings) -> None:
+    """Raises StartError."""
+    if settings.TLS_CA_FILE is None:
+        return
+    try:
+        tls_context(settings.TLS_VERIFY, settings.TLS_CA_FILE)
+    except OSError as error:  # ssl.SSLError is one
+        raise StartError("RTSP__TLS_CA_FILE cannot be read as PEM certificates.") from error
 
 
 async def _open_spool(settings: Settings, stack: AsyncExitStack) -> Spool:

@@ -339,6 +339,7 @@ class CaptureFailure(Exception):
     def __init__(self, code: CaptureCode, message: str) -> None:
         self.code = code
         self.message = message
+        self.answered = False  # whether what is at the address has answered RTSP, now or before
         super().__init__(f"{code}: {message}")
 
     @property

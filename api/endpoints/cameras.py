@@ -102,10 +102,12 @@ async def list_cameras(services: ServicesDep, who: WhoDep, limit: Limit = 50, cu
     openapi_extra=_body_example({"rtsp_url": "rtsp://192.168.1.20:554/stream1"}),
 )
 @needs(Scope.CAMERAS_WRITE)
-async def probe_url(body: ProbeRequest, request: Request, services: ServicesDep, state: StateDep) -> Any:
+async def probe_url(
+    body: ProbeRequest, request: Request, services: ServicesDep, state: StateDep, who: WhoDep
+) -> Any:
     """Connects, reads 3 to 12 seconds of packets, decodes one picture. Stores nothing."""
     with share(request, "probes", PROBES):
-        return await while_wanted(request, state, services.cameras.probe_url(body))
+        return await while_wanted(request, state, services.cameras.probe_url(body, who))
 
 
 @router.post(
@@ -207,7 +209,7 @@ async def probe_camera(
     """As `POST /cameras/probe`, with the registered URL; also of a disabled camera."""
     allow_camera(who, camera_id)
     with share(request, "probes", PROBES):
-        return await while_wanted(request, state, services.cameras.probe(camera_id))
+        return await while_wanted(request, state, services.cameras.probe(camera_id, who))
 
 
 def _frame_location(frame: FrameInfo) -> str:

@@ -228,15 +228,18 @@ class CameraRegistry:
 
     # -- trying ------------------------------------------------------------------------------------------------
 
-    async def probe_url(self, body: ProbeRequest) -> ProbeResponse:
-        """Raises AddressNotAllowed for an IP literal outside, Overloaded."""
+    async def probe_url(self, body: ProbeRequest, who: Principal) -> ProbeResponse:
+        """Administrators are told more of what is no camera (`Prober`). Raises AddressNotAllowed for an IP literal outside,
+        Overloaded."""
         address = parse_rtsp_url(body.rtsp_url)
         self._policy.check_literal(address)
-        result = await self._prober.probe("url", address, (body.transport or Transport.TCP).value)
+        transport = (body.transport or Transport.TCP).value
+        result = await self._prober.probe("url", address, transport, stranger=not who.admin)
         return to_probe(result)
 
-    async def probe(self, camera_id: str) -> ProbeResponse:
+    async def probe(self, camera_id: str, who: Principal) -> ProbeResponse:
         """Also of a disabled camera. Raises Overloaded."""
         row = await self._row(camera_id)
         address = parse_rtsp_url(self._secrets.open(row.rtsp_url))
-        return to_probe(await self._prober.probe(camera_id, address, row.transport, row.reader))
+        result = await self._prober.probe(camera_id, address, row.transport, row.reader, stranger=not who.admin)
+        return to_probe(result)

@@ -6,6 +6,7 @@ It sends small pictures that nobody can decode, 50 a second, a keyframe with eac
 from __future__ import annotations
 
 import asyncio
+import ssl
 import struct
 import time
 from collections.abc import AsyncIterator, Callable
@@ -71,6 +72,7 @@ class OddCamera:
 
     def __post_init__(self) -> None:
         self.requests: list[Request] = []
+        self.came: list[float] = []  # when it was connected to, monotonic seconds
         self.logins = 0  # requests with a wrong login
         self.open = self.total = 0
         self.port = 0
@@ -84,8 +86,8 @@ class OddCamera:
         return [request for request in self.requests if request.method == method]
 
     @asynccontextmanager
-    async def serving(self) -> AsyncIterator[OddCamera]:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+    async def serving(self, tls: ssl.SSLContext | None = None) -> AsyncIterator[OddCamera]:
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=tls)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield self
@@ -101,6 +103,7 @@ class OddCamera:
         self._serving.add(task)
         self.open += 1
         self.total += 1
+        self.came.append(time.monotonic())
         sending: asyncio.Task[None] | None = None
         self._heard = time.monotonic()
         try:

@@ -6,32 +6,34 @@ import asyncio
 import ssl
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import TypeVar
 
-from services.rtsp_capture.connection.address import AddressPolicy, CameraAddress
+from services.rtsp_capture.connection.address import CameraAddress
 from utils.exceptions import CaptureFailure
 
 P = TypeVar("P", bound=asyncio.Protocol)
+# OpenSSL's numbers (X509_V_ERR_*), of which its own texts name the host.
+_WHY = {10: "has expired", 9: "is not valid yet", 62: "is for another name", 64: "is for another address"}
 
 
 async def dial(
-    camera: CameraAddress, policy: AddressPolicy, timeout: float, make: Callable[[], P], *, tls_verify: bool
+    camera: CameraAddress, addresses: list[str], timeout: float, make: Callable[[], P], context: ssl.SSLContext | None
 ) -> tuple[str, P]:
-    """The address that took the connection, and its protocol. `timeout` in seconds, for resolving and for connecting.
+    """The address that took the connection, and its protocol. `addresses`: judged ones. `timeout` in seconds.
 
-    Raises CaptureFailure; its message holds neither URL nor credentials.
+    `context`: for rtsps. Raises CaptureFailure; its message holds neither URL nor credentials.
     """
-    addresses = await policy.resolve(camera, timeout)
-    context = tls_context(tls_verify) if camera.tls else None
     try:
         async with asyncio.timeout(timeout):
             return await _first(addresses, camera, context, make)
     except TimeoutError:
         raise CaptureFailure("connect_timeout", "The camera did not accept a connection in time.") from None
+    except ssl.SSLCertVerificationError as error:
+        why = _WHY.get(error.verify_code, "is not trusted")
+        raise CaptureFailure("tls_error", f"TLS with the camera failed: its certificate {why}.") from None
     except ssl.SSLError:
-        raise CaptureFailure(
-            "tls_error", "TLS with the camera failed: its certificate is not trusted or not valid."
-        ) from None
+        raise CaptureFailure("tls_error", "TLS with the camera failed: it does not speak TLS as we do.") from None
     except ConnectionRefusedError:
         raise CaptureFailure("connection_refused", "Nothing listens at the camera's address and port.") from None
     except OSError:
@@ -57,9 +59,14 @@ async def _first(
 
 
 @cache
-def tls_context(verify: bool) -> ssl.SSLContext:
-    """With hostname and certificate checked, or neither (RTSP__TLS_VERIFY). Made once: it reads all trusted certificates."""
+def tls_context(verify: bool, ca_file: Path | None = None) -> ssl.SSLContext:
+    """With hostname and certificate checked, or neither (RTSP__TLS_VERIFY). Made once: it reads all trusted certificates.
+
+    `ca_file`: PEM, trusted beside those of the system. Raises OSError when it cannot be read.
+    """
     context = ssl.create_default_context()
+    if ca_file is not None:
+        context.load_verify_locations(ca_file)
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -140,6 +140,8 @@ def own_services(settings: Settings, more_ports: Iterable[int] = ()) -> OwnServi
     """Those that the settings name, which must name the embedded parts, too. `more_ports`: of this machine."""
     db, redis, api, store = settings.DB, settings.REDIS, settings.API, settings.STORAGE
     parts = [OwnPart(db.HOST, db.PORT), OwnPart(redis.HOST, redis.PORT), OwnPart(api.HOST, api.PORT)]
+    if db.DIRECT_HOST:
+        parts.append(OwnPart(db.DIRECT_HOST, db.DIRECT_PORT))
     parts += [_endpoint(text, secure=store.SECURE) for text in (store.ENDPOINT, store.PUBLIC_ENDPOINT) if text]
     return OwnServices([*parts, *(OwnPart("", port) for port in more_ports)])
 

@@ -3,6 +3,7 @@
 Our own client asks the camera, on the one connection to the judged address, and keeps it. FFmpeg gets an SDP of ours with
 the one track, and the RTP packets as they come, doubles dropped, with one source, one count and one RTP clock
 (`relabel.py`). It sees no password, no other address and no redirect.
+FFmpeg is let in only when the camera sends: OpenCV opens one stream at a time, and a mute one would keep the others waiting.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import base64
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from services.rtsp_capture.connection.rtsp.framing import Data, Framing, ProtocolError, ServerRequest
 from services.rtsp_capture.connection.rtsp.relabel import Relabel
@@ -25,6 +27,8 @@ _NAMES = {"h264": "H264", "hevc": "H265", "mjpeg": "JPEG"}
 _PUBLIC = "OPTIONS, DESCRIBE, SETUP, PLAY, TEARDOWN, GET_PARAMETER"
 _MAX_WAITING_BYTES = 32 * 1024 * 1024  # that FFmpeg has not read: its thread is stuck
 _DEPTH = 2
+_MANY = 8  # pictures: of a camera whose timestamps mean nothing
+_PROBED = 0.12  # seconds of stream that FFmpeg probes before an open returns (OpenCvReader)
 
 
 class Relay(asyncio.Protocol):
@@ -42,18 +46,39 @@ class Relay(asyncio.Protocol):
         self._relabel = Relabel(session.track.codec, session.track.clock_rate)
         self._transport: asyncio.Transport | None = None
         self._server: asyncio.Server | None = None
-        self._starting: asyncio.Task[None] | None = None
-        self._closed = self._taken = False
+        self._early = bytearray()  # what came before FFmpeg asked for it
+        self._came, self._enough = asyncio.Event(), asyncio.Event()
+        self._first = self._last = -1  # timestamps of packets
+        self._pictures = 0
+        self._closed = self._taken = self._playing = False
         self.failure: CaptureFailure | None = None  # why the camera's side ended
         self.goodbye = False
         self.url = ""
+
+    async def play(self, timeout: float) -> None:
+        """Returns once as much has come as FFmpeg will probe. Raises CaptureFailure, `timeout` seconds after PLAY when
+        nothing has come."""
+        try:
+            await self._session.start(self.take, self._hung_up)
+        except ConnectionError:
+            raise CaptureFailure("stream_ended", "The camera closed the connection instead of playing.") from None
+        self._on_play()
+        try:
+            async with asyncio.timeout(timeout):
+                await self._came.wait()
+        except TimeoutError:
+            raise CaptureFailure("read_timeout", "The camera sent nothing for RTSP__READ_TIMEOUT seconds.") from None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._enough.wait()
+        if self.failure is not None:
+            raise self.failure
 
     async def listen(self) -> None:
         """For one connection of this process's own."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self._accept, "127.0.0.1", 0, backlog=1)
         self.url = f"rtsp://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/{self._token}"
-        self._session.client.on_end = self._hung_up
 
     def _accept(self) -> asyncio.Protocol:
         return _Refused() if self._taken or self._closed else self
@@ -86,8 +111,11 @@ class Relay(asyncio.Protocol):
             self._answer(request, "200 OK", "Content-Type: application/sdp", body=local_sdp(self._session.track))
         elif request.method == "SETUP":
             self._answer(request, "200 OK", "Transport: RTP/AVP/TCP;unicast;interleaved=0-1", "Session: 1")
-        elif request.method == "PLAY" and self._starting is None:
-            self._starting = asyncio.get_running_loop().create_task(self._start(request))
+        elif request.method == "PLAY":
+            self._answer(request, "200 OK", "Session: 1")  # first, as packets follow at once
+            self._playing = True
+            early, self._early = self._early, bytearray()
+            self._write(early)
         else:
             self._answer(request, "200 OK", f"Public: {_PUBLIC}", "Session: 1")
 
@@ -99,21 +127,9 @@ class Relay(asyncio.Protocol):
 
     # -- the camera --------------------------------------------------------------------------------------------
 
-    async def _start(self, request: ServerRequest) -> None:
-        # First, as packets follow at once. FFmpeg waits for them.
-        self._answer(request, "200 OK", "Session: 1")
-        try:
-            await self._session.start(self.take, self._hung_up)
-        except CaptureFailure as failure:
-            self._end(failure)
-        except ConnectionError:
-            self._hung_up()
-        else:
-            self._on_play()
-
     def take(self, packets: list[Data | None]) -> None:
         """From the camera; None stands for lost data."""
-        if self._transport is None or self._closed:
+        if self._closed:
             return
         now = self._clock()
         parts: list[bytes] = []
@@ -124,23 +140,42 @@ class Relay(asyncio.Protocol):
             elif data.channel == self._session.channels[0]:
                 packet = parse_rtp(data.payload)
                 if packet is not None and packet.payload_type not in self._session.track.others:
+                    self._note(packet.timestamp)
                     for one in self._sequencer.push(packet, now):
                         parts += [_framed(0, relabelled) for relabelled in self._relabel.push(one)]
             elif data.channel == self._session.channels[1]:
                 goodbye |= any(isinstance(one, Bye) for one in parse_rtcp(data.payload))
                 parts.append(_framed(1, data.payload))
-        self._transport.write(b"".join(parts))
+        self._write(b"".join(parts))
         if goodbye:
             self.goodbye = True
             self._end(CaptureFailure("stream_ended", "The camera said that it ends the stream."))
-        elif self._transport.get_write_buffer_size() > _MAX_WAITING_BYTES:
+
+    def _write(self, data: bytes | bytearray) -> None:
+        if self._playing and self._transport is not None:
+            self._transport.write(data)
+            waiting = self._transport.get_write_buffer_size()
+        else:
+            self._early += data
+            waiting = len(self._early)
+        if waiting > _MAX_WAITING_BYTES:
             self._end(CaptureFailure("stream_ended", "The stream was not read in time."))
+
+    def _note(self, timestamp: int) -> None:
+        self._came.set()
+        self._pictures += timestamp != self._last
+        self._first, self._last = timestamp if self._first < 0 else self._first, timestamp
+        ahead = timestamp - self._first & 0xFFFFFFFF
+        if _PROBED * self._session.track.clock_rate <= ahead < 1 << 31 or self._pictures > _MANY:
+            self._enough.set()
 
     def _hung_up(self) -> None:
         self._end(CaptureFailure("stream_ended", "The camera ended the stream or closed the connection."))
 
     def _end(self, failure: CaptureFailure) -> None:
         self.failure = self.failure or failure
+        self._came.set()
+        self._enough.set()
         self.close()
 
     def close(self) -> None:

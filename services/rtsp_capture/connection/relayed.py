@@ -43,6 +43,7 @@ class RelayedConnector:
         session = await self._opener.open(plan.address, plan.transport)
         relay = Relay(session, lambda: self._opener.succeeded(plan.address))
         try:
+            await relay.play(self._settings.READ_TIMEOUT)
             await relay.listen()
         except BaseException:
             relay.close()

@@ -41,6 +41,7 @@ class RtspClient(asyncio.Protocol):
         self.on_data: Callable[[list[Data | None]], None] | None = None
         self.on_end: Callable[[], None] | None = None
         self.closed = False
+        self.answered = False  # something in RTSP
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
         self._framing = Framing()
@@ -194,6 +195,7 @@ class RtspClient(asyncio.Protocol):
             on_data(early)
 
     def _answered(self, response: Response) -> None:
+        self.answered = True
         cseq = response.cseq
         if cseq is not None and (method := self._kept.pop(cseq, None)) is not None:
             self._signed(method, response)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from config import RtspSettings
 from services.rtsp_capture.connection.address import AddressPolicy, CameraAddress
-from services.rtsp_capture.connection.dial import dial
+from services.rtsp_capture.connection.dial import dial, tls_context
 from services.rtsp_capture.connection.rtsp.conversation import Conversation, Playing
 from services.rtsp_capture.connection.rtsp.framing import Data
 from services.rtsp_capture.connection.rtsp.login import Login
@@ -100,6 +100,7 @@ class SessionOpener:
         self._settings, self._policy = settings, policy
         self._proven = _Known()
         self._no_options = _Known()
+        self._rtsp = _Known()  # addresses that have answered RTSP
 
     async def open(self, camera: CameraAddress, transport: str) -> Session:
         """Raises CaptureFailure; its message holds neither URL nor credentials."""
@@ -116,9 +117,13 @@ class SessionOpener:
 
     async def _attempt(self, camera: CameraAddress, transport: str, *, ask_options: bool) -> Session:
         timeout = self._settings.OPEN_TIMEOUT
-        address, client = await dial(
-            camera, self._policy, timeout, lambda: RtspClient(timeout), tls_verify=self._settings.TLS_VERIFY
-        )
+        addresses = await self._policy.resolve(camera, timeout)
+        context = tls_context(self._settings.TLS_VERIFY, self._settings.TLS_CA_FILE) if camera.tls else None
+        try:
+            address, client = await dial(camera, addresses, timeout, lambda: RtspClient(timeout), context)
+        except CaptureFailure as failure:
+            failure.answered = any((one, camera.port) in self._rtsp for one in addresses)
+            raise
         login = Login(camera.username, camera.password or "") if camera.username is not None else None
         conversation = Conversation(camera.url(), login, _login(camera) in self._proven)
         try:
@@ -127,12 +132,24 @@ class SessionOpener:
             return await _set_up(client, conversation, address, by_udp=transport == "udp")
         except ConnectionError:
             client.close(conversation)
-            raise CaptureFailure(
-                "stream_ended", "The camera closed the connection or answered something that is not RTSP."
-            ) from None
+            raise self._marked(
+                CaptureFailure("stream_ended", "The camera closed the connection or answered something that is not RTSP."),
+                client, address, camera.port,
+            ) from None  # fmt: skip
+        except CaptureFailure as failure:
+            client.close(conversation)
+            self._marked(failure, client, address, camera.port)
+            raise
         except BaseException:
             client.close(conversation)
             raise
+        finally:
+            if client.answered:
+                self._rtsp.add(address, camera.port)
+
+    def _marked(self, failure: CaptureFailure, client: RtspClient, address: str, port: int) -> CaptureFailure:
+        failure.answered = client.answered or (address, port) in self._rtsp
+        return failure
 
 
 def _login(camera: CameraAddress) -> tuple[object, ...]:

@@ -1,5 +1,8 @@
 """Tries a camera: the check, then some seconds of its packets over a connection of its own, one picture decoded.
 
+A stranger, who is no administrator, is told what a camera says. Of all else, which has never answered RTSP, he is told
+NO_CAMERA after a fixed time, whatever is there: probes are no way to find out what listens in a network.
+
 What is found is in `ProbeFindings` (pure: packets in, figures and warnings out). The connection is made as for a capture,
 and is always stopped and joined, also when the caller is cancelled.
 """
@@ -8,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import median
@@ -31,6 +36,8 @@ MAX_BYTES = 64 * 1024 * 1024
 MAX_CONCURRENT = 4
 MAX_WAITING = 16
 QUALITY = 90
+MAX_NO_CAMERA = 15.0  # seconds
+NO_CAMERA = "No camera answered there in time. Administrators are told why; so is the service's log."
 LONG_KEYFRAME_INTERVAL = 4.0  # seconds between keyframes that deserve a warning
 _REORDER_SECONDS = 0.001  # seconds; a picture shown this much before one that came earlier: B-frames
 
@@ -135,17 +142,21 @@ class ProbeResult:
     warnings: tuple[str, ...] = ()
 
 
-class Prober:
-    """At most MAX_CONCURRENT cameras at a time. On the event loop; shares the streams' check, readers and decoding pool."""
+def _may_be_told(failure: CaptureFailure) -> bool:
+    """Whether it tells no more of a network than that a camera is there, or that the operator forbids the address."""
+    return failure.answered or failure.code == "address_not_allowed"
 
-    def __init__(self, deps: StreamDeps) -> None:
-        self._deps = deps
+
+class _Turns:
+    """At most MAX_CONCURRENT at a time, MAX_WAITING wait."""
+
+    def __init__(self) -> None:
         self._free = asyncio.Semaphore(MAX_CONCURRENT)
         self._waiting = 0
-        self._ending: set[asyncio.Task[None]] = set()
 
-    async def probe(self, name: str, address: CameraAddress, transport: str, reader: str | None = None) -> ProbeResult:
-        """What the camera is like; one that cannot be reached is an answer too. Raises Overloaded."""
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Raises Overloaded."""
         if self._waiting >= MAX_WAITING:
             raise Overloaded("Cameras are being tried already, and others wait for it. Try again.", retry_after=5)
         self._waiting += 1
@@ -154,26 +165,58 @@ class Prober:
         finally:
             self._waiting -= 1
         try:
-            found = await self._probe(name, address, transport, reader)
+            yield
         finally:
             self._free.release()
-        code, info = found.failure.code if found.failure else None, found.findings.info
-        PROBES.labels(outcome="reachable" if found.reachable else code).inc()
-        log.info("camera_probed", camera_id=name, reachable=found.reachable, code=code, codec=info.codec if info else None)
+
+
+class Prober:
+    """At most MAX_CONCURRENT cameras at a time, and as many for strangers. On the event loop; shares the streams' check,
+    readers and decoding pool."""
+
+    def __init__(self, deps: StreamDeps) -> None:
+        self._deps = deps
+        self._turns = {stranger: _Turns() for stranger in (False, True)}
+        self._ending: set[asyncio.Task[None]] = set()
+
+    async def probe(
+        self, name: str, address: CameraAddress, transport: str, reader: str | None = None, *, stranger: bool = False
+    ) -> ProbeResult:
+        """What the camera is like; one that cannot be reached is an answer too. Raises Overloaded."""
+        async with self._turns[stranger].turn():
+            # A stranger's turn lasts as long as his answer takes: else the others' waiting would tell the time.
+            answer_at = asyncio.get_running_loop().time() + self.no_camera_after
+            found = await self._probe(name, address, transport, reader, self.no_camera_after if stranger else None)
+            code, info = found.failure.code if found.failure else None, found.findings.info
+            PROBES.labels(outcome="reachable" if found.reachable else code).inc()
+            codec = info.codec if info else None
+            log.info("camera_probed", camera_id=name, reachable=found.reachable, code=code, codec=codec)
+            if stranger and found.failure is not None and not found.reachable and not _may_be_told(found.failure):
+                await asyncio.sleep(answer_at - asyncio.get_running_loop().time())
+                return ProbeResult(
+                    False, CaptureFailure("connect_timeout", NO_CAMERA), None, ProbeFindings(), found.began_at
+                )
         return found
+
+    @property
+    def no_camera_after(self) -> float:
+        """Seconds after which a stranger is told that no camera is there: resolving, connecting, and being silent."""
+        return min(2 * self._deps.settings.OPEN_TIMEOUT + 2, MAX_NO_CAMERA)
 
     async def close(self) -> None:
         """Waits for the readers' threads."""
         if self._ending:
             await asyncio.gather(*self._ending, return_exceptions=True)
 
-    async def _probe(self, name: str, address: CameraAddress, transport: str, reader: str | None) -> ProbeResult:
+    async def _probe(
+        self, name: str, address: CameraAddress, transport: str, reader: str | None, connect_within: float | None
+    ) -> ProbeResult:
         seen = ProbeFindings()
         if self._deps.trials is not None:
             self._deps.trials.warm()
         began_at = time.time()
         try:
-            await self._watch(name, seen, address, transport, reader)
+            await self._watch(name, seen, address, transport, reader, connect_within)
         except CaptureFailure as failure:
             return ProbeResult(False, failure, seen.connect_s, ProbeFindings(), began_at)
         undecoded: CaptureFailure | None = None
@@ -186,8 +229,9 @@ class Prober:
         return ProbeResult(True, undecoded, seen.connect_s, seen, began_at, picture, warnings)
 
     async def _watch(
-        self, name: str, seen: ProbeFindings, address: CameraAddress, transport: str, reader: str | None
-    ) -> None:
+        self, name: str, seen: ProbeFindings, address: CameraAddress, transport: str, reader: str | None,
+        connect_within: float | None,
+    ) -> None:  # fmt: skip
         """Packets until there are enough. Raises CaptureFailure when none came."""
         enough = asyncio.Event()
         connection: Connection | None = None
@@ -203,7 +247,11 @@ class Prober:
 
         plan = ConnectionPlan(f"probe-{name}", address, transport, 1, self._deps.host, opened, came)
         settings, began = self._deps.settings, time.monotonic()
-        connection = await self._deps.connector(reader)(plan)
+        try:
+            async with asyncio.timeout(connect_within):
+                connection = await self._deps.connector(reader)(plan)
+        except TimeoutError:
+            raise CaptureFailure("read_timeout", "Asking the camera took too long.") from None
         seen.connect_s = time.monotonic() - began
         try:
             connection.ended.add_done_callback(lambda _: enough.set())
@@ -214,7 +262,9 @@ class Prober:
                 pass
             if not seen.packets:
                 failure = connection.ended.result().failure if connection.ended.done() else None
-                raise failure or CaptureFailure("read_timeout", "The stream opened and sent no video.")
+                failure = failure or CaptureFailure("read_timeout", "The stream opened and sent no video.")
+                failure.answered = True  # it was asked, and plays
+                raise failure
         finally:
             connection.stop()
             # Not waited for here: a reader's thread may be in a read that lasts; it must be gone before the process is.

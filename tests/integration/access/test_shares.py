@@ -115,6 +115,14 @@ async def is_in_flight(place: Place, count: int) -> bool:
     return int(float(re.findall(r"^ingestion_http_in_flight (\S+)$", text, re.MULTILINE)[0])) == count + 1
 
 
+async def not_found(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A camera without this stream."""
+    while line := await reader.readline():
+        if line.lower().startswith(b"cseq:"):
+            writer.write(b"RTSP/1.0 404 Not Found\r\n" + line.strip() + b"\r\n\r\n")
+    writer.close()
+
+
 @pytest.mark.parametrize("what", ["event readers", "waits", "probes", "requests in flight"])
 async def test_places_of_requests_that_take_time(place: Place, what: str) -> None:
     greedy, other = await place.caller(), await place.caller()
@@ -122,6 +130,8 @@ async def test_places_of_requests_that_take_time(place: Place, what: str) -> Non
     nowhere = unique()
     silent = await asyncio.start_server(lambda *_: asyncio.sleep(60), "127.0.0.1", 0)
     port = silent.sockets[0].getsockname()[1]
+    camera = await asyncio.start_server(not_found, "127.0.0.1", 0)  # what speaks RTSP is told at once
+    camera_port = camera.sockets[0].getsockname()[1]
 
     async def poll(who: dict[str, str], seconds: int = 1) -> httpx.Response:
         query = {"after": "latest", "wait": str(seconds), "camera_id": nowhere}
@@ -132,7 +142,7 @@ async def test_places_of_requests_that_take_time(place: Place, what: str) -> Non
         return await place.client.get(f"/api/v1/ingest/status/{waiting}", headers=headers)
 
     async def probe(who: dict[str, str], seconds: int = 1) -> httpx.Response:
-        body = {"rtsp_url": f"rtsp://127.0.0.1:{port}/x" if seconds > 1 else NOWHERE}
+        body = {"rtsp_url": f"rtsp://127.0.0.1:{port if seconds > 1 else camera_port}/x"}
         return await place.client.post("/api/v1/cameras/probe", headers=who, json=body)
 
     async def me(who: dict[str, str], _seconds: int = 1) -> httpx.Response:
@@ -167,6 +177,7 @@ async def test_places_of_requests_that_take_time(place: Place, what: str) -> Non
     await until(lambda: is_in_flight(place, 0), "nobody is served", 20)
     assert (await another(greedy, 1)).status_code == 200
     silent.close()
+    camera.close()
     await place.client.post(f"/api/v1/ingest/requests/{waiting}/cancel", headers=ADMIN)
     await place.becomes(ADMIN, waiting, "cancelled")
 

@@ -98,7 +98,7 @@ async def test_a_camera_whose_clock_is_off_is_told_and_stamped_by_receipt(
         assert CAMERA_CLOCKS_OFF._value.get() == 1
         await kit.completed(request)
         frames = await kit.frames(request)
-        probe = await kit.services.cameras.probe_url(ProbeRequest(rtsp_url=camera.url))
+        probe = await kit.services.cameras.probe_url(ProbeRequest(rtsp_url=camera.url), ANONYMOUS)
     check(frames)
     assert {frame.info.timestamp_source for frame in frames} == {"receipt"}
     told = [frame for frame in frames if frame.info.camera_timestamp is not None]
@@ -123,7 +123,7 @@ async def test_a_probe_waits_for_the_second_report_and_not_for_none(kit: Kit, fi
     for every, source in ((4.0, "rtcp"), (0.0, "receipt")):
         with Camera(films["h264"], join="burst", report_every=every) as camera:
             began = asyncio.get_running_loop().time()
-            found = await kit.services.cameras.probe_url(ProbeRequest(rtsp_url=camera.url))
+            found = await kit.services.cameras.probe_url(ProbeRequest(rtsp_url=camera.url), ANONYMOUS)
             took = asyncio.get_running_loop().time() - began
         assert found.clock is not None
         assert (found.clock.source, found.clock.offset_ms is None) == (source, source == "receipt")

@@ -260,7 +260,7 @@ class FakeCameras:
     async def delete(self, camera_id: str) -> None:
         self._known(camera_id)
 
-    async def probe_url(self, body: ProbeRequest) -> ProbeResponse:
+    async def probe_url(self, body: ProbeRequest, _who: Principal) -> ProbeResponse:
         self._known("x")
         self.probed.append(body)
         try:
@@ -270,7 +270,7 @@ class FakeCameras:
             raise
         return ProbeResponse.model_validate(examples.PROBE)
 
-    async def probe(self, camera_id: str) -> ProbeResponse:
+    async def probe(self, camera_id: str, _who: Principal) -> ProbeResponse:
         self._known(camera_id)
         self.probed.append(camera_id)
         return ProbeResponse.model_validate(examples.PROBE)

@@ -110,16 +110,17 @@ async def test_a_camera_whose_address_leads_to_a_part_is_not_connected_to(host: 
 
 
 async def test_the_parts_that_settings_name() -> None:
+    database: dict[str, object] = {"HOST": "10.0.0.1", "POOLER": "session", "DIRECT_HOST": "10.0.0.6", "DIRECT_PORT": 5433}
     settings = Settings(
-        _env_file=None, DB={"HOST": "10.0.0.1"}, REDIS={"HOST": "10.0.0.2"}, API={"PORT": 8001},
+        _env_file=None, DB=database, REDIS={"HOST": "10.0.0.2"}, API={"PORT": 8001},
         STORAGE={
             "ENDPOINT": "https://10.0.0.3", "PUBLIC_ENDPOINT": "10.0.0.4:9001", "ACCESS_KEY": "x", "SECRET_KEY": "y",
         },
     )  # fmt: skip
     own = own_services(settings, [12345])
     for text, port in (
-        ("10.0.0.1", 5432), ("10.0.0.2", 6379), ("10.0.0.3", 443), ("10.0.0.4", 9001), ("127.0.0.1", 8001),
-        ("127.0.0.1", 12345),
+        ("10.0.0.1", 5432), ("10.0.0.6", 5433), ("10.0.0.2", 6379), ("10.0.0.3", 443), ("10.0.0.4", 9001),
+        ("127.0.0.1", 8001), ("127.0.0.1", 12345),
     ):  # fmt: skip
         assert own.holds(of(text), port), text
         assert not own.holds(of(text), 554), text
