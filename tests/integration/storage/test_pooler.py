@@ -13,7 +13,7 @@ from typing import Any, Literal
 import asyncpg
 import pytest
 import pytest_asyncio
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from config import DbSettings
 from repositories.connections import connect
@@ -87,6 +87,23 @@ async def test_a_pooler_lends_sessions_or_transactions(pooled: DbSettings, own: 
                     async with work() as uow:
                         await uow.session.execute(text("SELECT 1 / CAST(:none AS int)"), {"none": 0})
         assert await shown(one, True) == VALUES
+
+        # A refused write says that this server takes none: every connection of the pool is made again.
+        made: list[object] = []
+        event.listen(one.engine.sync_engine, "connect", lambda *_: made.append(object()))
+
+        async def refused() -> None:
+            async with one.unit_of_work() as uow:
+                await uow.session.execute(text("SET LOCAL transaction_read_only = on"))
+                await uow.session.execute(text("UPDATE access_state SET version = version"))
+
+        with pytest.raises(DatabaseUnavailable):
+            await refused()
+        async with AsyncExitStack() as held:
+            for _ in range(3):
+                uow = await held.enter_async_context(one.unit_of_work())
+                await uow.session.execute(text("SELECT 1"))
+        assert len(made) == 3
 
         # What is set for a transaction is not left to others.
         if pooled.POOLER == "transaction":
