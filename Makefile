@@ -60,8 +60,12 @@ lint: $(STAMP) ## ruff, mypy --strict, import contracts, generated docs
 test: $(STAMP) ## Everything: lint, then unit and integration tests; tells each part's time and the flaky tests
 	@$(PY) -m tests.parts $(ARGS)
 
-test-unit: $(STAMP) ## Unit tests only
-	$(PY) -m pytest tests/unit -n 2 --dist loadfile -p no:schemathesis -p no:hypothesispytest $(ARGS)
+test-unit: $(STAMP) ## Unit tests only; more processes than cores, since a third of the time is waiting for cameras
+	$(PY) -m pytest tests/unit -n 4 --dist loadfile $(ARGS)
+
+.PHONY: fuzz
+fuzz: $(STAMP) ## The fuzzers with 5,000 inputs each, instead of 40 (FUZZ_EXAMPLES names another number; ARGS: pytest's)
+	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-5000} $(PY) -m pytest $$(grep -rlE 'import (fuzzed|EXAMPLES)' tests/unit) -n 2 --timeout 7200 $(ARGS)
 
 test-faults: $(STAMP) ## Every fault many times; a table of what was lost and doubled (ARGS=names, --rounds N)
 	$(PY) -m tests.faults $(ARGS)

@@ -1,4 +1,4 @@
-"""How long the fuzzers run: FUZZ_EXAMPLES inputs each (100 in the test command)."""
+"""How long the fuzzers run: FUZZ_EXAMPLES inputs each, 40 in the test command, 5,000 by `make fuzz`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,5 @@ import os
 
 from hypothesis import HealthCheck, settings
 
-fuzzed = settings(
-    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "100")), deadline=2000, database=None,
-    suppress_health_check=list(HealthCheck),
-)  # fmt: skip
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "40"))
+fuzzed = settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))

@@ -18,6 +18,7 @@ from PIL import Image, PngImagePlugin
 from models.values import ReceivedFile
 from services.upload_handler.check_call import CheckedImage
 from services.upload_handler.validation import check_image
+from tests.kits.fuzz import EXAMPLES
 from tests.kits.pictures import (
     BMPS,
     GOOD,
@@ -443,7 +444,7 @@ def test_damaged_files_give_only_typed_refusals(check: Any) -> None:
     ]
     outcomes: dict[str, int] = {}
     slowest = 0.0
-    for _ in range(2000):
+    for _ in range(20 * EXAMPLES):
         fmt, data = rng.choice(seeds)
         broken = bytearray(data)
         if rng.random() < 0.3:
@@ -456,14 +457,14 @@ def test_damaged_files_give_only_typed_refusals(check: Any) -> None:
             broken[at] = rng.choice((0, 255, 127, 128, rng.randrange(256), broken[at] ^ (1 << rng.randrange(8))))
         if fmt == "png" and rng.random() < 0.7:
             broken = bytearray(_with_crcs(bytes(broken)))
-        started = time.perf_counter()
+        started = time.process_time()
         try:
             found = check(bytes(broken), f"a.{fmt}")
             outcomes["taken"] = outcomes.get("taken", 0) + 1
             assert found.width * found.height <= MAX_PIXELS
         except (InvalidImage, ImageTooLarge, ImageTypeMismatch, UnsupportedImageFormat) as error:
             outcomes[error.code] = outcomes.get(error.code, 0) + 1
-        slowest = max(slowest, time.perf_counter() - started)
+        slowest = max(slowest, time.process_time() - started)
     assert outcomes["invalid_image"] > 50
     assert slowest < 3, outcomes
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 400 * 1024

@@ -183,8 +183,12 @@ def test_in_mid_session_a_new_nonce_is_answered_without_the_word_stale() -> None
         assert fields(login.authorization("OPTIONS", "u"))["nc"] == "00000001"
 
 
+# As they are read from a socket. (Of any text hypothesis builds a table of Unicode first: seconds in a clean clone.)
+LINES = st.binary(max_size=100).map(lambda line: line.decode("utf-8", "replace"))
+
+
 @fuzzed
-@given(st.lists(st.one_of(st.text(max_size=100), st.sampled_from([MD5, SHA, BASIC, MD5[:60], 'Digest a="'])), max_size=6))
+@given(st.lists(st.one_of(LINES, st.sampled_from([MD5, SHA, BASIC, MD5[:60], 'Digest a="'])), max_size=6))
 def test_any_challenges_give_an_answer_or_none(values: list[str]) -> None:
     login = Login("u", "p")
     for _ in range(10):
