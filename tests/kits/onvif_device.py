@@ -59,6 +59,8 @@ class Behaviour:
     media2: bool = True
     login: str = "token"  # token, digest (HTTP), none
     clock: timedelta = timedelta(0)  # the device's clock minus ours
+    all_by_login: bool = False  # the time, too
+    nonce_uses: int = 1_000_000  # HTTP requests for which a nonce is good
     tolerance: float = 30.0  # seconds that a login's time may be off by the device's clock
     service_host: str | None = None  # what the device says its services' host is
     answer: bytes | None = None  # instead of every SOAP answer
@@ -87,6 +89,7 @@ class OnvifDevice:
     probes: int = 0
 
     def __enter__(self) -> Self:
+        self._nonce, self._used = "abc", 0
         number = next(_hosts)
         pid = os.getpid()
         self.host = self.host or f"127.{10 + pid % 100}.{pid // 200 % 250}.{number}"
@@ -173,13 +176,17 @@ class OnvifDevice:
 
     def _digest_holds(self, header: str, target: str) -> bool:
         fields = dict(re.findall(r'(\w+)="?([^",]*)"?', header.partition(" ")[2]))
-        if fields.get("username") != self.username or fields.get("nonce") != "abc" or fields.get("uri") != target:
+        nonce, self._used = self._nonce, self._used + 1
+        if self._used > self.behaviour.nonce_uses:
+            self._nonce, self._used = f"n{len(self.requests)}", 0
+            return False
+        if fields.get("username") != self.username or fields.get("nonce") != nonce or fields.get("uri") != target:
             return False
 
         def md5(text: str) -> str:
             return hashlib.md5(text.encode()).hexdigest()
 
-        inner = f"abc:{fields.get('nc')}:{fields.get('cnonce')}:auth"
+        inner = f"{nonce}:{fields.get('nc')}:{fields.get('cnonce')}:auth"
         wanted = md5(f"{md5(f'{self.username}:cam:{self.password}')}:{inner}:{md5(f'POST:{target}')}")
         return fields.get("response") == wanted
 
@@ -192,10 +199,12 @@ class OnvifDevice:
             return 302, b"", {"Location": behaviour.redirect}
         if behaviour.answer is not None:
             return 200, behaviour.answer, {}
-        if name != "GetSystemDateAndTime":
+        if name != "GetSystemDateAndTime" or behaviour.all_by_login:
             if behaviour.login == "digest" and not self._digest_holds(authorization, target):
-                challenge = 'Basic realm="cam", Digest realm="cam", nonce="abc", qop="auth", algorithm=MD5'
-                return 401, b"", {"WWW-Authenticate": challenge.partition(", ")[2]}
+                stale = ", stale=true" if authorization else ""
+                return 401, b"", {
+                    "WWW-Authenticate": f'Digest realm="cam", nonce="{self._nonce}", qop="auth", algorithm=MD5{stale}'
+                }
             if behaviour.login == "token" and not self._token_holds(text):
                 return 400, _fault("NotAuthorized"), {}
         made = getattr(self, f"_{name}", None)

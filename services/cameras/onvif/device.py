@@ -93,6 +93,10 @@ class OnvifDevice:
             said = await self._client.call(f'<GetSystemDateAndTime xmlns="{_DEVICE}"/>', anonymous=True)
         except Fault:
             return None
+        except CaptureFailure as failure:
+            if failure.code != "unauthorized_camera":
+                raise
+            return None  # against the specification; it will say when a login is wrong
         if said.tag != "GetSystemDateAndTimeResponse":
             raise NotOnvif
         utc = child(said, "SystemDateAndTime", "UTCDateTime")

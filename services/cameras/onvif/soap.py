@@ -30,6 +30,7 @@ _BASE64 = "http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-soap-message-
 _NOT_AUTHORIZED = ("notauthorized", "failedauthentication", "invalidsecurity", "invalidsecuritytoken")
 _SMALL = 32_768  # bytes that are parsed on the event loop: under 2 ms
 _REFUSED = "The device refused the user name or the password."
+_ASKS = "The device asks for a login."
 
 
 class Fault(Exception):
@@ -77,14 +78,16 @@ class SoapClient:
         """
         to = self._device if at is None else replace(self._device, port=at.port, target=at.target, scheme=at.scheme)
         answer = await self._post(to, body, anonymous)
-        if answer.status == 401 and self._http_login is not None and not anonymous and not self._by_http:
-            # Basic would send the password itself.
+        if answer.status == 401 and self._http_login is not None and not anonymous:
+            # For the first time, or with a nonce that has gone stale. Basic would send the password itself.
             offered = [value for value in answer.all("www-authenticate") if value.lower().startswith("digest")]
             if self._http_login.challenged(offered):
                 self._by_http = True
                 answer = await self._post(to, body, anonymous)
         if answer.status == 401:
-            raise CaptureFailure("unauthorized_camera", _REFUSED)
+            raise CaptureFailure("unauthorized_camera", _REFUSED if self._login else _ASKS)
+        if self._by_http and self._http_login is not None:
+            self._http_login.went_through()
         return await self._element(answer)
 
     async def _post(self, to: CameraAddress, body: str, anonymous: bool) -> Answer:
@@ -118,5 +121,5 @@ class SoapClient:
             codes.append((text(at, "Value") or "").rpartition(":")[2].lower())
             at = child(at, "Subcode")
         if any(code in _NOT_AUTHORIZED for code in codes):
-            return CaptureFailure("unauthorized_camera", _REFUSED if self._login else "The device asks for a login.")
+            return CaptureFailure("unauthorized_camera", _REFUSED if self._login else _ASKS)
         return Fault()

@@ -59,6 +59,13 @@ async def test_profiles_with_urls_sizes_and_codecs(login: str) -> None:
         assert len(device.requests) == len(set(device.requests)) + 3
 
 
+async def test_nonces_go_stale_and_the_time_may_ask_for_a_login() -> None:
+    with Simulated(streams=[MAIN, SUB]) as device:
+        device.behaviour.login, device.behaviour.nonce_uses, device.behaviour.all_by_login = "digest", 3, True
+        found = await described(device)
+    assert ([one.token for one in found.profiles], found.clock_offset) == (["main", "sub"], None)
+
+
 async def test_an_older_device_knows_the_first_media_service_only() -> None:
     with Simulated(streams=[MAIN, SUB]) as device:
         device.behaviour.media2, device.behaviour.scopes = False, ""
