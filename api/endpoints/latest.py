@@ -58,7 +58,7 @@ async def latest_picture(
     services: ServicesDep,
     who: WhoDep,
     max_age: Annotated[
-        float | None, Ge(0), Le(1e9), StrictSeconds,
+        float | None, Ge(0), Le(999_999_999), StrictSeconds,
         Query(description="Seconds: 404 `frame_not_found` when the newest picture is older."),
     ] = None,
 ) -> Response:  # fmt: skip

@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 CURSOR_PATTERN = r"^[!-~]+$"
 KEY_ID_PATTERN = r"^[0-9A-Za-z]{1,64}$"
 _UUID = re.compile(r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\Z")
-DECIMAL = re.compile(r"^[0-9]{1,6}(\.[0-9]{1,6})?\Z")
+DECIMAL = re.compile(r"^[0-9]{1,9}(\.[0-9]{1,6})?\Z")
 _INTEGER = re.compile(r"^-?(0|[1-9][0-9]{0,17})\Z")
 
 

@@ -125,7 +125,8 @@ LAUGHS = (
 )
 HOSTILE = {
     "a bomb": LAUGHS,
-    "more than is read": b"<a>" + b" " * (MAX_BODY + 10) + b"</a>",
+    "more than is read": b'<s:Envelope xmlns:s="x"><s:Body><GetSystemDateAndTimeResponse/>' + b" " * MAX_BODY
+    + b"</s:Body></s:Envelope>",
     "elements": b"<a>" + b"<b/>" * 100_000 + b"</a>",
     "a page": b"<html><body>Please log in</body></html>",
     "no XML": b"\x00\x01",
