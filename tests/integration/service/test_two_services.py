@@ -37,7 +37,7 @@ pytestmark = pytest.mark.paced
 FPS = 5.0
 CAMERA_FPS = 15
 TTL = 3.0  # RTSP__LEASE_TTL: half its default, so that waiting for a lease to lapse takes half as long
-WITHIN = TTL + 4.0  # seconds until somebody else has stored a frame
+WITHIN = TTL + 6.0  # seconds until somebody else has stored a frame: 3 s of work, and room beside other tests
 STOPPED = float(os.environ.get("TEST_STOP_SECONDS", "5"))
 
 
@@ -118,7 +118,7 @@ async def test_kill_9_then_a_stop_in_good_order(shared: Shared, camera: Camera) 
         assert await asyncio.to_thread(other.process.wait, 20) == 0
         await asyncio.to_thread(other.start)
         missing = await whole(pair, looker, duration)
-    assert len(missing) <= (TTL + 4) * FPS
+    assert len(missing) <= WITHIN * FPS
 
 
 async def test_a_process_that_was_stopped_finds_itself_fenced(shared: Shared, camera: Camera) -> None:
