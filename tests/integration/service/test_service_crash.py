@@ -157,7 +157,7 @@ async def test_sigterm_hands_a_capture_back(backends: Backends, tmp_path: Path, 
             assert at_start["status"] == "in_progress"
             await stored(client, request_id, at_start["progress"]["stored"])
             print(f"went on {time.monotonic() - started:.2f} s after it was ready")
-            assert time.monotonic() - started < 3  # no lease to wait for
+            assert time.monotonic() - started < 5  # no lease to wait for: that would be 6 s
             found = await final(client, request_id)
             frames = await all_frames(client, request_id)
             assert found["grid_start"] == before["grid_start"]
