@@ -43,6 +43,7 @@ from services.rtsp_capture.media.gop_buffer import Packet
 from services.rtsp_capture.media.packets import StreamInfo
 from services.rtsp_capture.timing.host_clock import HostClock
 from tests.kits.odd_camera import report
+from utils.exceptions import CaptureFailure
 
 T0 = 1_800_000_000.0  # when the first picture is taken, seconds since the epoch
 RATE = 90_000
@@ -196,7 +197,7 @@ class Told:
     script: Script
     infos: list[StreamInfo]
     packets: list[Packet]
-    failure: BaseException | None = None
+    failure: CaptureFailure | None = None
 
     def number(self, packet: Packet) -> int | None:
         return jpeg_number(packet.data) if self.script.codec == "mjpeg" else number_of(packet.data)
@@ -259,9 +260,13 @@ def play_native(script: Script, *, max_pixels: int = MAX_PIXELS) -> Told:
             now[0] += _QUIET
             media.flush()
         now[0] = max(now[0], at)
-        media.take(list(packets))
+        try:
+            media.take(list(packets))
+        except CaptureFailure as failure:
+            told.failure = failure
+            break
     now[0] += 1.0
-    if media.waits:
+    if media.waits and told.failure is None:
         media.flush()
     media.close()
     return told
@@ -315,7 +320,7 @@ class _Waits:
             self._socket.close()
 
 
-async def play_opencv(script: Script) -> Told:
+async def play_opencv(script: Script, *, max_pixels: int = MAX_PIXELS) -> Told:
     """By the reader `opencv`: each picture is sent when FFmpeg has taken in the one before and waits."""
     now, told = [T0], Told(script, [], [])
     loop = asyncio.get_running_loop()
@@ -328,7 +333,7 @@ async def play_opencv(script: Script) -> Told:
     session = SimpleNamespace(
         client=SimpleNamespace(on_end=None), track=script.track(), channels=(0, 1), start=start, close=lambda: None
     )
-    relay = Relay(cast(Session, session), lambda: None, lambda: now[0])
+    relay = Relay(cast(Session, session), lambda: None, lambda: now[0], max_pixels=max_pixels)
     await relay.listen()
     reader = OpenCvReader(ReaderOptions(relay.url, 60.0, 60.0), lambda: now[0])
     plan = _plan(script, host, told)
@@ -350,7 +355,7 @@ async def play_opencv(script: Script) -> Told:
         waits.close()
         thread.stop()
         relay.close()
-    told.failure = (await asyncio.wait_for(thread.ended, 60)).failure
+    told.failure = relay.failure or (await asyncio.wait_for(thread.ended, 60)).failure
     await thread.join()
     del told.packets[count:]  # what the end of the stream pushed out
     return told

@@ -154,7 +154,7 @@ class NativeMedia:
             sets = {_CODECS[track.codec][0].kind(nal[0]): nal for nal in track.sets if nal} | self._units.sets
         extradata = b"".join(_START + sets[kind] for kind in sorted(sets))
         fps = track.fps or (found.fps if found else None)
-        self._info = StreamInfo(track.codec, extradata, width, height, fps, tells_losses=True)
+        self._info = StreamInfo(track.codec, extradata, width, height, fps, tells_losses=True, max_pixels=self._max_pixels)
         plan = self._plan
         self._stamper = Stamper(
             plan.name, plan.segment, self._info, max_offset=self._max_offset, host=plan.host, parsed=False

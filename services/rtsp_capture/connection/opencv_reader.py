@@ -77,6 +77,7 @@ class OpenCvReader:
             int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)),
             int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)),
             self._fps,
+            max_pixels=self._options.max_pixels,
         )
 
     def read(self) -> RawPacket:

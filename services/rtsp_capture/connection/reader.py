@@ -39,6 +39,7 @@ class ReaderOptions:
     url: str
     open_timeout: float
     read_timeout: float
+    max_pixels: int = 67_108_864
 
 
 ReaderFactory = Callable[[ReaderOptions], PacketReader]

@@ -14,12 +14,14 @@ import secrets
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 from services.rtsp_capture.connection.rtsp.framing import Data, Framing, ProtocolError, ServerRequest
 from services.rtsp_capture.connection.rtsp.relabel import Relabel
 from services.rtsp_capture.connection.rtsp.rtp import Bye, parse_rtcp, parse_rtp
 from services.rtsp_capture.connection.rtsp.sdp import VideoTrack
 from services.rtsp_capture.connection.rtsp.sequencer import Sequencer
+from services.rtsp_capture.connection.rtsp.set_judge import SetJudge
 from services.rtsp_capture.connection.session import Session
 from utils.exceptions import CaptureFailure
 
@@ -35,14 +37,16 @@ class Relay(asyncio.Protocol):
     """One camera's; the server's side of FFmpeg's one connection. On the sockets' loop."""
 
     def __init__(
-        self, session: Session, on_play: Callable[[], None], clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        """`on_play`: the camera sends; `clock`: when packets came, seconds."""
+        self, session: Session, on_play: Callable[[], None], clock: Callable[[], float] = time.monotonic, *,
+        max_pixels: int,
+    ) -> None:  # fmt: skip
+        """`on_play`: the camera sends; `clock`: when packets came, seconds; `max_pixels`: RTSP__MAX_PIXELS."""
         self._session, self._on_play, self._clock = session, on_play, clock
         self._token = secrets.token_urlsafe(16)
         self._framing = Framing()
         self._framing.channels = frozenset((0, 1))  # FFmpeg sends reports
         self._sequencer = Sequencer(_DEPTH)
+        self._judge = SetJudge(session.track.codec, max_pixels)
         self._relabel = Relabel(session.track.codec, session.track.clock_rate)
         self._transport: asyncio.Transport | None = None
         self._server: asyncio.Server | None = None
@@ -57,7 +61,9 @@ class Relay(asyncio.Protocol):
 
     async def play(self, timeout: float) -> None:
         """Returns once as much has come as FFmpeg will probe. Raises CaptureFailure, `timeout` seconds after PLAY when
-        nothing has come."""
+        nothing has come, and for pictures of too many pixels."""
+        track = self._session.track
+        self._track = replace(track, sets=tuple(nal for nal in track.sets if self._judge.judge(nal)))
         try:
             await self._session.start(self.take, self._hung_up)
         except ConnectionError:
@@ -108,7 +114,7 @@ class Relay(asyncio.Protocol):
         if self._token not in request.uri:
             self._answer(request, "404 Not Found")
         elif request.method == "DESCRIBE":
-            self._answer(request, "200 OK", "Content-Type: application/sdp", body=local_sdp(self._session.track))
+            self._answer(request, "200 OK", "Content-Type: application/sdp", body=local_sdp(self._track))
         elif request.method == "SETUP":
             self._answer(request, "200 OK", "Transport: RTP/AVP/TCP;unicast;interleaved=0-1", "Session: 1")
         elif request.method == "PLAY":
@@ -131,6 +137,12 @@ class Relay(asyncio.Protocol):
         """From the camera; None stands for lost data."""
         if self._closed:
             return
+        try:
+            self._take(packets)
+        except CaptureFailure as failure:
+            self._end(failure)
+
+    def _take(self, packets: list[Data | None]) -> None:
         now = self._clock()
         parts: list[bytes] = []
         goodbye = False
@@ -142,7 +154,8 @@ class Relay(asyncio.Protocol):
                 if packet is not None and packet.payload_type not in self._session.track.others:
                     self._note(packet.timestamp)
                     for one in self._sequencer.push(packet, now):
-                        parts += [_framed(0, relabelled) for relabelled in self._relabel.push(one)]
+                        if self._judge.passes(one.packet):
+                            parts += [_framed(0, relabelled) for relabelled in self._relabel.push(one)]
             elif data.channel == self._session.channels[1]:
                 goodbye |= any(isinstance(one, Bye) for one in parse_rtcp(data.payload))
                 parts.append(_framed(1, data.payload))

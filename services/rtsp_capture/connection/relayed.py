@@ -30,7 +30,7 @@ class RelayedConnector:
         """Raises CaptureFailure; its message holds neither URL nor credentials."""
         settings = self._settings
         relay = await self._io.run(self._relay(plan), Relay.close)
-        options = ReaderOptions(relay.url, settings.OPEN_TIMEOUT, settings.READ_TIMEOUT)
+        options = ReaderOptions(relay.url, settings.OPEN_TIMEOUT, settings.READ_TIMEOUT, settings.MAX_PIXELS)
         thread = ReaderThread(
             plan.name, self._open_reader(options), plan.segment, plan.on_open, plan.on_packets,
             max_offset=settings.MAX_CLOCK_OFFSET, host=plan.host,
@@ -41,7 +41,7 @@ class RelayedConnector:
 
     async def _relay(self, plan: ConnectionPlan) -> Relay:
         session = await self._opener.open(plan.address, plan.transport)
-        relay = Relay(session, lambda: self._opener.succeeded(plan.address))
+        relay = Relay(session, lambda: self._opener.succeeded(plan.address), max_pixels=self._settings.MAX_PIXELS)
         try:
             await relay.play(self._settings.READ_TIMEOUT)
             await relay.listen()

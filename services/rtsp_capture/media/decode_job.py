@@ -47,7 +47,8 @@ def request(info: StreamInfo, picture: Picture, *, lossy: bool, wanted: dict[str
         groups = [[], [picture.packet], []]
     damages = [gop.previous_damage, gop.damage, gop.following_damage]
     spec = {
-        "info": [info.codec, len(info.extradata), info.width, info.height, info.tells_losses], "lossy": lossy,
+        "info": [info.codec, len(info.extradata), info.width, info.height, info.tells_losses, info.max_pixels],
+        "lossy": lossy,
         "groups": [[[len(p.data), p.pts, p.key, p.recovery] for p in packets] for packets in groups],
         "damage": [_finite(damage) for damage in damages],
         "index": 0 if info.codec == "mjpeg" else picture.index, "wanted": wanted,
@@ -57,8 +58,8 @@ def request(info: StreamInfo, picture: Picture, *, lossy: bool, wanted: dict[str
 
 def decode(spec: dict[str, Any], attached: bytes) -> tuple[dict[str, Any], bytes]:
     """In the worker. `jpeg` or `luma`, or `failed` (why); with what was learnt about damage."""
-    codec, size, width, height, tells_losses = spec["info"]
-    info, at = StreamInfo(codec, attached[:size], width, height, None, tells_losses), size
+    codec, size, width, height, tells_losses, max_pixels = spec["info"]
+    info, at = StreamInfo(codec, attached[:size], width, height, None, tells_losses, max_pixels), size
     groups: list[list[Packet]] = []
     for packets in spec["groups"]:
         group = []

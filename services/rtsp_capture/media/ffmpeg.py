@@ -48,8 +48,10 @@ def new_context(info: StreamInfo) -> Any:
     context = av.CodecContext.create(info.codec, "r")
     context.thread_count = 1
     context.thread_type = ThreadType.NONE
+    # The last of three bounds: what readers and trials judge by the parameter sets, the decoder refuses by itself.
+    context.options = {"max_pixels": str(info.max_pixels)}
     if info.codec == "hevc":  # a picture whose references are missing is not shown
-        context.options = {"err_detect": "explode"}
+        context.options = {**context.options, "err_detect": "explode"}
     if info.extradata:
         context.extradata = info.extradata
     return context

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,7 @@ class StreamInfo:
     height: int
     fps: float | None
     tells_losses: bool = False  # packets that miss something are marked as `corrupt`, on UDP too
+    max_pixels: int = field(default=67_108_864, compare=False)  # RTSP__MAX_PIXELS: the largest picture a decoder takes
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ MAX_UNIT_BYTES = 16 * 1024 * 1024
 MAX_NALS = 20_000  # of one access unit
 _MAX_CARRIED = 64 * 1024
 _START = b"\0\0\0\1"
+_TOO_LARGE = "The camera sends pictures that are larger than this service takes."
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +147,7 @@ class UnitAssembler:
         codec, data, at, end = self._codec, packet.data, packet.start, packet.end
         self._size += end - at
         if self._size > MAX_UNIT_BYTES or len(self._nals) > MAX_NALS:
-            raise CaptureFailure("unsupported_codec", "The camera sends pictures that are larger than this service takes.")
+            raise CaptureFailure("unsupported_codec", _TOO_LARGE)
         if end - at <= codec.header:
             self._corrupt |= end > at
             return
@@ -193,7 +194,7 @@ class UnitAssembler:
         elif self._fragments is None:
             self._corrupt = True
         elif len(self._fragments) > MAX_NALS:
-            raise CaptureFailure("unsupported_codec", "The camera sends pictures that are larger than this service takes.")
+            raise CaptureFailure("unsupported_codec", _TOO_LARGE)
         else:
             self._fragments.append(data[body:end])
         if head & 0x40 and self._fragments is not None:
@@ -208,14 +209,17 @@ class UnitAssembler:
         if nal[0] & 0x80:  # forbidden_zero_bit: a relay says that bits are wrong
             self._corrupt = True
             return
-        if kind in codec.pictures:
-            self._picture = True
-            self._key |= kind in codec.keys
-        elif b"\0\0\1" in nal:  # several, with start codes: not RFC 6184, and seen
-            for part in nal.split(b"\0\0\1"):
+        if b"\0\0\1" in nal:  # several, with start codes: not RFC 6184, and seen
+            parts = nal.split(b"\0\0\1", MAX_NALS)
+            if len(parts) + len(self._nals) > MAX_NALS:
+                raise CaptureFailure("unsupported_codec", _TOO_LARGE)
+            for part in parts:
                 if len(part.rstrip(b"\0")) > codec.header:
                     self._nal(part.rstrip(b"\0") if codec.kind(part[0]) in codec.sets else part)
             return
+        if kind in codec.pictures:
+            self._picture = True
+            self._key |= kind in codec.keys
         elif kind in codec.sets:
             if self.sets.get(kind) != nal:
                 try:
