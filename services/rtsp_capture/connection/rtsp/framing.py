@@ -177,7 +177,8 @@ class Framing:
         if stop - at < 40:
             return -1
         needle, found = data[at : at + 2], at + 16
-        while (found := data.find(needle, found, stop - 12)) >= 0:
+        last = min(stop + 1, len(data) - 6)  # its header may lie beyond the end that this packet claims
+        while (found := data.find(needle, found, last)) >= 0:
             if data[found + 4 : found + 5] == first and data[found + 5] & 0x7F == kind:
                 ahead = (data[found + 6] << 8 | data[found + 7]) - number & 0xFFFF
                 if 0 < ahead <= _MAX_MISSING:

@@ -31,7 +31,7 @@ from services.rtsp_capture.media.decoder import PictureDecoder
 from services.rtsp_capture.media.gop_buffer import Packet
 from services.rtsp_capture.media.packets import StreamInfo
 from services.rtsp_capture.timing.host_clock import HOST
-from tests.kits.odd_camera import FPS, H264, IDR, SLICE, OddCamera, framed, goodbye, plain, report, rtp
+from tests.kits.odd_camera import FPS, H264, IDR, PPS, SLICE, SPS, OddCamera, framed, goodbye, plain, report, rtp
 from tests.unit.services.rtsp_capture.capture_films import Codec, received
 from utils.exceptions import CaptureCode, CaptureFailure
 
@@ -292,6 +292,10 @@ async def test_odd_streams_come_whole(fields: dict[str, Any]) -> None:
     packets = await works(OddCamera(**fields))
     assert whole(packets)
     assert [packet.key for packet in packets].count(True) >= 2
+    # Nothing twice and nothing missing: a keyframe with its sets, nine pictures, and so on.
+    units = [[nal.rstrip(b"\0") for nal in packet.data.split(b"\0\0\1")[1:]] for packet in packets]
+    first = next(at for at, packet in enumerate(packets) if packet.key)
+    assert units[first:] == [[SPS, PPS, IDR] if at % 10 == 0 else [SLICE] for at in range(len(units) - first)]
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,19 @@ def test_bytes_that_are_missing_in_mid_stream(gone: int, piece: int) -> None:
     assert len(damaged) <= (0 if piece > 1000 else 1)
 
 
+@pytest.mark.parametrize("gone", [1, 5, 200, 600])
+def test_a_packet_that_bytes_are_missing_from_and_that_seems_to_end_well(gone: int) -> None:
+    """Where it should end stands what begins a packet: that the next one begins inside it tells the loss."""
+    whole = [rtp(number, 700)[:12] + b"$" * 688 for number in range(12)]
+    stream = b"".join(map(framed, whole[:4])) + framed(whole[4])[:-gone] + b"".join(map(framed, whole[5:]))
+    for piece in (100_000, 1400):
+        events = parse(*(stream[at : at + piece] for at in range(0, len(stream), piece)))
+        assert any(isinstance(event, Skipped) for event in events)
+        assert [payload for payload in payloads(events) if payload not in whole] == []
+        assert payloads(events)[:4] == whole[:4]
+        assert payloads(events)[-3:] == whole[-3:]
+
+
 def test_bytes_that_are_too_many_in_mid_stream() -> None:
     whole = [rtp(number, 700) for number in range(10)]
     for more in (b"\x00", b"$", b"garbage", b"\xff" * 3000, b"$\x00\x10\x00"):

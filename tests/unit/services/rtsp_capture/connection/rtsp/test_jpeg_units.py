@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from itertools import product
 
 import cv2
 import numpy as np
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 
 from services.rtsp_capture.connection.rtsp.jpeg_units import _CHROMA, _LUMA, JpegAssembler, _scaled
 from services.rtsp_capture.connection.rtsp.rtp import Rtp
-from services.rtsp_capture.connection.rtsp.units import MAX_UNIT_BYTES, Unit
+from services.rtsp_capture.connection.rtsp.units import Unit
 from tests.kits.camera_table import jpeg_parts, jpeg_payloads, with_restarts
 from tests.kits.fuzz import fuzzed
 from tests.kits.scripted_camera import jpegs
@@ -40,10 +39,9 @@ def image_of(data: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     return image.astype(np.uint8)
 
 
-@pytest.mark.parametrize(("subsampling", "restart", "limit"), list(product(("420", "422"), (0, 4), (200, 1400))))
+@pytest.mark.parametrize("limit", [200, 1400])
+@pytest.mark.parametrize(("subsampling", "restart"), [("420", 0), ("422", 0), ("420", 4)])  # OpenCV's restarts are 4:2:0
 def test_a_picture_comes_out_as_it_went_in(subsampling: str, restart: int, limit: int) -> None:
-    if restart and subsampling == "422":
-        pytest.skip("OpenCV writes 4:2:0 only")
     picture = jpegs(3, 320, 184, subsampling)[2]
     picture = with_restarts(picture, restart) if restart else picture
     tables, scan = jpeg_parts(picture)
@@ -97,7 +95,7 @@ def test_tables_that_come_once_count_for_their_q() -> None:
 def test_a_picture_with_a_lost_fragment_is_left_out_and_the_next_is_whole() -> None:
     tables, scan = jpeg_parts(jpegs(1, 320, 184)[0])
     payloads = jpeg_payloads(tables, scan, 320, 184, limit=300)
-    assert len(payloads) > 4
+    assert len(payloads) >= 4
     for gone in range(len(payloads)):
         assembler = JpegAssembler(MAX)
         given_ = packets(payloads, 1)
@@ -137,16 +135,6 @@ def test_pictures_are_bounded() -> None:
             push(assembler, packets(payloads))
     with pytest.raises(CaptureFailure):
         push(JpegAssembler(MAX), packets(payloads, 0, 0xFFD8, extension(16384, 16384)))
-    assembler, at = JpegAssembler(MAX), 0
-    with pytest.raises(CaptureFailure):
-        while at < 0xFFFFFF - 70_000:
-            head = at.to_bytes(4, "big") + bytes((1, 255, 40, 23))
-            head += struct.pack("!BBH", 0, 0, 128) + bytes(128) if at == 0 else b""
-            body = head + bytes(65_000)
-            assembler.push(Rtp(26, False, 0, 0, 7, body, 0, len(body)), 1.0, False)
-            at += 65_000
-            assert at <= MAX_UNIT_BYTES + 65_000
-        raise CaptureFailure("unsupported_codec", "the 24 bits of the offset bound it")
 
 
 PART = st.tuples(st.integers(0, 255), st.integers(0, 255), st.integers(0, 255), st.integers(0, 255), st.binary(max_size=150))
