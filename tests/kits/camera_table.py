@@ -225,7 +225,7 @@ def _refresh(seconds: float) -> Script:
 CAMERAS: dict[str, Camera] = {
     "no reports": Camera(_plain),
     "reports": Camera(_reported, "rtcp"),
-    "H.265, B-pictures, reports": Camera(lambda s: _reported(s, name="hevc"), "rtcp"),
+    "H.265, reports": Camera(lambda s: _reported(s, name="hevc"), "rtcp"),
     "every packet twice": Camera(lambda s: replace(_reported(s), twice=True), "rtcp"),
     "ONVIF's time in each packet": Camera(_onvif, "rtp"),
     "abs-capture-time": Camera(_abs_capture_time, "rtp"),

@@ -28,7 +28,7 @@ SETTLE_PACKETS = 5  # the burst is over when so many packets in a row did not lo
 SETTLE_ANCHORS = 3  # (so many of them shown later than all before: B-pictures are never early, and cannot lower it)
 SETTLE_FALL = 0.002  # by more than this (seconds),
 SETTLE_TIMEOUT = 1.0  # or after so many seconds
-LATE_PACKETS = 8  # the earliest of so many may be late because the stream's clock is slow
+LATE_PACKETS = 5  # the earliest of so many may be late because the stream's clock is slow
 _KEPT = 64  # stream times that the frame duration is learnt from
 
 
@@ -69,7 +69,8 @@ class ReceiptClock:
         self._learn_duration(pts)
         if self._rate.observe(pts, received):
             self._refit()
-        self._late.append(received - self._rate.true(pts))
+        if pts > self._newest:  # B-pictures are late as they are
+            self._late.append(received - self._rate.true(pts))
         before = self._window[0][1] if self._window else float("inf")
         difference = received - self._rate.true(pts)
         while self._window and self._window[-1][1] >= difference:
@@ -112,7 +113,7 @@ class ReceiptClock:
         if not self._window or self._last is None:
             return STEP_SECONDS
         unfilled = max(0.0, 1 - (self._last[1] - self._began) / WINDOW_SECONDS)
-        late = max(0.0, min(self._late) - self._window[0][1])  # by the network, or by the stream's own clock
+        late = max(0.0, min(self._late) - self._window[0][1]) if self._late else 0.0  # by the network, or by the stream's own clock
         return self._duration / 2 + abs(self._window[0][1] - self._offset) + late + STEP_SECONDS * unfilled
 
     def _refit(self) -> None:
