@@ -248,7 +248,7 @@ CAMERAS: dict[str, Camera] = {
     "another size in mid-stream": Camera(_switching),
     "only the PPS changed": Camera(_other_pps),
     "first keyframe after 20 s": Camera(lambda s: _late_key(s, 20.0)),
-    "first keyframe after 45 s": Camera(lambda s: _late_key(s, 45.0), opencv=False),
+    "first keyframe after 45 s": Camera(lambda s: _late_key(s, 45.0)),
     "JPEG": Camera(lambda s: _jpeg(min(s, 6.0), 640, 368), film=0),
     "JPEG, 4:2:2": Camera(lambda s: _jpeg(min(s, 6.0), 640, 368, "422"), film=0),
     "JPEG, restart markers": Camera(lambda s: _jpeg(min(s, 6.0), 640, 368, restart=4), film=0),

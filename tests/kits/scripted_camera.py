@@ -334,21 +334,45 @@ async def play_opencv(script: Script, *, max_pixels: int = MAX_PIXELS) -> Told:
         client=SimpleNamespace(on_end=None), track=script.track(), channels=(0, 1), start=start, close=lambda: None
     )
     relay = Relay(cast(Session, session), lambda: None, lambda: now[0], max_pixels=max_pixels)
+    beginning = asyncio.create_task(relay.play(60.0))
+    either: set[asyncio.Future[Any]] = {beginning, playing}
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    take = playing.result() if playing.done() else lambda packets: None
+    sends = iter(script.sends())
+
+    def send() -> bool:
+        at, packets = next(sends, (0.0, None))
+        if packets is not None:
+            now[0] = max(now[0], at)
+            take(list(packets))
+        return packets is not None
+
+    while not beginning.done() and send():
+        for _ in range(5):
+            await asyncio.sleep(0)
+    try:
+        await asyncio.wait_for(beginning, 60)
+    except CaptureFailure as failure:
+        told.failure = failure
+        relay.close()
+        return told
     await relay.listen()
-    reader = OpenCvReader(ReaderOptions(relay.url, 60.0, 60.0), lambda: now[0])
+    reader = OpenCvReader(ReaderOptions(relay.url, 60.0, 60.0, max_pixels), lambda: now[0])
     plan = _plan(script, host, told)
     thread = ReaderThread(plan.name, reader, 1, plan.on_open, plan.on_packets, host=host)
     thread.start()
-    take = await asyncio.wait_for(playing, 60)
     waits = _Waits(urlsplit(relay.url).port or 0, thread._thread.native_id or 0)
+
+    async def caught_up() -> None:
+        deadline = loop.time() + 20
+        while not thread.ended.done() and not (relay._playing and waits()):
+            assert loop.time() < deadline, "FFmpeg did not come to wait"
+            await asyncio.sleep(0)
+
     try:
-        for at, packets in script.sends():
-            now[0] = max(now[0], at)
-            take(list(packets))
-            deadline = loop.time() + 20
-            while not thread.ended.done() and not waits():
-                assert loop.time() < deadline, "FFmpeg did not come to wait"
-                await asyncio.sleep(0)
+        await caught_up()
+        while send():
+            await caught_up()
         await asyncio.sleep(0.01)
         count = len(told.packets)
     finally:

@@ -53,17 +53,19 @@ class Relay(asyncio.Protocol):
         self._early = bytearray()  # what came before FFmpeg asked for it
         self._came, self._enough = asyncio.Event(), asyncio.Event()
         self._first = self._last = -1  # timestamps of packets
-        self._pictures = 0
+        self._pictures = self._packets = 0
+        self._begun = False  # parameter sets are known: what comes before them nobody can decode
         self._closed = self._taken = self._playing = False
         self.failure: CaptureFailure | None = None  # why the camera's side ended
         self.goodbye = False
         self.url = ""
 
     async def play(self, timeout: float) -> None:
-        """Returns once as much has come as FFmpeg will probe. Raises CaptureFailure, `timeout` seconds after PLAY when
-        nothing has come, and for pictures of too many pixels."""
+        """Returns once as much has come as FFmpeg will probe, however late a camera's first parameter sets are. Raises
+        CaptureFailure, after `timeout` seconds in which nothing came, and for pictures of too many pixels."""
         track = self._session.track
         self._track = replace(track, sets=tuple(nal for nal in track.sets if self._judge.judge(nal)))
+        self._begun = bool(self._track.sets) or track.codec == "mjpeg"
         try:
             await self._session.start(self.take, self._hung_up)
         except ConnectionError:
@@ -74,11 +76,18 @@ class Relay(asyncio.Protocol):
                 await self._came.wait()
         except TimeoutError:
             raise CaptureFailure("read_timeout", "The camera sent nothing for RTSP__READ_TIMEOUT seconds.") from None
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await self._enough.wait()
+        before = 0
+        while not self._enough.is_set() and self._packets > before:
+            before = self._packets
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._enough.wait()
+            if self._begun:
+                break  # the rest may be seconds away, and FFmpeg can wait for it
         if self.failure is not None:
             raise self.failure
+        if not self._begun:
+            raise CaptureFailure("read_timeout", "The camera sent nothing for RTSP__READ_TIMEOUT seconds.")
 
     async def listen(self) -> None:
         """For one connection of this process's own."""
@@ -152,9 +161,14 @@ class Relay(asyncio.Protocol):
             elif data.channel == self._session.channels[0]:
                 packet = parse_rtp(data.payload)
                 if packet is not None and packet.payload_type not in self._session.track.others:
-                    self._note(packet.timestamp)
+                    self._packets += 1
+                    self._came.set()
                     for one in self._sequencer.push(packet, now):
-                        if self._judge.passes(one.packet):
+                        if not self._judge.passes(one.packet):
+                            continue
+                        self._begun = self._begun or self._judge.begins(one.packet)
+                        if self._begun:
+                            self._note(one.packet.timestamp)
                             parts += [_framed(0, relabelled) for relabelled in self._relabel.push(one)]
             elif data.channel == self._session.channels[1]:
                 goodbye |= any(isinstance(one, Bye) for one in parse_rtcp(data.payload))
@@ -175,7 +189,6 @@ class Relay(asyncio.Protocol):
             self._end(CaptureFailure("stream_ended", "The stream was not read in time."))
 
     def _note(self, timestamp: int) -> None:
-        self._came.set()
         self._pictures += timestamp != self._last
         self._first, self._last = timestamp if self._first < 0 else self._first, timestamp
         ahead = timestamp - self._first & 0xFFFFFFFF

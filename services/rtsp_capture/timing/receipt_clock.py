@@ -113,7 +113,8 @@ class ReceiptClock:
         if not self._window or self._last is None:
             return STEP_SECONDS
         unfilled = max(0.0, 1 - (self._last[1] - self._began) / WINDOW_SECONDS)
-        late = max(0.0, min(self._late) - self._window[0][1]) if self._late else 0.0  # by the network, or by the stream's own clock
+        # What all of the last packets are late by: the network's doing, or that of the stream's own clock.
+        late = max(0.0, min(self._late) - self._window[0][1]) if self._late else 0.0
         return self._duration / 2 + abs(self._window[0][1] - self._offset) + late + STEP_SECONDS * unfilled
 
     def _refit(self) -> None:

@@ -63,6 +63,19 @@ class SetJudge:
         first = data.find(_START, at, end)
         return self.judge(data[at : first if first >= 0 else end]) and (first < 0 or self._glued(data, first, end))
 
+    def begins(self, packet: Rtp) -> bool:
+        """Whether decoding can begin there: parameter sets, alone or in an aggregate, or a keyframe."""
+        codec, data, at, end = self._codec, packet.data, packet.start, packet.end
+        if codec is None or end - at <= codec.header + 1:
+            return codec is None
+        kind = codec.kind(data[at])
+        if kind == codec.fragment:
+            kind = data[at + codec.header] & (31 if codec is H264 else 63)
+        elif kind == codec.aggregate and at + codec.header + 2 < end:
+            kind = codec.kind(data[at + codec.header + 2])
+            return kind in codec.before or kind in codec.keys
+        return kind in codec.sets or kind in codec.keys
+
     def _glued(self, data: bytes, at: int, end: int) -> bool:
         """NAL units behind start codes."""
         while (at := data.find(_START, at, end)) >= 0:

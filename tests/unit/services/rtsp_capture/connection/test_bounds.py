@@ -21,7 +21,7 @@ from services.rtsp_capture.connection.stamper import Stamper
 from services.rtsp_capture.media.gop_buffer import Packet
 from services.rtsp_capture.media.packets import RawPacket, StreamInfo
 from services.rtsp_capture.timing.host_clock import HostClock
-from tests.kits.odd_camera import H264, SLICE, rtp
+from tests.kits.odd_camera import H264, PPS, SLICE, SPS, rtp
 from utils.exceptions import CaptureFailure
 
 T0 = 1_800_000_000.0
@@ -90,24 +90,22 @@ async def test_packets_that_wait_for_the_services_loop(monkeypatch: pytest.Monke
 
 
 async def test_what_ffmpeg_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its connection ends when so much waits to be written."""
+    """The connection ends when so much waits for it."""
     monkeypatch.setattr(relay, "_MAX_WAITING_BYTES", 100_000)
-    track = VideoTrack("h264", 96, frozenset(), 90_000, "", "")
-    session: Any = SimpleNamespace(
-        client=SimpleNamespace(on_end=None), track=track, channels=(0, 1), close=lambda: None
-    )
+
+    async def start(*_: object) -> None: ...
+
+    track = VideoTrack("h264", 96, frozenset(), 90_000, "", "", (SPS, PPS))
+    session: Any = SimpleNamespace(track=track, channels=(0, 1), start=start, close=lambda: None)
     made = relay.Relay(cast(Session, session), lambda: None, max_pixels=1_000_000)
-    await made.listen()
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(made.url.split(":")[2].split("/")[0]), limit=1000)
-    for _ in range(1000):
-        if made._transport is not None:
-            break
-        await asyncio.sleep(0.01)
+    playing = asyncio.create_task(made.play(60.0))
+    await asyncio.sleep(0)
     number = 0
     while made.failure is None and number < 20_000:
         number += 1
         made.take([Data(0, rtp(number, number * 3600, SLICE + bytes(1300)))])
     assert made.failure is not None
     assert "not read in time" in made.failure.message
-    writer.close()
-    del reader
+    assert len(made._early) < 110_000
+    with pytest.raises(CaptureFailure):
+        await playing

@@ -97,8 +97,9 @@ async def test_in_the_sdp_too() -> None:
     script = dataclasses.replace(CAMERAS["no reports"].made(1.0), sdp_sets=(BIG, PPS))
     with pytest.raises(CaptureFailure):
         play_native(script)
-    with pytest.raises(CaptureFailure):
-        await play_opencv(script)
+    told = await play_opencv(script)
+    assert told.failure is not None
+    assert told.failure.code == "unsupported_codec"
 
 
 @pytest.mark.parametrize("name", ["h264", "hevc"])
