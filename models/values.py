@@ -183,6 +183,9 @@ class FrameRecord:
     meta: dict[str, Any] = field(default_factory=dict)
 
 
+MAX_ATTEMPTS = 3
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """A capture that this process owns: every state write carries `epoch` (fencing)."""
@@ -190,6 +193,12 @@ class Claim:
     request_id: UUID
     epoch: int
     resumed: bool
+    attempts: int = 0  # owners in a row that died over it without progress, this one not counted
+
+    @property
+    def poisoned(self) -> bool:
+        """Whether it is not run any more, only ended: it seems to be what its owners died of."""
+        return self.attempts >= MAX_ATTEMPTS
 
 
 @dataclass(frozen=True, slots=True)

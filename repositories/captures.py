@@ -118,6 +118,9 @@ class CaptureRepository(Repository[IngestionRequest]):
             await self._ledger.record(claim.request_id, [], {}, expected, idle)
         await self._ledger.settle(claim.request_id, DropReason.LEASE_LOST, expected)
         await self._open_gap(claim.request_id, since, DropReason.LEASE_LOST.value)
+        # What was booked here is no progress of the new owner's.
+        mark = sql("UPDATE capture_leases SET mark = lease_mark(request_id) WHERE request_id = :id")
+        await self.session.execute(mark, {"id": claim.request_id})
 
     async def finish(
         self,

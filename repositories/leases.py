@@ -18,6 +18,15 @@ from repositories.sql import sql
 # half second is for a clock that is set back a little.
 _LAPSED = """(l.expires_at IS NULL OR l.expires_at < clock_timestamp()
     OR l.expires_at > clock_timestamp() + make_interval(secs => l.ttl) + interval '500 ms')"""
+# Its owner died (another process's, not handed back) without progress since it took the capture: it stored nothing, settled
+# no slot, recorded no failure of the camera, and did not live for a minute. The capture may be what it died of.
+_DOUBTFUL = """(l.owner IS NOT NULL AND l.owner <> :owner
+    AND coalesce(l.expires_at - make_interval(secs => l.ttl), l.claimed_at) < l.claimed_at + interval '60 s'
+    AND l.mark = lease_mark(l.request_id))"""
+# What whoever takes a lease writes. An owner that handed back, or is this process, has not died.
+_TAKEN = f"""owner = :owner, epoch = l.epoch + 1, claimed_at = now(), mark = lease_mark(l.request_id),
+    attempts = CASE WHEN {_DOUBTFUL} THEN l.attempts + 1 WHEN l.owner IS NULL OR l.owner = :owner THEN l.attempts
+                    ELSE 0 END"""
 # What whoever takes or renews a lease writes: both from the same number.
 _HELD = "expires_at = now() + make_interval(secs => :ttl), ttl = CAST(:ttl AS float8)"
 
@@ -46,7 +55,8 @@ class ProcessShares:
 _RUNNING = "running AS (SELECT key AS camera_id, value::int AS n FROM jsonb_each_text(CAST(:running AS jsonb)))"
 _ALL = f"""{_RUNNING},
     mine AS (
-        SELECT l.request_id, l.camera_id, r.n FROM capture_leases l LEFT JOIN running r USING (camera_id) WHERE {_LAPSED}
+        SELECT l.request_id, l.camera_id, r.n FROM capture_leases l LEFT JOIN running r USING (camera_id)
+        WHERE {_LAPSED} AND (:doubtful OR NOT {_DOUBTFUL})
     )"""  # noqa: S608 - constants of this module
 # Of each principal no more than its share: cameras without a stream first, then captures, in the fair order. What was
 # taken before goes on, whatever is held. Without a principal: access is off, or was.
@@ -59,7 +69,8 @@ _WITHIN_SHARES = f"""{_RUNNING},
         SELECT l.request_id, l.camera_id, l.principal, r.n, l.principal IS NULL OR l.epoch > 0 AS anyway,
                row_number() OVER own + coalesce(r.n, 0) AS place, first_value(l.request_id) OVER own AS first_id
         FROM capture_leases l LEFT JOIN running r USING (camera_id)
-        WHERE {_LAPSED} WINDOW own AS (PARTITION BY l.principal, l.camera_id ORDER BY l.request_id)
+        WHERE {_LAPSED} AND (:doubtful OR NOT {_DOUBTFUL})
+        WINDOW own AS (PARTITION BY l.principal, l.camera_id ORDER BY l.request_id)
     ),
     by_camera AS (
         SELECT *, dense_rank() OVER (PARTITION BY principal, n IS NULL ORDER BY first_id) AS camera_rank FROM lapsed
@@ -81,13 +92,14 @@ class LeaseRepository(Repository[CaptureLease]):
 
     async def claim(
         self, owner: str, ttl: float, limit: int, running: dict[str, int], new_cameras: int,
-        shares: ProcessShares | None = None,
+        shares: ProcessShares | None = None, *, doubtful: bool = True,
     ) -> list[Claim]:  # fmt: skip
         """Takes up to `limit` captures that nobody runs, in fair order: a camera's second waits for every camera's first.
 
         `running` says how many captures of each camera this process runs already; of cameras that it has no
-        stream of, at most `new_cameras` are taken, and of each principal no more than its share (None: all). Locks in id
-        order, skips what another process takes meanwhile.
+        stream of, at most `new_cameras` are taken, and of each principal no more than its share (None: all). `doubtful`:
+        also those that their last owner may have died of (`claim_doubtful`). Locks in id order, skips what another process
+        takes meanwhile.
         """
         given = {}
         if shares is not None:
@@ -118,14 +130,37 @@ class LeaseRepository(Repository[CaptureLease]):
                 ORDER BY l.request_id FOR UPDATE SKIP LOCKED
             )
             UPDATE capture_leases l
-            SET owner = :owner, epoch = l.epoch + 1, {_HELD}
+            SET {_TAKEN}, {_HELD}
             FROM taken WHERE l.request_id = taken.request_id
-            RETURNING l.request_id, l.epoch
+            RETURNING l.request_id, l.epoch, l.attempts
             """),  # noqa: S608 - constants of this module
-            {"owner": owner, "ttl": ttl, "limit": limit, "running": json.dumps(running), "new_cameras": new_cameras}
-            | given,
+            {
+                "owner": owner, "ttl": ttl, "limit": limit, "running": json.dumps(running), "new_cameras": new_cameras,
+                "doubtful": doubtful,
+            } | given,
+        )  # fmt: skip
+        return [Claim(row.request_id, row.epoch, resumed=row.epoch > 1, attempts=row.attempts) for row in rows]
+
+    async def claim_doubtful(self, owner: str, ttl: float, running: Sequence[str], new_cameras: int) -> list[Claim]:
+        """Takes one capture that its last owner may have died of, the one with the fewest such owners first; at most one.
+
+        `running`: cameras that this process has a stream of; of others it takes one if `new_cameras` is above 0.
+        """
+        rows = await self.session.execute(
+            sql(f"""
+            WITH taken AS (
+                SELECT l.request_id FROM capture_leases l
+                WHERE {_LAPSED} AND {_DOUBTFUL} AND (:new_cameras > 0 OR l.camera_id = ANY(CAST(:running AS text[])))
+                ORDER BY l.attempts, l.request_id LIMIT 1 FOR UPDATE SKIP LOCKED
+            )
+            UPDATE capture_leases l
+            SET {_TAKEN}, {_HELD}
+            FROM taken WHERE l.request_id = taken.request_id
+            RETURNING l.request_id, l.epoch, l.attempts
+            """),  # noqa: S608 - constants of this module
+            {"owner": owner, "ttl": ttl, "running": list(running), "new_cameras": new_cameras},
         )
-        return [Claim(row.request_id, row.epoch, resumed=row.epoch > 1) for row in rows]
+        return [Claim(row.request_id, row.epoch, resumed=True, attempts=row.attempts) for row in rows]
 
     async def take_cancelled(self, owner: str, ttl: float, limit: int) -> list[Claim]:
         """Takes up to `limit` captures that nobody runs and whose end was asked for: they only need to be ended.

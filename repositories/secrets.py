@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
-from models.entities import SEALED_PREFIX, CameraConfiguration, IngestionRequest
+from models.entities import SEALED_PREFIX, CameraConfiguration, IngestionRequest, SecretCanary
+from repositories.sql import sql
 from utils.exceptions import SecretUnreadable
 from utils.secret_box import SecretBox
 
@@ -63,6 +65,35 @@ class SecretsRepository:
             await self._replace(key, column, row_key, text, sealed)
             done += 1
         return Resealed(done, unreadable, rows[-1][0] if len(rows) == limit else None)
+
+    async def canaries(self) -> dict[str, str | None]:
+        """The canary of each key that something is encrypted with, by key id."""
+        rows = (await self.session.execute(select(SecretCanary.key_id, SecretCanary.canary))).all()
+        return {row.key_id: row.canary for row in rows}
+
+    async def lock_canaries(self) -> dict[str, str | None]:
+        """The same; nobody else writes one before this transaction has ended."""
+        await self.session.execute(sql("LOCK TABLE secret_canaries IN SHARE ROW EXCLUSIVE MODE"))
+        return await self.canaries()
+
+    async def write_canary(self, key_id: str, canary: str) -> None:
+        added = insert(SecretCanary).values(key_id=key_id, canary=canary)
+        changed = added.on_conflict_do_update(index_elements=["key_id"], set_={"canary": canary})
+        await self.session.execute(changed)
+
+    async def forget_canary(self, key_id: str) -> bool:
+        """Whether there was one."""
+        gone = delete(SecretCanary).where(SecretCanary.key_id == key_id).returning(SecretCanary.key_id)
+        return await self.session.scalar(gone) is not None
+
+    async def forget_unused(self, keep: str) -> list[str]:
+        """Removes the canaries of keys that nothing is encrypted with any more, but for `keep`; returns their ids."""
+        used = {keep}
+        for _, column in SEALED:
+            name = func.split_part(column, ":", 2)
+            used |= set((await self.session.scalars(select(name).where(column.like(f"{SEALED_PREFIX}%")).distinct())).all())
+        gone = delete(SecretCanary).where(SecretCanary.key_id.not_in(used)).returning(SecretCanary.key_id)
+        return sorted((await self.session.scalars(gone)).all())
 
     async def camera_keys(self) -> dict[str, int]:
         """How many registered cameras' URLs are under each key id."""

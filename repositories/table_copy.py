@@ -27,7 +27,9 @@ from utils.exceptions import DatabaseUnavailable
 
 VERSION_TABLE = "alembic_version"
 # Tables into which the migrations, or a first start, put a row: they do not make a database one that is in use.
-SEEDED = frozenset({VERSION_TABLE, "access_state", "event_log", "retention_policy", "sweeper_state", "storage_usage"})
+SEEDED = frozenset(
+    {VERSION_TABLE, "access_state", "event_log", "retention_policy", "secret_canaries", "sweeper_state", "storage_usage"}
+)
 SERVICE_SESSIONS = "trackshift-leases"  # application_name of a session that every running service keeps
 
 Write = Callable[[bytes], Awaitable[None]]

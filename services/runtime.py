@@ -36,6 +36,8 @@ from services.execution.embedded_parts import StartError, start_embedded
 from services.execution.health import HealthService
 from services.housekeeping.bucket_guard import LOOK_INTERVAL, BucketGuard
 from services.housekeeping.bucket_marker import BucketMarker
+from services.housekeeping.key_guard import LOOK_INTERVAL as KEYS_INTERVAL
+from services.housekeeping.key_guard import KeyGuard
 from services.housekeeping.retention import Retention
 from services.housekeeping.secrets import open_box, put_in_order
 from services.housekeeping.sweeper import POLL_INTERVAL as SWEEPER_INTERVAL
@@ -114,6 +116,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         secrets = open_box(settings)
         database = Database(effective.DB)
         stack.push_async_callback(database.close)
+        keys = KeyGuard(database, secrets)
+        await keys.look()
         await check_durability(settings, database)
         redis = await _open_redis(settings, stack)
         access = await Access.open(settings, database, redis)
@@ -156,7 +160,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         pictures = PictureBudget(settings.RTSP.PICTURE_BUDGET, settings.STORAGE.THREADS)
         spool = await _open_spool(settings, stack)
         replay = Replay(spool, database, storage, lambda: pictures.contended)
-        capture = CaptureDeps(settings.RTSP, database, storage, hub, secrets, pictures, spool)
+        capture = CaptureDeps(settings.RTSP, database, storage, hub, secrets, pictures, spool, keys.look)
         orchestrator = Orchestrator(settings, capture, leases, uploads, policy, access.shares)
         queries = Queries(database, storage, secrets, access.cursors)
         keeper = KeepOpenStreams(database, hub, secrets)
@@ -178,7 +182,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             {"database": partial(check_database, database), "storage": partial(check_storage, storage)},
             {
                 "spool": partial(check_spool, spool), "bucket": guard.check, "sweeper": sweeper.check,
-                "retention": retention.check,
+                "retention": retention.check, "secrets": keys.check,
             },
             {} if redis is None else {"redis": partial(check_redis, redis)},
         )  # fmt: skip
@@ -198,6 +202,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             PeriodicJob("staging-sweeper", staging.sweep, staging_interval),
             PeriodicJob("own-services", own.refresh, OWN_INTERVAL, at_start=False),
             PeriodicJob("bucket", guard.look, LOOK_INTERVAL, at_start=False),
+            PeriodicJob("secret-keys", keys.look, KEYS_INTERVAL, at_start=False),
             PeriodicJob("health", health.check, settings.API.HEALTH_INTERVAL),
             PeriodicJob("sweeper", sweeper.poll, SWEEPER_INTERVAL, jitter=0.2),
             PeriodicJob("retention", retention.poll, settings.RETENTION.INTERVAL),

@@ -293,6 +293,14 @@ class SecretUnreadable(IngestionException):
     default_message = "A stored camera URL cannot be decrypted with SECRETS__KEYS."
 
 
+class SecretKeysMissing(SecretUnreadable):
+    """This process lacks keys that the database holds something under; another process may have them."""
+
+    code = "database_unavailable"
+    retryable = True
+    default_message = "SECRETS__KEYS of this process do not open what the database holds."
+
+
 class DatabaseUnavailable(IngestionException):
     code = "database_unavailable"
     retryable = True
@@ -321,7 +329,7 @@ CaptureCode = Literal[
     "unauthorized_camera", "forbidden_camera", "stream_not_found", "camera_busy", "connection_refused",
     "connect_timeout", "read_timeout", "dns_failure", "tls_error", "no_video", "unsupported_codec",
     "transport_refused", "redirect_refused", "address_not_allowed", "stream_ended", "decode_failed",
-    "timestamp_out_of_range", "lease_lost",
+    "timestamp_out_of_range", "lease_lost", "poisoned",
 ]  # fmt: skip
 
 # Before the first picture these end a capture at once, because a retry cannot help (docs/api.md, "The end").
@@ -345,7 +353,7 @@ class CaptureFailure(Exception):
     @property
     def retryable(self) -> bool:
         """Whether asking again, unchanged, can succeed."""
-        return self.code not in FATAL_BEFORE_FIRST_PICTURE and self.code != "timestamp_out_of_range"
+        return self.code not in FATAL_BEFORE_FIRST_PICTURE and self.code not in ("timestamp_out_of_range", "poisoned")
 
 
 class CameraFailed(IngestionException):

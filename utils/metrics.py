@@ -44,6 +44,13 @@ STAGING_REMOVED = Counter(
 CAPTURES = Gauge("ingestion_captures", "Captures of this process by state.", ["state"], registry=REGISTRY)
 CAPTURES_FINISHED = Counter("ingestion_captures_finished", "Captures ended, by final status.", ["status"], registry=REGISTRY)
 CAPTURES_RESUMED = Counter("ingestion_captures_resumed", "Captures taken over from a lapsed lease.", registry=REGISTRY)
+SECRET_KEYS_MISSING = Gauge(
+    "ingestion_secret_keys_missing", "Keys that the database holds something under and that this process lacks.",
+    registry=REGISTRY,
+)  # fmt: skip
+REQUESTS_POISONED = Counter(
+    "ingestion_requests_poisoned", "Captures failed because owner after owner died of them.", registry=REGISTRY
+)
 LEASES_LOST = Counter("ingestion_leases_lost", "Captures given up because another owner has them.", registry=REGISTRY)
 LEASES_FENCED = Counter(
     "ingestion_leases_fenced", "Leases given up by this host's clock because no renewal succeeded in time.",

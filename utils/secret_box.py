@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
-from utils.exceptions import SecretUnreadable
+from utils.exceptions import SecretKeysMissing, SecretUnreadable
 from utils.urls import MASK, mask_url
 
 PREFIX = "enc1:"  # models.entities.SEALED_PREFIX; a test compares them
@@ -42,6 +42,7 @@ class SecretBox:
             raise ValueError("no key")
         self._fernet = MultiFernet([Fernet(key) for key in keys])
         self.key_ids = [key_id(key) for key in keys]
+        self.missing: frozenset[str] = frozenset()  # keys that the database holds something under and that are not here
 
     def __repr__(self) -> str:
         return f"SecretBox({', '.join(self.key_ids)})"
@@ -52,6 +53,17 @@ class SecretBox:
         return f"{PREFIX}{self.key_ids[0]}:"
 
     def seal(self, text: str) -> str:
+        """Raises SecretKeysMissing while `missing`: what is sealed here could not be opened elsewhere."""
+        if self.missing:
+            raise SecretKeysMissing
+        return self.seal_always(text)
+
+    def lacks(self, stored: str) -> bool:
+        """Whether the text is under a key that is not here."""
+        return stored.startswith(PREFIX) and stored.removeprefix(PREFIX).partition(":")[0] not in self.key_ids
+
+    def seal_always(self, text: str) -> str:
+        """As `seal`, whatever is missing."""
         return self.current_prefix + self._fernet.encrypt(text.encode()).decode()
 
     def open(self, stored: str) -> str:
@@ -63,6 +75,8 @@ class SecretBox:
             return self._fernet.decrypt(token).decode()
         except InvalidToken:
             pass
+        if self.missing:
+            raise SecretKeysMissing
         if name in self.key_ids:
             raise SecretUnreadable("A stored camera URL is damaged: its key is there and does not open it.")
         raise SecretUnreadable(f"A stored camera URL was encrypted with key {name[:8]}, which SECRETS__KEYS does not hold.")

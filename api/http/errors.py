@@ -76,6 +76,7 @@ TABLE: dict[str, tuple[int, str]] = {
     "no_video": (502, "Camera sends no video"),
     "unsupported_codec": (502, "Video codec not supported"),
     "transport_refused": (502, "Camera refuses the transport"),
+    "poisoned": (502, "Capture ends its processes"),
     "redirect_refused": (502, "Camera redirects"),
     "stream_ended": (502, "Camera ended the stream"),
     "decode_failed": (502, "Picture could not be decoded"),

@@ -12,6 +12,7 @@ from models.entities.frames import Frame, IntegrityViolation, ObjectKey
 from models.entities.housekeeping import (
     RetentionPolicy,
     RetentionTally,
+    SecretCanary,
     StorageChange,
     StorageUsage,
     SweeperState,
@@ -49,6 +50,7 @@ __all__ = [
     "OutboxPending",
     "RetentionPolicy",
     "RetentionTally",
+    "SecretCanary",
     "SlotRanges",
     "StorageChange",
     "StorageUsage",

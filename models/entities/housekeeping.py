@@ -59,6 +59,16 @@ class RetentionTally(Base):
     __table_args__ = (CheckConstraint("frames >= 0 AND deleted >= 0", name="counts"),)
 
 
+class SecretCanary(Base):
+    """A key that something rests encrypted with; `canary`: a known text under it, null for a key of before."""
+
+    __tablename__ = "secret_canaries"
+
+    key_id: Mapped[str] = mapped_column(primary_key=True)
+    canary: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
+
+
 class StorageUsage(Base):
     """The one row with the bytes of all stored frames, but for the changes in `storage_changes`."""
 

@@ -117,8 +117,12 @@ class CaptureLease(Base):
     epoch: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     expires_at: Mapped[datetime | None]
     ttl: Mapped[float] = mapped_column(server_default=text(LONGEST_LEASE))  # seconds
+    attempts: Mapped[int] = mapped_column(server_default=text("0"))  # owners in a row that died without progress
+    mark: Mapped[str] = mapped_column(server_default=text("'0 '"))  # lease_mark() when the owner began
+    claimed_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
 
     __table_args__ = (
+        CheckConstraint("attempts >= 0", name="attempts"),
         CheckConstraint("epoch >= 0", name="epoch"),
         CheckConstraint("ttl > 0", name="ttl"),
         Index(None, "expires_at"),

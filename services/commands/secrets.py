@@ -28,6 +28,29 @@ def rotate() -> None:
     raise typer.Exit(run(_rotate()))
 
 
+@app.command()
+def forget(key_id: str) -> None:
+    """Give up a key that is lost: services without it work again; URLs under it have to be set anew.
+
+    Exit code 1: nothing is known to be encrypted with it.
+    """
+    raise typer.Exit(run(_forget(key_id)))
+
+
+async def _forget(key_id: str) -> int:
+    settings = get_settings()
+    if not settings.DB.HOST:
+        refuse("DB__HOST is empty: the embedded PostgreSQL runs inside the service.")
+    database = Database(settings.DB, "trackshift-secrets")
+    try:
+        async with database.unit_of_work() as uow:
+            known, cameras = await uow.secrets.forget_canary(key_id), await uow.secrets.camera_keys()
+    finally:
+        await database.close()
+    print(f"{key_id}: forgotten. Cameras whose URL needs it: {cameras.get(key_id, 0)}." if known else f"{key_id}: unknown.")
+    return 0 if known else 1
+
+
 async def _rotate() -> int:
     settings = get_settings()
     if not settings.DB.HOST:

@@ -42,6 +42,7 @@ CANCELLED_BATCH = 20  # captures taken only to be ended, in one poll
 RENEW_RETRY_INTERVAL = 0.2  # seconds until leases that could not be renewed are tried again
 TRIGGER_POLL_INTERVAL = 0.5  # seconds between polls for triggers that other processes took
 TRIGGER_BATCH = 1000
+SETTLING_SECONDS = 15.0  # after which a resumed capture does not end its process any more
 
 
 @dataclass(slots=True)
@@ -50,6 +51,7 @@ class _Running:
     task: asyncio.Task[None]
     camera_id: str
     principal: str | None  # whose capture it is
+    began: float  # by the watch's clock
 
 
 def _wake_from_thread(loop: asyncio.AbstractEventLoop, job: CaptureJob) -> None:
@@ -119,7 +121,7 @@ class CaptureRunner:
         job = CaptureJob(claim, self._deps, partial(self._watch.may_act, claim))
         self._watch.hold(claim, asked, partial(_wake_from_thread, asyncio.get_running_loop(), job))
         task = asyncio.create_task(self._guard(job, camera_id), name=f"capture-{claim.request_id}")
-        self._running[claim.request_id] = _Running(job, task, camera_id, principal)
+        self._running[claim.request_id] = _Running(job, task, camera_id, principal, self.now())
         if len(self._running) == 1:
             self._renewing.wake()  # it waits for the first lease
         CAPTURES.labels(state="running").set(len(self._running))
@@ -176,6 +178,8 @@ class CaptureRunner:
     # -- claiming ----------------------------------------------------------------------------------------------
 
     async def _claim_all(self) -> None:
+        if self._deps.secrets.missing:
+            return  # it could not open the cameras of what it would claim
         began = self.now()
         try:
             await self._end_cancelled()
@@ -198,7 +202,23 @@ class CaptureRunner:
         new_cameras = max(0, self._settings.MAX_CONCURRENT_STREAMS - len(running))
         ttl = self._settings.LEASE_TTL
         shares = self._process_shares() if self._shares.limited else None
-        await self._take(lambda uow: uow.leases.claim(self.owner, ttl, room, running, new_cameras, shares))
+        await self._take(lambda uow: uow.leases.claim(self.owner, ttl, room, running, new_cameras, shares, doubtful=False))
+        if self.room and self._settled:
+            cameras = [*running, *(each.camera_id for each in self._running.values())]
+            new_cameras = self._settings.MAX_CONCURRENT_STREAMS - len(set(cameras))
+            await self._take(lambda uow: uow.leases.claim_doubtful(self.owner, ttl, cameras, new_cameras))
+
+    @property
+    def _settled(self) -> bool:
+        """Whether every capture that was taken over here has got so far that a crash would not be held against it.
+
+        A capture that may have killed its former owner is begun alone: what dies with it again is then known.
+        """
+        now = self.now()
+        return all(
+            each.job.progressed or not each.job.claim.resumed or now - each.began > SETTLING_SECONDS
+            for each in self._running.values()
+        )
 
     def _process_shares(self) -> ProcessShares:
         """What principals may hold of this process, and hold now."""

@@ -69,6 +69,8 @@ async def put_in_order(database: Database, box: SecretBox, *, everything: bool) 
     Waits out an absent database; never raises.
     """
     async def once() -> None:
+        if box.missing:  # `key_guard` says so
+            return
         for name, cameras in (await unreadable(database, box)).items():
             log.error("secrets_unreadable", key_id=name, cameras=cameras, hint="add that key to SECRETS__KEYS")
         done, left = await reseal_all(database, box) if everything else (await seal_plain(database, box), 0)
@@ -100,4 +102,7 @@ async def reseal_all(database: Database, box: SecretBox) -> tuple[int, int]:
             done, left, after = done + batch.done, left + batch.unreadable, batch.after
             if after is None:
                 break
+    if not left:
+        async with database.unit_of_work() as uow:
+            await uow.secrets.forget_unused(box.key_ids[0])
     return done, left

@@ -25,7 +25,9 @@ from services.rtsp_capture.frames.frame_record import CaptureFacts
 from services.rtsp_capture.frames.slot_ledger import SlotLedger
 from services.rtsp_capture.media.packets import Jpeg
 from services.rtsp_capture.streams.stream import Stream
+from utils.exceptions import CaptureFailure
 from utils.logger import get_logger
+from utils.metrics import REQUESTS_POISONED
 
 log = get_logger(__name__)
 
@@ -79,6 +81,11 @@ class Capture:
         try:
             if self._row.grid_start is not None:
                 await self._resume(self._row.grid_start, last_slot)
+            if self._context.claim.poisoned:
+                return await self._end_poisoned()
+            if await self._lacks_keys():
+                self._control.handing_back = True  # another process can open the camera's URL
+                return await end_capture(self._context, self.mode, None)
             if self._ledger.done or (key := stream_key(self._context)) is None or not await self.mode.prepare():
                 return await end_capture(self._context, self.mode, None)
             self._stream = stream = await acquire_stream(self._context, key)
@@ -95,6 +102,29 @@ class Capture:
             await end_capture(self._context, self.mode, filler)
         finally:
             await self._frames.close()
+
+    async def _end_poisoned(self) -> None:
+        """Ends a capture that owner after owner died of; nothing of it is run."""
+        owners = self._context.claim.attempts
+        failure = CaptureFailure("poisoned", f"{owners} processes in a row ended while they began this capture.")
+        self._state.failed(failure, self._clock.now())
+        REQUESTS_POISONED.inc()
+        log.error("request_poisoned", ingestion_id=str(self._row.id), camera_id=self._row.camera_id, owners=owners)
+        await end_capture(self._context, self.mode, None)
+
+    async def _lacks_keys(self) -> bool:
+        """Whether this process lacks the key of the camera's URL, and is found to have other keys than the database."""
+        deps, url = self._context.deps, self._row.rtsp_url or ""
+        if not deps.secrets.lacks(url) or self._control.cancelled:
+            return False
+        if deps.compare_keys is not None:
+            await deps.compare_keys()
+        return bool(deps.secrets.missing)
+
+    @property
+    def progressed(self) -> bool:
+        """Whether this owner has got so far that the capture does not end its process at once."""
+        return self._ledger.stored > self._row.stored or self._state.failure is not None
 
     def _since(self) -> float:
         """When the capture began: waiting for a free stream does not count, time before a crash does."""

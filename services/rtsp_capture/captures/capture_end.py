@@ -98,6 +98,8 @@ class _End:
         """Writes the final state; returns it, and how many slots had come due. New triggers keep the request open."""
         mode = self._mode
         wanted = IngestionStatus.CANCELLED if self._control.cancelled else IngestionStatus.COMPLETED
+        if self._context.claim.poisoned:
+            wanted = IngestionStatus.FAILED
         if not mode.open_until_final:
             await self._frames.close()
         while True:
@@ -129,6 +131,8 @@ class _End:
     def _error(self) -> CaptureError:
         """Why there is no frame, should there be none."""
         state = self._context.state
+        if self._context.claim.poisoned and (error := state.error()) is not None:
+            return error
         if self._ledger.spooled:
             failure = CaptureFailure("read_timeout", "Pictures came, and wait in the spool: none could be stored yet.")
         elif state.receiving and self._frames.decode_failures:

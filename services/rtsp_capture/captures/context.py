@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from config import RtspSettings
@@ -34,6 +34,7 @@ class CaptureDeps:
     secrets: SecretBox
     pictures: PictureBudget
     spool: Spool
+    compare_keys: Callable[[], Awaitable[None]] | None = None  # `secrets` with the database
     now: Callable[[], float] = time.time
     host: HostClock = HOST
 

@@ -31,7 +31,8 @@ class CaptureJob:
         self.claim = claim
         self._deps = deps
         self._control = CaptureControl(may_act)
-        self._mode: Mode | None = None  # once it runs
+        self._capture: Capture | None = None  # once it runs
+        self._mode: Mode | None = None
 
     def cancel(self) -> None:
         """The client asked for the end; frames captured before are stored."""
@@ -53,6 +54,11 @@ class CaptureJob:
         self._control.wake.set()
 
     @property
+    def progressed(self) -> bool:
+        """Whether it has got so far that it does not end its process at once."""
+        return self._capture is not None and self._capture.progressed
+
+    @property
     def triggers_since(self) -> datetime | None:
         """Triggers committed earlier are known; None: the capture takes none, or does not run yet."""
         return self._mode.triggers_since if self._mode is not None else None
@@ -72,5 +78,5 @@ class CaptureJob:
         if row.cancel_requested_at is not None:
             self._control.cancelled = True
         capture = Capture(self.claim, self._deps, self._control, state, row, params, MODES[params.mode])
-        self._mode = capture.mode
+        self._capture, self._mode = capture, capture.mode
         await capture.run()

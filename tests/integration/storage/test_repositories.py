@@ -12,7 +12,7 @@ import json
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -607,6 +607,76 @@ async def test_a_lease_lapses_by_the_databases_clock(db: Database) -> None:
         first = again
     await set_expiry(f"now() + interval '{TTL - 1} s'")
     assert await claim(db, "c") == []
+
+
+async def test_owners_that_died_without_progress_are_counted(db: Database) -> None:
+    """Progress, an orderly hand-over and the same process's own lease begin the count anew, or do not count."""
+    await clear_leases(db)
+    request_id = await add_capture(db)
+
+    async def lapse() -> None:
+        async with db.unit_of_work() as uow:
+            await uow.session.execute(text("UPDATE capture_leases SET expires_at = now() - interval '1 ms'"))
+
+    async def taken(owner: str, *, doubtful: bool = True) -> Claim | None:
+        async with db.unit_of_work() as uow:
+            found = await uow.leases.claim(owner, TTL, 9, {}, 9, doubtful=doubtful)
+        return found[0] if found else None
+
+    async def doubted(owner: str, running: Sequence[str] = (), new_cameras: int = 1) -> Claim | None:
+        async with db.unit_of_work() as uow:
+            found = await uow.leases.claim_doubtful(owner, TTL, running, new_cameras)
+        return found[0] if found else None
+
+    first = await taken("a", doubtful=False)
+    assert first is not None
+    assert first.attempts == 0
+    assert await doubted("b") is None  # it is held
+    await lapse()
+    assert await taken("b", doubtful=False) is None
+    assert await doubted("b", new_cameras=0) is None
+    second = await doubted("b")
+    assert second is not None
+    assert (second.attempts, second.resumed, second.poisoned) == (1, True, False)
+    await lapse()
+    same = await taken("b", doubtful=False)  # it lives: its lease had lapsed while the database was away
+    assert same is not None
+    assert same.attempts == 1
+    async with db.unit_of_work() as uow:
+        await uow.leases.hand_back(same)
+    handed = await taken("c", doubtful=False)
+    assert handed is not None
+    assert handed.attempts == 1
+    for count, owner in ((2, "d"), (3, "e")):
+        await lapse()
+        claimed = await doubted(owner)
+        assert claimed is not None
+        assert (claimed.attempts, claimed.poisoned) == (count, count == 3)
+    assert claimed is not None
+    # What settles by itself is no progress; a takeover books it.
+    async with db.unit_of_work() as uow:
+        await uow.captures.start(claimed)
+        await uow.captures.set_grid_start(claimed, AT, None)
+        await uow.captures.take_over(claimed, 5, AT)
+        await uow.ledger.record(request_id, [], {DropReason.CAMERA_DOWN: [5]}, 6)
+    await lapse()
+    assert await taken("f", doubtful=False) is None
+    claimed = await doubted("f")
+    assert claimed is not None
+    assert claimed.attempts == 4
+    for progress in ("slot", "failure", "minute"):
+        async with db.unit_of_work() as uow:
+            if progress == "slot":
+                await uow.ledger.record(request_id, [], {DropReason.NO_PICTURE: [6]}, 7)
+            elif progress == "failure":
+                await uow.captures.set_error(claimed, CaptureError("connect_timeout", "No answer.", True, AT))
+            else:
+                await uow.session.execute(text("UPDATE capture_leases SET claimed_at = now() - interval '90 s'"))
+        await lapse()
+        assert await doubted("x") is None
+        claimed = await taken(f"after {progress}", doubtful=False)
+        assert claimed is not None
+        assert claimed.attempts == 0
 
 
 async def test_a_lease_is_as_long_as_its_owner_says(db: Database) -> None:

@@ -64,6 +64,18 @@ def number_of(data: bytes) -> int:
     return int.from_bytes(data[6:10], "big")
 
 
+class _Keys:
+    """URLs in plain text."""
+
+    missing: frozenset[str] = frozenset()
+
+    def open(self, text: str) -> str:
+        return text
+
+    def lacks(self, _text: str) -> bool:
+        return False
+
+
 class ManualClock:
     """Seconds of the script; `ahead`: by which the wall clock was set."""
 
@@ -403,7 +415,7 @@ async def capture_run(
     database, storage, spool = MemoryDatabase(row), MemoryStorage(), Spool(SpoolSettings(), path)
     hub = StreamHub(StreamDeps(rtsp, script.connect, pool, host=clock.host))
     deps = CaptureDeps(
-        rtsp, cast(Any, database), cast(Any, storage), hub, cast(Any, SimpleNamespace(open=lambda text: text)),
+        rtsp, cast(Any, database), cast(Any, storage), hub, cast(Any, _Keys()),
         PictureBudget(10**8, 4), spool, clock.wall, clock.host,
     )  # fmt: skip
     await spool.open()
