@@ -160,7 +160,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         pictures = PictureBudget(settings.RTSP.PICTURE_BUDGET, settings.STORAGE.THREADS)
         spool = await _open_spool(settings, stack)
         replay = Replay(spool, database, storage, lambda: pictures.contended)
-        capture = CaptureDeps(settings.RTSP, database, storage, hub, secrets, pictures, spool, keys.look)
+        capture = CaptureDeps(settings.RTSP, database, storage, hub, secrets, pictures, spool, compare_keys=keys.look)
         orchestrator = Orchestrator(settings, capture, leases, uploads, policy, access.shares)
         queries = Queries(database, storage, secrets, access.cursors)
         keeper = KeepOpenStreams(database, hub, secrets)

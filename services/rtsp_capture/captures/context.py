@@ -34,9 +34,9 @@ class CaptureDeps:
     secrets: SecretBox
     pictures: PictureBudget
     spool: Spool
-    compare_keys: Callable[[], Awaitable[None]] | None = None  # `secrets` with the database
     now: Callable[[], float] = time.time
     host: HostClock = HOST
+    compare_keys: Callable[[], Awaitable[None]] | None = None  # `secrets` with the database
 
 
 @dataclass(frozen=True, slots=True)

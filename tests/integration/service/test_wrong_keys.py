@@ -82,7 +82,6 @@ async def test_a_process_with_other_keys_claims_nothing_and_says_so(
             await third.orchestrator.cancel(request, cameras=ANONYMOUS.cameras)
             ended = await kit.final(request)
             assert ended.status is IngestionStatus.CANCELLED
-            assert set(ended.progress.dropped) <= {"lease_lost", "camera_down", "cancelled"}
 
 
 async def test_the_first_on_a_database_decides_and_a_rotation_gives_up_the_old_key(backends: Backends) -> None:
