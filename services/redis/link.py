@@ -23,7 +23,8 @@ log = get_logger(__name__)
 
 T = TypeVar("T")
 CHECK_TIMEOUT = 2.0  # seconds, connecting included; less than what a check of /health may take
-SLOW_PART = 0.2  # of REDIS__TIMEOUT: what takes longer is slow
+SLOW_PART = 0.2  # of REDIS__TIMEOUT: a use that takes longer is slow
+SLOW_CHECK_PART = 0.5  # and a check, which is judged alone: the event loop may have been late
 SLOW_USES = 3  # so many in a row, and Redis is not asked any more
 CONNECTIONS = 16  # a use holds one for a few round trips; further uses wait for one, within their time
 _CHECK_KEY = "trackshift:check"
@@ -99,7 +100,7 @@ class RedisLink:
             raise RedisAway(self._away)
         began = self._clock()
         done = await self._within(self._timeout, work)
-        self._slow_uses = self._slow_uses + 1 if self._slow(began) else 0
+        self._slow_uses = self._slow_uses + 1 if self._slow(began, SLOW_PART) else 0
         if self._slow_uses >= SLOW_USES:
             self._open("slow")
         return done
@@ -109,7 +110,7 @@ class RedisLink:
         RedisAway."""
         began = self._clock()
         await self._within(CHECK_TIMEOUT, lambda: self._client.set(_CHECK_KEY, "1", ex=_CHECK_KEPT))
-        if self._slow(began):
+        if self._slow(began, SLOW_CHECK_PART):
             self._open("slow")
             raise RedisAway("slow")
         if self._away is not None:
@@ -129,8 +130,8 @@ class RedisLink:
         self._open(reason)
         raise RedisAway(reason)
 
-    def _slow(self, began: float) -> bool:
-        return self._clock() - began > self._timeout * SLOW_PART
+    def _slow(self, began: float, part: float) -> bool:
+        return self._clock() - began > self._timeout * part
 
     def _open(self, reason: str) -> None:
         if self._away is None or self._away == _NOT_CHECKED:  # once an outage, whatever it turns into

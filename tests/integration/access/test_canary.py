@@ -101,7 +101,7 @@ async def test_no_secret_of_a_run_is_left_anywhere(backends: Backends, tmp_path:
     bootstrap, password = found.secrets["bootstrap"], found.new("camera")
     redis = RedisServer(tmp_path, found.secrets["redis"])
     redis.start()
-    service = service_on(own, tmp_path, **settings, **redis.environment, LIMITS__READ="100000/minute")
+    service = service_on(own, tmp_path, **settings, **redis.environment, LIMITS__READ="100000/minute", REDIS__TIMEOUT="20")
     user = found.secrets["user"] = f"canary-user-{secrets.token_hex(8)}"
     mark = found.secrets["token in a URL"] = f"canary-token-{secrets.token_hex(8)}"
     url = f"rtsp://{user}:{quote(password, safe='')}@127.0.0.1:9/live;token={mark}/user={user}_channel=1?t={mark}"

@@ -197,7 +197,7 @@ async def test_one_that_is_slow_is_not_asked_until_it_is_quick(server: RedisServ
     with TcpProxy("127.0.0.1", server.port) as proxy:
         link = RedisLink(settings(server, PORT=proxy.port, TIMEOUT=1.0))
         await reached(link)
-        proxy.delay = 0.25
+        proxy.delay = 0.6
         with pytest.raises(RedisAway, match="slow"):
             await link.check()
         assert link.away == "slow"
