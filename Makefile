@@ -57,7 +57,7 @@ lint: $(STAMP) ## ruff, mypy --strict, import contracts, generated docs
 	$(PY) -m docs.generate --check
 	$(PY) -m docs.access_matrix --check
 
-test: $(STAMP) ## Everything: lint, then unit and integration tests; tells each part's time and the flaky tests
+test: $(STAMP) ## Everything: unit and integration tests with lint beside them; tells each part's time and the flaky tests
 	@$(PY) -m tests.parts $(ARGS)
 
 test-unit: $(STAMP) ## Unit tests only; more processes than cores, since a third of the time is waiting for cameras
