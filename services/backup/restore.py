@@ -123,6 +123,7 @@ class Restore:
         if not rows_done:
             await self._restore_rows(mark.log_id)
         await upgrade(self._settings.DB)
+        await self._forget_lost_keys()
         await analyze(self._settings.DB)
         await BucketMarker(self._database, self._storage).adopt()
 
@@ -156,9 +157,21 @@ class Restore:
         if records < self._manifest.spool.records:
             self._report(f"spool: {self._manifest.spool.records - records} records are missing in the backup")
 
-    def _check_keys(self) -> None:
+    def _held(self) -> list[str]:
+        """The ids of the keys that are here, or will be."""
         given = [key.get_secret_value() for key in self._settings.SECRETS.KEYS] or self._key_files()
-        held = SecretBox(given).key_ids if given else []
+        return SecretBox(given).key_ids if given else []
+
+    async def _forget_lost_keys(self) -> None:
+        """Nothing needs them, or --without-key gave them up: a service would claim nothing for want of them."""
+        held = self._held()
+        async with self._database.unit_of_work() as uow:
+            for name in await uow.secrets.canaries():
+                if name not in held:
+                    await uow.secrets.forget_canary(name)
+
+    def _check_keys(self) -> None:
+        held = self._held()
         missing = {name: urls for name, urls in self._manifest.key_ids.items() if name not in held}
         if missing:
             named = ", ".join(f"{name} ({urls} URLs)" for name, urls in sorted(missing.items()))

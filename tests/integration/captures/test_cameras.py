@@ -625,7 +625,7 @@ async def test_keys_lost_found_and_rotated(backends: Backends, camera: Camera, t
 
         await until(sealed)
         assert (await client.post(f"{CAMERAS}/plain/snapshot")).status_code == 201
-    # The wrong key: it starts, says so, fails what needs the secret, and shows what does not.
+    # The wrong key: it starts, says so, refuses what needs the secret, shows what does not, and claims nothing.
     request_id = "01a20445-2ea2-723a-bbb3-2eb920ecb129"
     row = await sql(own, "SELECT rtsp_url, params FROM ingestion_requests")
     await sql(
@@ -637,21 +637,21 @@ async def test_keys_lost_found_and_rotated(backends: Backends, camera: Camera, t
     await sql(own, "INSERT INTO capture_leases (request_id, camera_id) VALUES ($1, 'plain')", request_id)
     wrong = Service(environment(new), log)
     async with running(wrong) as client:
-        failed = (await client.get(f"/api/v1/ingest/status/{request_id}", headers={"Prefer": "wait=10"})).json()
-        assert (failed["status"], failed["error"]["code"]) == ("failed", "unauthorized_camera")
-        assert "SECRETS__KEYS" in failed["error"]["message"]
-        assert failed["source"]["url"] == "***"
+        waits = (await client.get(f"/api/v1/ingest/status/{request_id}", headers={"Prefer": "wait=3"})).json()
+        assert (waits["status"], waits["error"], waits["source"]["url"]) == ("pending", None, "***")
         shown = await client.get(f"{CAMERAS}/plain")
         assert (shown.status_code, shown.json()["rtsp_url"]) == (200, "***")
         for path in ("snapshot", "probe"):
             answer = await client.post(f"{CAMERAS}/plain/{path}")
-            assert code(answer, 500) == "internal_error"
-            assert key_id(old) in answer.json()["detail"]
-        assert (await client.get("/health")).status_code == 200
+            assert code(answer, 503) == "database_unavailable"
+            assert "SECRETS__KEYS" in answer.json()["detail"]
+        health = await client.get("/health")
+        assert (health.status_code, health.json()["status"]) == (200, "degraded")
+        assert key_id(old) in health.json()["checks"]["secrets"]["detail"]
         # A URL set anew is under the key that is there.
         await client.patch(f"{CAMERAS}/plain", json={"name": "still there"})
     text = wrong.text()
-    assert "secrets_unreadable" in text
+    assert "secret_keys_missing" in text
     assert "S3cr3t" not in text
     for key in (old, new):
         assert key not in text
