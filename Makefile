@@ -85,10 +85,6 @@ bench-outbox: $(STAMP) ## What events cost the writers, and how soon consumers r
 bench-time: $(STAMP) ## How true frames' times are, beside a naive reader's; prints figures, judges nothing
 	$(PY) -m tests.benchmarks.time $(ARGS)
 
-.PHONY: fuzz
-fuzz: $(STAMP) ## The fuzzers of what cameras send, for long (FUZZ_EXAMPLES: inputs of each, else 20000; ARGS=-k NAME)
-	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-20000} $(PY) -m pytest tests/unit/services/rtsp_capture/connection -k any_ --durations=0 -q $(ARGS)
-
 .PHONY: bench-cameras
 bench-cameras: $(STAMP) ## The table of cameras by both readers: whole pictures, and times within their uncertainty; judges nothing
 	$(PY) -m tests.benchmarks.cameras $(ARGS)
