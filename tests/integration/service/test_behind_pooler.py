@@ -26,7 +26,7 @@ from tests.kits.service_support import (
     upload,
 )
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(400)]  # two services at once, on a machine that may be busy
 
 FPS, DURATION = 4.0, 12
 
@@ -72,7 +72,7 @@ async def test_captures_uploads_and_a_kill_behind_a_pooler(backends: Backends, t
                     found = [await status(two, request_id) for request_id in requests]
                     return all(each["progress"]["stored"] > 2 for each in found)
 
-                await until(all_stored, "frames of all captures", 60, 0.3)
+                await until(all_stored, "frames of all captures", 120, 0.3)
                 await asyncio.to_thread(killed.kill)
                 for request_id in requests:
                     done = await final(two, request_id, 120)
