@@ -74,7 +74,7 @@ class SetJudge:
         elif kind == codec.aggregate and at + codec.header + 2 < end:
             kind = codec.kind(data[at + codec.header + 2])
             return kind in codec.before or kind in codec.keys
-        return kind in codec.sets or kind in codec.keys
+        return kind in codec.sets or kind in codec.keys or data.find(_START, at, end) >= 0  # several, with start codes
 
     def _glued(self, data: bytes, at: int, end: int) -> bool:
         """NAL units behind start codes."""
