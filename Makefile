@@ -10,7 +10,7 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo run test test-unit test-faults test-real lint bench bench-time bench-events bench-outbox docs lock audit sbom docker-check clean
+.PHONY: help install demo run test test-unit test-faults test-real lint bench bench-http bench-time bench-events bench-outbox docs lock audit sbom docker-check clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ test-real: $(STAMP) ## The integration suite on Debian's PostgreSQL and a MinIO 
 
 bench: $(STAMP) ## Benchmarks; prints figures, judges nothing
 	$(PY) -m tests.benchmarks $(ARGS)
+
+bench-http: $(STAMP) ## GET status and GET /frames beside bare FastAPI routes, with goals
+	$(PY) -m tests.benchmarks.http $(ARGS)
 
 bench-events: $(STAMP) ## CPU of event_driven captures while nothing moves, beside keyframe captures; judges nothing
 	$(PY) -m tests.benchmarks.events $(ARGS)

@@ -199,10 +199,13 @@ async def connect(db: DbSettings, application_name: str, values: dict[str, str])
 
     Raises asyncpg's errors, OSError, TimeoutError.
     """
-    given = arguments(db, application_name, values, startup={})
-    for name in ("prepared_statement_cache_size", "prepared_statement_name_func"):
-        given.pop(name, None)  # SQLAlchemy's
-    opened = given.pop("async_creator_fn", asyncpg.connect)
+    return await connect_by(db, arguments(db, application_name, values, startup={}))
+
+
+async def connect_by(db: DbSettings, given: dict[str, Any]) -> Any:
+    """The same by what `arguments` gave."""
+    driver = {name: value for name, value in given.items() if not name.startswith("prepared_statement")}  # SQLAlchemy's
+    opened = driver.pop("async_creator_fn", asyncpg.connect)
     return await opened(
-        host=db.HOST, port=db.PORT, user=db.USER, password=db.PASSWORD.get_secret_value() or None, database=db.NAME, **given
+        host=db.HOST, port=db.PORT, user=db.USER, password=db.PASSWORD.get_secret_value() or None, database=db.NAME, **driver
     )

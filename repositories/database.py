@@ -32,11 +32,13 @@ from repositories.connections import connect
 from repositories.engine import is_outdated, is_unavailable, make_engine
 from repositories.event_log import EventLogRepository
 from repositories.frames import FrameRepository
+from repositories.hot_reads import HotReads
 from repositories.idempotency import IdempotencyRepository
 from repositories.ingestion_requests import IngestionRequestRepository
 from repositories.leases import LeaseRepository
 from repositories.ledger import Ledger
 from repositories.object_keys import ObjectKeyRepository
+from repositories.reader import Reader
 from repositories.retention import RetentionRepository
 from repositories.secrets import SecretsRepository
 from repositories.storage_usage import StorageUsageRepository
@@ -171,6 +173,8 @@ class Database:
         self._single = async_sessionmaker(single, expire_on_commit=False)
         reads = self.engine.execution_options(postgresql_readonly=True)
         self._reads = async_sessionmaker(reads, expire_on_commit=False)
+        self._reader = Reader(settings, application_name, self._unavailable)
+        self.hot = HotReads(self._reader)
         pool = self.engine.sync_engine.pool
         if not dedicated:
             DB_POOL.set_function(lambda: pool.checkedout() if isinstance(pool, AsyncAdaptedQueuePool) else 0)
@@ -204,13 +208,17 @@ class Database:
                 raise DatabaseUnavailable(retry_after=1) from error
             if not is_unavailable(error):
                 raise
-            DB_ERRORS.labels(kind="unavailable").inc()
-            if (withheld := self._throttle.allow("unavailable")) is not None:
-                log.warning(
-                    "database_unavailable", error=(str(error) or "-").splitlines()[0], kind=type(error).__name__,
-                    withheld=withheld,
-                )  # fmt: skip
-            raise DatabaseUnavailable(retry_after=2) from error
+            raise self._unavailable(error) from error
+
+    def _unavailable(self, error: Exception) -> DatabaseUnavailable:
+        """Counts and logs that PostgreSQL cannot be used now."""
+        DB_ERRORS.labels(kind="unavailable").inc()
+        if (withheld := self._throttle.allow("unavailable")) is not None:
+            log.warning(
+                "database_unavailable", error=(str(error) or "-").splitlines()[0], kind=type(error).__name__,
+                withheld=withheld,
+            )  # fmt: skip
+        return DatabaseUnavailable(retry_after=2)
 
     async def retry_until_known(
         self, work: Callable[[UnitOfWork], Awaitable[T]], *, tries: int = 3, pause: float = 0.2
@@ -299,5 +307,6 @@ class Database:
             return dict(zip(names, row, strict=True))
 
     async def close(self) -> None:
+        await self._reader.close()
         await self.engine.dispose()
         await self._locks.dispose()

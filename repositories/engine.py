@@ -63,9 +63,9 @@ def is_outdated(error: BaseException) -> bool:
     return isinstance(_driver_error(error), InvalidCachedStatementError)
 
 
-def _takes_no_writes(connection: Any) -> bool:
-    """What the server last said of itself, with no round trip; behind a pooler it says nothing."""
-    told = connection.driver_connection.get_settings()
+def takes_no_writes(connection: Any) -> bool:
+    """What the server last said of itself to asyncpg, with no round trip; behind a pooler it says nothing."""
+    told = connection.get_settings()
     return "on" in (getattr(told, "in_hot_standby", "off"), getattr(told, "default_transaction_read_only", "off"))
 
 
@@ -84,7 +84,7 @@ def _look_at_checkout(engine: AsyncEngine, patience: float) -> None:
     def taken(connection: Any, record: Any, _proxy: Any) -> None:
         if "returned" not in record.info:  # new
             return
-        if _takes_no_writes(connection):
+        if takes_no_writes(connection.driver_connection):
             raise InvalidatePoolError
         if time.monotonic() - record.info["returned"] > _PING_AFTER:
             try:
@@ -104,8 +104,8 @@ def _discard_gone(engine: AsyncEngine) -> None:
             context.is_disconnect = True
 
 
-def make_engine(settings: DbSettings, application_name: str, *, dedicated: bool) -> AsyncEngine:
-    """An engine with the pool of the settings; `dedicated`: with one connection, which is never recycled."""
+def driver_arguments(settings: DbSettings, application_name: str) -> dict[str, Any]:
+    """asyncpg's arguments for the connections of a pool."""
     values = {
         "timezone": "UTC",
         "jit": "off",
@@ -117,6 +117,11 @@ def make_engine(settings: DbSettings, application_name: str, *, dedicated: bool)
     given = arguments(settings, application_name, values, startup={"tcp_user_timeout": "5000"})
     if settings.POOLER != "transaction":  # there the question itself would be two messages
         given["target_session_attrs"] = "read-write"
+    return {"command_timeout": settings.STATEMENT_TIMEOUT + 1, **given}
+
+
+def make_engine(settings: DbSettings, application_name: str, *, dedicated: bool) -> AsyncEngine:
+    """An engine with the pool of the settings; `dedicated`: with one connection, which is never recycled."""
     engine = create_async_engine(
         database_url(settings),
         poolclass=AsyncAdaptedQueuePool,
@@ -125,7 +130,7 @@ def make_engine(settings: DbSettings, application_name: str, *, dedicated: bool)
         pool_timeout=settings.POOL_TIMEOUT,
         pool_use_lifo=True,
         pool_recycle=-1 if dedicated else 1800,
-        connect_args={"command_timeout": settings.STATEMENT_TIMEOUT + 1, **given},
+        connect_args=driver_arguments(settings, application_name),
         hide_parameters=True,  # exception texts would carry camera URLs
     )
     _look_at_checkout(engine, settings.CONNECT_TIMEOUT)

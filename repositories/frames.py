@@ -12,17 +12,13 @@ from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, delete, func, select, update
-from sqlalchemy.orm import aliased
 
 from models.access import ACTOR, CameraGrant
 from models.entities import Audit, Frame, ObjectKey
-from models.values import FrameFilter
 from repositories.base import Key, Repository
 from repositories.grants import granted
 from repositories.sql import sql
 from utils.exceptions import FrameOnHold
-
-SORTED_WINDOW = 10_000  # frames; a larger window of `stored_at` is read in the order of capture times
 
 
 class Old(NamedTuple):
@@ -52,15 +48,6 @@ class Removal(NamedTuple):
     key: str
 
 
-def _stored_window(wanted: FrameFilter) -> list[ColumnElement[bool]]:
-    found = []
-    if wanted.stored_from is not None:
-        found.append(Frame.stored_at >= wanted.stored_from)
-    if wanted.stored_to is not None:
-        found.append(Frame.stored_at < wanted.stored_to)
-    return found
-
-
 def _before(seconds: float) -> ColumnElement[datetime]:
     """That many seconds ago, by the database's clock."""
     return func.now() - func.make_interval(0, 0, 0, 0, 0, 0, seconds)
@@ -74,35 +61,6 @@ class FrameRepository(Repository[Frame]):
         frame = await self.get(frame_id)
         seen = frame is not None and frame.state == "stored" and cameras.covers(frame.camera_id)
         return frame if seen else None
-
-    async def find(self, wanted: FrameFilter, cameras: CameraGrant, *, after: Key | None, limit: int) -> list[Frame]:
-        """Stored frames of `cameras` by capture time."""
-        query = self.select().where(Frame.state == "stored", granted(Frame.camera_id, cameras))
-        if wanted.camera_id is not None:
-            query = query.where(Frame.camera_id == wanted.camera_id)
-        if wanted.request_id is not None:
-            query = query.where(Frame.request_id == wanted.request_id)
-        if wanted.source_type is not None:
-            query = query.where(Frame.source_type == wanted.source_type.value)
-        if wanted.from_ is not None:
-            query = query.where(Frame.capture_timestamp >= wanted.from_)
-        if wanted.to is not None:
-            query = query.where(Frame.capture_timestamp < wanted.to)
-        frame = Frame
-        if stored := _stored_window(wanted):
-            query = query.where(*stored)
-            if await self._at_most(SORTED_WINDOW, stored):
-                # OFFSET 0: read by the window's index and sort. Left to itself the planner takes the index by capture
-                # time and passes over every older frame: 448 ms instead of 5 for an hour of 500,000 frames.
-                frame = aliased(Frame, query.offset(0).subquery())
-                query = select(frame)
-        by = (frame.capture_timestamp, frame.id)
-        return await self.page(query, by, after=after, limit=limit, descending=wanted.descending)
-
-    async def _at_most(self, limit: int, stored: Sequence[ColumnElement[bool]]) -> bool:
-        """Whether the window of `stored_at` has at most `limit` stored frames."""
-        few = select(Frame.id).where(Frame.state == "stored", *stored).limit(limit + 1).subquery()
-        return (await self.session.scalar(select(func.count()).select_from(few)) or 0) <= limit
 
     async def of_request(self, request_id: UUID, *, newest_first: bool, limit: int) -> list[Frame]:
         """A request's stored frames by sequence."""

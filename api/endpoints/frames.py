@@ -16,7 +16,7 @@ from api.http.errors import problem_response
 from api.http.openapi import answer, problems
 from api.http.params import Cursor, Flag, FrameId, Limit, StrictUuid
 from api.http.ranges import Span, Unsatisfiable, none_match, requested_span
-from api.http.routing import make_router
+from api.http.routing import json_answer, make_router
 from api.http.streaming import begun
 from models.access import Scope
 from models.schemas import CameraId, FrameInfo, FramePage, HoldRequest, NearestFrame, Timestamp
@@ -59,7 +59,7 @@ async def list_frames(
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Any:
-    return await services.queries.list_frames(matching, limit, cursor, who)
+    return json_answer(await services.queries.frames_json(matching, limit, cursor, who))
 
 
 # Before /{frame_id}, which would take "nearest" for an id.

@@ -17,7 +17,7 @@ from api.http.idempotency import OperationDep
 from api.http.openapi import IDEMPOTENCY, KEYED, PREFER, answer, problems
 from api.http.params import Cursor, Limit, RequestId, StrictUuid
 from api.http.prefer import wait_final
-from api.http.routing import make_router
+from api.http.routing import json_answer, make_router
 from models.access import Scope
 from models.schemas import CameraId, IngestionResponse, RequestPage, RTSPIngestionRequest, Timestamp
 from models.values import CaptureMode, IngestionStatus, RequestFilter, SourceType
@@ -80,10 +80,10 @@ async def get_request(
 ) -> Any:
     """With `Prefer: wait=N`: as soon as the state is final, or after N seconds."""
     response.headers["Vary"] = "Prefer"
-    current = await services.queries.get_request(request_id, who)  # an unknown one is 404 without a wait
+    current = await services.queries.request_json(request_id, who)  # an unknown one is 404 without a wait
     if await wait_final(request, response, state, services, request_id) or "Preference-Applied" in response.headers:
-        current = await services.queries.get_request(request_id, who)
-    return current
+        current = await services.queries.request_json(request_id, who)
+    return json_answer(current, dict(response.headers))
 
 
 async def _filter(

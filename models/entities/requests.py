@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import BigInteger, CheckConstraint, Computed, ForeignKey, Index, Integer, text
@@ -25,7 +26,24 @@ def dropped_column(reason: DropReason) -> str:
 _DROPPED_SUM = " - ".join(f"slot_count({dropped_column(reason)})" for reason in DropReason)
 
 
-class IngestionRequest(Base):
+class LedgerCounts:
+    """What a request's row says of its slots. Of entities, and of rows that were read without them."""
+
+    __slots__ = ()
+
+    @property
+    def due(self) -> int:
+        """The slots that have come due and that clients see: `expected` on the wire."""
+        row: Any = self
+        return int(row.expected) - count_slots(row.idle_slots)
+
+    def dropped(self) -> dict[str, int]:
+        """Slots dropped, by reason; only reasons that occurred."""
+        counts = {reason.value: count_slots(getattr(self, dropped_column(reason))) for reason in DropReason}
+        return {reason: count for reason, count in counts.items() if count}
+
+
+class IngestionRequest(Base, LedgerCounts):
     """A capture or an upload, and its ledger: expected = stored + in_flight + dropped, held by the row itself."""
 
     __tablename__ = "ingestion_requests"
@@ -93,16 +111,6 @@ class IngestionRequest(Base):
         Index("ix_ingestion_requests_group_id", "group_id", "id", postgresql_where=text("group_id IS NOT NULL")),
         Index("ix_ingestion_requests_plain_url", "id", postgresql_where=text(PLAIN_URL)),
     )
-
-    @property
-    def due(self) -> int:
-        """The slots that have come due and that clients see: `expected` on the wire."""
-        return self.expected - count_slots(self.idle_slots)
-
-    def dropped(self) -> dict[str, int]:
-        """Slots dropped, by reason; only reasons that occurred."""
-        counts = {reason.value: count_slots(getattr(self, dropped_column(reason))) for reason in DropReason}
-        return {reason: count for reason, count in counts.items() if count}
 
 
 class CaptureLease(Base):

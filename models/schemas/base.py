@@ -51,8 +51,10 @@ def parse_time(value: Any) -> Any:
 
 def format_time(value: datetime) -> str:
     """UTC, `Z`, six digits."""
+    if value.tzinfo is not UTC:
+        value = value.astimezone(UTC)
     # Not strftime: its %Y has fewer than four digits before the year 1000.
-    return value.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+    return value.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 Timestamp = Annotated[

@@ -13,7 +13,6 @@ from models.entities import CaptureGap, Frame, IngestionRequest
 from models.schemas import (
     EventPage,
     FrameInfo,
-    FramePage,
     IngestionResponse,
     NearestFrame,
     RequestPage,
@@ -21,11 +20,12 @@ from models.schemas import (
 from models.values import EventFilter, FrameFilter, RequestFilter, SourceType
 from repositories.database import Database, UnitOfWork
 from repositories.frames import Removal
+from repositories.reader import Row
 from services.access.cursors import Cursors
 from services.housekeeping.object_deletion import delete_objects
 from services.reads.serializers.capture_events import to_event, window_of
-from services.reads.serializers.frames import served, to_frame_info
-from services.reads.serializers.requests import to_response, to_summary
+from services.reads.serializers.frames import frame_json, served, to_frame_info
+from services.reads.serializers.requests import request_json, to_summary
 from services.storage_service.service import Served, StorageService
 from utils.exceptions import FrameNotFound, RequestNotFound
 from utils.secret_box import SecretBox
@@ -71,11 +71,17 @@ class Queries:
         self._secrets = secrets
         self._cursors = cursors
 
+    async def request_json(self, request_id: UUID, who: Principal) -> dict[str, Any]:
+        """The request, its ledger in one snapshot, its frames: an upload's all, a capture's newest 100. As JSON has it."""
+        found = await self._database.hot.request(request_id, who.cameras, newest=CAPTURE_FRAMES)
+        if found is None:
+            raise RequestNotFound
+        row, gaps, frames = found
+        return {**request_json(row, gaps, self._secrets), "frames": await self._frames_json(frames)}
+
     async def get_request(self, request_id: UUID, who: Principal) -> IngestionResponse:
-        """The request, its ledger in one snapshot, its frames: an upload's all, a capture's newest 100."""
-        async with self._database.reading() as uow:
-            row, gaps, frames = await read_request(uow, request_id, who.cameras)
-        return to_response(row, gaps, await self._infos(frames), self._secrets)
+        """The same as a model."""
+        return IngestionResponse.model_validate(await self.request_json(request_id, who))
 
     async def list_requests(
         self, wanted: RequestFilter, limit: int, cursor: str | None, who: Principal
@@ -124,16 +130,17 @@ class Queries:
         found = [*await self._infos(stored), *gone]
         return {info.frame_id: info.model_dump(mode="json", by_alias=True) for info in found}
 
-    async def list_frames(self, wanted: FrameFilter, limit: int, cursor: str | None, who: Principal) -> FramePage:
-        """Stored frames by capture time."""
+    async def frames_json(
+        self, wanted: FrameFilter, limit: int, cursor: str | None, who: Principal
+    ) -> dict[str, Any]:
+        """Stored frames by capture time: a FramePage, as JSON has it."""
         after = self._cursors.decode(cursor, wanted, who, UUID)
-        async with self._database.reading() as uow:
-            rows = await uow.frames.find(wanted, who.cameras, after=after, limit=limit + 1)
+        rows = await self._database.hot.frames(wanted, who.cameras, after=after, limit=limit + 1)
         more = rows[limit - 1] if len(rows) > limit else None
-        return FramePage(
-            items=await self._infos(rows[:limit]),
-            next_cursor=self._cursors.encode(more.capture_timestamp, more.id, wanted, who) if more else None,
-        )
+        return {
+            "items": await self._frames_json(rows[:limit]),
+            "next_cursor": self._cursors.encode(more.capture_timestamp, more.id, wanted, who) if more else None,
+        }
 
     async def nearest_frame(self, camera_id: str, at: datetime, who: Principal) -> NearestFrame:
         """The camera's frame closest in time. Raises FrameNotFound when it has none."""
@@ -186,6 +193,10 @@ class Queries:
         if row is None:
             raise FrameNotFound
         return row
+
+    async def _frames_json(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
+        urls = await self._storage.presign([served(row) for row in rows])
+        return [frame_json(row, url) for row, url in zip(rows, urls, strict=True)]
 
     async def _infos(self, rows: Sequence[Frame]) -> list[FrameInfo]:
         urls = await self._storage.presign([served(row) for row in rows])

@@ -11,6 +11,7 @@ import hashlib
 import hmac
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
@@ -32,6 +33,21 @@ class Presigned(NamedTuple):
 
     url: str
     expires_at: datetime
+
+
+class _Moment(NamedTuple):
+    """What depends on the second, the expiry and the names of the signed headers only."""
+
+    asked: tuple[int, int, str]
+    query: str
+    to_sign: str
+    key: bytes
+    expires_at: datetime
+
+
+@lru_cache(maxsize=1000)
+def _quoted(value: str) -> str:
+    return quote(value, safe="-_.~")
 
 
 def endpoint_url(endpoint: str, secure: bool) -> str:
@@ -59,6 +75,7 @@ class Presigner:
         self._secret = f"AWS4{secret_key}".encode()
         self._expiry = expiry
         self._day_key: tuple[str, bytes] = ("", b"")
+        self._moment: _Moment | None = None
 
     def _key_of(self, day: str) -> bytes:
         cached = self._day_key  # one tuple: two threads at midnight at worst derive the same key twice
@@ -87,24 +104,37 @@ class Presigner:
     def _signed(
         self, method: str, key: str, now: datetime, expiry: int, parameters: Mapping[str, str], headers: Mapping[str, str]
     ) -> Presigned:
+        sent = {**headers, "host": self._host}
+        names = ";".join(sorted(sent))
+        moment = self._moment_of(now, expiry, names)
+        path = quote(self._prefix + key, safe="/~")
+        # Their names begin with small letters: they come after those of the moment.
+        rest = "".join(f"&{name}={_quoted(value)}" for name, value in sorted(parameters.items()))
+        query = moment.query + rest
+        lines = "".join(f"{name}:{value}\n" for name, value in sorted(sent.items()))
+        canonical = f"{method}\n{path}\n{query}\n{lines}\n{names}\nUNSIGNED-PAYLOAD"
+        to_sign = moment.to_sign + hashlib.sha256(canonical.encode()).hexdigest()
+        signature = hmac.digest(moment.key, to_sign.encode(), "sha256").hex()
+        return Presigned(f"{self._base}{path}?{query}&X-Amz-Signature={signature}", moment.expires_at)
+
+    def _moment_of(self, now: datetime, expiry: int, names: str) -> _Moment:
+        """What all URLs of one second share: a list signs up to 200 in one."""
+        cached = self._moment
+        asked = (int(now.timestamp()), expiry, names)
+        if cached is not None and cached.asked == asked:
+            return cached
         now = now.astimezone(UTC).replace(microsecond=0)
         stamp = now.strftime("%Y%m%dT%H%M%SZ")
         scope = f"{stamp[:8]}/{self._region}/s3/aws4_request"
-        sent = {**headers, "host": self._host}
-        names = ";".join(sorted(sent))
         query = {
             "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
             "X-Amz-Credential": f"{self._access_key}/{scope}",
             "X-Amz-Date": stamp,
             "X-Amz-Expires": str(expiry),
             "X-Amz-SignedHeaders": names,
-            **parameters,
         }
-        path = quote(self._prefix + key, safe="/~")
-        canonical_query = "&".join(f"{name}={quote(value, safe='-_.~')}" for name, value in sorted(query.items()))
-        lines = "".join(f"{name}:{value}\n" for name, value in sorted(sent.items()))
-        canonical = f"{method}\n{path}\n{canonical_query}\n{lines}\n{names}\nUNSIGNED-PAYLOAD"
-        to_sign = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
-        signature = hmac.digest(self._key_of(stamp[:8]), to_sign.encode(), "sha256").hex()
-        url = f"{self._base}{path}?{canonical_query}&X-Amz-Signature={signature}"
-        return Presigned(url, now + timedelta(seconds=expiry))
+        self._moment = moment = _Moment(
+            asked, "&".join(f"{name}={_quoted(value)}" for name, value in query.items()),
+            f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n", self._key_of(stamp[:8]), now + timedelta(seconds=expiry),
+        )  # fmt: skip
+        return moment

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from demo.film import make_film, make_sound, read_frame_number
 from demo.sources import capture_time
 from models.access import ALL_CAMERAS, ANONYMOUS
-from models.schemas import FrameInfo, IngestionResponse, RTSPIngestionRequest
+from models.schemas import FrameInfo, FramePage, IngestionResponse, RTSPIngestionRequest
 from models.values import FINAL_STATUSES, FrameFilter, IngestionStatus
 from services.runtime import Services, open_services
 from services.storage_service.service import StorageService
@@ -159,7 +159,7 @@ class Kit:
         infos: list[FrameInfo] = []
         cursor = None
         while True:
-            page = await self.services.queries.list_frames(wanted, 200, cursor, who=ANONYMOUS)
+            page = FramePage.model_validate(await self.services.queries.frames_json(wanted, 200, cursor, ANONYMOUS))
             infos += page.items
             if (cursor := page.next_cursor) is None:
                 break

@@ -29,7 +29,7 @@ from demo.film import make_film, make_sound, read_frame_number
 from demo.rtp import parse_jpeg
 from demo.show import Faults, Show
 from models.access import ANONYMOUS
-from models.schemas import FrameInfo, IngestionResponse
+from models.schemas import FrameInfo, FramePage, IngestionResponse
 from models.values import FrameFilter, IngestionStatus
 from services.storage_service.service import StorageService
 from tests.conftest import Backends, unique
@@ -313,7 +313,8 @@ async def losses(kit: Kit, shows: dict[str, Show]) -> dict[str, Lossy]:
         await asyncio.sleep(AFTER)
         found = await kit.final(request, 40)
         took = time.time() - ended
-        infos = (await kit.services.queries.list_frames(FrameFilter(request_id=request), 200, None, who=ANONYMOUS)).items
+        page = await kit.services.queries.frames_json(FrameFilter(request_id=request), 200, None, ANONYMOUS)
+        infos = FramePage.model_validate(page).items
         images = [await kit.storage.get(info.storage_path) for info in infos]
         read = [cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) for data in images]
         frames = [(info, image.astype(np.uint8)) for info, image in zip(infos, read, strict=True) if image is not None]

@@ -18,13 +18,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import pytest
 import pytest_asyncio
 from sqlalchemy import event, text
 
-import repositories.frames
-from models.access import ALL_CAMERAS, ANONYMOUS
+import repositories.hot_reads
+from models.access import ALL_CAMERAS, ANONYMOUS, Principal
 from models.entities import IngestionRequest, count_slots, dropped_column
+from models.schemas import FramePage
 from models.values import (
     FINAL_STATUSES,
     CaptureError,
@@ -44,6 +46,7 @@ from models.values import (
 )
 from repositories.database import Database, UnitOfWork
 from repositories.frames import Removal
+from repositories.hot_reads import HotReads
 from repositories.leases import ProcessShares, Renewed
 from repositories.ledger import Recorded, multirange
 from services.access.cursors import Cursors
@@ -66,6 +69,12 @@ async def db(backends: Backends) -> AsyncIterator[Database]:
     made = Database(own, "trackshift-repositories")
     yield made
     await made.close()
+
+
+async def list_frames(
+    queries: Queries, wanted: FrameFilter, limit: int, cursor: str | None, who: Principal
+) -> FramePage:
+    return FramePage.model_validate(await queries.frames_json(wanted, limit, cursor, who))
 
 
 def capture_row(camera_id: str = "cam", max_frames: int | None = None) -> IngestionRequest:
@@ -1102,12 +1111,12 @@ async def test_every_frame_is_on_one_page_while_frames_are_added(db: Database, q
     # Few different moments, many ties: only the id tells them apart.
     await fill(db, camera, [AT + timedelta(seconds=rng.randrange(6)) for _ in range(60)])
     wanted = FrameFilter(camera_id=camera, descending=descending)
-    before = {item.frame_id for item in (await queries.list_frames(wanted, 200, None, who=ANONYMOUS)).items}
+    before = {item.frame_id for item in (await list_frames(queries, wanted, 200, None, who=ANONYMOUS)).items}
     assert len(before) == 60
     seen: list[tuple[datetime, UUID]] = []
     cursor: str | None = None
     while True:
-        page = await queries.list_frames(wanted, rng.choice([1, 3, 7]), cursor, who=ANONYMOUS)
+        page = await list_frames(queries, wanted, rng.choice([1, 3, 7]), cursor, who=ANONYMOUS)
         seen += [(item.timestamp, item.frame_id) for item in page.items]
         await fill(db, camera, [AT + timedelta(seconds=rng.randrange(6)) for _ in range(2)])  # before and after the cursor
         if len(seen) > 400:
@@ -1154,20 +1163,20 @@ async def test_pages_end_exactly(db: Database, queries: Queries) -> None:
     for limit, sizes in ((6, [6]), (3, [3, 3]), (4, [4, 2]), (7, [6]), (1, [1] * 6)):
         cursor, found = None, []
         while True:
-            page = await queries.list_frames(wanted, limit, cursor, who=ANONYMOUS)
+            page = await list_frames(queries, wanted, limit, cursor, who=ANONYMOUS)
             found.append(len(page.items))
             cursor = page.next_cursor
             if cursor is None:
                 break
         assert found == sizes  # and never an empty page at the end
-    empty = await queries.list_frames(FrameFilter(camera_id=unique()), 50, None, who=ANONYMOUS)
+    empty = await list_frames(queries, FrameFilter(camera_id=unique()), 50, None, who=ANONYMOUS)
     assert (empty.items, empty.next_cursor) == ([], None)
 
 
 async def test_bounds_of_time_are_inclusive_and_exclusive(db: Database, queries: Queries) -> None:
     camera = unique()
     await fill(db, camera, [AT + timedelta(seconds=n) for n in range(5)])
-    page = await queries.list_frames(
+    page = await list_frames(queries,
         FrameFilter(camera_id=camera, from_=AT + timedelta(seconds=1), to=AT + timedelta(seconds=3)), 50, None
     , who=ANONYMOUS)
     assert [item.sequence for item in page.items] == [1, 2]
@@ -1196,7 +1205,7 @@ async def stored_apart(db: Database, request_id: UUID, count: int) -> None:
 async def test_frames_by_when_they_were_stored(
     db: Database, queries: Queries, monkeypatch: pytest.MonkeyPatch, sorted_window: int
 ) -> None:
-    monkeypatch.setattr(repositories.frames, "SORTED_WINDOW", sorted_window)
+    monkeypatch.setattr(repositories.hot_reads, "SORTED_WINDOW", sorted_window)
     camera = unique()
     await stored_apart(db, await fill(db, camera, [AT + timedelta(seconds=n) for n in range(6)]), 6)
 
@@ -1209,7 +1218,7 @@ async def test_frames_by_when_they_were_stored(
         found: list[int] = []
         cursor: str | None = None
         while True:
-            page = await queries.list_frames(wanted, 2, cursor, who=ANONYMOUS)
+            page = await list_frames(queries, wanted, 2, cursor, who=ANONYMOUS)
             found += [item.sequence for item in page.items]
             if page.next_cursor is None:
                 return found
@@ -1226,7 +1235,7 @@ async def test_frames_by_when_they_were_stored(
 async def test_a_cursor_is_good_for_its_own_filters_only(db: Database, queries: Queries) -> None:
     camera = unique()
     await fill(db, camera, [AT + timedelta(seconds=n) for n in range(4)])
-    page = await queries.list_frames(FrameFilter(camera_id=camera), 2, None, who=ANONYMOUS)
+    page = await list_frames(queries, FrameFilter(camera_id=camera), 2, None, who=ANONYMOUS)
     cursor = page.next_cursor
     assert cursor is not None
     for other in (
@@ -1235,13 +1244,13 @@ async def test_a_cursor_is_good_for_its_own_filters_only(db: Database, queries: 
         FrameFilter(camera_id=camera, stored_to=datetime(2100, 1, 1, tzinfo=UTC)),
     ):  # fmt: skip
         with pytest.raises(InvalidRequest):
-            await queries.list_frames(other, 2, cursor, who=ANONYMOUS)
+            await list_frames(queries, other, 2, cursor, who=ANONYMOUS)
     with pytest.raises(InvalidRequest):
         await queries.list_requests(RequestFilter(camera_id=camera), 2, cursor, who=ANONYMOUS)
     other_first = "B" if cursor[0] == "A" else "A"
     for forged in (cursor[:-4], other_first + cursor[1:], cursor + "AAAA", "null", "é"):
         with pytest.raises(InvalidRequest):
-            await queries.list_frames(FrameFilter(camera_id=camera), 2, forged, who=ANONYMOUS)
+            await list_frames(queries, FrameFilter(camera_id=camera), 2, forged, who=ANONYMOUS)
 
 
 async def test_nearest_is_the_closest_of_the_camera(db: Database, queries: Queries) -> None:
@@ -1295,6 +1304,23 @@ async def big(backends: Backends) -> AsyncIterator[Database]:
     await made.close()
 
 
+async def plan_of_hot(db: Database, call: Callable[[HotReads], Awaitable[Any]]) -> list[dict[str, Any]]:
+    """The plans' nodes of the statements that a hot read runs, as PostgreSQL would run them."""
+    statements: list[tuple[str, Any]] = []
+
+    class Spy:
+        async def read(self, work: Callable[[asyncpg.Connection], Awaitable[Any]]) -> Any:
+            async def spied(connection: asyncpg.Connection) -> Any:
+                await work(connection)  # a new connection asks for its types first
+                with connection.query_logger(lambda query: statements.append((query.query, tuple(query.args)))):
+                    return await work(connection)
+
+            return await db.hot._reader.read(spied)
+
+    await call(HotReads(Spy()))  # type: ignore[arg-type]
+    return await nodes_of(db, statements)
+
+
 async def plan_of(db: Database, call: Any) -> list[dict[str, Any]]:
     """The plans' nodes of the statement that `call(uow)` runs, as PostgreSQL would run it."""
     statements: list[tuple[str, Any]] = []
@@ -1309,6 +1335,10 @@ async def plan_of(db: Database, call: Any) -> list[dict[str, Any]]:
             await call(uow)
     finally:
         event.remove(sync, "before_cursor_execute", spy)
+    return await nodes_of(db, statements)
+
+
+async def nodes_of(db: Database, statements: list[tuple[str, Any]]) -> list[dict[str, Any]]:
     nodes: list[dict[str, Any]] = []
 
     def walk(node: dict[str, Any]) -> None:
@@ -1369,7 +1399,7 @@ async def test_lists_of_requests_use_an_index(big: Database, wanted: RequestFilt
 @pytest.mark.parametrize("wanted", FRAME_FILTERS, ids=str)
 @pytest.mark.parametrize("after", [None, MIDDLE], ids=["first", "deep"])
 async def test_lists_of_frames_use_an_index(big: Database, wanted: FrameFilter, after: Any) -> None:
-    nodes = await plan_of(big, lambda uow: uow.frames.find(wanted, after=after, limit=51, cameras=ALL_CAMERAS))
+    nodes = await plan_of_hot(big, lambda hot: hot.frames(wanted, ALL_CAMERAS, after=after, limit=51))
     assert_indexed(nodes, 300)
 
 
@@ -1378,7 +1408,7 @@ async def test_frames_of_a_short_window_of_storing_are_read_by_its_index(big: Da
     """Not by capture time, where all older frames would be passed over."""
     start = datetime(2026, 1, 8, tzinfo=UTC)
     wanted = FrameFilter(camera_id=camera_id, stored_from=start, stored_to=start + timedelta(hours=1))
-    nodes = await plan_of(big, lambda uow: uow.frames.find(wanted, after=None, limit=51, cameras=ALL_CAMERAS))
+    nodes = await plan_of_hot(big, lambda hot: hot.frames(wanted, ALL_CAMERAS, after=None, limit=51))
     read = [node for node in nodes if "Scan" in node["Node Type"] and node["Node Type"] != "Subquery Scan"]
     assert {"stored_at" in node.get("Index Name", "") for node in read} == {True}, nodes
     assert all(node["Actual Rows"] + node.get("Rows Removed by Filter", 0) <= 130 for node in read), nodes
@@ -1388,7 +1418,6 @@ async def test_other_reads_use_an_index(big: Database) -> None:
     async with big.unit_of_work() as uow:
         request_id = await uow.session.scalar(text("SELECT id FROM ingestion_requests WHERE camera_id = 'cam-7' LIMIT 1"))
     reads: list[Any] = [
-        lambda uow: uow.frames.find(FrameFilter(request_id=request_id), after=None, limit=51, cameras=ALL_CAMERAS),
         lambda uow: uow.frames.of_request(request_id, newest_first=True, limit=100),
         lambda uow: uow.frames.nearest("cam-7", MIDDLE[0], ALL_CAMERAS),
         lambda uow: uow.frames.deleting(limit=100, older_than_s=1),
@@ -1396,8 +1425,12 @@ async def test_other_reads_use_an_index(big: Database) -> None:
         lambda uow: uow.requests.is_final(request_id),
         lambda uow: uow.requests.gaps(request_id),
     ]
-    for read in reads:
-        nodes = await plan_of(big, read)
+    hot_reads: list[Any] = [
+        lambda hot: hot.frames(FrameFilter(request_id=request_id), ALL_CAMERAS, after=None, limit=51),
+        lambda hot: hot.request(request_id, ALL_CAMERAS, newest=100),
+    ]
+    plans = [await plan_of(big, read) for read in reads] + [await plan_of_hot(big, read) for read in hot_reads]
+    for nodes in plans:
         assert not any(node["Node Type"] == "Seq Scan" and node["Relation Name"] != "capture_gaps" for node in nodes), nodes
     nodes = await plan_of(big, lambda uow: uow.requests.count_pending(10_000))
     assert not any(node["Node Type"] == "Seq Scan" for node in nodes)

@@ -203,7 +203,7 @@ def test_messages_of_examples_are_the_service_s(example: dict[str, Any]) -> None
         expected=progress["expected"], in_flight=progress["in_flight"], idle_slots=[], grid_start=example["grid_start"],
         **{dropped_column(reason): [] for reason in DropReason},
     )  # fmt: skip
-    assert message_of(row) == example["message"]
+    assert message_of(row, row.due, row.dropped()) == example["message"]
 
 
 async def test_a_patch_may_come_as_merge_patch(api: Api) -> None:

@@ -1,0 +1,112 @@
+"""A pool of plain asyncpg connections for single statements that read.
+
+Connections are made when they are needed, up to DB__POOL_SIZE, and closed after a minute without use. Callers beyond
+that wait for their turn, DB__POOL_TIMEOUT at most. As with the engine's, a server that takes no writes counts as away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import asyncpg
+from pydantic_core import from_json
+
+from config import DbSettings
+from repositories.connections import connect_by
+from repositories.engine import driver_arguments, is_unavailable, takes_no_writes
+from utils.metrics import DB_READ_POOL
+
+T = TypeVar("T")
+_IDLE_SECONDS = 60.0
+_PING_AFTER = 1.0  # seconds without any read after which a connection is asked whether it still lives
+
+
+class Row(asyncpg.Record):  # type: ignore[misc]
+    """A row whose columns are attributes, as those of an entity."""
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+class Reader:
+    """Of one event loop. Opened with its first use."""
+
+    def __init__(self, settings: DbSettings, application_name: str, unavailable: Callable[[Exception], Exception]) -> None:
+        """`unavailable` makes what callers get of an error that says that PostgreSQL cannot be used now."""
+        self._settings, self._unavailable = settings, unavailable
+        self._given = driver_arguments(settings, f"{application_name}-reads")
+        self._pool: asyncpg.Pool | None = None
+        self._opening = asyncio.Lock()
+        self._read_at = 0.0  # monotonic
+
+    async def read(self, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
+        """Runs some reads one after the other, each a transaction by itself. Raises what `unavailable` makes.
+
+        Reads repeat nothing: after a connection that was lost while it lay in the pool, they are run once more on a new one.
+        """
+        try:
+            try:
+                return await self._read(work)
+            except Exception as error:
+                if not is_unavailable(error) or isinstance(error, TimeoutError):
+                    raise
+            return await self._read(work)
+        except Exception as error:
+            if not is_unavailable(error):
+                raise
+            raise self._unavailable(error) from error
+
+    async def _read(self, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
+        pool = self._pool or await self._open()
+        try:
+            async with pool.acquire(timeout=self._settings.POOL_TIMEOUT) as connection:
+                if takes_no_writes(connection):
+                    raise asyncpg.ReadOnlySQLTransactionError("the server takes no writes")
+                if self._settings.POOLER != "transaction":
+                    found = await work(connection)
+                else:  # its two messages a statement may reach two sessions of the server
+                    async with connection.transaction(readonly=True):
+                        found = await work(connection)
+        except Exception as error:
+            if is_unavailable(error):
+                await pool.expire_connections()  # none of them is trusted after this
+            raise
+        self._read_at = time.monotonic()
+        return found
+
+    async def _open(self) -> asyncpg.Pool:
+        async with self._opening:
+            if self._pool is None:
+                self._pool = pool = await asyncpg.create_pool(
+                    min_size=0, max_size=self._settings.POOL_SIZE, max_inactive_connection_lifetime=_IDLE_SECONDS,
+                    connect=self._connect, setup=self._look, reset=_nothing,
+                )  # fmt: skip
+                DB_READ_POOL.set_function(lambda: pool.get_size() - pool.get_idle_size())
+        return self._pool
+
+    async def _connect(self, *_: Any, **__: Any) -> asyncpg.Connection:
+        """asyncpg calls it with the arguments of `create_pool`; address and the session's values are those of the engine."""
+        connection = await connect_by(self._settings, self._given)
+        await connection.set_type_codec("jsonb", schema="pg_catalog", encoder=str, decoder=from_json)
+        return connection
+
+    async def _look(self, connection: asyncpg.Connection) -> None:
+        """Before each use. What fails here is raised to the caller, and the connection closed."""
+        if time.monotonic() - self._read_at > _PING_AFTER:
+            await connection.execute("SELECT 1", timeout=self._settings.CONNECT_TIMEOUT)
+
+    async def close(self) -> None:
+        if self._pool is not None:
+            self._pool.terminate()
+
+
+async def _nothing(_: Any) -> None:
+    """Reads leave nothing behind on a connection: asyncpg's own reset would be a second round trip."""
