@@ -138,10 +138,10 @@ async def test_a_pooler_lends_sessions_or_transactions(pooled: DbSettings, own: 
         async with snapshot(pooled) as taken:
             assert (await taken.server_version())[0].isdigit()
             assert {table.name for table in await taken.tables()} >= {"frames", "capture_leases"}
-            held = bytearray()
+            copied = bytearray()
 
             async def keep(data: bytes) -> None:
-                held.extend(data)
+                copied.extend(data)
 
             table = next(table for table in await taken.tables() if table.name == "access_state")
             assert await taken.copy(table, keep) == 1
