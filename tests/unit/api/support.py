@@ -28,7 +28,6 @@ from models.schemas import (
     CameraPatch,
     EventPage,
     FrameInfo,
-    FramePage,
     IngestionResponse,
     NearestFrame,
     ProbeRequest,
@@ -177,6 +176,9 @@ class FakeQueries:
             raise RequestNotFound
         return response_of(request_id, self.status)
 
+    async def request_json(self, request_id: UUID, who: Principal) -> dict[str, Any]:
+        return (await self.get_request(request_id, who)).model_dump(mode="json", by_alias=True)
+
     async def list_requests(self, matching: RequestFilter, limit: int, cursor: str | None, _who: Principal) -> RequestPage:
         self.filters.append((matching, limit, cursor))
         return RequestPage(items=[], next_cursor=None)
@@ -192,9 +194,11 @@ class FakeQueries:
             raise FrameNotFound
         return frame_of(frame_id)
 
-    async def list_frames(self, matching: FrameFilter, limit: int, cursor: str | None, _who: Principal) -> FramePage:
+    async def frames_json(
+        self, matching: FrameFilter, limit: int, cursor: str | None, _who: Principal
+    ) -> dict[str, Any]:
         self.filters.append((matching, limit, cursor))
-        return FramePage(items=[], next_cursor=None)
+        return {"items": [], "next_cursor": None}
 
     async def nearest_frame(self, _camera_id: str, _at: datetime, _who: Principal) -> NearestFrame:
         return NearestFrame(**frame_of(KNOWN).model_dump(), distance_ms=1.0)
