@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 import asyncpg
-from asyncpg.exceptions import InvalidCachedStatementError, TargetServerAttributeNotMatched
+from asyncpg.exceptions import InternalClientError, InvalidCachedStatementError, TargetServerAttributeNotMatched
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, InterfaceError, InvalidatePoolError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -44,7 +44,8 @@ def is_unavailable(error: BaseException) -> bool:
         return state.startswith(_TRANSIENT) or isinstance(error.orig, (OSError, TimeoutError))
     if isinstance(error, asyncpg.PostgresError):
         return str(error.sqlstate or "").startswith(_TRANSIENT)
-    return isinstance(error, asyncpg.InterfaceError)
+    # InternalClientError: a connection was used as the server's farewell to it came in.
+    return isinstance(error, (asyncpg.InterfaceError, InternalClientError))
 
 
 def sqlstate(error: BaseException) -> str:

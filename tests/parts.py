@@ -47,7 +47,7 @@ def marked(name: str) -> list[str]:
 # By name: which tests, on how many workers.
 PARTS: dict[str, tuple[str, list[str]]] = {
     "side by side": ("not alone and not paced", workers(4)),
-    "paced": ("paced", workers(3)),
+    "paced": ("paced", workers(2)),
     "alone": ("alone", []),
 }
 

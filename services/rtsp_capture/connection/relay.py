@@ -90,9 +90,12 @@ class Relay(asyncio.Protocol):
             raise CaptureFailure("read_timeout", "The camera sent nothing for RTSP__READ_TIMEOUT seconds.")
 
     async def listen(self) -> None:
-        """For one connection of this process's own."""
+        """For one connection of this process's own. Raises CaptureFailure when the camera's side has ended."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._accept, "127.0.0.1", 0, backlog=1)
+        self._server = server = await loop.create_server(self._accept, "127.0.0.1", 0, backlog=1)
+        if self._closed:  # meanwhile: nobody else would close it
+            server.close()
+            raise self.failure or CaptureFailure("stream_ended", "The camera ended the stream or closed the connection.")
         self.url = f"rtsp://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/{self._token}"
 
     def _accept(self) -> asyncio.Protocol:

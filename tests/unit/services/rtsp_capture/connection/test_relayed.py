@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from services.rtsp_capture.connection.address import AddressPolicy, parse_rtsp_u
 from services.rtsp_capture.connection.io_loop import IoLoop
 from services.rtsp_capture.connection.opencv_reader import OpenCvReader
 from services.rtsp_capture.connection.reader import Connection, ConnectionPlan, PacketReader, ReaderOptions
+from services.rtsp_capture.connection.relay import Relay
 from services.rtsp_capture.connection.relayed import RelayedConnector
 from services.rtsp_capture.connection.session import SessionOpener
 from services.rtsp_capture.media.gop_buffer import Packet
@@ -142,3 +144,25 @@ async def test_the_end_is_the_cameras_own_and_a_stop_is_quick(camera: Camera) ->
     assert end.failure.code == "stream_ended"
 
 
+
+
+async def test_a_camera_that_ends_as_ffmpegs_way_in_is_opened_leaves_no_port_open(camera: Camera) -> None:
+    loop = asyncio.get_running_loop()
+    opener = SessionOpener(RtspSettings(), AddressPolicy(["127.0.0.0/8"]))
+    relay = Relay(await opener.open(parse_rtsp_url(camera.url_of("h264")), "tcp"), lambda: None, max_pixels=10**8)
+    await relay.play(5)
+    servers: list[asyncio.Server] = []
+    create = loop.create_server
+
+    async def created(*args: Any, **given: Any) -> asyncio.Server:
+        server = await create(*args, **given)
+        relay._hung_up()
+        servers.append(server)
+        return server
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "create_server", created)
+        with pytest.raises(CaptureFailure) as refused:
+            await relay.listen()
+    assert refused.value.code == "stream_ended"
+    assert not servers[0].is_serving()
