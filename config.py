@@ -224,7 +224,9 @@ class DbSettings(Group):
         description="TLS to PostgreSQL, as libpq's sslmode. Production refuses `prefer`, which goes on without TLS when the "
         "server, or somebody in between, offers none. `disable` says that the network is yours alone.",
     )
-    POOL_SIZE: int = Field(10, ge=1, le=500, description="Connections kept open.")
+    POOL_SIZE: int = Field(
+        10, ge=1, le=500, description="Connections kept open. As many more, at most, for status and lists of frames."
+    )
     MAX_OVERFLOW: int = Field(20, ge=0, le=500, description="Connections beyond POOL_SIZE under load.")
     POOL_TIMEOUT: float = Field(5, gt=0, le=60, description="Seconds to wait for a connection; then 503.")
     CONNECT_TIMEOUT: float = Field(3, gt=0, le=60, description="Seconds to open a connection.")

@@ -32,6 +32,8 @@ from .weed_config import MIN_FREE_BYTES, Credentials, arguments, binary, environ
 
 _log = structlog.get_logger(__name__)
 _START_TIMEOUT = 60.0
+_PORT_TRIES = 3  # another program may take a port between our look and weed's
+_TAKEN = ("address already in use", "Port allocation failed")
 _FILER_CONF = "/etc/seaweedfs/filer.conf"
 # Loopback must never go through a proxy that the environment names.
 _http = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -93,16 +95,23 @@ class EmbeddedObjectStore:
         self._config.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._end_leftovers()
         keys = self._keys = self._keys or Credentials.load_or_create(self.credentials_path)
-        keep = self._ports.get("s3")
-        self._ports = choose_ports(self._config / "ports.json", self._wanted_port, keep_s3=keep)
-        write_config(self._config, self._data, keys)
-        # weed writes its options there and reads them back: only today's may count.
-        (self._data / "mini.options").unlink(missing_ok=True)
         if not self._opened:
             self._sockets.open()
             self._opened = True
         self._repair_after_power_cut()
-        self._launch(keys, cancel)
+        keep = self._ports.get("s3")
+        for tries in reversed(range(_PORT_TRIES)):
+            self._ports = choose_ports(self._config / "ports.json", self._wanted_port, keep_s3=keep)
+            write_config(self._config, self._data, keys)
+            # weed writes its options there and reads them back: only today's may count.
+            (self._data / "mini.options").unlink(missing_ok=True)
+            try:
+                self._launch(keys, cancel)
+                break
+            except EmbeddedStartError as error:
+                if not tries or not any(text in error.log_tail for text in _TAKEN):
+                    raise
+                _log.warning("object_store_port_taken", tries_left=tries)  # since it was looked at
         self._make_durable(cancel)
 
     def stop(self) -> bool:

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -24,7 +25,8 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from utils.embedded import postgres
+from utils.embedded import object_store, postgres
+from utils.embedded import ports as ports_module
 from utils.embedded.errors import DataDirLocked, EmbeddedStartError
 from utils.embedded.lock import DataDirLock
 from utils.embedded.process import ChildProcess, processes_in
@@ -236,6 +238,30 @@ def test_objects_survive_a_power_cut_that_took_the_unsynced_index(tmp_path: Path
         assert all(len(body(s3(second), f"p/{index}")) == 20_000 for index in range(12))
     finally:
         second.stop()
+
+
+def test_a_port_that_is_taken_since_it_was_looked_at_is_another_one_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[socket.socket] = []
+    choose = ports_module.choose_ports
+
+    def chosen(path: Path, wanted: int | None, *, keep_s3: int | None = None) -> dict[str, int]:
+        ports = choose(path, wanted, keep_s3=keep_s3)
+        if not taken:  # by another program, at once
+            taken.append(socket.create_server(("127.0.0.1", ports["s3"])))
+        return ports
+
+    monkeypatch.setattr(object_store, "choose_ports", chosen)
+    made = make(tmp_path, postgres=False)
+    try:
+        made.start()
+        assert made.object_store is not None
+        assert not made.object_store.endpoint.endswith(f":{taken[0].getsockname()[1]}")
+        s3(made).put_object(Bucket=BUCKET, Key="k", Body=b"bytes")
+    finally:
+        made.stop()
+        taken[0].close()
 
 
 def test_stale_postmaster_pid_of_a_stranger_or_empty_does_not_stop_the_start(tmp_path: Path) -> None:
