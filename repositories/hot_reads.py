@@ -1,6 +1,6 @@
 """Hot reads: one statement each on a plain asyncpg connection, for what clients ask for over and over.
 
-Without ORM, session and transaction, a GET status takes half of the CPU time (docs/performance.md). Each statement
+Without ORM, session and transaction, a GET status takes less than half of the CPU time (docs/performance.md). Each statement
 is a transaction by itself and sees one snapshot. A principal's cameras are an argument without default, as everywhere.
 """
 
