@@ -9,7 +9,6 @@ import contextlib
 import os
 import pwd
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -69,7 +68,7 @@ def pgbouncer(db: DbSettings, mode: Literal["session", "transaction"], pool_size
             _wait(child, port, folder / "log")
             yield db.model_copy(update={"HOST": "127.0.0.1", "PORT": port, "SSL": "disable", "POOLER": mode})
         finally:
-            child.send_signal(signal.SIGQUIT)  # at once, whoever is connected
+            child.kill()  # at once, whoever is connected; a run in a shell's background has SIGQUIT ignored
             child.wait(10)
 
 
