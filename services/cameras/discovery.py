@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Literal
 
@@ -35,6 +33,7 @@ from utils.exceptions import (
 from utils.logger import get_logger
 from utils.metrics import DISCOVERIES
 from utils.secret_box import SecretBox
+from utils.turns import Turns
 from utils.urls import mask_url
 
 log = get_logger(__name__)
@@ -54,8 +53,7 @@ class Discovery:
         refs: StreamRefs,
     ) -> None:  # fmt: skip
         self._settings, self._database, self._secrets, self._policy, self._refs = settings, database, secrets, policy, refs
-        self._free = asyncio.Semaphore(AT_ONCE)
-        self._waiting = 0
+        self._turns = Turns(AT_ONCE, MAX_WAITING, "Cameras are being searched already, and others wait for it. Try again.")
 
     async def discover(self, body: DiscoverRequest, who: Principal) -> DiscoverResponse:
         """Raises CameraFailed with a capture's code and NotOnvif for the device that was asked."""
@@ -63,11 +61,11 @@ class Discovery:
         try:
             if body.address is None:
                 networks = self._networks(body.networks)
-                async with self._turn():
+                async with self._turns.turn():
                     answer = await self._search(networks, body.timeout_s, who.cameras)
             else:
                 at = self._device_address(body.address)
-                async with self._turn():
+                async with self._turns.turn():
                     answer = await self._describe(at, body, who)
         except IngestionException as error:
             DISCOVERIES.labels(kind=kind, outcome=error.code).inc()
@@ -76,21 +74,6 @@ class Discovery:
         DISCOVERIES.labels(kind=kind, outcome="ok").inc()
         log.info("cameras_discovered", kind=kind, found=len(answer.items))
         return answer
-
-    @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        """One of AT_ONCE places."""
-        if self._waiting >= MAX_WAITING:
-            raise Overloaded("Cameras are being searched already, and others wait for it. Try again.", retry_after=5)
-        self._waiting += 1
-        try:
-            await self._free.acquire()
-        finally:
-            self._waiting -= 1
-        try:
-            yield
-        finally:
-            self._free.release()
 
     # -- a search ----------------------------------------------------------------------------------------------
 
@@ -123,7 +106,7 @@ class Discovery:
 
     async def _registered(self, cameras: CameraGrant) -> dict[str, str]:
         """The camera registered first with each host, of those that the caller may see. Names are not resolved."""
-        async with self._database.unit_of_work() as uow:
+        async with self._database.reading() as uow:
             rows = await uow.cameras.find(cameras, after=None, limit=MAX_REGISTERED)
         found: dict[str, str] = {}
         for index, row in enumerate(rows):

@@ -164,7 +164,7 @@ class LatestPictures:
     # -- of the newest frame -----------------------------------------------------------------------------------
 
     async def _of_frame(self, camera_id: str, who: Principal, max_age: float | None) -> LatestPicture:
-        async with self._database.unit_of_work(events=False) as uow:
+        async with self._database.reading() as uow:
             row = await uow.frames.newest(camera_id, who.cameras)
             if row is None and await uow.cameras.get(camera_id) is None:
                 raise CameraNotFound

@@ -32,7 +32,6 @@ class CaptureJob:
         self._deps = deps
         self._control = CaptureControl(may_act)
         self._capture: Capture | None = None  # once it runs
-        self._mode: Mode | None = None
 
     def cancel(self) -> None:
         """The client asked for the end; frames captured before are stored."""
@@ -61,12 +60,12 @@ class CaptureJob:
     @property
     def triggers_since(self) -> datetime | None:
         """Triggers committed earlier are known; None: the capture takes none, or does not run yet."""
-        return self._mode.triggers_since if self._mode is not None else None
+        return self._capture.mode.triggers_since if self._capture is not None else None
 
     def trigger(self, row: CaptureEvent) -> None:
         """A trigger of this capture was committed, by whichever process; one that is known already is ignored."""
-        if self._mode is not None:
-            self._mode.on_trigger(row)
+        if self._capture is not None:
+            self._capture.mode.on_trigger(row)
 
     async def run(self) -> None:
         """Raises LeaseLost when another process has the capture, DatabaseUnavailable when it could not begin."""
@@ -78,5 +77,5 @@ class CaptureJob:
         if row.cancel_requested_at is not None:
             self._control.cancelled = True
         capture = Capture(self.claim, self._deps, self._control, state, row, params, MODES[params.mode])
-        self._capture, self._mode = capture, capture.mode
+        self._capture = capture
         await capture.run()

@@ -118,9 +118,7 @@ class AddressPolicy:
     def allows(self, address: IpAddress, port: int) -> bool:
         """Does not block."""
         found = forms(address)
-        mapped = getattr(address, "ipv4_mapped", None)
-        judged = mapped or address
-        holding = [network for network in self._networks if judged.version == network.version and judged in network]
+        holding = self._holding(address)
         by_itself = any(network.num_addresses == 1 for network in holding)
         if any(form in METADATA_ADDRESSES for form in found):
             return by_itself and self.allows_port(port)
@@ -128,13 +126,17 @@ class AddressPolicy:
             return False
         return bool(holding) and self.allows_port(port)
 
+    def _holding(self, address: IpAddress) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+        """The allowed networks in which it lies."""
+        judged = getattr(address, "ipv4_mapped", None) or address
+        return [network for network in self._networks if judged.version == network.version and judged in network]
+
     def allows_port(self, port: int) -> bool:
         return any(port in ports for ports in self._ports)
 
     def allows_address(self, address: IpAddress) -> bool:
         """Whether it lies in a network that is allowed, whatever the port; nothing is known of the service's own parts."""
-        judged = getattr(address, "ipv4_mapped", None) or address
-        holding = [network for network in self._networks if judged.version == network.version and judged in network]
+        holding = self._holding(address)
         if any(form in METADATA_ADDRESSES for form in forms(address)):
             return any(network.num_addresses == 1 for network in holding)
         return bool(holding)

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import median
@@ -23,9 +21,10 @@ from services.rtsp_capture.media.decoder import PictureDecoder
 from services.rtsp_capture.media.gop_buffer import Gop, Packet, Picture
 from services.rtsp_capture.media.packets import Jpeg, StreamInfo
 from services.rtsp_capture.streams.stream import StreamDeps
-from utils.exceptions import CaptureFailure, Overloaded
+from utils.exceptions import CaptureFailure
 from utils.logger import get_logger
 from utils.metrics import PROBES
+from utils.turns import Turns
 
 log = get_logger(__name__)
 
@@ -35,6 +34,7 @@ REPORT_TIMEOUT = 8.0  # seconds that a second sender report is waited for, where
 MAX_BYTES = 64 * 1024 * 1024
 MAX_CONCURRENT = 4
 MAX_WAITING = 16
+BUSY = "Cameras are being tried already, and others wait for it. Try again."
 QUALITY = 90
 MAX_NO_CAMERA = 15.0  # seconds
 NO_CAMERA = "No camera answered there in time. Administrators are told why; so is the service's log."
@@ -147,36 +147,13 @@ def _may_be_told(failure: CaptureFailure) -> bool:
     return failure.answered or failure.code == "address_not_allowed"
 
 
-class _Turns:
-    """At most MAX_CONCURRENT at a time, MAX_WAITING wait."""
-
-    def __init__(self) -> None:
-        self._free = asyncio.Semaphore(MAX_CONCURRENT)
-        self._waiting = 0
-
-    @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Raises Overloaded."""
-        if self._waiting >= MAX_WAITING:
-            raise Overloaded("Cameras are being tried already, and others wait for it. Try again.", retry_after=5)
-        self._waiting += 1
-        try:
-            await self._free.acquire()
-        finally:
-            self._waiting -= 1
-        try:
-            yield
-        finally:
-            self._free.release()
-
-
 class Prober:
     """At most MAX_CONCURRENT cameras at a time, and as many for strangers. On the event loop; shares the streams' check,
     readers and decoding pool."""
 
     def __init__(self, deps: StreamDeps) -> None:
         self._deps = deps
-        self._turns = {stranger: _Turns() for stranger in (False, True)}
+        self._turns = {stranger: Turns(MAX_CONCURRENT, MAX_WAITING, BUSY) for stranger in (False, True)}
         self._ending: set[asyncio.Task[None]] = set()
 
     async def probe(

@@ -374,9 +374,9 @@ class CaptureRun:
     @property
     def undecided(self) -> int:
         """The first slot that is not decided."""
-        mode = self.job._mode
-        assert mode is not None
-        return mode._context.ledger.grid.next_slot
+        capture = self.job._capture
+        assert capture is not None
+        return capture.mode._context.ledger.grid.next_slot
 
     async def ended(self, seconds: float = 20) -> IngestionStatus:
         async with asyncio.timeout(seconds):
