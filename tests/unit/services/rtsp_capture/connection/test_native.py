@@ -429,7 +429,7 @@ async def test_it_tells_what_udp_lost(codec: Codec, tmp_path: Path) -> None:
     with Camera(path) as camera:
         camera.fault(Faults(loss=0.006))
         async with watching(camera.url, transport="udp") as watched:
-            packets = await watched.until(130)
+            packets = await watched.until(260)
     assert any(packet.corrupt for packet in packets)
     decoder, told = PictureDecoder(watched.infos[0], lossy=True), Counter[str]()
     for picture in received(packets, watched.infos[0]):
@@ -442,5 +442,5 @@ async def test_it_tells_what_udp_lost(codec: Codec, tmp_path: Path) -> None:
         whole = number is not None and cv2.absdiff(image, shown[number]).mean() <= 0.3
         told["good" if whole else "smeared"] += 1
     assert told["smeared"] == 0, told
-    assert told["good"] >= 3
-    assert told["refused"] >= 3  # how many is chance: some 20 of 130
+    assert told["good"] >= 10
+    assert told["refused"] >= 10
