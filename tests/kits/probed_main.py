@@ -26,7 +26,7 @@ STACK_AFTER = 0.03  # a loop that has been silent for so long is looked at
 
 def ready_for() -> float:
     """Seconds for which this thread was ready to run and no processor was free, since it began (Linux, sched-stats.rst)."""
-    with open("/proc/thread-self/schedstat", encoding="ascii") as file:  # noqa: PTH123  # each 5 ms, on the loop
+    with open("/proc/thread-self/schedstat", encoding="ascii") as file:
         return int(file.read().split()[1]) / 1e9
 
 

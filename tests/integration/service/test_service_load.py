@@ -128,8 +128,8 @@ async def test_the_event_loop_is_never_blocked_for_long(
     try:
         async with running(service) as client:
             big = jpeg((1600, 1200))
-            # Imports, first connections and starts of worker processes are not what is measured. A start holds the interpreter
-            # until the kernel has run the new process (vfork), which takes as long as the machine is busy (docs/isolation.md).
+            # Imports, first connections and starts of worker processes are not what is measured. A start holds the
+            # interpreter until the kernel runs the new process (vfork): as long as the machine is busy (docs/isolation.md).
             await warm(client, big, cameras)
             began = time.perf_counter()
             ids = [
