@@ -10,7 +10,7 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo run test test-unit test-faults test-real lint bench bench-http bench-time bench-events bench-outbox docs lock audit sbom docker-check clean
+.PHONY: help install demo run test test-unit test-faults test-real lint bench docs lock audit sbom docker-check clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,24 +73,16 @@ test-faults: $(STAMP) ## Every fault many times; a table of what was lost and do
 test-real: $(STAMP) ## The integration suite on Debian's PostgreSQL and a MinIO built from source
 	PY=$(abspath $(PY)) tests/real.sh $(ARGS)
 
-bench: $(STAMP) ## Benchmarks; prints figures, judges nothing
-	$(PY) -m tests.benchmarks $(ARGS)
-
-bench-http: $(STAMP) ## GET status and GET /frames beside bare FastAPI routes, with goals
-	$(PY) -m tests.benchmarks.http $(ARGS)
-
-bench-events: $(STAMP) ## CPU of event_driven captures while nothing moves, beside keyframe captures; judges nothing
-	$(PY) -m tests.benchmarks.events $(ARGS)
-
-bench-outbox: $(STAMP) ## What events cost the writers, and how soon consumers read them; judges nothing
-	$(PY) -m tests.benchmarks.outbox $(ARGS)
-
-bench-time: $(STAMP) ## How true frames' times are, beside a naive reader's; prints figures, judges nothing
-	$(PY) -m tests.benchmarks.time $(ARGS)
-
-.PHONY: bench-cameras
-bench-cameras: $(STAMP) ## The table of cameras by both readers: whole pictures, and times within their uncertainty; judges nothing
-	$(PY) -m tests.benchmarks.cameras $(ARGS)
+# `make bench status list`: the names after `bench` are no targets of their own.
+ifeq (bench,$(firstword $(MAKECMDGOALS)))
+NAMES := $(wordlist 2,$(words $(MAKECMDGOALS)),$(MAKECMDGOALS))
+ifneq (,$(NAMES))
+$(eval .PHONY: $(NAMES))
+$(eval $(NAMES):;@:)
+endif
+endif
+bench: $(STAMP) ## Figures beside references, with goals: all (<= 25 minutes) or `make bench NAME`; ARGS=--help lists them
+	$(PY) -m tests.benchmarks $(NAMES) $(ARGS)
 
 docs: $(STAMP) ## Writes .env.example and docs/configuration.md from config.py
 	$(PY) -m docs.generate

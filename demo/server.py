@@ -133,9 +133,7 @@ class CameraSession(RtspServerSession):  # type: ignore[misc]
         self._pairs[state.rtp_channel] = self._pairs[state.rtcp_channel] = pair
         self.session_active = True
         transport = "RTP/AVP;unicast;client_port={}-{};server_port={}-{}".format(*ports, *pair.ports)
-        await self._send_response(
-            req_headers, 200, "OK", {"Transport": transport, "Session": self._session_header_value()}
-        )
+        await self._send_response(req_headers, 200, "OK", {"Transport": transport, "Session": self._session_header_value()})
 
     async def _close_transport(self) -> None:
         await super()._close_transport()

@@ -172,5 +172,3 @@ def has_pictures(path: Path) -> bool:
     """Whether a file shows something; else it is taken as sound."""
     with av.open(str(path)) as film:
         return bool(film.streams.video)
-
-

@@ -50,6 +50,7 @@ from utils.metrics import DB_ERRORS, DB_POOL
 log = get_logger(__name__)
 T = TypeVar("T")
 
+
 class UnitOfWork:
     """The repositories on one session."""
 

@@ -116,9 +116,7 @@ class HotReads:
 
         return await self._reader.read(work)
 
-    async def frames(
-        self, wanted: FrameFilter, cameras: CameraGrant, *, after: Key | None, limit: int
-    ) -> Sequence[Row]:
+    async def frames(self, wanted: FrameFilter, cameras: CameraGrant, *, after: Key | None, limit: int) -> Sequence[Row]:
         """At most `limit` stored frames of `cameras` by capture time, beginning after `after`."""
 
         async def work(connection: asyncpg.Connection) -> Sequence[Row]:

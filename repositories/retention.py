@@ -50,9 +50,7 @@ class RetentionRepository(Repository[RetentionPolicy]):
         found = (await self.session.scalars(registered)).all()
         if found:
             return found[0]
-        return await self.session.scalar(
-            select(DeletedCamera.retention_days).where(DeletedCamera.camera_id == camera_id)
-        )
+        return await self.session.scalar(select(DeletedCamera.retention_days).where(DeletedCamera.camera_id == camera_id))
 
     async def take(self, camera_id: str, wanted: int, share: float, *, recount: bool) -> int:
         """How many of `wanted` frames of the camera may be deleted now; they count as deleted today (UTC) from here on.

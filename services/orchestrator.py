@@ -196,9 +196,7 @@ class Orchestrator:
         """Stores an upload; returns its id, the operation's. Raises ShuttingDown, and what `admission.uploads` names."""
         self.check_accepting()
         operation = operation or Operation()
-        await ingest_upload(
-            form, files, operation, database=self._database, uploads=self._uploads, secrets=self._secrets
-        )
+        await ingest_upload(form, files, operation, database=self._database, uploads=self._uploads, secrets=self._secrets)
         return operation.request_id
 
     # -- requests ----------------------------------------------------------------------------------------------

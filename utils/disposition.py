@@ -22,7 +22,7 @@ def inline(filename: str, fmt: str) -> str:
     if name.isascii():
         return f'inline; filename="{name}"'
     plain = "".join(char if char.isascii() else "_" for char in name)
-    return f"""inline; filename="{plain}"; filename*=UTF-8''{quote(name, safe='')}"""
+    return f"""inline; filename="{plain}"; filename*=UTF-8''{quote(name, safe="")}"""
 
 
 def safe_name(filename: str, fmt: str) -> str:

@@ -124,9 +124,7 @@ SPOOL_DROPPED = Counter(
 SPOOL_DEAD = Counter(
     "ingestion_spool_dead", "Spooled frames that can never be stored, by reason.", ["reason"], registry=REGISTRY
 )
-PICTURE_BYTES = Gauge(
-    "ingestion_picture_bytes", "Encoded pictures on their way into the object store.", registry=REGISTRY
-)
+PICTURE_BYTES = Gauge("ingestion_picture_bytes", "Encoded pictures on their way into the object store.", registry=REGISTRY)
 QUEUE_DEPTH = Gauge("ingestion_queue_depth", "Items waiting, by queue.", ["queue"], registry=REGISTRY)
 POOL_BUSY = Gauge(
     "ingestion_pool_busy", "Calls running or waiting in a pool of threads or processes.", ["pool"], registry=REGISTRY

@@ -47,8 +47,13 @@ GroupId = Annotated[StrictUuid, Path(description="The burst's id.")]
 )  # fmt: skip
 @needs(Scope.INGEST_WRITE)
 async def take_burst(
-    body: BurstRequest, request: Request, response: Response, services: ServicesDep, state: StateDep,
-    operation: OperationDep, who: WhoDep,
+    body: BurstRequest,
+    request: Request,
+    response: Response,
+    services: ServicesDep,
+    state: StateDep,
+    operation: OperationDep,
+    who: WhoDep,
 ) -> Any:
     """One frame a camera, the one nearest to the same moment, by a single_frame request each.
 

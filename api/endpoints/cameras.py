@@ -102,9 +102,7 @@ async def list_cameras(services: ServicesDep, who: WhoDep, limit: Limit = 50, cu
     openapi_extra=_body_example({"rtsp_url": "rtsp://192.168.1.20:554/stream1"}),
 )
 @needs(Scope.CAMERAS_WRITE)
-async def probe_url(
-    body: ProbeRequest, request: Request, services: ServicesDep, state: StateDep, who: WhoDep
-) -> Any:
+async def probe_url(body: ProbeRequest, request: Request, services: ServicesDep, state: StateDep, who: WhoDep) -> Any:
     """Connects, reads 3 to 12 seconds of packets, decodes one picture. Stores nothing."""
     with share(request, "probes", PROBES):
         return await while_wanted(request, state, services.cameras.probe_url(body, who))

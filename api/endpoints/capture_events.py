@@ -40,7 +40,11 @@ router = make_router("/api/v1/ingest/requests", tags=["ingest"])
 )  # fmt: skip
 @needs(Scope.INGEST_WRITE)
 async def trigger_event(
-    request_id: RequestId, response: Response, services: ServicesDep, operation: OperationDep, who: WhoDep,
+    request_id: RequestId,
+    response: Response,
+    services: ServicesDep,
+    operation: OperationDep,
+    who: WhoDep,
     body: TriggerRequest | None = None,
 ) -> Any:
     """The slots from pre_roll seconds before `at` until post_roll seconds after it are stored, those that have passed

@@ -64,7 +64,9 @@ async def _filter(
     types: Annotated[
         str | None,
         Query(
-            max_length=500, description="Only these, comma-separated.", examples=["frame.stored,frame.deleted"],
+            max_length=500,
+            description="Only these, comma-separated.",
+            examples=["frame.stored,frame.deleted"],
             json_schema_extra={"pattern": f"^({_TYPE})(,({_TYPE}))*$"},
         ),
     ] = None,
@@ -172,10 +174,13 @@ async def _answer(
         **problems("cursor_expired"),
     },
     openapi_extra={
-        "parameters": [header(
-                "Last-Event-ID", "Streams: the last id that came; goes before `after`.",
+        "parameters": [
+            header(
+                "Last-Event-ID",
+                "Streams: the last id that came; goes before `after`.",
                 "7f0c2a44-5d0e-4c39-9a34-0f8d1c7b2e61.4711",
-            )]
+            )
+        ]
     },
 )
 @needs(Scope.EVENTS_READ)

@@ -50,8 +50,13 @@ def status_location(request_id: UUID) -> str:
 )  # fmt: skip
 @needs(Scope.INGEST_WRITE)
 async def submit_capture(
-    body: RTSPIngestionRequest, request: Request, response: Response, services: ServicesDep, state: StateDep,
-    operation: OperationDep, who: WhoDep,
+    body: RTSPIngestionRequest,
+    request: Request,
+    response: Response,
+    services: ServicesDep,
+    state: StateDep,
+    operation: OperationDep,
+    who: WhoDep,
 ) -> Any:
     """Answers at once, before the camera is reached. With `Prefer: wait=N` it waits for the final state."""
     services.orchestrator.check_accepting()

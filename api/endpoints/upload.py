@@ -74,9 +74,7 @@ _EXAMPLE = {"camera_id": "pit-lane-1", "files": ["car-44.jpg"], "meta": {"sessio
     },
 )  # fmt: skip
 @needs(Scope.INGEST_WRITE)
-async def upload_images(
-    request: Request, response: Response, services: ServicesDep, state: StateDep, who: WhoDep
-) -> Any:
+async def upload_images(request: Request, response: Response, services: ServicesDep, state: StateDep, who: WhoDep) -> Any:
     """Each file is stored or refused by itself, its bytes unchanged. If none is stored, the answer is the first
     file's problem with all of `rejected`."""
     services.orchestrator.check_accepting()

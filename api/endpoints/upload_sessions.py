@@ -55,7 +55,11 @@ def session_location(session_id: UUID) -> str:
 )  # fmt: skip
 @needs(Scope.INGEST_WRITE)
 async def open_upload_session(
-    body: UploadSessionCreate, request: Request, response: Response, services: ServicesDep, operation: OperationDep,
+    body: UploadSessionCreate,
+    request: Request,
+    response: Response,
+    services: ServicesDep,
+    operation: OperationDep,
     who: WhoDep,
 ) -> Any:
     """For files larger than a form's, and for links that break: what has arrived stays, the rest is sent again.
@@ -108,7 +112,12 @@ async def get_upload_session(session_id: SessionId, services: ServicesDep, who: 
 )  # fmt: skip
 @needs(Scope.INGEST_WRITE)
 async def complete_upload_session(
-    session_id: SessionId, request: Request, response: Response, services: ServicesDep, state: StateDep, who: WhoDep,
+    session_id: SessionId,
+    request: Request,
+    response: Response,
+    services: ServicesDep,
+    state: StateDep,
+    who: WhoDep,
     body: UploadComplete | None = None,
 ) -> Any:
     """Checked as a form's file is, with the same refusals, which end the session. 409 `upload_incomplete` names the parts

@@ -53,7 +53,9 @@ Flag = Annotated[bool, BeforeValidator(_boolean, json_schema_input_type=bool)]
 Cursor = Annotated[
     str | None,
     Query(
-        min_length=1, max_length=2048, pattern=CURSOR_PATTERN,
+        min_length=1,
+        max_length=2048,
+        pattern=CURSOR_PATTERN,
         description="`next_cursor` of the page before, with the same filters.",
     ),
 ]

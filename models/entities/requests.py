@@ -105,7 +105,8 @@ class IngestionRequest(Base, LedgerCounts):
         Index(None, "source_type", "created_at", "id"),
         Index(None, "capture_mode", "created_at", "id"),
         Index(
-            "ix_ingestion_requests_pending_owner", "owner",
+            "ix_ingestion_requests_pending_owner",
+            "owner",
             postgresql_where=text("status = 'pending' AND owner IS NOT NULL"),
         ),
         Index("ix_ingestion_requests_group_id", "group_id", "id", postgresql_where=text("group_id IS NOT NULL")),

@@ -86,9 +86,7 @@ RtspUrl = Annotated[
 
 # `defer_build`: a model, and what FastAPI makes of it, is built when it is first used. All of them at every start are 0.2 s.
 class Input(BaseModel):
-    model_config = ConfigDict(
-        strict=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True, defer_build=True
-    )
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True, defer_build=True)
 
 
 class NullIsAbsent(Input):

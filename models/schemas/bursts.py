@@ -16,7 +16,10 @@ class BurstRequest(NullIsAbsent):
     """POST /api/v1/ingest/burst."""
 
     camera_ids: list[CameraId] = Field(
-        min_length=2, max_length=32, description="Registered cameras, each once.", json_schema_extra={"uniqueItems": True},
+        min_length=2,
+        max_length=32,
+        description="Registered cameras, each once.",
+        json_schema_extra={"uniqueItems": True},
         examples=[["pit-lane-1", "pit-lane-2"]],
     )
     at: Timestamp | None = Field(

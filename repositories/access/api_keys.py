@@ -24,9 +24,7 @@ class ApiKeyRepository(Repository[ApiKey]):
 
     async def find(self, *, after: AnyKey | None, limit: int) -> list[ApiKey]:
         """Keys, in the order of their creation; revoked ones too."""
-        return await self.page(
-            self.select(), (ApiKey.created_at, ApiKey.key_id), after=after, limit=limit, descending=False
-        )
+        return await self.page(self.select(), (ApiKey.created_at, ApiKey.key_id), after=after, limit=limit, descending=False)
 
     async def revoke(self, key_id: str) -> ApiKey | None:
         """Revokes the key for good; the row, None for an unknown key. A revoked key stays as it was revoked."""

@@ -71,6 +71,7 @@ async def upgrade(db: DbSettings, revision: str = "head") -> None:
     The lock is the transaction's own: a process killed in mid-migration leaves neither lock nor half a schema.
     Raises SQLAlchemy's errors.
     """
+
     def migrate(config: Config) -> None:
         from alembic import command
 
@@ -81,6 +82,7 @@ async def upgrade(db: DbSettings, revision: str = "head") -> None:
 
 async def downgrade(db: DbSettings, revision: str) -> None:
     """Takes the schema back to `revision`, under the same lock."""
+
     def migrate(config: Config) -> None:
         from alembic import command
 

@@ -206,4 +206,3 @@ class Credentials:
     async def _read_session(self, session_id: str) -> BrowserSession | None:
         async with self._database.one_statement(events=False) as uow:
             return await uow.browser_sessions.get(session_id)
-

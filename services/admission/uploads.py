@@ -71,9 +71,7 @@ async def ingest_upload(
         await database.retry_until_known(add)
 
     by_index = {file.index: file for file in files}
-    await commit_with_reupload(
-        result.records, commit, lambda item: uploads.put_again(item, by_index[item.sequence])
-    )
+    await commit_with_reupload(result.records, commit, lambda item: uploads.put_again(item, by_index[item.sequence]))
     FRAMES.labels(source="upload", outcome="stored").inc(len(result.records))
     log.info(
         "upload_stored", ingestion_id=str(request_id), camera_id=form.camera_id, stored=len(result.records),

@@ -154,9 +154,7 @@ class Retention:
         deleted, after = 0, None
         while True:
             async with self._database.one_statement() as uow:
-                old = await uow.frames.oldest(
-                    after=after, limit=self._batch, camera_id=camera_id, older_than_s=older_than_s
-                )
+                old = await uow.frames.oldest(after=after, limit=self._batch, camera_id=camera_id, older_than_s=older_than_s)
             if not old:
                 return deleted
             granted = await self._take(camera_id, len(old), policy)

@@ -68,6 +68,7 @@ async def put_in_order(database: Database, box: SecretBox, *, everything: bool) 
 
     Waits out an absent database; never raises.
     """
+
     async def once() -> None:
         if box.missing:  # `key_guard` says so
             return

@@ -44,9 +44,7 @@ COUNT_TO = 10_000  # violations are counted no further
 class Sweeper:
     """One a process: `poll` is run every POLL_INTERVAL."""
 
-    def __init__(
-        self, settings: SweeperSettings, database: Database, storage: StorageService, guard: BucketGuard
-    ) -> None:
+    def __init__(self, settings: SweeperSettings, database: Database, storage: StorageService, guard: BucketGuard) -> None:
         self._settings = settings
         self._database = database
         self._storage = storage

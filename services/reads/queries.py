@@ -83,9 +83,7 @@ class Queries:
         """The same as a model."""
         return IngestionResponse.model_validate(await self.request_json(request_id, who))
 
-    async def list_requests(
-        self, wanted: RequestFilter, limit: int, cursor: str | None, who: Principal
-    ) -> RequestPage:
+    async def list_requests(self, wanted: RequestFilter, limit: int, cursor: str | None, who: Principal) -> RequestPage:
         """Requests, newest first."""
         after = self._cursors.decode(cursor, wanted, who, UUID)
         async with self._database.reading() as uow:
@@ -130,9 +128,7 @@ class Queries:
         found = [*await self._infos(stored), *gone]
         return {info.frame_id: info.model_dump(mode="json", by_alias=True) for info in found}
 
-    async def frames_json(
-        self, wanted: FrameFilter, limit: int, cursor: str | None, who: Principal
-    ) -> dict[str, Any]:
+    async def frames_json(self, wanted: FrameFilter, limit: int, cursor: str | None, who: Principal) -> dict[str, Any]:
         """Stored frames by capture time: a FramePage, as JSON has it."""
         after = self._cursors.decode(cursor, wanted, who, UUID)
         rows = await self._database.hot.frames(wanted, who.cameras, after=after, limit=limit + 1)

@@ -1,7 +1,7 @@
 """The spool's folder on disk. Everything here blocks: it runs in the spool's own threads.
 
-    records/   one file a frame; names that begin with `.` are half-written
-    dead/      records that can never be stored, for a person to look at
+records/   one file a frame; names that begin with `.` are half-written
+dead/      records that can never be stored, for a person to look at
 """
 
 from __future__ import annotations

@@ -91,9 +91,7 @@ class Presigner:
         """A URL for GET of `key`, valid from `now`; `response_headers`: e.g. `response-content-disposition`."""
         return self._signed("GET", key, now, self._expiry, response_headers or {}, {})
 
-    def put(
-        self, key: str, now: datetime, size: int, at_most: float, query: Mapping[str, str] | None = None
-    ) -> Presigned:
+    def put(self, key: str, now: datetime, size: int, at_most: float, query: Mapping[str, str] | None = None) -> Presigned:
         """A URL for PUT of exactly `size` bytes to `key`, valid for `at_most` seconds or less: the length is signed.
 
         `query`: `partNumber` and `uploadId` of a part.

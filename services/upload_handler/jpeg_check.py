@@ -180,4 +180,3 @@ def check_jpeg(data: bytes, max_pixels: int, afford: Afford) -> JpegFacts:
         if trouble:
             raise InvalidImage("The JPEG's picture data is cut off or damaged.")
     return JpegFacts(width, height, layout.exif)
-

@@ -22,9 +22,7 @@ log = get_logger(__name__)
 class StagingSweeper:
     """Any number of processes may run one: each step is repeatable, and asks for the state again."""
 
-    def __init__(
-        self, database: Database, storage: StorageService, *, orphan_age: timedelta = LONGEST_TTL
-    ) -> None:
+    def __init__(self, database: Database, storage: StorageService, *, orphan_age: timedelta = LONGEST_TTL) -> None:
         """`orphan_age`: of staging objects that no session of this database names.
 
         The bucket may be shared, or the database restored: an object is nobody's only when no session, here or

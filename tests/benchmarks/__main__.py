@@ -1,8 +1,4 @@
-"""`make bench ARGS="cpu memory every many snapshot staleness safety"`: figures on this machine, ours beside ffmpeg's.
-
-Without ARGS all of them, staleness for two minutes (`--long`: ten). They judge nothing and take a quiet machine. The
-cameras begin where they are, in mid-GOP, as media servers do: a client's first picture is the next keyframe.
-"""
+"""`make bench` runs the table's benchmarks, `make bench NAME ...` those named. They take a quiet machine."""
 
 from __future__ import annotations
 
@@ -10,53 +6,52 @@ import argparse
 import shutil
 import sys
 import tempfile
+import time
+import traceback
 from pathlib import Path
 
-from tests.benchmarks.cpu import every_frame, one_a_second
+from tests.benchmarks.frame import ROUNDS, Bench, table
 from tests.benchmarks.harness import machine, stolen
-from tests.benchmarks.many import many
-from tests.benchmarks.memory import memory
-from tests.benchmarks.safety import BEFORE, safety
-from tests.benchmarks.snapshot import snapshots
-from tests.benchmarks.staleness import staleness
-
-ALL = ("cpu", "memory", "every", "many", "snapshot", "staleness", "safety")
+from tests.benchmarks.registry import BENCHMARKS
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("what", nargs="*", choices=[*ALL, []], default=list(ALL))
-    parser.add_argument("--cameras", type=int, default=5, help="of `cpu`: ffmpeg needs a fifth of a core for each")
-    parser.add_argument("--seconds", type=float, default=20, help="of `cpu` and `every`, a round")
-    parser.add_argument("--long", action="store_true", help="`staleness` for ten minutes")
-    parser.add_argument("--before", default=BEFORE, help="of `safety`: the commit to compare with")
-    options = parser.parse_args()
-    if shutil.which("ffmpeg") is None:
-        sys.exit("The benchmarks print ffmpeg's figures beside ours, and no ffmpeg is on the PATH: apt-get install ffmpeg")
-    folder = Path(tempfile.mkdtemp(prefix="bench-"))
-    print(machine(), flush=True)
-    began = stolen()
+def _run(name: str, rounds: int) -> Bench | None:
+    """None for a benchmark that failed: the others are run all the same."""
+    folder = Path(tempfile.mkdtemp(prefix=f"bench-{name}-"))
+    bench, began = Bench(name, folder, rounds), time.monotonic()
+    print(f"{name}: {BENCHMARKS[name].about}", flush=True)
     try:
-        if "cpu" in options.what:
-            one_a_second(folder, options.cameras, options.seconds)
-        if "memory" in options.what:
-            memory(folder, 2, 10)
-        if "every" in options.what:
-            every_frame(folder, options.seconds)
-        if "many" in options.what:
-            for reader in ("opencv", "native"):
-                many(folder, 40, 60, reader)
-        if "snapshot" in options.what:
-            snapshots(folder, 50)
-        if "staleness" in options.what:
-            for sampling in ("auto", "exact"):
-                staleness(folder, 600 if options.long else 120, sampling)
-        if "safety" in options.what:
-            safety(folder, options.before, 2, 10)
+        BENCHMARKS[name].measure(bench)
+    except Exception:
+        traceback.print_exc()
+        return None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        print(f"CPU time that the host gave to others meanwhile: {stolen() - began:.1f} s")
+    print(f"  {time.monotonic() - began:.0f} s, {bench.write()}", flush=True)
+    return bench
+
+
+def main() -> int:
+    names = "\n".join(f"  {name:14}{each.about}{'' if each.alone else ' *'}" for name, each in BENCHMARKS.items())
+    parser = argparse.ArgumentParser(
+        prog="make bench", description=f"{__doc__}\n\n{names}\n\n* runs only when it is named",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    options = parser.parse_args()
+    wanted = options.names or [name for name, each in BENCHMARKS.items() if each.alone]
+    if unknown := [name for name in wanted if name not in BENCHMARKS]:
+        parser.error(f"{', '.join(unknown)}: known are {', '.join(BENCHMARKS)}")
+    if shutil.which("ffmpeg") is None:
+        sys.exit("The benchmarks print ffmpeg's figures beside ours, and no ffmpeg is on the PATH: apt-get install ffmpeg")
+    print(machine(), flush=True)
+    lost = stolen()
+    done = [_run(name, options.rounds) for name in wanted]
+    print(f"\n{table([bench for bench in done if bench])}")
+    print(f"CPU time that the host gave to others meanwhile: {stolen() - lost:.1f} s")
+    return 1 if None in done else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

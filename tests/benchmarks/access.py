@@ -1,15 +1,13 @@
 """What access control costs: GET status with a key and without access, requests a second and CPU a request.
 
-`python -m tests.benchmarks.access [--seconds 4]`: two services on embedded parts, asked in turns, about a minute and a half
-in all. CPU time is judged: requests a second also tell what else the machine does.
+Two services on embedded parts, asked in turns, about a minute and a half in all. CPU time is judged: requests a second also
+tell what else the machine does.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import statistics
-import tempfile
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -18,13 +16,14 @@ from pathlib import Path
 import httpx
 import psutil
 
+from tests.benchmarks.frame import Bench, Goal
 from tests.conftest import running
 from tests.kits.service_support import embedded_service, jpeg, upload
 
 BOOTSTRAP = "bootstrap-secret-of-the-benchmark-0123"
 CLIENTS = 8
-ROUNDS = 7
-GOAL = 5.0  # per cent of a GET status that a key's check may cost
+ROUNDS, SECONDS = 7, 4.0
+GOAL = Goal("<=", 1.05)  # a key's check may cost 5 % of a GET status
 
 
 @dataclass
@@ -68,35 +67,21 @@ async def _side(stack: AsyncExitStack, folder: Path, mode: str) -> Side:
     return Side(mode, client, psutil.Process(service.process.pid), f"/api/v1/ingest/status/{request_id}", headers)
 
 
-async def _run(folder: Path, seconds: float) -> None:
+def access(bench: Bench) -> None:
+    asyncio.run(_run(bench))
+
+
+async def _run(bench: Bench) -> None:
     rates: dict[str, list[float]] = {"off": [], "keys": []}
     cpu: dict[str, list[float]] = {"off": [], "keys": []}
     async with AsyncExitStack() as stack:
-        sides = [await _side(stack, folder / mode, mode) for mode in rates]
+        sides = [await _side(stack, bench.folder / mode, mode) for mode in rates]
         for side in sides:
             await side.round(1)
         for turn in range(ROUNDS):
             for side in sides if turn % 2 == 0 else reversed(sides):
-                rate, spent = await side.round(seconds)
+                rate, spent = await side.round(SECONDS)
                 rates[side.mode].append(rate)
                 cpu[side.mode].append(spent)
-    for mode in rates:
-        print(
-            f"{mode}: {statistics.median(rates[mode]):.0f} requests/s, {statistics.median(cpu[mode]):.3f} ms of CPU a "
-            f"request (rounds {min(cpu[mode]):.3f} to {max(cpu[mode]):.3f})"
-        )
-    extra = [keys - off for off, keys in zip(cpu["off"], cpu["keys"], strict=True)]
-    share = statistics.median(extra) / statistics.median(cpu["off"]) * 100
-    verdict = f"(goal: at most {GOAL:.0f} %): {'met' if share <= GOAL else 'NOT met'}"
-    print(f"a key's check: {statistics.median(extra):.3f} ms of CPU, {share:.1f} % of a GET status {verdict}")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.access", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=4, help=f"of one round; there are {ROUNDS} for each service")
-    with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder:
-        asyncio.run(_run(Path(folder), parser.parse_args().seconds))
-
-
-if __name__ == "__main__":
-    main()
+    medians = {f"{mode}_per_second": statistics.median(rates[mode]) for mode in rates}
+    bench.compare("GET status, CPU with a key / without access", "ms", cpu["keys"], cpu["off"], GOAL, **medians)

@@ -1,12 +1,12 @@
 """What a user would write instead: bare FastAPI routes with the same SELECTs by asyncpg, and no more.
 
-`python -m tests.benchmarks.bare_route DSN` listens on a port of loopback and prints it.
+`python -m tests.benchmarks.bare_route DSN CLIENTS` listens on a port of loopback and prints it. Served as `uvicorn` on the
+command line serves it: with uvloop and httptools, and a socket of uvicorn's making. A socket of `socket.create_server` under
+asyncio's own loop keeps Nagle's algorithm on, and every answer waits 40 ms for the client's delayed acknowledgement.
 """
 
 from __future__ import annotations
 
-import asyncio
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,12 +18,12 @@ import uvicorn
 from fastapi import FastAPI, HTTPException
 
 
-def make_app(dsn: str) -> FastAPI:
+def make_app(dsn: str, clients: int) -> FastAPI:
     """A pool as large as the benchmark's clients are many."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with asyncpg.create_pool(dsn, min_size=16, max_size=16) as pool:
+        async with asyncpg.create_pool(dsn, min_size=clients, max_size=clients) as pool:
             app.state.pool = pool
             yield
 
@@ -48,12 +48,12 @@ def make_app(dsn: str) -> FastAPI:
     return app
 
 
-async def _serve(dsn: str) -> None:
-    listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(make_app(dsn), log_level="warning", access_log=False))
+def main() -> None:
+    config = uvicorn.Config(make_app(sys.argv[1], int(sys.argv[2])), port=0, log_level="error", access_log=False)
+    listening = config.bind_socket()
     print(listening.getsockname()[1], flush=True)
-    await server.serve(sockets=[listening])
+    uvicorn.Server(config).run(sockets=[listening])
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(sys.argv[1]))
+    main()

@@ -1,4 +1,4 @@
-"""The table of cameras row by row: `make bench-cameras`, `make bench-cameras ARGS="--seconds 60"`.
+"""The table of cameras row by row.
 
 Each camera's script (`tests/kits/camera_table.py`) is played to both readers. A numbered film is compared with the camera's
 own log of when each picture was taken. Printed: frames, frames within their stated uncertainty, and the largest error.
@@ -6,9 +6,9 @@ own log of when each picture was taken. Printed: frames, frames within their sta
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 
+from tests.benchmarks.frame import Bench, Goal
 from tests.kits.camera_table import CAMERAS
 from tests.kits.scripted_camera import Told, play_native, play_opencv
 
@@ -26,7 +26,15 @@ def row(name: str, reader: str, told: Told) -> tuple[int, int]:
     return within, count
 
 
-async def run(seconds: float) -> None:
+_SECONDS = 30.0
+
+
+def camera_table(bench: Bench) -> None:
+    for reader, (within, count) in asyncio.run(_run(_SECONDS)).items():
+        bench.compare(f"{reader}: frames within their uncertainty", "", [within / count], [], Goal(), frames=count)
+
+
+async def _run(seconds: float) -> dict[str, tuple[int, int]]:
     print("| camera | reader | frames | within | share | worst, ms | worst after 5 s, ms | source |")
     print("|---|---|---|---|---|---|---|---|")
     totals = {"native": (0, 0), "opencv": (0, 0)}
@@ -36,11 +44,4 @@ async def run(seconds: float) -> None:
             told = play_native(script) if reader == "native" else await play_opencv(script)
             within, count = row(name, reader, told)
             totals[reader] = (totals[reader][0] + within, totals[reader][1] + count)
-    for reader, (within, count) in totals.items():
-        print(f"| *all* | {reader} | {count} | {within} | {within / count:.2%} | | | |")
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=30)
-    asyncio.run(run(parser.parse_args().seconds))
+    return totals

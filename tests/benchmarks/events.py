@@ -1,20 +1,18 @@
 """CPU of an event_driven camera before which nothing moves, beside a keyframe capture's that stores one frame a second.
 
-`make bench-events ARGS="--cameras 5 --seconds 30"`. Each camera id is a connection of its own.
+Each camera id is a connection of its own.
 """
 
 from __future__ import annotations
 
-import argparse
-import shutil
-import tempfile
 import time
-from pathlib import Path
 
 from demo.camera import Camera
 from demo.motion_film import make_motion_film
-from tests.benchmarks.harness import Cpu, Running, goal, line, service
+from tests.benchmarks.frame import Bench, Goal
+from tests.benchmarks.harness import Cpu, Running, line, service
 
+_CAMERAS, _SECONDS = 5, 30.0
 _SETTLE = 6.0  # seconds before the measuring
 _MIN_AREA = 0.02  # the film's number along the bottom edge changes, too
 _MODES: dict[str, dict[str, object]] = {
@@ -41,30 +39,18 @@ def _measure(running: Running, url: str, cameras: int, seconds: float, fields: d
     return figures
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cameras", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=30)
-    parser.add_argument("--rounds", type=int, default=2)
-    options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="bench-"))
-    try:
-        film = make_motion_film(
-            folder, starts=(), width=1920, height=1080, seconds=8, bitrate=4_000_000, noise=1.0, preset="superfast"
-        )
-        found: dict[str, list[float]] = {name: [] for name in _MODES}
-        with Camera({"still": film}) as camera:
-            for each in range(options.rounds):
-                for number, (name, fields) in enumerate(_MODES.items()):
-                    with service(folder / f"{each}-{number}") as running:
-                        figures = _measure(running, camera.url_of("still"), options.cameras, options.seconds, fields)
-                    line(name, **figures)
-                    found[name].append(figures["cpu_ms_per_camera"])
-        mean = {name: sum(values) / len(values) for name, values in found.items()}
-        goal("event_driven idle / keyframe", mean["event_driven, idle"] / mean["keyframe"], 1.3)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-if __name__ == "__main__":
-    main()
+def motion(bench: Bench) -> None:
+    film = make_motion_film(
+        bench.folder, starts=(), width=1920, height=1080, seconds=8, bitrate=4_000_000, noise=1.0, preset="superfast"
+    )
+    found: dict[str, list[float]] = {name: [] for name in _MODES}
+    with Camera({"still": film}) as camera:
+        for each in range(bench.rounds):
+            for number, (name, fields) in enumerate(_MODES.items()):
+                with service(bench.folder / f"{each}-{number}") as running:
+                    figures = _measure(running, camera.url_of("still"), _CAMERAS, _SECONDS, fields)
+                line(name, **figures)
+                found[name].append(figures["cpu_ms_per_camera"])
+    keyframe = found["keyframe"]
+    bench.compare("event_driven, idle / keyframe", "ms/s", found["event_driven, idle"], keyframe, Goal("<=", 1.3))
+    bench.compare("event_driven, triggers only / keyframe", "ms/s", found["event_driven, triggers only"], keyframe, Goal())

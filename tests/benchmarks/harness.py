@@ -173,9 +173,3 @@ def share(values: Sequence[float], part: float) -> float:
 def line(name: str, **figures: float) -> None:
     """One line of a result."""
     print(f"{name:44}" + "  ".join(f"{key} {value:.2f}" for key, value in figures.items()), flush=True)
-
-
-def goal(name: str, found: float, wanted: float, unit: str = "") -> None:
-    """What the issue asks beside what was found. Judges nothing: a busy machine is no defect."""
-    mark = "met" if found <= wanted else "NOT MET"
-    print(f"    {name}: {found:.2f}{unit} (asked: <= {wanted}{unit}) {mark}", flush=True)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from statistics import median
 
 from demo.camera import Camera
 from tests.benchmarks.film import FPS, bench_film
-from tests.benchmarks.harness import Running, goal, line, service
+from tests.benchmarks.frame import Bench, Goal
+from tests.benchmarks.harness import Running, service
+
+_FEW, _MANY = 2, 10
 
 
-def memory(folder: Path, few: int, many: int) -> None:
-    """From `few` cameras to `many`, at one frame a second (auto, GOP 25): resident memory less the rings' packets."""
-    film = bench_film(folder, gop=FPS)
+def memory(bench: Bench) -> None:
+    """From few cameras to many, at one frame a second (auto, GOP 25): resident memory less the rings' packets."""
+    film = bench_film(bench.folder, gop=FPS)
 
     def beyond(running: Running) -> float:
         time.sleep(30)
@@ -23,12 +25,12 @@ def memory(folder: Path, few: int, many: int) -> None:
             found.append((running.rss - running.metric("ingestion_ring_bytes")) / 1e6)
         return median(found)
 
-    with Camera(film.path, join="now") as camera, service(folder / "memory") as running:
-        ids = [running.capture(f"few-{each}", camera.url, fps=1) for each in range(few)]
+    with Camera(film.path, join="now") as camera, service(bench.folder / "memory") as running:
+        ids = [running.capture(f"few-{each}", camera.url, fps=1) for each in range(_FEW)]
         running.until_live(ids)
         first = beyond(running)
-        ids = [running.capture(f"more-{each}", camera.url, fps=1) for each in range(many - few)]
+        ids = [running.capture(f"more-{each}", camera.url, fps=1) for each in range(_MANY - _FEW)]
         running.until_live(ids)
         second = beyond(running)
-    line(f"memory beyond the rings, {few} and {many} cameras", few_mb=first, many_mb=second)
-    goal("memory a camera beyond the ring", (second - first) / (many - few), 8, " MB")
+    each = (second - first) / (_MANY - _FEW)
+    bench.compare("memory a camera beyond the ring", "MB", [each], [], Goal("<=", 8), few=first, many=second)

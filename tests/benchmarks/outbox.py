@@ -1,4 +1,4 @@
-"""What events cost, and how soon they are read: `make bench-outbox ARGS="--seconds 10 --rate 200"`.
+"""What events cost, and how soon they are read.
 
 Eight writers store frames' rows (`record_slots`, a frame a transaction) at one rate in all, four times a round: without
 events, with their triggers, with a relay beside them, with a consumer besides. CPU is the client's (this process: writers,
@@ -7,14 +7,10 @@ relay, consumer) and PostgreSQL's. Then the same statement alone, with and witho
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
-import shutil
-import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from uuid import UUID
 
 import psutil
@@ -28,11 +24,13 @@ from repositories.database import Database
 from repositories.migrations.run import upgrade
 from services.events.event_log import EventLog, Start
 from services.events.relay import LogHead, Relay
+from tests.benchmarks.frame import Bench, Goal
 from tests.benchmarks.harness import Cpu, line, share
 from tests.integration.storage.test_repositories import add_capture, frame
 from utils.embedded.supervisor import EmbeddedParts
 
 _WRITERS = 8
+_RATE, _SECONDS = 200.0, 10.0  # frames a second, all writers together; of a mode
 _MODES = ("no events", "triggers", "triggers, relay", "triggers, relay, consumer")
 
 
@@ -67,7 +65,7 @@ async def _consume(log: EventLog, readable: dict[str, float]) -> None:
         start = page.position
 
 
-async def _mode(db: Database, name: str, rate: float, seconds: float, servers: Sequence[psutil.Process]) -> None:
+async def _mode(db: Database, name: str, rate: float, seconds: float, servers: Sequence[psutil.Process]) -> dict[str, float]:
     await _triggers(db, name != "no events")
     head, committed, readable = LogHead(), dict[str, float](), dict[str, float]()
     relay, consumer = Relay(db, head, 604_800), None
@@ -88,6 +86,7 @@ async def _mode(db: Database, name: str, rate: float, seconds: float, servers: S
         await asyncio.gather(consumer, return_exceptions=True)
     await relay.stop()
     line(name, **figures)
+    return figures
 
 
 async def _alone(db: Database, count: int) -> None:
@@ -121,40 +120,37 @@ async def _idle(db: Database, seconds: float, waiting: int) -> None:
     await relay.stop()
 
 
-async def _run(settings: DbSettings, rate: float, seconds: float, rounds: int, server: psutil.Process) -> None:
+async def _run(bench: Bench, settings: DbSettings, server: psutil.Process) -> None:
     await upgrade(settings)
     db = Database(settings, "bench-outbox")
-    for _ in range(rounds):
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in _MODES}
+    for _ in range(bench.rounds):
         for name in _MODES:
-            await _mode(db, name, rate, seconds, [server])
+            found[name].append(await _mode(db, name, _RATE, _SECONDS, [server]))
+    bare = [each["pg_ms_per_frame"] for each in found["no events"]]
+    for name in _MODES[1:]:
+        spent = [each["pg_ms_per_frame"] for each in found[name]]
+        bench.compare(f"PostgreSQL's CPU a frame: {name} / no events", "ms", spent, bare, Goal())
+    read = found["triggers, relay, consumer"]
+    p99 = share([each["p99_ms"] for each in read], 0.5)
+    bench.compare("commit to read, p50", "ms", [each["p50_ms"] for each in read], [], Goal(), p99_ms=p99)
     await _alone(db, 40)
-    await _idle(db, seconds, 0)
-    await _idle(db, seconds, 100)
+    await _idle(db, _SECONDS, 0)
+    await _idle(db, _SECONDS, 100)
     await db.close()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--rate", type=float, default=200, help="frames a second, all writers together")
-    parser.add_argument("--rounds", type=int, default=2)
-    options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="bench-"))
+def outbox(bench: Bench) -> None:
     parts = EmbeddedParts(
-        folder, postgres=True, object_store=False, database="trackshift", bucket="none", on_event=lambda *_: None
+        bench.folder, postgres=True, object_store=False, database="trackshift", bucket="none", on_event=lambda *_: None
     )
     parts.start()
     try:
         postgres = parts.postgres
         assert postgres is not None
-        (pid_file,) = folder.glob("postgres/**/postmaster.pid")
+        (pid_file,) = bench.folder.glob("postgres/**/postmaster.pid")
         server = psutil.Process(int(pid_file.read_text().splitlines()[0]))
         settings = DbSettings(HOST=str(postgres.host), PORT=postgres.port, USER=postgres.user, NAME=postgres.database)
-        uvloop.run(_run(settings, options.rate, options.seconds, options.rounds, server))
+        uvloop.run(_run(bench, settings, server))
     finally:
         parts.stop()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from demo.camera import Camera
 from tests.benchmarks.film import FPS, bench_film
-from tests.benchmarks.harness import Running, goal, line, service, share
+from tests.benchmarks.frame import Bench, Goal
+from tests.benchmarks.harness import Running, line, service, share
 
 
 def _snap(running: Running, camera_id: str, staleness: float = 0) -> float:
@@ -19,8 +20,12 @@ def _snap(running: Running, camera_id: str, staleness: float = 0) -> float:
     return (time.monotonic() - began) * 1000
 
 
-def snapshots(folder: Path, count: int) -> None:
-    """`count` of each kind, one after the other, 0.3 s apart; GOP 50."""
+_COUNT = 50
+
+
+def snapshots(bench: Bench) -> None:
+    """_COUNT of each kind, one after the other, 0.3 s apart; GOP 50."""
+    folder, count = bench.folder, _COUNT
     film = bench_film(folder, gop=2 * FPS)
     with Camera(film.path, join="now") as camera, service(folder / "snapshot", RTSP__LINGER=0) as running:
         for name, keep_open in (("open", True), ("cold", False)):
@@ -44,10 +49,10 @@ def snapshots(folder: Path, count: int) -> None:
         ("ffmpeg -frames:v 1, analyzeduration 100000", peer),
     ):  # fmt: skip
         line(name, p50_ms=share(values, 0.5), p99_ms=share(values, 0.99), n=len(values))
-    goal("open, in step, p50", share(in_step, 0.5), 60, " ms")
-    goal("open, max_staleness, p50", share(stale, 0.5), 60, " ms")
-    goal("the first, exact at GOP 50, p50", share(first, 0.5), 150, " ms")
-    goal("cold / ffmpeg, p50", share(cold, 0.5) / share(peer, 0.5), 1.0)
+    bench.compare("an open stream, in step, p50", "ms", [share(in_step, 0.5)], [], Goal("<=", 45))
+    bench.compare("an open stream, max_staleness, p50", "ms", [share(stale, 0.5)], [], Goal("<=", 45))
+    bench.compare("the first, exact at GOP 50, p50", "ms", [share(first, 0.5)], [], Goal("<=", 250))
+    bench.compare("cold / ffmpeg -frames:v 1, p50", "ms", [share(cold, 0.5)], [share(peer, 0.5)], Goal("<=", 0.8))
 
 
 def _series(running: Running, camera_id: str, count: int, staleness: float = 0) -> list[float]:

@@ -1,4 +1,4 @@
-"""How true capture times are: `make bench-time`, `make bench-time ARGS="--seconds 120"`.
+"""How true capture times are.
 
 Films whose pictures carry their number, so that each stored frame tells when it was taken. In one run, side by side:
 stored frames by receipt (both readers) and by the camera's clock, and a naive reader of our own that decodes with
@@ -8,18 +8,14 @@ Offset is the median of (stamp - truth); spread is how far 50 and 99 % of the er
 
 from __future__ import annotations
 
-import argparse
 import os
-import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -29,6 +25,7 @@ import numpy as np
 from demo.camera import Camera
 from demo.film import make_film, read_frame_number
 from demo.sources import capture_time
+from tests.benchmarks.frame import Bench, Goal
 from tests.conftest import Service, clean_environment
 
 FPS = 25
@@ -36,6 +33,7 @@ FILM_SECONDS = 20
 PICTURES = FPS * FILM_SECONDS
 SIZE = (640, 360)
 SETTLED = 10.0  # seconds after the first frame that are not judged
+SECONDS, OTHERS_READING = 50.0, 20  # of a phase; readers beside ours in the second
 SAMPLED = 10.0  # frames a second that are stored
 
 # Programs of their own, so that neither shares an interpreter with anything.
@@ -103,7 +101,7 @@ def stored(client: httpx.Client, request_id: str) -> list[Sample]:
             return found
 
 
-def run(client: httpx.Client, reporting: Camera, silent: Camera, seconds: float, others: int) -> None:
+def run(bench: Bench, client: httpx.Client, reporting: Camera, silent: Camera, seconds: float, others: int) -> None:
     """One phase: all ways beside each other, `others` readers on each camera."""
     crowd = [program(OTHERS, camera.url, str(others)) for camera in (reporting, silent)] if others else []
     time.sleep(5 if others else 0)
@@ -127,16 +125,18 @@ def run(client: httpx.Client, reporting: Camera, silent: Camera, seconds: float,
         each.kill()
     print(f"\n{others} other readers on each camera; load average {os.getloadavg()[0]:.1f}")
     lines = naive.communicate()[0].split("\n")
-    show("naive: cv2 and time.time()", [
+    naively = show("naive: cv2 and time.time()", [
         sample(int(line.split()[0]), float(line.split()[1]), "receipt") for line in lines if line.count(" ") == 1
     ])  # fmt: skip
     for way, request_id in requests.items():
-        found = stored(client, request_id)
-        show(way, found)
+        spread = show(way, stored(client, request_id))
+        if spread is not None and naively is not None:
+            what = f"{way}, {others} other readers: spread of the errors, p99 / naive"
+            bench.compare(what, "ms", [spread], [naively], Goal())
 
 
-def show(way: str, samples: Sequence[Sample]) -> None:
-    """One line of figures, of what came after the first seconds."""
+def show(way: str, samples: Sequence[Sample]) -> float | None:
+    """One line of figures, of what came after the first seconds; the spread's p99 in ms."""
     first = min((one.truth for one in samples), default=0.0)
     judged = [one for one in samples if one.truth >= first + SETTLED]
     source = way.split(",")[0]
@@ -144,7 +144,7 @@ def show(way: str, samples: Sequence[Sample]) -> None:
         judged = [one for one in judged if one.source == source]
     if len(judged) < 10:
         print(f"  {way:28} only {len(judged)} frames of {len(samples)}", flush=True)
-        return
+        return None
     errors = [(one.stamp - one.truth) * 1000 for one in judged]
     offset = statistics.median(errors)
     away = sorted(abs(error - offset) for error in errors)
@@ -156,29 +156,20 @@ def show(way: str, samples: Sequence[Sample]) -> None:
         f"  worst {away[-1]:6.2f} ms  n {len(judged)}{told}",
         flush=True,
     )
+    return p99
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=50)
-    parser.add_argument("--others", type=int, default=20)
-    options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="bench-time-"))
-    film = make_film(folder, width=SIZE[0], height=SIZE[1], fps=FPS, seconds=FILM_SECONDS, bitrate=800_000)
-    environment = {**clean_environment(), "DATA_DIR": str(folder / "data"), "API__PORT": "0", "ENVIRONMENT": "test"}
-    service = Service(environment, folder / "service.log").start()
+def capture_times(bench: Bench) -> None:
+    film = make_film(bench.folder, width=SIZE[0], height=SIZE[1], fps=FPS, seconds=FILM_SECONDS, bitrate=800_000)
+    environment = {**clean_environment(), "DATA_DIR": str(bench.folder / "data"), "API__PORT": "0", "ENVIRONMENT": "test"}
+    service = Service(environment, bench.folder / "service.log").start()
     try:
         with (
             Camera(film) as reporting,
             Camera(film, report_every=0) as silent,
             httpx.Client(base_url=service.url, timeout=30) as client,
         ):
-            for others in (0, options.others):
-                run(client, reporting, silent, options.seconds, others)
+            for others in (0, OTHERS_READING):
+                run(bench, client, reporting, silent, SECONDS, others)
     finally:
         service.stop()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -181,7 +181,7 @@ def _body(camera_id: str, data: bytes) -> tuple[bytes, bytes]:
     """Head and body of an upload by hand."""
     boundary = b"fault-boundary"
     body = (
-        b"--%b\r\nContent-Disposition: form-data; name=\"camera_id\"\r\n\r\n%b\r\n--%b\r\nContent-Disposition: form-data; "
+        b'--%b\r\nContent-Disposition: form-data; name="camera_id"\r\n\r\n%b\r\n--%b\r\nContent-Disposition: form-data; '
         b'name="files"; filename="car.jpg"\r\nContent-Type: image/jpeg\r\n\r\n%b\r\n--%b--\r\n'
         % (boundary, camera_id.encode(), boundary, data, boundary)
     )
@@ -318,9 +318,7 @@ async def _many_pending(made: Storm, seconds: float) -> None:
         await made.recovered()
     finally:
         await connection.execute("DELETE FROM capture_leases WHERE camera_id LIKE 'pending-%'")
-        await connection.execute(
-            "DELETE FROM frames WHERE camera_id LIKE 'pending-%'"
-        )
+        await connection.execute("DELETE FROM frames WHERE camera_id LIKE 'pending-%'")
         await connection.execute("DELETE FROM ingestion_requests WHERE camera_id LIKE 'pending-%'")
         await connection.close()
 

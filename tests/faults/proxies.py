@@ -172,7 +172,8 @@ class S3Proxy(Proxy):
         body = b"" if method == "HEAD" else f"<Error><Code>{code}</Code><Message>fault</Message></Error>".encode()
         client.write(
             f"HTTP/1.1 {status} {code}\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}\r\n"
-            "Connection: close\r\n\r\n".encode() + body
+            "Connection: close\r\n\r\n".encode()
+            + body
         )
         await client.drain()
         await asyncio.sleep(0.05)  # a client that is still sending its body reads the answer first

@@ -202,9 +202,11 @@ class OnvifDevice:
         if name != "GetSystemDateAndTime" or behaviour.all_by_login:
             if behaviour.login == "digest" and not self._digest_holds(authorization, target):
                 stale = ", stale=true" if authorization else ""
-                return 401, b"", {
-                    "WWW-Authenticate": f'Digest realm="cam", nonce="{self._nonce}", qop="auth", algorithm=MD5{stale}'
-                }
+                return (
+                    401,
+                    b"",
+                    {"WWW-Authenticate": f'Digest realm="cam", nonce="{self._nonce}", qop="auth", algorithm=MD5{stale}'},
+                )
             if behaviour.login == "token" and not self._token_holds(text):
                 return 400, _fault("NotAuthorized"), {}
         made = getattr(self, f"_{name}", None)

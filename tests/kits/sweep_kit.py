@@ -77,9 +77,7 @@ class Place:
         )  # fmt: skip
 
     async def commit(self, record: FrameRecord) -> None:
-        row = IngestionRequest(
-            id=record.request_id, camera_id=record.camera_id, source_type="upload", meta={}, rejected=[]
-        )
+        row = IngestionRequest(id=record.request_id, camera_id=record.camera_id, source_type="upload", meta={}, rejected=[])
         async with self.database.unit_of_work() as uow:
             await uow.requests.add_upload(row, [record], [])
 
@@ -106,7 +104,6 @@ class Place:
             "UPDATE frames SET stored_at = now() - make_interval(secs => :s) WHERE id = :id",
             s=days * 86_400, id=record.frame_id,
         )  # fmt: skip
-
 
     async def emptied(self) -> Place:
         """No rows, no objects, and the bucket its own again, as after the first start."""

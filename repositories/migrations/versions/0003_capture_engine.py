@@ -40,14 +40,10 @@ def _ledger(in_flight: str) -> None:
 def upgrade() -> None:
     op.add_column("frames", sa.Column("camera_timestamp", sa.DateTime(timezone=True), nullable=True))
     op.add_column("ingestion_requests", sa.Column("group_id", sa.UUID(), nullable=True))
-    op.create_index(
-        "ix_ingestion_requests_group_id", "ingestion_requests", ["group_id", "id"], postgresql_where=_GROUPED
-    )
+    op.create_index("ix_ingestion_requests_group_id", "ingestion_requests", ["group_id", "id"], postgresql_where=_GROUPED)
     op.add_column(
         "ingestion_requests",
-        sa.Column(
-            "idle_slots", postgresql.INT4MULTIRANGE(), server_default=sa.text("'{}'::int4multirange"), nullable=False
-        ),
+        sa.Column("idle_slots", postgresql.INT4MULTIRANGE(), server_default=sa.text("'{}'::int4multirange"), nullable=False),
     )
     _ledger(f"expected - slot_count(idle_slots) - stored - {_DROPPED}")
     op.create_table(
@@ -71,9 +67,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_capture_events")),
     )
     op.create_index(op.f("ix_capture_events_request_id_from_at_id"), "capture_events", ["request_id", "from_at", "id"])
-    op.create_index(
-        op.f("ix_capture_events_request_id_created_at_id"), "capture_events", ["request_id", "created_at", "id"]
-    )
+    op.create_index(op.f("ix_capture_events_request_id_created_at_id"), "capture_events", ["request_id", "created_at", "id"])
     functions.create("record_slots", "settle_slots", "open_slots")
 
 

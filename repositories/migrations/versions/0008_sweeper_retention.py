@@ -23,9 +23,7 @@ def upgrade() -> None:
     op.execute('ALTER TABLE frames ALTER COLUMN storage_path TYPE text COLLATE "C"')
     op.create_index("uq_frames_storage_path", "frames", ["storage_path"], unique=True, postgresql_where=_KEPT)
     op.execute('ALTER TABLE object_keys ALTER COLUMN key TYPE text COLLATE "C"')
-    op.create_index(
-        "ix_object_keys_condemned", "object_keys", ["at"], postgresql_where=sa.text("state = 'condemned'")
-    )
+    op.create_index("ix_object_keys_condemned", "object_keys", ["at"], postgresql_where=sa.text("state = 'condemned'"))
     op.add_column("frames", sa.Column("held_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("frames", sa.Column("hold_reason", sa.Text(), nullable=True))
     op.create_check_constraint(op.f("ck_frames_hold"), "frames", "hold_reason IS NULL OR held_at IS NOT NULL")

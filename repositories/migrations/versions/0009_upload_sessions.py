@@ -37,9 +37,7 @@ def upgrade() -> None:
         sa.CheckConstraint(
             "state IN ('open', 'completed', 'failed', 'aborted', 'expired')", name=op.f("ck_upload_sessions_state")
         ),
-        sa.CheckConstraint(
-            "size_bytes > 0 AND (part_size IS NULL OR part_size > 0)", name=op.f("ck_upload_sessions_sizes")
-        ),
+        sa.CheckConstraint("size_bytes > 0 AND (part_size IS NULL OR part_size > 0)", name=op.f("ck_upload_sessions_sizes")),
         sa.CheckConstraint("sha256 IS NULL OR sha256 ~ '^[0-9a-f]{64}$'", name=op.f("ck_upload_sessions_sha256")),
         sa.CheckConstraint("(state = 'open') = (ended_at IS NULL)", name=op.f("ck_upload_sessions_ended")),
         sa.CheckConstraint("(state = 'failed') = (error IS NOT NULL)", name=op.f("ck_upload_sessions_error_of_failed")),
@@ -52,9 +50,7 @@ def upgrade() -> None:
         "cleared": ("ended_at", "cleared_at IS NOT NULL"),
     }
     for name, (column, condition) in where.items():
-        op.create_index(
-            f"ix_upload_sessions_{name}", "upload_sessions", [column, "id"], postgresql_where=sa.text(condition)
-        )
+        op.create_index(f"ix_upload_sessions_{name}", "upload_sessions", [column, "id"], postgresql_where=sa.text(condition))
 
 
 def downgrade() -> None:

@@ -34,9 +34,7 @@ def upgrade() -> None:
         sa.Column("set_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.CheckConstraint("id = 1", name=op.f("ck_retention_policy_one_row")),
         sa.CheckConstraint("days > 0 AND max_bytes > 0", name=op.f("ck_retention_policy_limits")),
-        sa.CheckConstraint(
-            "max_share_per_day > 0 AND max_share_per_day <= 1", name=op.f("ck_retention_policy_share")
-        ),
+        sa.CheckConstraint("max_share_per_day > 0 AND max_share_per_day <= 1", name=op.f("ck_retention_policy_share")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_retention_policy")),
     )
     op.create_table(

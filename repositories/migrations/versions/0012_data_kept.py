@@ -19,7 +19,10 @@ def upgrade() -> None:
     op.add_column("idempotency_keys", sa.Column("owner", sa.Text(), nullable=True))
     op.create_index(op.f("ix_idempotency_keys_owner_created_at"), "idempotency_keys", ["owner", "created_at"])
     op.create_index(
-        "ix_events_frame_stored", "events", [sa.text("(event ->> 'subject')")], postgresql_where=sa.text("type = 'frame.stored'")
+        "ix_events_frame_stored",
+        "events",
+        [sa.text("(event ->> 'subject')")],
+        postgresql_where=sa.text("type = 'frame.stored'"),
     )
     # What was deleted before: as the triggers below do it from now on.
     op.execute(f"""

@@ -15,12 +15,8 @@ _SOURCE = "ck_frames_timestamp_source"
 
 def _set(reader: str, sources: str) -> None:
     op.drop_constraint(op.f(_READER), "camera_configurations", type_="check")
-    op.execute(
-        f"UPDATE camera_configurations SET reader = '{reader}' WHERE reader IS NOT NULL AND reader <> 'opencv'"
-    )
-    op.create_check_constraint(
-        op.f(_READER), "camera_configurations", f"reader IS NULL OR reader IN ('opencv', '{reader}')"
-    )
+    op.execute(f"UPDATE camera_configurations SET reader = '{reader}' WHERE reader IS NOT NULL AND reader <> 'opencv'")
+    op.create_check_constraint(op.f(_READER), "camera_configurations", f"reader IS NULL OR reader IN ('opencv', '{reader}')")
     op.drop_constraint(op.f(_SOURCE), "frames", type_="check")
     op.create_check_constraint(op.f(_SOURCE), "frames", f"timestamp_source IN ({sources})")
 

@@ -174,9 +174,7 @@ class Search:
                 self._found[sender] = found
         DISCOVERY_ANSWERS.labels(outcome=outcome).inc()
 
-    async def _send(
-        self, sockets: dict[int, asyncio.DatagramTransport], hosts: Sequence[IpAddress], timeout: float
-    ) -> None:
+    async def _send(self, sockets: dict[int, asyncio.DatagramTransport], hosts: Sequence[IpAddress], timeout: float) -> None:
         """Every probe twice: datagrams get lost."""
         probes = [
             _PROBE.format(id=identity, types=types).encode() for identity, types in zip(self._ids, _TYPES, strict=True)

@@ -96,9 +96,7 @@ class SoapClient:
             headers.append(("Authorization", self._http_login.authorization("POST", to.target) or ""))
         elif self._login is not None and not anonymous:
             header = security_header(*self._login, self._now() + self.offset, os.urandom(16))
-        return await post(
-            to, self._policy, envelope(body, header), headers, self._timeout, tls_verify=self._tls_verify
-        )
+        return await post(to, self._policy, envelope(body, header), headers, self._timeout, tls_verify=self._tls_verify)
 
     async def _element(self, answer: Answer) -> Element:
         try:

@@ -75,9 +75,7 @@ class Capture:
     async def run(self) -> None:
         """Raises LeaseLost when another process has the capture."""
         last_slot = self._frames.resume(self._row)
-        self._state.resume(
-            self._row.reconnects, waiting=self._context.claim.resumed and self._row.grid_start is None
-        )
+        self._state.resume(self._row.reconnects, waiting=self._context.claim.resumed and self._row.grid_start is None)
         try:
             if self._row.grid_start is not None:
                 await self._resume(self._row.grid_start, last_slot)

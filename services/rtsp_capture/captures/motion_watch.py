@@ -56,9 +56,7 @@ class _MotionEvent:
 class MotionWatch:
     """One a capture."""
 
-    def __init__(
-        self, params: MotionParams, fps: float, source: LumaSource, ring: Ring, changed: asyncio.Event
-    ) -> None:
+    def __init__(self, params: MotionParams, fps: float, source: LumaSource, ring: Ring, changed: asyncio.Event) -> None:
         """`fps`: how many pictures a second are analysed while something moves. `changed` is set when `notes` has news."""
         self._fps = fps
         self._source = source

@@ -118,9 +118,7 @@ class Linked:
     async def begin(self, connect: Callable[[ConnectionPlan], Coroutine[Any, Any, Connection]]) -> Connection:
         """Raises CaptureFailure."""
         on_open = self._plan.on_open
-        plan = replace(
-            self._plan, on_open=lambda info: self._io.post(lambda: on_open(info)), on_packets=self._came
-        )
+        plan = replace(self._plan, on_open=lambda info: self._io.post(lambda: on_open(info)), on_packets=self._came)
 
         async def connect_there() -> None:
             self._there = there = await connect(plan)

@@ -72,9 +72,7 @@ class RtspClient(asyncio.Protocol):
             result: T = end.value
             return result
         except TimeoutError:
-            raise CaptureFailure(
-                "read_timeout", "The camera accepted the connection and did not answer in time."
-            ) from None
+            raise CaptureFailure("read_timeout", "The camera accepted the connection and did not answer in time.") from None
 
     async def _answer(self, ask: Ask) -> Response:
         if self.closed:

@@ -90,9 +90,7 @@ class Record:
 class Trials:
     """One a process: the worker processes, and what is known of each camera address. On the event loop."""
 
-    def __init__(
-        self, settings: RtspSettings, threads: WorkerPool, monotonic: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, settings: RtspSettings, threads: WorkerPool, monotonic: Callable[[], float] = time.monotonic) -> None:
         """`threads`: the decode pool."""
         self.settings = settings
         self.threads = threads

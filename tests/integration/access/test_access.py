@@ -95,7 +95,8 @@ class Place:
             "submit_capture": {"json": {"camera_id": camera.camera_id, "rtsp_url": NOWHERE}},
             "take_burst": {"json": {"camera_ids": [camera.camera_id, self.mine.camera_id]}},
             "upload_images": {
-                "data": {"camera_id": camera.camera_id}, "files": [("files", ("a.jpg", self.picture, "image/jpeg"))]
+                "data": {"camera_id": camera.camera_id},
+                "files": [("files", ("a.jpg", self.picture, "image/jpeg"))],
             },
             "open_upload_session": {"json": {"camera_id": camera.camera_id, "filename": "a.jpg", "size_bytes": 99}},
             "create_camera": {"json": {"camera_id": camera.camera_id, "rtsp_url": NOWHERE}},
@@ -604,9 +605,7 @@ async def test_open_streams_and_waits_end_with_their_key(place: Place) -> None:
     assert max(seconds) < 2
 
 
-async def test_a_key_revoked_in_one_process_is_refused_by_the_other(
-    backends: Backends, tmp_path: Path
-) -> None:
+async def test_a_key_revoked_in_one_process_is_refused_by_the_other(backends: Backends, tmp_path: Path) -> None:
     """With NOTIFY, and with nothing but polling (the listening connections cut)."""
     own = await own_database(backends)
     settings = {"AUTH__MODE": "keys", "AUTH__BOOTSTRAP_KEY": BOOTSTRAP}

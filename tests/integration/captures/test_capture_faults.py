@@ -140,9 +140,7 @@ async def test_a_server_frozen_for_several_timeouts(kit: Kit, freezing: Camera) 
 
 @pytest.mark.paced
 @pytest.mark.parametrize("who", ["network", "camera"])
-async def test_a_burst_after_a_stall_keeps_its_times(
-    kit: Kit, freezing: Camera, films: dict[str, Path], who: str
-) -> None:
+async def test_a_burst_after_a_stall_keeps_its_times(kit: Kit, freezing: Camera, films: dict[str, Path], who: str) -> None:
     """What comes at once was not taken at once; each picture has its slot and its time, as if nothing had been."""
     with FaultProxy(freezing.port) as proxy:
         request = await kit.submit(

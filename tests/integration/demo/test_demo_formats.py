@@ -30,9 +30,7 @@ Numbered = list[int | None]
 
 
 def film(folder: Path, **fields: Any) -> Path:
-    return make_film(
-        folder, **{"width": 320, "height": 184, "fps": FPS, "seconds": SECONDS, "bitrate": 300_000, **fields}
-    )
+    return make_film(folder, **{"width": 320, "height": 184, "fps": FPS, "seconds": SECONDS, "bitrate": 300_000, **fields})
 
 
 FORMATS: dict[str, Callable[[Path], Show]] = {

@@ -137,9 +137,7 @@ async def test_a_capture_tells_of_each_frame_once(one: httpx.AsyncClient) -> Non
     """Followed while it runs: what was told is what is stored, in the order of the grid, from started to completed."""
     query = {"after": await latest(one), "camera_id": unique(), "wait": "20"}
     with Camera(size=(320, 180), fps=10, bitrate=300_000) as source:
-        request_id = await capture(
-            one, query["camera_id"], source.url, capture_mode="continuous", capture_duration=2, fps=5
-        )
+        request_id = await capture(one, query["camera_id"], source.url, capture_mode="continuous", capture_duration=2, fps=5)
         told: list[dict[str, Any]] = []
         async with asyncio.timeout(60):
             while not any(event["type"] == "request.completed" for event in told):

@@ -158,7 +158,8 @@ async def place(backends: Backends, tmp_path_factory: pytest.TempPathFactory) ->
         document = (await http.get("/openapi.json")).json()
         operations = [
             Operation(method.upper(), path, spec)
-            for path, item in document["paths"].items() for method, spec in item.items()
+            for path, item in document["paths"].items()
+            for method, spec in item.items()
         ]
         client = Client(service)
         yield Place(client, operations, document["components"]["schemas"])

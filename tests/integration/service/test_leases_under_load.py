@@ -65,9 +65,7 @@ async def timed(times: int, work: object) -> list[float]:
     return took
 
 
-async def test_claims_and_answers_are_quick_with_10000_captures_waiting(
-    db: Database, storage: StorageService
-) -> None:
+async def test_claims_and_answers_are_quick_with_10000_captures_waiting(db: Database, storage: StorageService) -> None:
     async with db.unit_of_work() as uow:
         some = await uow.session.scalar(text("SELECT id FROM ingestion_requests LIMIT 1"))
     queries = Queries(db, storage, SecretBox([SECRETS_KEY]), cursors=Cursors(b"k"))

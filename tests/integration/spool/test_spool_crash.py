@@ -109,9 +109,7 @@ async def test_kill_9_with_frames_in_the_spool(backends: Backends, camera: Camer
     assert in_memory <= (0.3 + 1.2) * FPS  # SPOOL__AFTER, and the status' age
 
 
-async def test_sigterm_while_the_store_is_away_loses_nothing(
-    backends: Backends, camera: Camera, tmp_path: Path
-) -> None:
+async def test_sigterm_while_the_store_is_away_loses_nothing(backends: Backends, camera: Camera, tmp_path: Path) -> None:
     own = await own_database(backends)
     with store_proxy(own.storage) as proxy:
         service = service_on(behind(own, store=proxy), tmp_path, **SETTINGS)

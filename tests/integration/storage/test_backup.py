@@ -331,9 +331,7 @@ async def test_objects_that_the_bucket_has_lost_are_said_and_the_rest_is_saved(
     await source.emptied()
     kept, lost = await source.frame(), await source.frame()
     await source.storage.delete(lost.storage_path)
-    code, report, _ = await command(
-        source.backends.environment(tmp_path / "data"), "backup", str(tmp_path / "b")
-    )
+    code, report, _ = await command(source.backends.environment(tmp_path / "data"), "backup", str(tmp_path / "b"))
     assert (code, report["objects"]["copied"], report["objects"]["missing"]) == (1, 1, 1)
     assert list(Archive(tmp_path / "b").lines(ABSENT)) == [[str(lost.frame_id), "missing", lost.storage_path]]
     done = await machine.restore(tmp_path / "b")

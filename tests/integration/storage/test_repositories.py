@@ -71,9 +71,7 @@ async def db(backends: Backends) -> AsyncIterator[Database]:
     await made.close()
 
 
-async def list_frames(
-    queries: Queries, wanted: FrameFilter, limit: int, cursor: str | None, who: Principal
-) -> FramePage:
+async def list_frames(queries: Queries, wanted: FrameFilter, limit: int, cursor: str | None, who: Principal) -> FramePage:
     return FramePage.model_validate(await queries.frames_json(wanted, limit, cursor, who))
 
 
@@ -1176,9 +1174,13 @@ async def test_pages_end_exactly(db: Database, queries: Queries) -> None:
 async def test_bounds_of_time_are_inclusive_and_exclusive(db: Database, queries: Queries) -> None:
     camera = unique()
     await fill(db, camera, [AT + timedelta(seconds=n) for n in range(5)])
-    page = await list_frames(queries,
-        FrameFilter(camera_id=camera, from_=AT + timedelta(seconds=1), to=AT + timedelta(seconds=3)), 50, None
-    , who=ANONYMOUS)
+    page = await list_frames(
+        queries,
+        FrameFilter(camera_id=camera, from_=AT + timedelta(seconds=1), to=AT + timedelta(seconds=3)),
+        50,
+        None,
+        who=ANONYMOUS,
+    )
     assert [item.sequence for item in page.items] == [1, 2]
     request = (await queries.list_requests(RequestFilter(camera_id=camera), 1, None, who=ANONYMOUS)).items[0]
     at = request.created_at

@@ -164,9 +164,7 @@ async def test_the_commands_show_and_apply_the_policy(place: Place, tmp_path: Pa
     assert await place.sql("SELECT days, max_share_per_day FROM retention_policy") == [(7, 0.5)]
 
 
-async def test_no_more_than_a_share_of_a_cameras_frames_goes_in_a_day(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_no_more_than_a_share_of_a_cameras_frames_goes_in_a_day(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mistaken setting: it takes days, with an alarm, what would have been a minute."""
     monkeypatch.setattr(module, "BATCH", 3)
     many = await old_frames(place, 10, "many")

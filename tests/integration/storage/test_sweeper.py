@@ -185,9 +185,7 @@ async def test_ages_are_by_the_stores_clock(place: Place, tmp_path: Path) -> Non
     for ahead in (600, -600):
         step(tmp_path / "clock", ahead)
         await place.sql("UPDATE sweeper_state SET started_at = NULL, finished_at = NULL")
-        environment = place.backends.environment(
-            ROOT / "data", SWEEPER__GRACE="300", STEPPED_CLOCK=str(tmp_path / "clock")
-        )
+        environment = place.backends.environment(ROOT / "data", SWEEPER__GRACE="300", STEPPED_CLOCK=str(tmp_path / "clock"))
         ran = await asyncio.to_thread(
             subprocess.run, [sys.executable, "-c", code], cwd=ROOT, env=environment,
             capture_output=True, text=True, timeout=60, check=False,

@@ -113,9 +113,7 @@ async def test_a_frame_that_is_deleted_meanwhile_is_no_violation(place: Place) -
     assert (report.checked, report.ok, report.gone, report.exit_code) == (3, 2, 1, 0)
 
 
-async def test_what_cannot_be_checked_is_neither_well_nor_lost(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_cannot_be_checked_is_neither_well_nor_lost(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retrying, "FIRST_PAUSE", 0.01)
     frame = await place.frame()
     nowhere = StorageSettings(

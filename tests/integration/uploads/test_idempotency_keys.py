@@ -80,9 +80,7 @@ async def test_a_key_runs_once(keys: IdempotencyService, database: Database) -> 
     assert found.body == {"event_id": str(first.request_id)}
 
 
-async def test_a_fingerprint_that_cannot_be_opened_is_another_ones(
-    keys: IdempotencyService, database: Database
-) -> None:
+async def test_a_fingerprint_that_cannot_be_opened_is_another_ones(keys: IdempotencyService, database: Database) -> None:
     name = a_name()
     await take(keys, name)
     without = IdempotencyService(ApiSettings(), database, SecretBox([new_key()]), no_frames)
@@ -126,9 +124,7 @@ async def test_a_lease_is_renewed_while_the_request_runs(keys: IdempotencyServic
 async def test_a_lease_is_as_long_as_its_owner_says(database: Database) -> None:
     """Processes with another API__IDEMPOTENCY_LEASE: a lease is judged by what stands in its row."""
     name, box = a_name(), SecretBox([new_key()])
-    short, long = (
-        IdempotencyService(ApiSettings(IDEMPOTENCY_LEASE=lease), database, box, no_frames) for lease in (1, 60)
-    )
+    short, long = (IdempotencyService(ApiSettings(IDEMPOTENCY_LEASE=lease), database, box, no_frames) for lease in (1, 60))
     running = await take(long, name)
     with pytest.raises(RequestInProgress):
         await short.begin(name, "f")

@@ -47,7 +47,9 @@ def head(service: Service, length: int | None, *more: str) -> bytes:
 def form(camera: str, data: bytes) -> bytes:
     return (
         f'--B\r\nContent-Disposition: form-data; name="camera_id"\r\n\r\n{camera}\r\n'
-        f'--B\r\nContent-Disposition: form-data; name="files"; filename="a.jpg"\r\n\r\n'.encode() + data + b"\r\n--B--\r\n"
+        f'--B\r\nContent-Disposition: form-data; name="files"; filename="a.jpg"\r\n\r\n'.encode()
+        + data
+        + b"\r\n--B--\r\n"
     )
 
 

@@ -361,9 +361,7 @@ async def test_killed_in_mid_completion_it_stores_once(direct: Direct) -> None:
         await direct.stored_once(session, data)
 
 
-async def test_open_sessions_are_bounded_expired_ones_swept(
-    backends: Backends, tmp_path: Path
-) -> None:
+async def test_open_sessions_are_bounded_expired_ones_swept(backends: Backends, tmp_path: Path) -> None:
     async with direct_service(backends, tmp_path, UPLOAD__MAX_SESSIONS="2", UPLOAD__SESSION_TTL="3") as direct:
         data = picture(PART + 1000)
         sessions = [await direct.open(data, "a.bmp"), await direct.open(jpeg())]

@@ -134,9 +134,7 @@ class FakeOrchestrator:
             await asyncio.sleep(seconds)
         return self.becomes_final
 
-    async def ingest_upload(
-        self, form: UploadIngestionRequest, files: Sequence[ReceivedFile], operation: Operation
-    ) -> UUID:
+    async def ingest_upload(self, form: UploadIngestionRequest, files: Sequence[ReceivedFile], operation: Operation) -> UUID:
         self.attempts.append(operation)
         self.folders += [file.path.parent for file in files]
         self.uploads.append((form, list(files), [file.path.read_bytes() for file in files]))
@@ -194,9 +192,7 @@ class FakeQueries:
             raise FrameNotFound
         return frame_of(frame_id)
 
-    async def frames_json(
-        self, matching: FrameFilter, limit: int, cursor: str | None, _who: Principal
-    ) -> dict[str, Any]:
+    async def frames_json(self, matching: FrameFilter, limit: int, cursor: str | None, _who: Principal) -> dict[str, Any]:
         self.filters.append((matching, limit, cursor))
         return {"items": [], "next_cursor": None}
 

@@ -296,9 +296,7 @@ class MemoryDatabase:
         if self.gaps and self.gaps[-1][1] is None:
             self.gaps[-1][1] = at.timestamp()
 
-    async def take_over(
-        self, claim: Claim, expected: int, since: datetime, wanted: Iterable[int] | None = None
-    ) -> None:
+    async def take_over(self, claim: Claim, expected: int, since: datetime, wanted: Iterable[int] | None = None) -> None:
         self.taken_over = (expected, since.timestamp())
         self.gaps.append([since.timestamp(), None])
         lost = set(range(expected)) if wanted is None else set(wanted)

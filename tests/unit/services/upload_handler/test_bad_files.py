@@ -173,5 +173,3 @@ async def test_good_files_are_stored_unchanged(handler: UploadHandler, store: St
     assert [item.filename for item in result.rejected] == []
     assert len(result.records) == len(whole) >= 30
     assert sorted(store.hashes) == sorted(file.sha256 for file in files)
-
-

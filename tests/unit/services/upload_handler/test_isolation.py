@@ -221,5 +221,3 @@ def _resident(workers: Workers) -> int:
 async def no_worker_is_left(workers: Workers) -> AsyncIterator[None]:
     yield
     assert workers.alive() == []
-
-

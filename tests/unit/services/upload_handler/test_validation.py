@@ -48,6 +48,8 @@ from utils.exceptions import (
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 ALL = ["jpg", "png", "bmp", "tiff"]
 MAX_PIXELS = 20_000_000
+
+
 @pytest.fixture
 def check(tmp_path: Path) -> Any:
     def run(

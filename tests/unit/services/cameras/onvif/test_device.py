@@ -19,7 +19,9 @@ from utils.exceptions import CaptureFailure, NotOnvif
 
 POLICY = AddressPolicy(["127.0.0.0/9"])
 FORBIDDEN = "127.200.0.9"
-MAIN = Stream("main", "H264", 1920, 1080, "rtsp://127.0.0.1:554/main?channel=1&subtype=0", "http://127.0.0.1/snap?u=admin&p=1")
+MAIN = Stream(
+    "main", "H264", 1920, 1080, "rtsp://127.0.0.1:554/main?channel=1&subtype=0", "http://127.0.0.1/snap?u=admin&p=1"
+)
 SUB = Stream("sub", "JPEG", 640, 360, "rtsp://127.0.0.1:554/sub", "http://127.0.0.1/snap2")
 HEVC = Stream("hevc", "H265", 3840, 2160, "rtsp://127.0.0.1:554/hevc", "http://127.0.0.1/snap3")
 
@@ -125,7 +127,8 @@ LAUGHS = (
 )
 HOSTILE = {
     "a bomb": LAUGHS,
-    "more than is read": b'<s:Envelope xmlns:s="x"><s:Body><GetSystemDateAndTimeResponse/>' + b" " * MAX_BODY
+    "more than is read": b'<s:Envelope xmlns:s="x"><s:Body><GetSystemDateAndTimeResponse/>'
+    + b" " * MAX_BODY
     + b"</s:Body></s:Envelope>",
     "elements": b"<a>" + b"<b/>" * 100_000 + b"</a>",
     "a page": b"<html><body>Please log in</body></html>",

@@ -144,8 +144,6 @@ async def test_the_end_is_the_cameras_own_and_a_stop_is_quick(camera: Camera) ->
     assert end.failure.code == "stream_ended"
 
 
-
-
 async def test_a_camera_that_ends_as_ffmpegs_way_in_is_opened_leaves_no_port_open(camera: Camera) -> None:
     loop = asyncio.get_running_loop()
     opener = SessionOpener(RtspSettings(), AddressPolicy(["127.0.0.0/8"]))

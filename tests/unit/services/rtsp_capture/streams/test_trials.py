@@ -88,9 +88,7 @@ async def test_the_worker_makes_the_same_picture_as_a_thread(trials: Trials, nam
                 await trial.jpeg(source.info, picture, 80)
             continue
         assert await trial.jpeg(source.info, picture, 80) == PictureDecoder(source.info).decode(picture, 80)
-        assert np.array_equal(
-            await trial.luma(source.info, picture, 64), PictureDecoder(source.info).luma(picture, 64)
-        )
+        assert np.array_equal(await trial.luma(source.info, picture, 64), PictureDecoder(source.info).luma(picture, 64))
 
 
 async def test_threads_take_over_once_a_stream_has_proved_itself(trials: Trials, in_threads: list[Picture]) -> None:

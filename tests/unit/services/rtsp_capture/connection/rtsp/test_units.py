@@ -24,9 +24,7 @@ IDR, SLICE, MORE = b"\x65\x88", b"\x41\x9a", b"\x41\x00\x40"  # the last: a slic
 
 def packets(payloads: Iterable[bytes], timestamp: int, marker: bool = True) -> list[Rtp]:
     parts = list(payloads)
-    return [
-        Rtp(96, marker and at == len(parts) - 1, 0, timestamp, 7, part, 0, len(part)) for at, part in enumerate(parts)
-    ]
+    return [Rtp(96, marker and at == len(parts) - 1, 0, timestamp, 7, part, 0, len(part)) for at, part in enumerate(parts)]
 
 
 def nals(data: bytes) -> list[bytes]:

@@ -1,0 +1,40 @@
+"""Every benchmark by its name: `make bench NAME`; `make bench` alone runs those of the table in docs/performance.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import NamedTuple
+
+from tests.benchmarks.frame import Bench
+
+
+class Entry(NamedTuple):
+    """Where a benchmark's function is (imported when it runs), and whether `make bench` alone runs it."""
+
+    function: str
+    about: str
+    alone: bool = True
+
+    def measure(self, bench: Bench) -> None:
+        module, name = self.function.split(":")
+        work: Callable[[Bench], None] = getattr(import_module(f"tests.benchmarks.{module}"), name)
+        work(bench)
+
+
+BENCHMARKS = {
+    "status": Entry("http:status", "GET status beside a bare FastAPI route"),
+    "list": Entry("http:frames", "GET /frames?limit=50 beside a bare FastAPI route"),
+    "cpu": Entry("cpu:one_a_second", "CPU a camera at one frame a second, beside ffmpeg's"),
+    "dense": Entry("cpu:every_frame", "every frame of one camera, beside ffmpeg's"),
+    "cameras": Entry("many:many", "40 cameras asked for at once, by both readers"),
+    "snapshot": Entry("snapshot:snapshots", "how long a snapshot takes, beside ffmpeg's one frame"),
+    "memory": Entry("memory:memory", "memory of a camera beyond its ring", alone=False),
+    "staleness": Entry("staleness:staleness", "how old stored pictures are after two minutes", alone=False),
+    "motion": Entry("events:motion", "CPU of event_driven captures while nothing moves", alone=False),
+    "outbox": Entry("outbox:outbox", "what events cost the writers, and how soon they are read", alone=False),
+    "time": Entry("time:capture_times", "how true capture times are, beside a naive reader's", alone=False),
+    "camera-table": Entry("cameras:camera_table", "times within their uncertainty, camera by camera", alone=False),
+    "access": Entry("access:access", "what a key's check costs", alone=False),
+    "counting": Entry("counting:counting", "what counting a request costs, in memory and in Redis", alone=False),
+}
