@@ -57,6 +57,14 @@ class Environment(StrEnum):
     TEST = "test"
 
 
+class Role(StrEnum):
+    """What a process does: everything, or answers alone, or captures alone."""
+
+    ALL = "all"
+    API = "api"
+    WORKER = "worker"
+
+
 class ConfigurationError(Exception):
     """The settings do not allow a start. `reasons` names each one, all at once; no secret is in it."""
 
@@ -602,6 +610,18 @@ class RetentionSettings(Group):
     MAX_DELETES_PER_SECOND: float = Field(50, gt=0, le=100_000, description="Frames deleted by retention per second.")
 
 
+SITE_PATTERN = r"^[a-z0-9-]{1,40}$"
+
+
+class WorkersSettings(Group):
+    SITE: str = Field(
+        "default",
+        pattern=SITE_PATTERN,
+        description="The site that this process captures at: it runs the captures of cameras whose `site` this is, and, as "
+        "`default`, those of cameras that are not registered.",
+    )
+
+
 class LogSettings(Group):
     LEVEL: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Lowest level that is logged.")
     FORMAT: Literal["json", "console"] = Field("json", description="json: one object per line; console: readable lines.")
@@ -694,6 +714,11 @@ class Settings(BaseSettings):
     ENVIRONMENT: Environment = Field(
         Environment.DEVELOPMENT, description="development, test, or production (which refuses to start on embedded parts)."
     )
+    ROLE: Role = Field(
+        Role.ALL,
+        description="What this process does. all: everything. api: answers clients, runs no captures. worker: runs "
+        "captures; on API__PORT it serves /health and /metrics only (docs/processes.md).",
+    )
     DEBUG: bool = Field(False, description="asyncio's debug mode: slow callbacks are logged.")
     DATA_DIR: Path = Field(
         Path("./data"),
@@ -709,6 +734,7 @@ class Settings(BaseSettings):
     EVENTS: EventsSettings = Field(default_factory=lambda: EventsSettings())
     SWEEPER: SweeperSettings = Field(default_factory=lambda: SweeperSettings())
     RETENTION: RetentionSettings = Field(default_factory=lambda: RetentionSettings())
+    WORKERS: WorkersSettings = Field(default_factory=lambda: WorkersSettings())
     LOG: LogSettings = Field(default_factory=lambda: LogSettings())
     AUTH: AuthSettings = Field(default_factory=lambda: AuthSettings())
     LIMITS: LimitsSettings = Field(default_factory=lambda: LimitsSettings())

@@ -31,6 +31,7 @@ from api.endpoints import (
     sessions,
     upload,
     upload_sessions,
+    workers,
 )  # fmt: skip
 from api.http.access.boundary import Boundary
 from api.http.errors import install_error_handlers
@@ -40,7 +41,7 @@ from api.http.state import AppState
 from api.http.validation import message_of
 from api.lifespan import OpenServices, make_lifespan
 from api.middleware import Cors, Guard, Head, RequestContext
-from config import VERSION, ConfigurationError, Settings, get_settings
+from config import VERSION, ConfigurationError, Role, Settings, get_settings
 
 _DESCRIPTION = """Captures images from trackside cameras (RTSP) and takes uploads, proves where and when each came
 from, and stores them.
@@ -53,7 +54,7 @@ _TAGS = [
     {"name": "cameras", "description": "The camera registry; trying a camera, one picture now."},
     {"name": "events", "description": "What happened, in order: how consumers take frames over (docs/integration.md)."},
     {"name": "access", "description": "Who may call: keys, browser sessions, the audit (docs/security.md)."},
-    {"name": "operations", "description": "Health and metrics."},
+    {"name": "operations", "description": "Health, metrics, and the processes of this deployment."},
 ]
 _EXPOSED = [
     "Location", "ETag", "Retry-After", "X-Request-ID", "Idempotent-Replayed", "RateLimit", "RateLimit-Policy",
@@ -93,8 +94,12 @@ def create_app(settings: Settings | None = None, *, open_services: OpenServices 
     )
     app.state.trackshift = state
     install_error_handlers(app)
+    if settings.ROLE is Role.WORKER:  # it captures; whoever asks for more asks a process that answers
+        app.router.routes.extend(health.router.routes)
+        declared_routes(app)
+        return app
     ingestion = (burst, capture_events, requests, upload, upload_sessions, frames, cameras, latest, events)
-    for module in (*ingestion, api_keys, sessions, audit, health):
+    for module in (*ingestion, api_keys, sessions, audit, workers, health):
         # include_router would make each route a second time, which is for prefixes and dependencies that we do not add.
         app.router.routes.extend(module.router.routes)
     install_docs(app)

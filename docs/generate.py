@@ -38,6 +38,7 @@ TITLES = {
     "EVENTS": "EVENTS: the event log at /api/v1/events",
     "SWEEPER": "SWEEPER: objects without rows, rows without objects",
     "RETENTION": "RETENTION: how long frames are kept",
+    "WORKERS": "WORKERS: processes that capture (docs/processes.md)",
     "LOG": "LOG: log lines on standard error",
     "AUTH": "AUTH: who may call (docs/security.md)",
     "LIMITS": "LIMITS: how much one caller may ask for",

@@ -59,6 +59,7 @@ class TimestampSource(StrEnum):
     UPLOAD = "upload"
 
 
+DEFAULT_SITE = "default"  # of cameras that name none, and of captures whose camera is not registered
 FORMER_READER = "pyav"  # the reader that `native` took the place of: the name is read as `native`
 
 

@@ -40,9 +40,10 @@ class CameraConfigRepository(Repository[CameraConfiguration]):
         query = select(CameraConfiguration.exif_timezone).where(CameraConfiguration.camera_id == camera_id)
         return await self.session.scalar(query)
 
-    async def kept_open(self, limit: int) -> list[CameraConfiguration]:
-        """Enabled cameras whose streams are to be kept open."""
-        query = self.select().where(CameraConfiguration.enabled, CameraConfiguration.keep_open)
+    async def kept_open(self, limit: int, site: str) -> list[CameraConfiguration]:
+        """Enabled cameras of the site whose streams are to be kept open."""
+        kept = CameraConfiguration.enabled, CameraConfiguration.keep_open, CameraConfiguration.site == site
+        query = self.select().where(*kept)
         return list((await self.session.scalars(query.order_by(CameraConfiguration.camera_id).limit(limit))).all())
 
     async def count_kept_by(self, owner: str, at_most: int) -> int:

@@ -43,6 +43,7 @@ from repositories.retention import RetentionRepository
 from repositories.secrets import SecretsRepository
 from repositories.storage_usage import StorageUsageRepository
 from repositories.upload_sessions import UploadSessionRepository
+from repositories.workers import WorkerRepository
 from utils.exceptions import DatabaseUnavailable
 from utils.logger import Throttle, get_logger
 from utils.metrics import DB_ERRORS, DB_POOL
@@ -124,6 +125,10 @@ class UnitOfWork:
     @cached_property
     def audit(self) -> AuditRepository:
         return AuditRepository(self.session)
+
+    @cached_property
+    def workers(self) -> WorkerRepository:
+        return WorkerRepository(self.session)
 
     @cached_property
     def access_state(self) -> AccessStateRepository:

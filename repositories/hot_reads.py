@@ -18,6 +18,7 @@ from models.entities.requests import LedgerCounts
 from models.values import FrameFilter
 from repositories.base import Key
 from repositories.reader import Reader, Row
+from repositories.sql import LAPSED
 
 SORTED_WINDOW = 10_000  # frames; a larger window of `stored_at` is read in the order of capture times
 
@@ -33,7 +34,11 @@ def _columns(entity: Any) -> str:
 
 
 _FRAME = _columns(Frame)
-_REQUEST = f"SELECT {_columns(IngestionRequest)} FROM ingestion_requests WHERE id = $1"
+_REQUEST = f"""
+    SELECT {_columns(IngestionRequest)},
+           (SELECT l.owner FROM capture_leases l WHERE l.request_id = $1 AND NOT {LAPSED}) AS lease_owner
+    FROM ingestion_requests WHERE id = $1
+"""
 _OF_REQUEST = f"SELECT {_FRAME} FROM frames WHERE request_id = $1 AND state = 'stored' ORDER BY sequence {{}} LIMIT $2"
 _OF_UPLOAD, _OF_CAPTURE = _OF_REQUEST.format("ASC"), _OF_REQUEST.format("DESC")
 _GAPS = """

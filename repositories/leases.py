@@ -10,14 +10,10 @@ from uuid import UUID
 from models.entities import CaptureLease
 from models.values import Claim
 from repositories.base import Repository
-from repositories.sql import sql
+from repositories.sql import LAPSED, sql
 
-# A lease that ends further ahead than a lease can be was written by a clock that was wrong: lapsed as well. How far a
-# lease can be ahead stands in its row (`ttl`): the reader's own RTSP__LEASE_TTL may be shorter than its owner's.
-# clock_timestamp(), for now() is when the transaction began: a lease that was renewed since would end too far ahead. The
-# half second is for a clock that is set back a little.
-_LAPSED = """(l.expires_at IS NULL OR l.expires_at < clock_timestamp()
-    OR l.expires_at > clock_timestamp() + make_interval(secs => l.ttl) + interval '500 ms')"""
+# A camera that is not registered is of the site `default`.
+_OF_SITE = """coalesce((SELECT c.site FROM camera_configurations c WHERE c.camera_id = l.camera_id), 'default') = :site"""
 # Its owner died (another process's, not handed back) without progress since it took the capture: it stored nothing, settled
 # no slot, recorded no failure of the camera, and did not live for a minute. The capture may be what it died of.
 _DOUBTFUL = """(l.owner IS NOT NULL AND l.owner <> :owner
@@ -56,7 +52,7 @@ _RUNNING = "running AS (SELECT key AS camera_id, value::int AS n FROM jsonb_each
 _ALL = f"""{_RUNNING},
     mine AS (
         SELECT l.request_id, l.camera_id, r.n FROM capture_leases l LEFT JOIN running r USING (camera_id)
-        WHERE {_LAPSED} AND (:doubtful OR NOT {_DOUBTFUL})
+        WHERE {LAPSED} AND {_OF_SITE} AND (:doubtful OR NOT {_DOUBTFUL})
     )"""  # noqa: S608 - constants of this module
 # Of each principal no more than its share: cameras without a stream first, then captures, in the fair order. What was
 # taken before goes on, whatever is held. Without a principal: access is off, or was.
@@ -69,7 +65,7 @@ _WITHIN_SHARES = f"""{_RUNNING},
         SELECT l.request_id, l.camera_id, l.principal, r.n, l.principal IS NULL OR l.epoch > 0 AS anyway,
                row_number() OVER own + coalesce(r.n, 0) AS place, first_value(l.request_id) OVER own AS first_id
         FROM capture_leases l LEFT JOIN running r USING (camera_id)
-        WHERE {_LAPSED} AND (:doubtful OR NOT {_DOUBTFUL})
+        WHERE {LAPSED} AND {_OF_SITE} AND (:doubtful OR NOT {_DOUBTFUL})
         WINDOW own AS (PARTITION BY l.principal, l.camera_id ORDER BY l.request_id)
     ),
     by_camera AS (
@@ -92,14 +88,14 @@ class LeaseRepository(Repository[CaptureLease]):
 
     async def claim(
         self, owner: str, ttl: float, limit: int, running: dict[str, int], new_cameras: int,
-        shares: ProcessShares | None = None, *, doubtful: bool = True,
+        shares: ProcessShares | None = None, *, doubtful: bool = True, site: str = "default",
     ) -> list[Claim]:  # fmt: skip
         """Takes up to `limit` captures that nobody runs, in fair order: a camera's second waits for every camera's first.
 
         `running` says how many captures of each camera this process runs already; of cameras that it has no
         stream of, at most `new_cameras` are taken, and of each principal no more than its share (None: all). `doubtful`:
-        also those that their last owner may have died of (`claim_doubtful`). Locks in id order, skips what another process
-        takes meanwhile.
+        also those that their last owner may have died of (`claim_doubtful`). Only cameras of `site`. Locks in id order,
+        skips what another process takes meanwhile.
         """
         given = {}
         if shares is not None:
@@ -126,7 +122,7 @@ class LeaseRepository(Repository[CaptureLease]):
             ),
             taken AS (
                 SELECT l.request_id FROM capture_leases l
-                WHERE l.request_id IN (SELECT request_id FROM due) AND {_LAPSED}
+                WHERE l.request_id IN (SELECT request_id FROM due) AND {LAPSED}
                 ORDER BY l.request_id FOR UPDATE SKIP LOCKED
             )
             UPDATE capture_leases l
@@ -136,12 +132,14 @@ class LeaseRepository(Repository[CaptureLease]):
             """),  # noqa: S608 - constants of this module
             {
                 "owner": owner, "ttl": ttl, "limit": limit, "running": json.dumps(running), "new_cameras": new_cameras,
-                "doubtful": doubtful,
+                "doubtful": doubtful, "site": site,
             } | given,
         )  # fmt: skip
         return [Claim(row.request_id, row.epoch, resumed=row.epoch > 1, attempts=row.attempts) for row in rows]
 
-    async def claim_doubtful(self, owner: str, ttl: float, running: Sequence[str], new_cameras: int) -> list[Claim]:
+    async def claim_doubtful(
+        self, owner: str, ttl: float, running: Sequence[str], new_cameras: int, site: str = "default"
+    ) -> list[Claim]:
         """Takes one capture that its last owner may have died of, the one with the fewest such owners first; at most one.
 
         `running`: cameras that this process has a stream of; of others it takes one if `new_cameras` is above 0.
@@ -150,7 +148,8 @@ class LeaseRepository(Repository[CaptureLease]):
             sql(f"""
             WITH taken AS (
                 SELECT l.request_id FROM capture_leases l
-                WHERE {_LAPSED} AND {_DOUBTFUL} AND (:new_cameras > 0 OR l.camera_id = ANY(CAST(:running AS text[])))
+                WHERE {LAPSED} AND {_DOUBTFUL} AND {_OF_SITE}
+                    AND (:new_cameras > 0 OR l.camera_id = ANY(CAST(:running AS text[])))
                 ORDER BY l.attempts, l.request_id LIMIT 1 FOR UPDATE SKIP LOCKED
             )
             UPDATE capture_leases l
@@ -158,7 +157,7 @@ class LeaseRepository(Repository[CaptureLease]):
             FROM taken WHERE l.request_id = taken.request_id
             RETURNING l.request_id, l.epoch, l.attempts
             """),  # noqa: S608 - constants of this module
-            {"owner": owner, "ttl": ttl, "running": list(running), "new_cameras": new_cameras},
+            {"owner": owner, "ttl": ttl, "running": list(running), "new_cameras": new_cameras, "site": site},
         )
         return [Claim(row.request_id, row.epoch, resumed=True, attempts=row.attempts) for row in rows]
 
@@ -171,7 +170,7 @@ class LeaseRepository(Repository[CaptureLease]):
             sql(f"""
             WITH taken AS (
                 SELECT l.request_id FROM capture_leases l JOIN ingestion_requests r ON r.id = l.request_id
-                WHERE l.epoch > 0 AND {_LAPSED} AND r.cancel_requested_at IS NOT NULL
+                WHERE l.epoch > 0 AND {LAPSED} AND r.cancel_requested_at IS NOT NULL
                 ORDER BY l.request_id LIMIT :limit FOR UPDATE OF l SKIP LOCKED
             )
             UPDATE capture_leases l
@@ -223,6 +222,14 @@ class LeaseRepository(Repository[CaptureLease]):
             sql("UPDATE capture_leases SET owner = NULL, expires_at = NULL WHERE request_id = :id AND epoch = :epoch"),
             {"id": claim.request_id, "epoch": claim.epoch},
         )
+
+    async def owners(self, request_ids: Sequence[UUID]) -> dict[UUID, str]:
+        """Who runs which of the requests now."""
+        rows = await self.session.execute(
+            sql(f"SELECT request_id, owner FROM capture_leases l WHERE request_id = ANY(:ids) AND NOT {LAPSED}"),  # noqa: S608
+            {"ids": list(request_ids)},
+        )
+        return {row.request_id: row.owner for row in rows}
 
     async def of_claims(self, claims: Sequence[Claim]) -> dict[UUID, CaptureLease]:
         """The leases of claimed captures, as far as they are still there."""

@@ -34,10 +34,12 @@ SERVICE_SESSIONS = "trackshift-leases"  # application_name of a session that eve
 
 Write = Callable[[bytes], Awaitable[None]]
 
+# Unlogged ones are left out: what a process says of itself is of the process that runs.
 _TABLES = """
 SELECT c.relname AS name, array_agg(a.attname::text ORDER BY a.attnum) AS columns
 FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
-WHERE c.relkind = 'r' AND c.relnamespace = current_schema()::regnamespace GROUP BY c.oid, c.relname ORDER BY c.relname
+WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND c.relnamespace = current_schema()::regnamespace
+GROUP BY c.oid, c.relname ORDER BY c.relname
 """
 _REFERENCES = """
 SELECT conrelid::regclass::text AS referring, confrelid::regclass::text AS referred FROM pg_constraint

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
-from config import Settings
+from config import Role, Settings
 from models.access import CameraGrant, Principal
 from models.entities import CameraConfiguration, CaptureEvent, IngestionRequest
 from models.schemas import (
@@ -67,8 +67,10 @@ class Orchestrator:
         uploads: UploadHandler,
         policy: AddressPolicy,
         shares: Shares,
+        owner: str,
     ) -> None:
-        """`leases`: a dedicated connection, for the renewal of leases. `shares`: what one principal may hold."""
+        """`leases`: a dedicated connection, for the renewal of leases. `shares`: what one principal may hold. `owner`:
+        this process, in its leases."""
         self._shares = shares
         self._settings = settings
         self._capture = capture
@@ -76,7 +78,7 @@ class Orchestrator:
         self._secrets = capture.secrets
         self._uploads = uploads
         self._policy = policy
-        self.runner = CaptureRunner(capture, leases, self._note_finished, shares)
+        self.runner = CaptureRunner(capture, leases, self._note_finished, shares, owner=owner, site=settings.WORKERS.SITE)
         self._finished: dict[UUID, asyncio.Event] = {}
         self._stopping = False
 
@@ -277,8 +279,8 @@ class Orchestrator:
     # -- start and stop ----------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begins to run captures."""
-        self.runner.start()
+        """Begins to run captures; with ROLE=api only those that are begun here."""
+        self.runner.start(claims=self._settings.ROLE is not Role.API)
 
     async def stop(self, timeout: float) -> None:
         """Takes no more work, stores pending frames, hands captures back; at most `timeout` seconds."""

@@ -1,4 +1,7 @@
-"""Everything that a process runs, opened in order and closed in reverse (`open_services`)."""
+"""Everything that a process runs, opened in order and closed in reverse (`open_services`).
+
+Longer than 250 lines: the order is one text, to be read from top to bottom.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
-from config import RtspSettings, Settings
+from config import Role, RtspSettings, Settings
 from models.values import FORMER_READER
 from repositories.database import Database
 from repositories.migrations.run import upgrade
@@ -34,6 +37,7 @@ from services.execution.checks import (
 )
 from services.execution.embedded_parts import StartError, start_embedded
 from services.execution.health import HealthService
+from services.execution.presence import Load, Presence
 from services.housekeeping.bucket_guard import LOOK_INTERVAL, BucketGuard
 from services.housekeeping.bucket_marker import BucketMarker
 from services.housekeeping.key_guard import LOOK_INTERVAL as KEYS_INTERVAL
@@ -102,6 +106,7 @@ class Services:
     access: Access
     api_keys: ApiKeys
     audit_log: AuditLog
+    presence: Presence
 
 
 @asynccontextmanager
@@ -161,9 +166,18 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         spool = await _open_spool(settings, stack)
         replay = Replay(spool, database, storage, lambda: pictures.contended)
         capture = CaptureDeps(settings.RTSP, database, storage, hub, secrets, pictures, spool, compare_keys=keys.look)
-        orchestrator = Orchestrator(settings, capture, leases, uploads, policy, access.shares)
+
+        def load() -> Load:
+            return Load(orchestrator.runner.captures, sum(1 for _, users in hub.streams() if users))
+
+        def drain() -> None:
+            keeper.drain()
+            orchestrator.runner.drain()
+
+        presence = Presence(database, settings.ROLE, settings.WORKERS.SITE, load, drain)
+        orchestrator = Orchestrator(settings, capture, leases, uploads, policy, access.shares, presence.owner)
         queries = Queries(database, storage, secrets, access.cursors)
-        keeper = KeepOpenStreams(database, hub, secrets)
+        keeper = KeepOpenStreams(database, hub, secrets, site=settings.WORKERS.SITE)
         most_kept = access.shares.most(settings.RTSP.MAX_CONCURRENT_STREAMS)
         refs = StreamRefs(secrets)
         cameras = CameraRegistry(
@@ -197,24 +211,33 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         replay.start()
         stack.push_async_callback(replay.stop)
         staging_interval = max(1.0, min(STAGING_INTERVAL, settings.UPLOAD.SESSION_TTL / 4))
-        for job in (
-            *idempotency.jobs,
-            PeriodicJob("staging-sweeper", staging.sweep, staging_interval),
+        answers, captures = settings.ROLE is not Role.WORKER, settings.ROLE is not Role.API
+        jobs = [
             PeriodicJob("own-services", own.refresh, OWN_INTERVAL, at_start=False),
             PeriodicJob("bucket", guard.look, LOOK_INTERVAL, at_start=False),
             PeriodicJob("secret-keys", keys.look, KEYS_INTERVAL, at_start=False),
             PeriodicJob("health", health.check, settings.API.HEALTH_INTERVAL),
-            PeriodicJob("sweeper", sweeper.poll, SWEEPER_INTERVAL, jitter=0.2),
-            PeriodicJob("retention", retention.poll, settings.RETENTION.INTERVAL),
-        ):
+        ]
+        if answers:
+            jobs += [*idempotency.jobs, PeriodicJob("staging-sweeper", staging.sweep, staging_interval)]
+        if captures:  # they load a process beside the answers that clients wait for
+            jobs += [
+                PeriodicJob("sweeper", sweeper.poll, SWEEPER_INTERVAL, jitter=0.2),
+                PeriodicJob("retention", retention.poll, settings.RETENTION.INTERVAL),
+            ]
+        for job in jobs:
             job.start()
             stack.push_async_callback(job.stop)
-        keeper.start()
+        await presence.open()
+        stack.push_async_callback(presence.close)
+        if captures:
+            keeper.start()
         stack.push_async_callback(keeper.stop)
         orchestrator.start()
         stack.push_async_callback(orchestrator.stop, settings.API.SHUTDOWN_TIMEOUT / 2)
         log.info(
-            "started", environment=settings.ENVIRONMENT.value, data_dir=str(settings.DATA_DIR),
+            "started", environment=settings.ENVIRONMENT.value, role=settings.ROLE.value, site=settings.WORKERS.SITE,
+            worker_id=str(presence.worker_id), data_dir=str(settings.DATA_DIR),
             database="embedded" if not settings.DB.HOST else settings.DB.HOST,
             storage="embedded" if not settings.STORAGE.ENDPOINT else settings.STORAGE.ENDPOINT,
         )  # fmt: skip
@@ -222,7 +245,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         # each of its full runs holds the event loop for 200-360 ms.
         gc.freeze()
         gc.enable()  # main.py turned it off
-        uploads.warm()
+        if answers:
+            uploads.warm()
         stack.callback(gc.unfreeze)
         yield Services(
             settings=settings,
@@ -240,6 +264,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             access=access,
             api_keys=ApiKeys(database, access.cursors),
             audit_log=AuditLog(database, access.cursors),
+            presence=presence,
         )
         health.stopping = True
 

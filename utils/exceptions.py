@@ -103,6 +103,11 @@ class KeyNotFound(IngestionException):
     default_message = "There is no such API key."
 
 
+class WorkerNotFound(IngestionException):
+    code = "worker_not_found"
+    default_message = "No process with this id is alive."
+
+
 class RateLimited(IngestionException):
     code = "rate_limited"
     retryable = True

@@ -42,6 +42,11 @@ STAGING_REMOVED = Counter(
     "ingestion_staging_removed", "Staging objects and multipart uploads removed by the sweeper.", registry=REGISTRY
 )
 CAPTURES = Gauge("ingestion_captures", "Captures of this process by state.", ["state"], registry=REGISTRY)
+CAPTURES_UNCLAIMABLE = Gauge(
+    "ingestion_captures_unclaimable", "Captures that wait at a site at which no process runs captures.", ["site"],
+    registry=REGISTRY,
+)  # fmt: skip
+WORKERS = Gauge("ingestion_workers", "Processes that are alive and do not drain.", ["role", "site"], registry=REGISTRY)
 CAPTURES_FINISHED = Counter("ingestion_captures_finished", "Captures ended, by final status.", ["status"], registry=REGISTRY)
 CAPTURES_RESUMED = Counter("ingestion_captures_resumed", "Captures taken over from a lapsed lease.", registry=REGISTRY)
 SECRET_KEYS_MISSING = Gauge(

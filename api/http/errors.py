@@ -35,6 +35,7 @@ TABLE: dict[str, tuple[int, str]] = {
     "frame_not_found": (404, "No such frame"),
     "camera_not_found": (404, "No such camera"),
     "key_not_found": (404, "No such API key"),
+    "worker_not_found": (404, "No such process"),
     "session_not_found": (404, "No such upload session"),
     "route_not_found": (404, "No such route"),
     "method_not_allowed": (405, "Method not allowed"),

@@ -31,6 +31,7 @@ PROGRESS: dict[str, Any] = {
 SUMMARY: dict[str, Any] = {
     "request_id": _REQUEST, "group_id": None, "status": "completed", "camera_id": "pit-lane-1", "source_type": "rtsp",
     "capture_mode": "single_frame", "message": "Completed: 1 of 1 frames stored, 0 dropped.", "frames_total": 1,
+    "worker": None,
     "progress": PROGRESS, "error": None, "rejected": [], "meta": {"session": "FP1"},
     "source": {"url": "rtsp://192.168.1.20:554/stream1", "codec": "h264", "width": 1920, "height": 1080, "fps": 25.0},
     "grid_start": _AT, "created_at": "2026-05-04T13:29:58.000000Z", "started_at": "2026-05-04T13:29:58.020000Z",
@@ -121,7 +122,7 @@ _CAMERA_INPUT: dict[str, Any] = {
     "name": "Pit lane, entry", "description": None, "transport": "tcp", "location": "Pit entry",
     "camera_angle": "front left, 30 degrees", "calibration": {"fx": 1400.2, "fy": 1398.7}, "default_fps": 1.0,
     "enabled": True, "keep_open": True, "reader": None, "retention_days": 30.0, "exif_timezone": "Europe/Rome",
-    "meta": {"mast": 4},
+    "site": "default", "meta": {"mast": 4},
 }  # fmt: skip
 CAMERA_NEW: dict[str, Any] = {
     "camera_id": "pit-lane-1", "rtsp_url": "rtsp://viewer:pass%2Fword@192.168.1.20:554/stream1", **_CAMERA_INPUT,
@@ -183,6 +184,15 @@ AUDIT_PAGE: dict[str, Any] = {
         }
     ],
     "next_cursor": None,
+}  # fmt: skip
+WORKERS: dict[str, Any] = {
+    "items": [
+        {
+            "worker_id": "01970a2b-5c3d-7e4f-8a9b-0c1d2e3f4a5b", "role": "worker", "site": "default", "host": "ingest-2",
+            "version": "0.1.0", "started_at": "2026-05-04T08:00:00.000000Z", "seen_at": _AT, "captures": 12, "streams": 9,
+            "draining": False,
+        }
+    ]
 }  # fmt: skip
 RESOURCE: dict[str, Any] = {
     "resource": "https://ingest.example", "authorization_servers": ["https://issuer.example"],

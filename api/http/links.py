@@ -76,6 +76,7 @@ LINKS: dict[str, tuple[list[Source], list[Target]]] = {
         [Source("take_burst", "201", "/group_id")],
         [Target("get_burst", "path.group_id"), Target("list_requests", "query.group_id")],
     ),
+    "worker": ([Source("list_workers", "200", "/items/0/worker_id")], [Target("drain_worker", "path.worker_id")]),
     "cursor": ([Source("read_events", "200", "/next_cursor")], [Target("read_events", "query.after")]),
 }  # fmt: skip
 

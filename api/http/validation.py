@@ -9,7 +9,7 @@ from typing import Any, Literal, cast, get_args
 from pydantic_core.core_schema import ErrorType
 
 from api.http.params import CURSOR_PATTERN, KEY_ID_PATTERN
-from config import BUCKET_NAME_PATTERN
+from config import BUCKET_NAME_PATTERN, SITE_PATTERN
 from models.schemas.base import RTSP_URL_PATTERN
 from models.schemas.uploads import CONTENT_TYPE_PATTERN, ETAG_PATTERN, SHA256_PATTERN
 from models.values import CAMERA_ID_PATTERN
@@ -59,6 +59,7 @@ PATTERN_WORDS = {
     ETAG_PATTERN: "must be 1 to 200 visible ASCII characters",
     BUCKET_NAME_PATTERN: "may hold lower-case letters, digits, '.' and '-', 3 to 63, and begins and ends with no sign",
     KEY_ID_PATTERN: "may hold letters and digits, at most 64",
+    SITE_PATTERN: "may hold lower-case letters, digits and '-', at most 40",
     CURSOR_PATTERN: "must be visible ASCII characters only",
 }
 # What a field may be called to be repeated in an answer: a slip of the keyboard is, a URL or a key that went astray is not.

@@ -26,6 +26,7 @@ from models.entities.requests import (
     dropped_column,
 )
 from models.entities.uploads import IdempotencyKey, UploadSession
+from models.entities.workers import Worker
 
 __all__ = [
     "SEALED_PREFIX",
@@ -56,6 +57,7 @@ __all__ = [
     "StorageUsage",
     "SweeperState",
     "UploadSession",
+    "Worker",
     "count_slots",
     "dropped_column",
 ]  # fmt: skip

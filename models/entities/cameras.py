@@ -8,6 +8,7 @@ from sqlalchemy import Boolean, CheckConstraint, Index, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.entities.base import PLAIN_URL, Base, Json, created_now, one_of
+from models.entities.workers import SITE_CHECK
 
 
 class CameraConfiguration(Base):
@@ -30,6 +31,7 @@ class CameraConfiguration(Base):
     reader: Mapped[str | None]
     retention_days: Mapped[float | None]  # null: RETENTION__DAYS
     exif_timezone: Mapped[str | None]  # null: UPLOAD__EXIF_TIMEZONE
+    site: Mapped[str] = mapped_column(server_default=text("'default'"))  # whose workers capture it
     meta: Mapped[Json] = mapped_column(server_default=text("'{}'::jsonb"))
     created_at: Mapped[datetime] = created_now()
     updated_at: Mapped[datetime] = created_now()
@@ -40,6 +42,7 @@ class CameraConfiguration(Base):
         CheckConstraint(one_of("transport", ("tcp", "udp")), name="transport"),
         CheckConstraint("default_fps IS NULL OR (default_fps > 0 AND default_fps <= 30)", name="default_fps"),
         CheckConstraint("reader IS NULL OR reader IN ('opencv', 'native')", name="reader"),
+        CheckConstraint(SITE_CHECK, name="site"),
         Index(None, "created_at", "camera_id"),
         Index("ix_camera_configurations_plain_url", "camera_id", postgresql_where=text(PLAIN_URL)),
     )

@@ -73,6 +73,7 @@ from models.schemas.uploads import (
     UploadSessionCreate,
     UploadSessionResponse,
 )
+from models.schemas.workers import WorkerInfo, WorkerList
 
 __all__ = [
     "MAX_META_BYTES",
@@ -145,6 +146,8 @@ __all__ = [
     "UploadPart",
     "UploadSessionCreate",
     "UploadSessionResponse",
+    "WorkerInfo",
+    "WorkerList",
     "format_time",
     "parse_time",
     "without_nulls",

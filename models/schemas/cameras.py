@@ -54,6 +54,7 @@ def _url_or_ref(value: str | None, info: ValidationInfo) -> str | None:
     return value
 
 
+Site = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")]
 TimeZone = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_time_zone)]
 
 
@@ -89,6 +90,7 @@ class CameraCreate(NullIsAbsent):
     exif_timezone: TimeZone | None = Field(
         None, description="IANA time zone of its clock, for EXIF times without an offset; null: UPLOAD__EXIF_TIMEZONE."
     )
+    site: Site = Field("default", description="Whose workers capture it (WORKERS__SITE). Only admin changes it.")
     meta: BoundedObject = Field(default_factory=dict, description="Free; at most 16 KiB.")
 
 
@@ -109,6 +111,7 @@ class CameraPatch(Input):
     reader: Reader | None = None
     retention_days: RetentionDays | None = None
     exif_timezone: TimeZone | None = None
+    site: Site | None = None
     meta: dict[str, Any] | None = None
 
 
@@ -162,6 +165,7 @@ class CameraConfiguration(Output):
     reader: Reader | None
     retention_days: float | None = Field(None, description="Days after which its frames go; null: RETENTION__DAYS.")
     exif_timezone: str | None = Field(None, description="Of EXIF times without an offset; null: UPLOAD__EXIF_TIMEZONE.")
+    site: str = Field("default", description="Whose workers capture it.")
     meta: dict[str, Any]
     created_at: Timestamp
     updated_at: Timestamp

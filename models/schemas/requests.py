@@ -64,6 +64,7 @@ class RequestSummary(Output):
     source_type: SourceType
     capture_mode: CaptureMode | None
     message: str
+    worker: UUID | None = Field(None, description="The process that runs it now (GET /api/v1/workers).")
     frames_total: int
     progress: Progress
     error: RequestError | None

@@ -17,7 +17,7 @@ from models.schemas import (
     ProbeRequest,
     ProbeResponse,
 )
-from models.values import CameraFilter, Transport
+from models.values import DEFAULT_SITE, CameraFilter, Transport
 from repositories.database import Database, UnitOfWork
 from services.access.cursors import Cursors
 from services.cameras.stream_refs import StreamRefs
@@ -39,8 +39,14 @@ from utils.urls import is_masked
 
 log = get_logger(__name__)
 
-_DEFAULTS: dict[str, Any] = {"transport": Transport.TCP, "enabled": True, "keep_open": False, "meta": {}}
-_OF_ADMIN = ("retention_days", "keep_open", "reader")  # they cost what all share, or delete
+_DEFAULTS: dict[str, Any] = {
+    "transport": Transport.TCP,
+    "enabled": True,
+    "keep_open": False,
+    "site": DEFAULT_SITE,
+    "meta": {},
+}
+_OF_ADMIN = ("retention_days", "keep_open", "reader", "site")  # they cost what all share, or delete
 _ADMINS = f"Only admin sets {', '.join(_OF_ADMIN)} of a camera."
 _MERGED = ("calibration", "meta")
 
@@ -82,7 +88,8 @@ class CameraRegistry:
         """Raises CameraExists, AddressNotAllowed, Forbidden for what is an administrator's, RateLimited."""
         url = self._url(body, who)
         self._check_days(body.retention_days)
-        if not who.admin and (body.keep_open or body.reader is not None or body.retention_days is not None):
+        theirs = body.keep_open, body.reader, body.retention_days, body.site
+        if not who.admin and theirs != (False, None, None, DEFAULT_SITE):
             raise Forbidden(_ADMINS)
         values = body.model_dump(mode="json", exclude={"rtsp_ref"}) | {"rtsp_url": self._secrets.seal(url)}
         values["kept_by"] = who.row_owner if body.keep_open else None

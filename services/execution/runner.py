@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
-import socket
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -28,7 +26,6 @@ from services.execution.lease_watch import LeaseWatch
 from services.rtsp_capture.captures.context import CaptureDeps
 from services.rtsp_capture.captures.job import CaptureJob
 from utils.exceptions import DatabaseUnavailable, LeaseLost
-from utils.ids import new_id
 from utils.logger import get_logger
 from utils.metrics import CAPTURES, CAPTURES_RESUMED, LEASE_RENEWAL, LEASES_LOST
 from utils.periodic import PeriodicJob
@@ -66,10 +63,11 @@ class CaptureRunner:
 
     def __init__(
         self, deps: CaptureDeps, leases: Database, on_finished: Callable[[UUID], None], shares: Shares,
-        watch: LeaseWatch | None = None,
+        watch: LeaseWatch | None = None, *, owner: str, site: str,
     ) -> None:  # fmt: skip
         """`leases`: a dedicated connection for renewals. `on_finished`: a capture ended here, was handed back or lost.
-        `shares`: what one principal may have running."""
+        `shares`: what one principal may have running. `owner`: this process, in its leases. `site`: whose captures it
+        claims."""
         self._shares = shares
         self._deps = deps
         self._settings = deps.settings
@@ -77,7 +75,9 @@ class CaptureRunner:
         self._leases = leases
         self._on_finished = on_finished
         self._watch = watch or LeaseWatch(deps.settings.LEASE_TTL)
-        self.owner = f"{socket.gethostname()[:60]}:{os.getpid()}:{new_id()}"
+        self.owner = owner
+        self._site = site
+        self._draining = False
         self._running: dict[UUID, _Running] = {}
         self._claim_seconds = (0.0, 0.0)  # that the last two polls took
         self._renew_failures = 0  # tries since all leases were renewed
@@ -86,6 +86,11 @@ class CaptureRunner:
         self._triggers = PeriodicJob("trigger-poll", self._poll_triggers, TRIGGER_POLL_INTERVAL, at_start=False)
 
     # -- what runs ---------------------------------------------------------------------------------------------
+
+    @property
+    def captures(self) -> int:
+        """How many captures run here."""
+        return len(self._running)
 
     @property
     def room(self) -> int:
@@ -157,10 +162,17 @@ class CaptureRunner:
 
     # -- start and stop ----------------------------------------------------------------------------------------
 
-    def start(self) -> None:
+    def start(self, *, claims: bool = True) -> None:
+        """`claims`: whether this process takes captures that nobody runs."""
         self._watch.start()
-        for job in (self._claiming, self._renewing, self._triggers):
+        for job in (self._claiming, self._renewing, self._triggers) if claims else (self._renewing, self._triggers):
             job.start()
+
+    def drain(self) -> None:
+        """Takes no more captures, and hands over those that run here."""
+        self._draining = True
+        for running in self._running.values():
+            running.job.hand_back()
 
     async def stop(self, timeout: float) -> None:
         """Takes no more work, stores pending frames, hands captures back; at most `timeout` seconds."""
@@ -178,8 +190,8 @@ class CaptureRunner:
     # -- claiming ----------------------------------------------------------------------------------------------
 
     async def _claim_all(self) -> None:
-        if self._deps.secrets.missing:
-            return  # it could not open the cameras of what it would claim
+        if self._deps.secrets.missing or self._draining:
+            return  # without its keys it could not open the cameras of what it would claim
         began = self.now()
         try:
             await self._end_cancelled()
@@ -202,11 +214,15 @@ class CaptureRunner:
         new_cameras = max(0, self._settings.MAX_CONCURRENT_STREAMS - len(running))
         ttl = self._settings.LEASE_TTL
         shares = self._process_shares() if self._shares.limited else None
-        await self._take(lambda uow: uow.leases.claim(self.owner, ttl, room, running, new_cameras, shares, doubtful=False))
+        await self._take(
+            lambda uow: uow.leases.claim(
+                self.owner, ttl, room, running, new_cameras, shares, doubtful=False, site=self._site
+            )
+        )
         if self.room and self._settled:
             cameras = [*running, *(each.camera_id for each in self._running.values())]
             new_cameras = self._settings.MAX_CONCURRENT_STREAMS - len(set(cameras))
-            await self._take(lambda uow: uow.leases.claim_doubtful(self.owner, ttl, cameras, new_cameras))
+            await self._take(lambda uow: uow.leases.claim_doubtful(self.owner, ttl, cameras, new_cameras, self._site))
 
     @property
     def _settled(self) -> bool:

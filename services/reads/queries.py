@@ -77,7 +77,8 @@ class Queries:
         if found is None:
             raise RequestNotFound
         row, gaps, frames = found
-        return {**request_json(row, gaps, self._secrets), "frames": await self._frames_json(frames)}
+        shown = request_json(row, gaps, self._secrets, row.lease_owner)
+        return {**shown, "frames": await self._frames_json(frames)}
 
     async def get_request(self, request_id: UUID, who: Principal) -> IngestionResponse:
         """The same as a model."""
@@ -88,10 +89,11 @@ class Queries:
         after = self._cursors.decode(cursor, wanted, who, UUID)
         async with self._database.reading() as uow:
             rows = await uow.requests.find(wanted, who.cameras, after=after, limit=limit + 1)
-            gaps = await uow.requests.gaps_of([row.id for row in rows[:limit]])
+            ids = [row.id for row in rows[:limit]]
+            gaps, owners = await uow.requests.gaps_of(ids), await uow.leases.owners(ids)
         more = rows[limit - 1] if len(rows) > limit else None
         return RequestPage(
-            items=[to_summary(row, gaps[row.id], self._secrets) for row in rows[:limit]],
+            items=[to_summary(row, gaps[row.id], self._secrets, owners.get(row.id)) for row in rows[:limit]],
             next_cursor=self._cursors.encode(more.created_at, more.id, wanted, who) if more else None,
         )
 

@@ -22,6 +22,11 @@ AnyRequest = IngestionRequest | RequestRow
 _ENDED = {"completed": "Completed", "cancelled": "Cancelled", "failed": "Failed"}
 
 
+def worker_of(owner: str | None) -> str | None:
+    """The id of the process that owns a lease (services.execution.presence); None for nobody's."""
+    return None if owner is None else owner.rpartition(":")[2]
+
+
 def _time(value: datetime | None) -> str | None:
     return None if value is None else format_time(value)
 
@@ -52,8 +57,10 @@ def _source(row: AnyRequest, secrets: SecretBox) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def request_json(row: AnyRequest, gaps: Sequence[CaptureGap | Row], secrets: SecretBox) -> dict[str, Any]:
-    """The request as the wire shows it, without its frames: a RequestSummary."""
+def request_json(
+    row: AnyRequest, gaps: Sequence[CaptureGap | Row], secrets: SecretBox, owner: str | None = None
+) -> dict[str, Any]:
+    """The request as the wire shows it, without its frames: a RequestSummary. `owner`: of its lease, while it has one."""
     due, dropped, error = row.due, row.dropped(), row.error
     return {
         "request_id": str(row.id),
@@ -63,6 +70,7 @@ def request_json(row: AnyRequest, gaps: Sequence[CaptureGap | Row], secrets: Sec
         "source_type": row.source_type,
         "capture_mode": row.capture_mode,
         "message": message_of(row, due, dropped),
+        "worker": worker_of(owner),
         "frames_total": row.stored - row.deleted,
         "progress": {
             "expected": due,
@@ -86,9 +94,11 @@ def request_json(row: AnyRequest, gaps: Sequence[CaptureGap | Row], secrets: Sec
     }
 
 
-def to_summary(row: AnyRequest, gaps: Sequence[CaptureGap | Row], secrets: SecretBox) -> RequestSummary:
+def to_summary(
+    row: AnyRequest, gaps: Sequence[CaptureGap | Row], secrets: SecretBox, owner: str | None = None
+) -> RequestSummary:
     """The request without its frames."""
-    return RequestSummary.model_validate(request_json(row, gaps, secrets))
+    return RequestSummary.model_validate(request_json(row, gaps, secrets, owner))
 
 
 def to_response(

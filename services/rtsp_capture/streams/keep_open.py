@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 
 from models.entities import CameraConfiguration
+from models.values import DEFAULT_SITE
 from repositories.database import Database
 from services.rtsp_capture.streams.hub import StreamHub
 from services.rtsp_capture.streams.outages import outages
@@ -40,8 +41,12 @@ class KeepOpenStreams:
     """One a process, on its hub. A kept stream takes one of RTSP__MAX_CONCURRENT_STREAMS."""
 
     def __init__(
-        self, database: Database, hub: StreamHub, secrets: SecretBox, *, poll_interval: float = POLL_INTERVAL
-    ) -> None:
+        self, database: Database, hub: StreamHub, secrets: SecretBox, *, site: str = DEFAULT_SITE,
+        poll_interval: float = POLL_INTERVAL,
+    ) -> None:  # fmt: skip
+        """`site`: whose cameras are kept open here."""
+        self._site = site
+        self._draining = False
         self._database = database
         self._hub = hub
         self._secrets = secrets
@@ -57,6 +62,11 @@ class KeepOpenStreams:
 
     def poll_now(self) -> None:
         """The table was changed by this process: reads it now."""
+        self._wake.set()
+
+    def drain(self) -> None:
+        """Releases all streams soon, and keeps none open from now on."""
+        self._draining = True
         self._wake.set()
 
     async def stop(self) -> None:
@@ -87,7 +97,7 @@ class KeepOpenStreams:
 
     async def _follow(self) -> None:
         async with self._database.unit_of_work() as uow:
-            rows = await uow.cameras.kept_open(MAX_KEPT)
+            rows = await uow.cameras.kept_open(MAX_KEPT, self._site) if not self._draining else []
         wanted: dict[str, StreamKey] = {}
         without: set[str] = set()
         for row in rows:
