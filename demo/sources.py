@@ -138,8 +138,7 @@ class Film(Source):
             elif ahead < -max(_LATE, self._group_seconds(0)):
                 wait = True
             if not wait:
-                if ahead > 0:
-                    await asyncio.sleep(ahead)
+                await asyncio.sleep(max(0.0, ahead))  # a group that is repeated at once may be longer than a queue
                 self._publish(Unit(lap * self._lap + float(coded.shown), coded.number, coded.key, coded.payloads))
             index += 1
             if index == len(self._pictures):

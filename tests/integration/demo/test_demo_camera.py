@@ -1,5 +1,6 @@
 """The demo camera and its fault proxy, seen by the clients the service uses: FFmpeg through OpenCV and PyAV."""
 
+import asyncio
 import contextlib
 import os
 import threading
@@ -19,7 +20,7 @@ from PIL import Image
 from demo.camera import Camera
 from demo.faults import FaultProxy
 from demo.film import Codec, make_film, make_sound, make_still, read_frame_number
-from demo.sources import capture_time
+from demo.sources import Film, capture_time
 
 FPS = 25
 SECONDS = 2.0
@@ -146,6 +147,16 @@ def test_a_client_in_the_middle_of_a_group_gets_pictures_from_the_next_key(films
     with Camera(films["h264"], join="now") as camera:
         seen = pictures(camera.url, 30)
         assert_continuous(seen[1:])
+
+
+async def test_a_long_group_that_is_repeated_at_once_comes_whole(tmp_path: Path) -> None:
+    """125 pictures at once are more than a client's queue holds: whoever reads them loses none."""
+    path = make_film(tmp_path, width=160, height=90, fps=FPS, seconds=6.0, gop=150, bitrate=50_000)
+    source = Film(path, "burst", 1)
+    source._shift += 5.0 - source.now() % 6.0  # into the group, seconds
+    with source.watch() as queue:
+        numbers = [(await asyncio.wait_for(queue.get(), 5)).number for _ in range(130)]
+    assert numbers == list(range(130))
 
 
 def test_the_live_scene_shows_the_time() -> None:
