@@ -15,9 +15,6 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from minio import MinioAdmin
-from minio.credentials.providers import StaticProvider
-
 POLICY = Path(__file__).resolve().parents[1] / "deploy" / "s3-policy.json"
 
 
@@ -29,6 +26,9 @@ def policy_for(bucket: str) -> dict[str, Any]:
 
 def make_user(access_key: str, secret_key: str, policy: dict[str, Any]) -> None:
     """On the MinIO that the environment names. Raises minio.error.MinioAdminException."""
+    from minio import MinioAdmin  # half a second, for one of many that import this module
+    from minio.credentials.providers import StaticProvider
+
     env = os.environ
     admin = MinioAdmin(
         endpoint=env["MINIO_TEST__ENDPOINT"], secure=False,

@@ -134,28 +134,6 @@ def test_a_second_signal_forces(served: Served) -> None:
         assert served.process.wait(timeout=5) == 1
 
 
-def test_expect_100_continue_gets_the_refusal_not_the_100(served: Served) -> None:
-    head = b"POST /api/v1/ingest/upload HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
-    head += b"%s\r\nContent-Length: %d\r\n\r\n"
-    multipart = b"Content-Type: multipart/form-data; boundary=B"
-    assert served.ask(head % (b"Content-Type: text/plain", 10)).startswith(b"HTTP/1.1 415")
-    assert served.ask(head % (multipart, 10**12)).startswith(b"HTTP/1.1 413")
-    assert served.ask(head % (multipart, 10)).startswith(b"HTTP/1.1 100")
-
-
-def test_heads_are_bounded_and_answered_with_a_problem(served: Served) -> None:
-    answer = served.ask(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"h" * 400_000)
-    assert answer.startswith(b"HTTP/1.1 400")
-    assert b"application/problem+json" in answer
-    assert b"X-Request-ID" in answer
-    answer = served.ask(b"not http at all\r\n\r\n")
-    assert answer.startswith(b"HTTP/1.1 400")
-    assert b'"malformed_request"' in answer
-    answer = served.ask(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
-    assert b'"alive"' in answer
-    assert b"server:" not in answer.lower()
-
-
 @pytest.fixture(scope="module")
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Short of patience, and of room: eight connections."""
@@ -202,6 +180,28 @@ def closed_within(connection: socket.socket, seconds: float) -> bool:
         except OSError:
             return True
     return False
+
+
+def test_expect_100_continue_gets_the_refusal_not_the_100(strict: Served) -> None:
+    head = b"POST /api/v1/ingest/upload HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
+    head += b"%s\r\nContent-Length: %d\r\n\r\n"
+    multipart = b"Content-Type: multipart/form-data; boundary=B"
+    assert strict.ask(head % (b"Content-Type: text/plain", 10)).startswith(b"HTTP/1.1 415")
+    assert strict.ask(head % (multipart, 10**12)).startswith(b"HTTP/1.1 413")
+    assert strict.ask(head % (multipart, 10)).startswith(b"HTTP/1.1 100")
+
+
+def test_heads_are_bounded_and_answered_with_a_problem(strict: Served) -> None:
+    answer = strict.ask(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"h" * 400_000)
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b"application/problem+json" in answer
+    assert b"X-Request-ID" in answer
+    answer = strict.ask(b"not http at all\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b'"malformed_request"' in answer
+    answer = strict.ask(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert b'"alive"' in answer
+    assert b"server:" not in answer.lower()
 
 
 def test_trailers_are_bounded_and_no_headers(strict: Served) -> None:

@@ -207,7 +207,7 @@ def test_jpeg_under_all_its_names(check: Any, declared: str | None, name: str) -
         (BMPS["RGB"], "a.bmp", "image/png"), (TIFFS["RGB-None"], "a.jpg", "image/tiff"),
         (JPEGS["baseline"], "a.jpg", "text/plain"),
         (JPEGS["baseline"], "a.jpg", "image/gif"), (b"just text, no picture", "a.jpg", "image/jpeg"),
-        (encoded("GIF"), "a.png", None), (encoded("WEBP"), "a.jpg", None), (b"\xff", "a.jpg", None),
+        (encoded("GIF", SMALL), "a.png", None), (encoded("WEBP"), "a.jpg", None), (b"\xff", "a.jpg", None),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "a.png", "image/png"), (b"PK\x03\x04", "a.tiff", None),
     ],
 )  # fmt: skip
