@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import httpx
@@ -22,7 +23,11 @@ from tests.kits.service_support import own_database, service_on, until
 
 BOOTSTRAP = "bootstrap-secret-of-the-identity-tests-0123"
 ISSUER, AUDIENCE = "https://issuer.example", "trackshift"
-KEYS = {kid: RSAKey.generate_key(2048) for kid in ("first", "second")}
+
+
+@cache  # not at import: every worker imports this file
+def key_of(kid: str) -> RSAKey:
+    return RSAKey.generate_key(2048)
 
 
 def bearer(credential: str) -> dict[str, str]:
@@ -30,7 +35,7 @@ def bearer(credential: str) -> dict[str, str]:
 
 
 def public(*kids: str) -> bytes:
-    return json.dumps({"keys": [{**KEYS[kid].as_dict(private=False), "kid": kid} for kid in kids]}).encode()
+    return json.dumps({"keys": [{**key_of(kid).as_dict(private=False), "kid": kid} for kid in kids]}).encode()
 
 
 def token(kid: str, key: RSAKey | None = None, **changes: Any) -> str:
@@ -38,7 +43,7 @@ def token(kid: str, key: RSAKey | None = None, **changes: Any) -> str:
         "iss": ISSUER, "aud": AUDIENCE, "sub": "alice", "exp": int(time.time()) + 300, "scope": "frames:read ingest:read",
         "cameras": ["pit-*"], **changes,
     }  # fmt: skip
-    return jwt.encode({"alg": "RS256", "kid": kid}, claims, key or KEYS[kid], algorithms=["RS256"])
+    return jwt.encode({"alg": "RS256", "kid": kid}, claims, key or key_of(kid), algorithms=["RS256"])
 
 
 @dataclass
@@ -78,7 +83,7 @@ async def test_keys_and_tokens_side_by_side(place: Place) -> None:
     assert (await place.me(place.key)).json()["kind"] == "key"
     assert (await place.me(BOOTSTRAP)).json()["scopes"] != []
     for wrong in (
-        token("first", KEYS["second"]), token("first", iss="https://evil.example"), token("first", exp=1), "a.b.c",
+        token("first", key_of("second")), token("first", iss="https://evil.example"), token("first", exp=1), "a.b.c",
         place.key[:-1], "tsk_" + token("first"),
     ):  # fmt: skip
         answer = await place.me(wrong)
@@ -100,7 +105,7 @@ async def test_a_providers_keys_change_and_go(place: Place) -> None:
     assert (await place.me(token(place.kid))).status_code == 200
     before = place.provider.requests
     place.provider.document = public("second")
-    flood = await asyncio.gather(*(place.me(token(f"unknown-{n}", KEYS["second"])) for n in range(30)))
+    flood = await asyncio.gather(*(place.me(token(f"unknown-{n}", key_of("second"))) for n in range(30)))
     assert {answer.status_code for answer in flood} == {401}
     assert place.provider.requests - before <= 2
 
@@ -115,7 +120,7 @@ async def test_a_providers_keys_change_and_go(place: Place) -> None:
         asked = place.provider.requests
 
         async def refreshed(asked: int = asked) -> bool:
-            assert (await place.me(token("unknown", KEYS["second"]))).status_code == 401
+            assert (await place.me(token("unknown", key_of("second")))).status_code == 401
             return place.provider.requests > asked
 
         await until(refreshed, "it was asked", 4)
