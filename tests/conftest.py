@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import json
 import os
 import secrets
@@ -36,11 +37,19 @@ from tests.kits.forked import can as can_fork
 from utils.embedded.supervisor import EmbeddedParts
 from utils.secret_box import new_key
 
+# While tests are imported and collected, the garbage collector takes a third of the time and finds next to nothing.
+gc.disable()
 ROOT = Path(__file__).resolve().parents[1]
 # httpx reads the system's certificates for each client, 40 ms of CPU: tests make thousands of clients, nearly all for http.
 httpx._transports.default.create_ssl_context = functools.cache(httpx.create_ssl_context)  # type: ignore[attr-defined]
 # One for all services of a session: they share a database, and take over each other's captures.
 SECRETS_KEY = new_key()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    gc.enable()
+    gc.freeze()
 
 
 @dataclass(frozen=True)
@@ -184,6 +193,10 @@ async def storage(backends: Backends) -> AsyncIterator[StorageService]:
     await made.close()
 
 
+# Programs that need no fresh interpreter: what they change is changed once all is imported.
+FORKABLE = ("main.py", "tests/kits/hasty_keys.py")
+
+
 class Service:
     """`main.py` as a process of its own, spoken to by HTTP: the black box."""
 
@@ -201,7 +214,7 @@ class Service:
         """Starts and waits until it listens and is ready."""
         before = self.log.stat().st_size if self.log.exists() else 0
         self.log.touch()
-        if self.forked and self.program == "main.py" and self.root == ROOT and can_fork(self.environment):
+        if self.forked and self.program in FORKABLE and self.root == ROOT and can_fork(self.environment):
             self.process = Forked(self.program, self.environment, self.log)
         else:
             with self.log.open("ab") as out:

@@ -26,7 +26,7 @@ from tests.kits.service_support import (
     upload,
 )
 
-pytestmark = [pytest.mark.alone, pytest.mark.timeout(400)]  # two services at once, on a machine that may be busy
+pytestmark = [pytest.mark.paced, pytest.mark.timeout(400)]  # two services at once, on a machine that may be busy
 
 FPS, DURATION = 4.0, 12
 
