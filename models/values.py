@@ -277,6 +277,13 @@ class StagedPart:
     etag: str  # without quotes
 
 
+class Phase(StrEnum):
+    """Whether a picture shows its subject before what is to be compared, or after it."""
+
+    BEFORE = "before"
+    AFTER = "after"
+
+
 @dataclass(frozen=True, slots=True)
 class RequestFilter:
     """What a list of requests is narrowed to; times are inclusive from, exclusive to."""
@@ -288,6 +295,9 @@ class RequestFilter:
     created_from: datetime | None = None
     created_to: datetime | None = None
     group_id: UUID | None = None
+    subject: str | None = None
+    session: str | None = None
+    phase: Phase | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +311,9 @@ class FrameFilter:
     stored_from: datetime | None = None
     stored_to: datetime | None = None
     source_type: SourceType | None = None
+    subject: str | None = None
+    session: str | None = None
+    phase: Phase | None = None
     descending: bool = False
 
 

@@ -17,6 +17,7 @@ from models.entities import Frame, IngestionRequest
 from models.entities.requests import LedgerCounts
 from models.values import FrameFilter
 from repositories.base import Key
+from repositories.meta_filters import meta_condition, meta_filters
 from repositories.reader import Reader, Row
 from repositories.sql import LAPSED
 
@@ -88,6 +89,8 @@ def _matching(wanted: FrameFilter, cameras: CameraGrant) -> _Statement:
         statement.where("request_id = {}", wanted.request_id)
     if wanted.source_type is not None:
         statement.where("source_type = {}", wanted.source_type.value)
+    for key, head, value in meta_filters(wanted):
+        statement.where(meta_condition(key, "{}", "{}"), head, value)
     if wanted.from_ is not None:
         statement.where("capture_timestamp >= {}", wanted.from_)
     if wanted.to is not None:

@@ -17,6 +17,7 @@ from models.values import FINAL_STATUSES, DropReason, FrameRecord, IngestionStat
 from repositories.base import Key, Repository
 from repositories.grants import granted
 from repositories.ledger import Ledger, Recorded
+from repositories.meta_filters import meta_condition, meta_filters
 from repositories.sql import sql
 from utils.exceptions import KeysCondemned
 
@@ -173,6 +174,9 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
             query = query.where(IngestionRequest.capture_mode == wanted.capture_mode.value)
         if wanted.group_id is not None:
             query = query.where(IngestionRequest.group_id == wanted.group_id)
+        for key, head, value in meta_filters(wanted):
+            names = {f"{key}_head": head, key: value}
+            query = query.where(sql(meta_condition(key, *(f":{name}" for name in names))).bindparams(**names))
         if wanted.created_from is not None:
             query = query.where(IngestionRequest.created_at >= wanted.created_from)
         if wanted.created_to is not None:

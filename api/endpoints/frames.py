@@ -14,13 +14,13 @@ from api.http.access.rules import needs
 from api.http.dependencies import ServicesDep
 from api.http.errors import problem_response
 from api.http.openapi import answer, problems
-from api.http.params import Cursor, Flag, FrameId, Limit, StrictUuid
+from api.http.params import Cursor, Flag, FrameId, Limit, MetaText, StrictUuid
 from api.http.ranges import Span, Unsatisfiable, none_match, requested_span
 from api.http.routing import json_answer, make_router
 from api.http.streaming import begun
 from models.access import Scope
 from models.schemas import CameraId, FrameInfo, FramePage, HoldRequest, NearestFrame, Timestamp
-from models.values import FrameFilter, SourceType
+from models.values import FrameFilter, Phase, SourceType
 from utils.exceptions import RangeNotSatisfiable
 
 router = make_router("/api/v1/frames", tags=["frames"])
@@ -36,11 +36,14 @@ async def _filter(
     ] = None,
     stored_to: Annotated[Timestamp | None, Query(description="`stored_at`, exclusive.")] = None,
     source_type: Annotated[SourceType | None, Query()] = None,
+    subject: Annotated[MetaText | None, Query(description="`meta.subject`.", examples=["car-44"])] = None,
+    session: Annotated[MetaText | None, Query(description="`meta.session`.", examples=["FP1"])] = None,
+    phase: Annotated[Phase | None, Query(description="`meta.phase`.")] = None,
     order: Annotated[Literal["asc", "desc"], Query(description="By `timestamp`.")] = "asc",
 ) -> FrameFilter:
     return FrameFilter(
         camera_id=camera_id, request_id=request_id, from_=from_, to=to, stored_from=stored_from, stored_to=stored_to,
-        source_type=source_type, descending=order == "desc",
+        source_type=source_type, subject=subject, session=session, phase=phase, descending=order == "desc",
     )  # fmt: skip
 
 

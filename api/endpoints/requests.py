@@ -15,12 +15,12 @@ from api.http.access.rules import needs
 from api.http.dependencies import ServicesDep, StateDep
 from api.http.idempotency import OperationDep
 from api.http.openapi import IDEMPOTENCY, KEYED, PREFER, answer, problems
-from api.http.params import Cursor, Limit, RequestId, StrictUuid
+from api.http.params import Cursor, Limit, MetaText, RequestId, StrictUuid
 from api.http.prefer import wait_final
 from api.http.routing import json_answer, make_router
 from models.access import Scope
 from models.schemas import CameraId, IngestionResponse, RequestPage, RTSPIngestionRequest, Timestamp
-from models.values import CaptureMode, IngestionStatus, RequestFilter, SourceType
+from models.values import CaptureMode, IngestionStatus, Phase, RequestFilter, SourceType
 
 router = make_router("/api/v1/ingest", tags=["ingest"])
 
@@ -99,10 +99,13 @@ async def _filter(
     group_id: Annotated[StrictUuid | None, Query(description="A burst's requests.")] = None,
     created_from: Annotated[Timestamp | None, Query(description="Inclusive.")] = None,
     created_to: Annotated[Timestamp | None, Query(description="Exclusive.")] = None,
+    subject: Annotated[MetaText | None, Query(description="`meta.subject`.", examples=["car-44"])] = None,
+    session: Annotated[MetaText | None, Query(description="`meta.session`.", examples=["FP1"])] = None,
+    phase: Annotated[Phase | None, Query(description="`meta.phase`.")] = None,
 ) -> RequestFilter:
     return RequestFilter(
         camera_id=camera_id, status=status, source_type=source_type, capture_mode=capture_mode,
-        created_from=created_from, created_to=created_to, group_id=group_id,
+        created_from=created_from, created_to=created_to, group_id=group_id, subject=subject, session=session, phase=phase,
     )  # fmt: skip
 
 

@@ -6,9 +6,9 @@ import re
 from typing import Annotated, Any
 from uuid import UUID
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Le, MaxLen, MinLen
 from fastapi import Path, Query
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 CURSOR_PATTERN = r"^[!-~]+$"
@@ -50,6 +50,9 @@ StrictInteger = BeforeValidator(_integer)
 StrictSeconds = BeforeValidator(_seconds)
 Limit = Annotated[int, Ge(1), Le(200), StrictInteger, Query(description="Items a page.")]
 Flag = Annotated[bool, BeforeValidator(_boolean, json_schema_input_type=bool)]
+# NUL is in no text that PostgreSQL keeps.
+TEXT_PATTERN = r"^[^\x00]+$"
+MetaText = Annotated[str, MinLen(1), MaxLen(1000), Field(pattern=TEXT_PATTERN)]
 Cursor = Annotated[
     str | None,
     Query(

@@ -8,7 +8,7 @@ from typing import Any, Literal, cast, get_args
 
 from pydantic_core.core_schema import ErrorType
 
-from api.http.params import CURSOR_PATTERN, KEY_ID_PATTERN
+from api.http.params import CURSOR_PATTERN, KEY_ID_PATTERN, TEXT_PATTERN
 from config import BUCKET_NAME_PATTERN, SITE_PATTERN
 from models.schemas.base import RTSP_URL_PATTERN
 from models.schemas.uploads import CONTENT_TYPE_PATTERN, ETAG_PATTERN, SHA256_PATTERN
@@ -61,6 +61,7 @@ PATTERN_WORDS = {
     KEY_ID_PATTERN: "may hold letters and digits, at most 64",
     SITE_PATTERN: "may hold lower-case letters, digits and '-', at most 40",
     CURSOR_PATTERN: "must be visible ASCII characters only",
+    TEXT_PATTERN: "must be a text without NUL",
 }
 # What a field may be called to be repeated in an answer: a slip of the keyboard is, a URL or a key that went astray is not.
 SHOWN_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_.\[\]-]{0,39}\Z")

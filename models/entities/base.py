@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, ClassVar
 from uuid import UUID
 
-from sqlalchemy import DateTime, Float, MetaData, Text, Uuid, func, text
+from sqlalchemy import DateTime, Float, Index, MetaData, Text, Uuid, func, text
 from sqlalchemy.dialects.postgresql import INT4MULTIRANGE, JSONB, Range
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -16,6 +16,8 @@ SlotRanges = list[Range[int]]
 SEALED_PREFIX = "enc1:"  # how encrypted texts begin (utils.secret_box)
 PLAIN_URL = f"rtsp_url NOT LIKE '{SEALED_PREFIX}%'"  # rows from before encryption
 LONGEST_LEASE = "300"  # seconds, the most that the settings allow: of rows that an earlier version wrote
+META_FILTERS = ("subject", "session", "phase")  # keys of `meta` that lists are filtered by
+META_INDEXED = 100  # characters of such a value that are in the index
 OBJECT_KEY = Text(collation="C")  # object keys sort as the store lists them: byte by byte
 
 
@@ -43,6 +45,19 @@ class Base(DeclarativeBase):
 def one_of(column: str, values: Iterable[str]) -> str:
     """A check that the column has one of the values."""
     return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
+
+
+def meta_indexes(table: str, at: str, where: str | None = None) -> list[Index]:
+    """An index for each key of `meta` that lists are filtered by, in the order of the time `at`, of rows that have the key.
+
+    Over the text's head: a whole one may be longer than an index holds, and its row could not be stored.
+    """
+    made = []
+    for key in META_FILTERS:
+        head = f"left(meta ->> '{key}', {META_INDEXED})"
+        there = f"{head} IS NOT NULL" + (f" AND {where}" if where else "")
+        made.append(Index(f"ix_{table}_meta_{key}", text(head), at, "id", postgresql_where=text(there)))
+    return made
 
 
 def created_now() -> Mapped[datetime]:

@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from models.entities.base import OBJECT_KEY, Base, Json, created_now, one_of
+from models.entities.base import OBJECT_KEY, Base, Json, created_now, meta_indexes, one_of
 from models.entities.requests import IngestionRequest
 from models.values import SourceType, TimestampSource
 
@@ -57,6 +57,7 @@ class Frame(Base):
         Index(None, "camera_id", "capture_timestamp", "id", postgresql_where=text("state = 'stored'")),
         Index(None, "request_id", "capture_timestamp", "id", postgresql_where=text("state = 'stored'")),
         Index(None, "source_type", "capture_timestamp", "id", postgresql_where=text("state = 'stored'")),
+        *meta_indexes("frames", "capture_timestamp", "state = 'stored'"),
         Index(None, "camera_id", "sha256", "stored_at", "id"),
         CheckConstraint("hold_reason IS NULL OR held_at IS NOT NULL", name="hold"),
         # Of tombstones no key is looked up: without them the index stays as small as what is stored.

@@ -9,7 +9,17 @@ from uuid import UUID
 from sqlalchemy import BigInteger, CheckConstraint, Computed, ForeignKey, Index, Integer, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from models.entities.base import LONGEST_LEASE, PLAIN_URL, Base, Json, SlotRanges, created_now, one_of, slot_ranges
+from models.entities.base import (
+    LONGEST_LEASE,
+    PLAIN_URL,
+    Base,
+    Json,
+    SlotRanges,
+    created_now,
+    meta_indexes,
+    one_of,
+    slot_ranges,
+)
 from models.values import CaptureMode, DropReason, IngestionStatus, SourceType
 
 
@@ -109,6 +119,7 @@ class IngestionRequest(Base, LedgerCounts):
             "owner",
             postgresql_where=text("status = 'pending' AND owner IS NOT NULL"),
         ),
+        *meta_indexes("ingestion_requests", "created_at"),
         Index("ix_ingestion_requests_group_id", "group_id", "id", postgresql_where=text("group_id IS NOT NULL")),
         Index("ix_ingestion_requests_plain_url", "id", postgresql_where=text(PLAIN_URL)),
     )

@@ -24,7 +24,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
-from models.values import CAMERA_ID_PATTERN
+from models.values import CAMERA_ID_PATTERN, Phase
 
 MAX_META_BYTES = 16 * 1024
 RTSP_URL_PATTERN = r"^[Rr][Tt][Ss][Pp][Ss]?://"
@@ -134,6 +134,8 @@ class FrameMeta(Input):
     """Free to fill; stored with the request and every frame."""
 
     session: str | None = Field(None, examples=["FP1"])
+    subject: str | None = Field(None, min_length=1, max_length=200, description="What is shown.", examples=["car-44"])
+    phase: Phase | None = Field(None, strict=False, description="Before or after what is to be compared.")
     timestamp_ref: Timestamp | None = None
     location: str | None = None
     camera_angle: str | None = None

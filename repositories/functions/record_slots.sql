@@ -14,6 +14,7 @@ DECLARE
     seq int;
     held text;
     twin uuid;
+    place jsonb;
     is_final boolean;
     cap int;
     added int := 0;
@@ -39,6 +40,9 @@ BEGIN
             SELECT DISTINCT hashtextextended((x ->> 'camera_id') || ':' || (x ->> 'sha256'), 0) AS k
             FROM jsonb_array_elements(new_frames) AS x ORDER BY 1) AS keys;
     END IF;
+    -- Where the registered camera stands and what it looks at goes with each of its frames; what the client says goes before.
+    SELECT jsonb_strip_nulls(jsonb_build_object('location', c.location, 'camera_angle', c.camera_angle)) INTO place
+    FROM camera_configurations c WHERE c.camera_id = req.camera_id;
     FOR f IN SELECT x FROM jsonb_array_elements(new_frames) AS x ORDER BY (x ->> 'sequence')::int LOOP
         seq := (f ->> 'sequence')::int;
         SELECT fr.storage_path INTO held FROM frames fr WHERE fr.request_id = request AND fr.sequence = seq;
@@ -80,7 +84,7 @@ BEGIN
             (f ->> 'timestamp_uncertainty_ms')::float8, (f ->> 'camera_timestamp')::timestamptz,
             (f ->> 'width')::int, (f ->> 'height')::int,
             (f ->> 'size_bytes')::bigint, f ->> 'format', f ->> 'content_type', f ->> 'sha256',
-            twin, nullif(f -> 'exif', 'null'::jsonb), f -> 'meta', clock_timestamp());
+            twin, nullif(f -> 'exif', 'null'::jsonb), coalesce(place, '{}') || (f -> 'meta'), clock_timestamp());
         added := added + 1;
         IF twin IS NOT NULL THEN twins := twins + 1; END IF;
         newest := greatest(newest, (f ->> 'capture_timestamp')::timestamptz);

@@ -340,6 +340,52 @@ async def test_every_filter_of_the_lists(live: Running, camera: Camera) -> None:
     )
 
 
+async def test_lists_by_subject_session_and_phase(live: Running) -> None:
+    """Texts of any length and kind; the shorter one is not taken for the longer one that begins with it."""
+    name, long = unique(), unique() + "é:{}%'" * 2000
+    car = unique()
+    metas = [
+        {"subject": car, "session": "FP1", "phase": "before"}, {"subject": car, "session": "FP1", "phase": "after"},
+        {"subject": car, "session": long}, {"session": long[:100]}, {"subject": f"{car} "}, {},
+    ]  # fmt: skip
+    ids = []
+    for meta in metas:
+        made = await upload(live.client, name, jpeg((16, 16)), meta=json.dumps(meta))
+        assert made.status_code == 201, made.text
+        assert made.json()["frames"][0]["meta"] == meta
+        ids.append(made.json()["request_id"])
+
+    for path in ("/api/v1/ingest/requests", "/api/v1/frames"):
+
+        async def found(path: str = path, **query: str) -> set[int]:
+            items = await pages(live.client, path, limit="2", **query)
+            assert len(items) == len({item["request_id"] for item in items})
+            return {ids.index(item["request_id"]) for item in items}
+
+        assert await found(subject=car) == {0, 1, 2}
+        assert await found(subject=car, phase="after") == {1}
+        assert await found(camera_id=name, phase="before") == {0}
+        assert await found(subject=car, session="FP1") == {0, 1}
+        assert await found(session=long[:100]) == {3}
+        assert await found(session=long[:1000]) == set()
+        assert await found(subject="nobody") == set()
+    wrong = await upload(live.client, name, jpeg((16, 16)), meta='{"phase": "during"}')
+    assert problem(wrong, 422, "invalid_request")["errors"][0]["pointer"] == "/meta/phase"
+
+
+async def test_a_frame_tells_where_its_registered_camera_stands(live: Running, camera: Camera) -> None:
+    """Captures, snapshots and uploads; what the client says goes before it."""
+    name = unique()
+    body = {"camera_id": name, "rtsp_url": camera.url, "location": "pit lane", "camera_angle": "front left"}
+    assert (await live.client.post("/api/v1/cameras", json=body)).status_code == 201
+    made = await upload(live.client, name, jpeg((16, 16)), meta='{"session": "FP1", "camera_angle": "rear"}')
+    assert made.json()["frames"][0]["meta"] == {"session": "FP1", "location": "pit lane", "camera_angle": "rear"}
+    assert made.json()["meta"] == {"session": "FP1", "camera_angle": "rear"}
+    shot = await live.client.post(f"/api/v1/cameras/{name}/snapshot", json={"meta": {"phase": "before"}})
+    assert shot.status_code == 201, shot.text
+    assert shot.json()["meta"] == {"phase": "before", "location": "pit lane", "camera_angle": "front left"}
+
+
 @pytest.mark.parametrize(
     "query",
     [

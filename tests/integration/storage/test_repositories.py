@@ -37,6 +37,7 @@ from models.values import (
     FrameFilter,
     FrameRecord,
     IngestionStatus,
+    Phase,
     RequestFilter,
     Sampling,
     SourceInfo,
@@ -1283,20 +1284,26 @@ async def big(backends: Backends) -> AsyncIterator[Database]:
             await uow.session.execute(text(f"ALTER TABLE {table} DISABLE TRIGGER USER"))
         await uow.session.execute(
             text("""
-            INSERT INTO ingestion_requests (id, camera_id, source_type, capture_mode, status, created_at, completed_at)
+            INSERT INTO ingestion_requests (id, camera_id, source_type, capture_mode, status, created_at, completed_at, meta)
             SELECT gen_random_uuid(), 'cam-' || n % 50, CASE WHEN n % 4 = 0 THEN 'upload' ELSE 'rtsp' END,
                    CASE WHEN n % 4 = 0 THEN NULL WHEN n % 4 = 1 THEN 'continuous' ELSE 'single_frame' END,
                    CASE n % 100 WHEN 0 THEN 'failed' WHEN 1 THEN 'pending' ELSE 'completed' END,
-                   timestamptz '2026-01-01' + n * interval '1 minute', now()
+                   timestamptz '2026-01-01' + n * interval '1 minute', now(),
+                   CASE WHEN n % 3 = 0 THEN jsonb_build_object(
+                       'subject', 'car-' || n % 20, 'session', 'FP' || n % 4,
+                       'phase', CASE n % 2 WHEN 0 THEN 'before' ELSE 'after' END)
+                   ELSE '{}' END
             FROM generate_series(1, 12000) AS n""")
         )
         await uow.session.execute(
             text("""
             INSERT INTO frames (id, request_id, camera_id, source_type, sequence, storage_path, capture_timestamp,
-                                timestamp_source, width, height, size_bytes, format, content_type, sha256, state, stored_at)
+                                timestamp_source, width, height, size_bytes, format, content_type, sha256, state, stored_at,
+                                meta)
             SELECT gen_random_uuid(), r.id, r.camera_id, r.source_type, n, r.id || '/' || n,
                    r.created_at + n * interval '1 second', 'receipt', 1, 1, 1, 'jpg', 'image/jpeg', :sha,
-                   CASE WHEN n = 2 THEN 'deleted' ELSE 'stored' END, r.created_at + n * interval '1 second'
+                   CASE WHEN n = 2 THEN 'deleted' ELSE 'stored' END, r.created_at + n * interval '1 second',
+                   r.meta
             FROM ingestion_requests r, generate_series(0, 2) AS n"""),
             {"sha": SHA},
         )
@@ -1369,6 +1376,9 @@ REQUEST_FILTERS = [
     RequestFilter(capture_mode=CaptureMode.CONTINUOUS),
     RequestFilter(created_from=datetime(2026, 1, 5, tzinfo=UTC), created_to=datetime(2026, 1, 7, tzinfo=UTC)),
     RequestFilter(camera_id="cam-7", created_to=datetime(2026, 1, 7, tzinfo=UTC)),
+    RequestFilter(subject="car-3"),
+    RequestFilter(session="FP1"),
+    RequestFilter(phase=Phase.AFTER),
 ]
 FRAME_FILTERS = [
     FrameFilter(),
@@ -1378,6 +1388,9 @@ FRAME_FILTERS = [
     FrameFilter(source_type=SourceType.UPLOAD),
     FrameFilter(from_=datetime(2026, 1, 5, tzinfo=UTC), to=datetime(2026, 1, 7, tzinfo=UTC)),
     FrameFilter(camera_id="cam-7", from_=datetime(2026, 1, 5, tzinfo=UTC), descending=True),
+    FrameFilter(subject="car-3"),
+    FrameFilter(session="FP1", descending=True),
+    FrameFilter(phase=Phase.AFTER),
 ]
 MIDDLE = (datetime(2026, 1, 6, tzinfo=UTC), UUID(int=1 << 127))
 

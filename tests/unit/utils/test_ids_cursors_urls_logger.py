@@ -18,7 +18,7 @@ from uuid import UUID
 import pytest
 import structlog
 
-from models.values import FrameFilter, IngestionStatus, RequestFilter, SourceType
+from models.values import FrameFilter, IngestionStatus, Phase, RequestFilter, SourceType
 from utils.cursors import _TAG_BYTES, _tag, decode_key, encode_cursor
 from utils.exceptions import InvalidRequest
 from utils.ids import frame_id, new_id
@@ -97,6 +97,10 @@ FILTERS = [
     FrameFilter(to=AT),
     FrameFilter(source_type=SourceType.RTSP),
     FrameFilter(descending=True),
+    FrameFilter(subject="a"),
+    FrameFilter(session="a"),
+    FrameFilter(phase=Phase.BEFORE),
+    RequestFilter(subject="a"),
 ]
 
 
