@@ -25,6 +25,7 @@ ALIEN: dict[str, str] = {
     "open_upload_session": "403", "get_upload_session": "404", "complete_upload_session": "404",
     "abort_upload_session": "204, nothing happens", "list_frames": "absent", "nearest_frame": "404", "get_frame": "404",
     "delete_frame": "204, nothing happens", "hold_frame": "404", "release_frame": "404", "get_frame_content": "404",
+    "get_thumbnail": "404", "verify_frame": "404",
     "create_camera": "403", "list_cameras": "absent", "get_camera": "404", "update_camera": "403", "delete_camera": "403",
     "probe_camera": "403", "take_snapshot": "403", "read_events": "absent",
     "latest_picture": "404",

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from sqlalchemy import select
 
-from models.entities import Json, ObjectKey
+from models.entities import Frame, Json, ObjectKey
 from repositories.base import Repository
 from repositories.sql import sql
 
@@ -100,6 +100,13 @@ class ObjectKeyRepository(Repository[ObjectKey]):
             {"after": after, "upto": upto, "n": limit},
         )
         return [KeyedRow(*row) for row in rows]
+
+    async def stored(self, keys: Sequence[str]) -> set[str]:
+        """Those of the keys under which a stored frame is."""
+        rows = await self.session.scalars(
+            select(Frame.storage_path).where(Frame.storage_path.in_(keys), Frame.state == "stored")
+        )
+        return set(rows)
 
     async def folders(self, prefix: str) -> list[str]:
         """The names directly below the prefix that keys of frames go through, by skipping from one to the next."""

@@ -49,6 +49,7 @@ from services.housekeeping.sweeper import Sweeper
 from services.idempotency.service import IdempotencyService
 from services.orchestrator import Orchestrator
 from services.reads.queries import Queries
+from services.reads.thumbnails import Thumbnails
 from services.redis.link import RedisAway, RedisLink
 from services.rtsp_capture.captures.context import CaptureDeps
 from services.rtsp_capture.connection.address import camera_policy
@@ -98,6 +99,7 @@ class Services:
     cameras: CameraRegistry
     discovery: Discovery
     latest: LatestPictures
+    thumbnails: Thumbnails
     snapshots: Snapshots
     bursts: BurstService
     event_log: EventLog
@@ -256,6 +258,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             cameras=cameras,
             discovery=Discovery(settings.RTSP, database, secrets, policy, refs),
             latest=LatestPictures(database, storage, keeper, uploads),
+            thumbnails=Thumbnails(database, storage, uploads),
             snapshots=snapshots,
             bursts=bursts,
             event_log=event_log,

@@ -82,6 +82,9 @@ DISCOVERY_ANSWERS = Counter(
 LATEST_PICTURES = Counter(
     "ingestion_latest_pictures", "Answers of latest.jpg, by where the picture came from.", ["source"], registry=REGISTRY
 )
+THUMBNAILS = Counter(
+    "ingestion_thumbnails", "Thumbnails that were not in memory, by where they came from.", ["outcome"], registry=REGISTRY
+)
 STREAM_FAILURES = Counter(
     "ingestion_stream_failures", "Failed opens and broken streams, by code.", ["code"], registry=REGISTRY
 )

@@ -23,6 +23,7 @@ FRAME: dict[str, Any] = {
 }  # fmt: skip
 HOLD: dict[str, Any] = {"reason": "protest of car 44"}
 HELD: dict[str, Any] = {**FRAME, "held_at": "2026-05-04T15:02:00.000000Z", "hold_reason": "protest of car 44"}
+VERIFIED: dict[str, Any] = {"ok": True, "sha256": FRAME["sha256"], "size_bytes": FRAME["size_bytes"]}
 NEAREST: dict[str, Any] = {**FRAME, "distance_ms": 12.5}
 PROGRESS: dict[str, Any] = {
     "expected": 1, "stored": 1, "in_flight": 0, "dropped": {}, "duplicates": 0, "gaps": [], "reconnects": 0,

@@ -42,6 +42,7 @@ LINKS: dict[str, tuple[list[Source], list[Target]]] = {
         ],
         [
             Target("get_frame", "path.frame_id"), Target("get_frame_content", "path.frame_id"),
+            Target("get_thumbnail", "path.frame_id"), Target("verify_frame", "path.frame_id"),
             Target("hold_frame", "path.frame_id"), Target("release_frame", "path.frame_id"),
             Target("delete_frame", "path.frame_id"),
         ],

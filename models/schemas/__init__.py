@@ -51,7 +51,7 @@ from models.schemas.captures import (
 )
 from models.schemas.discovery import DiscoveredCamera, DiscoverRequest, DiscoverResponse, MediaProfile
 from models.schemas.events import CloudEvent, CloudEventPage
-from models.schemas.frames import FrameInfo, FramePage, HoldRequest, NearestFrame
+from models.schemas.frames import FrameInfo, FramePage, HoldRequest, NearestFrame, VerifiedFrame
 from models.schemas.operations import HealthCheck, HealthCheckResponse, LiveResponse, ReadyResponse
 from models.schemas.problems import Problem, ProblemField
 from models.schemas.requests import (
@@ -146,6 +146,7 @@ __all__ = [
     "UploadPart",
     "UploadSessionCreate",
     "UploadSessionResponse",
+    "VerifiedFrame",
     "WorkerInfo",
     "WorkerList",
     "format_time",

@@ -45,6 +45,14 @@ class NearestFrame(FrameInfo):
     distance_ms: float
 
 
+class VerifiedFrame(Output):
+    """What was read of a frame's stored bytes."""
+
+    ok: bool = Field(description="Whether they are those that were stored.")
+    sha256: str | None = Field(description="Of what was read; null: the object is missing.")
+    size_bytes: int | None = Field(description="Of what was read; null: the object is missing.")
+
+
 class FramePage(Output):
     items: list[FrameInfo]
     next_cursor: str | None

@@ -25,6 +25,7 @@ from services.rtsp_capture.streams.stream import Stream
 from services.storage_service.service import StorageService
 from services.upload_handler.handler import UploadHandler
 from utils.exceptions import CameraNotFound, CaptureFailure, FrameNotFound, ImageTooLarge
+from utils.kept_bytes import KeptBytes
 from utils.metrics import LATEST_PICTURES
 
 SPACING = 0.2  # seconds
@@ -44,37 +45,6 @@ class LatestPicture:
     source: Literal["stream", "frame"]
     load: Callable[[], Coroutine[Any, Any, tuple[int, AsyncIterator[bytes]]]]
     """Size in bytes, and the bytes. Raises StorageUnavailable, ObjectMissing, ImageTooLarge, InvalidImage, Overloaded."""
-
-
-class _Kept:
-    """Pictures in memory, the least recently asked-for forgotten first; one in the making is made once for all."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._done: OrderedDict[str, bytes] = OrderedDict()
-        self._making: dict[str, asyncio.Task[bytes]] = {}
-
-    async def get(self, key: str, make: Callable[[], Coroutine[Any, Any, bytes]]) -> bytes:
-        """The bytes under `key`; made by `make`, whose errors are those of all who wait."""
-        if (found := self._done.get(key)) is not None:
-            self._done.move_to_end(key)
-            return found
-        task = self._making.get(key)
-        if task is None:
-            task = asyncio.create_task(make())
-            self._making[key] = task
-            task.add_done_callback(partial(self._made, key))
-        return await asyncio.shield(task)
-
-    def _made(self, key: str, task: asyncio.Task[bytes]) -> None:
-        del self._making[key]
-        if task.cancelled() or task.exception() is not None:
-            return
-        self._done[key] = task.result()
-        self._bytes += len(task.result())
-        while self._bytes > self._max_bytes:
-            self._bytes -= len(self._done.popitem(last=False)[1])
 
 
 @dataclass(slots=True)
@@ -102,7 +72,7 @@ class LatestPictures:
         self._database, self._storage, self._keeper, self._uploads = database, storage, keeper, uploads
         self._now, self._monotonic = now, monotonic
         self._live: OrderedDict[str, _Live] = OrderedDict()
-        self._kept = _Kept(MAX_KEPT_BYTES)
+        self._kept = KeptBytes(MAX_KEPT_BYTES)
         self._converting = asyncio.Semaphore(CONVERSIONS)
 
     async def get(self, camera_id: str, who: Principal, max_age: float | None) -> LatestPicture:

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from repositories.database import Database
 from repositories.object_keys import DatabaseIdentity
-from services.housekeeping.bucket_walk import FRAMES_PREFIX
+from services.storage_service.keys import FRAMES_PREFIX
 from services.storage_service.service import StorageService
 from utils.exceptions import ObjectMissing
 from utils.logger import get_logger

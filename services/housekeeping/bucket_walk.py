@@ -14,10 +14,9 @@ from typing import NamedTuple
 from repositories.database import Database
 from repositories.object_keys import KeyedRow
 from services.storage_service.bucket import ListedObject
-from services.storage_service.keys import is_frame_key
+from services.storage_service.keys import FRAMES_PREFIX, is_frame_key
 from services.storage_service.service import StorageService
 
-FRAMES_PREFIX = "frames/"
 DEPTH = 4  # folders below it: year, month, day, camera
 PAGE = 1000  # rows at once
 END = "\U0010ffff"  # sorts behind every name

@@ -1,4 +1,4 @@
-"""The second step of a delete: objects first, then their rows' tombstones."""
+"""The second step of a delete: objects first, with their thumbnails, then their rows' tombstones."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from repositories.database import Database
 from repositories.frames import Removal
+from services.storage_service.keys import thumbnail_keys
 from services.storage_service.service import StorageService
 from utils.exceptions import StorageUnavailable
 from utils.logger import get_logger
@@ -22,18 +23,17 @@ async def delete_objects(database: Database, storage: StorageService, marked: Se
     """
     if not marked:
         return 0
+    keys = [item.key for item in marked]
     try:
-        if len(marked) == 1:
-            await storage.delete(marked[0].key)
-            left: set[str] = set()
-        else:
-            left = set(await storage.delete_many([item.key for item in marked]))
+        # Which thumbnails there are is nowhere written: one that is not there is fine. Those that stay are the sweeper's.
+        left = set(await storage.delete_many([*keys, *(each for key in keys for each in thumbnail_keys(key))]))
     except StorageUnavailable:
-        left = {item.key for item in marked}
+        left = set(keys)
     gone = [item for item in marked if item.key not in left]
-    if left:
-        DELETE_LEFTOVERS.inc(len(left))
-        log.warning("delete_unfinished", frames=len(left), frame_id=str(next(i.id for i in marked if i.key in left)))
+    if len(gone) < len(marked):
+        DELETE_LEFTOVERS.inc(len(marked) - len(gone))
+        first = next(item.id for item in marked if item.key in left)
+        log.warning("delete_unfinished", frames=len(marked) - len(gone), frame_id=str(first))
     if gone:
         await database.retry_until_known(lambda uow: uow.frames.finish_deletes(gone))
     return len(gone)

@@ -1,4 +1,5 @@
 """Objects without rows are deleted, rows without objects are reported: one pass over the bucket, side by side with the rows.
+After it, thumbnails of frames that are gone.
 
 Crashes and failed commits leave such objects: an object is always written before its row (docs/lifecycle.md). A key is
 condemned in `object_keys`, committed, before its object goes: a frame's transaction that comes for it later finds it
@@ -23,6 +24,7 @@ from services.housekeeping.bucket_guard import BucketGuard
 from services.housekeeping.bucket_marker import Ownership
 from services.housekeeping.bucket_walk import Compared, Window, age, compare, windows
 from services.housekeeping.orphan_share import Limits, Places
+from services.housekeeping.thumbnail_leftovers import leftovers, pages
 from services.storage_service.service import StorageService
 from utils.exceptions import IngestionException, StorageUnavailable
 from utils.logger import get_logger
@@ -113,6 +115,8 @@ class Sweeper:
                 await lock.check()
                 await self._list_rate.acquire(1 + len(window.objects))
                 state = await self._sweep_window(window, state)
+        if not state.stopped:
+            await self._sweep_thumbnails(lock)
         async with self._database.unit_of_work() as uow:
             await uow.object_keys.clear_gone()
             await uow.object_keys.forget(max(FORGET_AFTER, 2 * self._settings.GRACE), FORGET_BATCH)
@@ -144,15 +148,32 @@ class Sweeper:
         await self._database.retry_until_known(lambda uow: uow.object_keys.save_pass(state))
         return state
 
+    async def _sweep_thumbnails(self, lock: Exclusive) -> None:
+        """They are made again when they are asked for: no key is condemned, and no share of them is too large."""
+        async for page in pages(self._storage):
+            await lock.check()
+            await self._list_rate.acquire(1 + len(page))
+            gone = await leftovers(self._database, page, lambda item: age(item) > self._settings.GRACE)
+            size = max(1, min(DELETE_BATCH, int(self._settings.MAX_DELETES_PER_SECOND)))
+            for at in range(0, len(gone), size):
+                batch = gone[at : at + size]
+                await self._delete_rate.acquire(len(batch))
+                await self._still_ours()
+                left = await self._storage.delete_many(batch)
+                SWEPT.labels(outcome="thumbnail").inc(len(batch) - len(left))
+
+    async def _still_ours(self) -> None:
+        """Asked again right before: what is deleted from the wrong bucket cannot be brought back."""
+        if await self._guard.look() is not Ownership.OURS:
+            raise StorageUnavailable("The bucket is another database's now.")
+
     async def _remove(self, keys: list[str]) -> None:
         """Condemns, commits, deletes; in batches of what a second allows."""
         size = max(1, min(DELETE_BATCH, int(self._settings.MAX_DELETES_PER_SECOND)))
         for at in range(0, len(keys), size):
             batch = keys[at : at + size]
             await self._delete_rate.acquire(len(batch))
-            # Asked again right before: what is deleted from the wrong bucket cannot be brought back.
-            if await self._guard.look() is not Ownership.OURS:
-                raise StorageUnavailable("The bucket is another database's now.")
+            await self._still_ours()
             condemned = await self._database.retry_until_known(lambda uow, some=batch: uow.object_keys.condemn(some))  # type: ignore[misc]
             if not condemned:
                 continue

@@ -16,6 +16,7 @@ from models.schemas import (
     IngestionResponse,
     NearestFrame,
     RequestPage,
+    VerifiedFrame,
 )
 from models.values import EventFilter, FrameFilter, RequestFilter, SourceType
 from repositories.database import Database, UnitOfWork
@@ -26,10 +27,17 @@ from services.housekeeping.object_deletion import delete_objects
 from services.reads.serializers.capture_events import to_event, window_of
 from services.reads.serializers.frames import frame_json, served, to_frame_info
 from services.reads.serializers.requests import request_json, to_summary
-from services.storage_service.service import Served, StorageService
-from utils.exceptions import FrameNotFound, RequestNotFound
+from services.storage_service.service import Digest, Served, StorageService
+from utils.exceptions import FrameNotFound, ObjectMissing, RequestNotFound
+from utils.logger import get_logger
+from utils.metrics import INTEGRITY_VIOLATIONS
 from utils.secret_box import SecretBox
+from utils.turns import Turns
 
+log = get_logger(__name__)
+
+VERIFIED_AT_ONCE = 2
+VERIFY_WAITING = 20
 CAPTURE_FRAMES = 100  # newest frames of a capture in its status
 
 
@@ -70,6 +78,7 @@ class Queries:
         self._storage = storage
         self._secrets = secrets
         self._cursors = cursors
+        self._verifying = Turns(VERIFIED_AT_ONCE, VERIFY_WAITING, "Too many frames are being verified. Try again.")
 
     async def request_json(self, request_id: UUID, who: Principal) -> dict[str, Any]:
         """The request, its ledger in one snapshot, its frames: an upload's all, a capture's newest 100. As JSON has it."""
@@ -155,6 +164,32 @@ class Queries:
         shown = served(row)
         (url,) = await self._storage.presign([shown])
         return FrameContent(row.sha256, row.size_bytes, shown, url.url, self._storage)
+
+    async def verify_frame(self, frame_id: UUID, who: Principal) -> VerifiedFrame:
+        """Reads all of a frame's object. What is wrong with it is told, logged, and noted as the sweeper does.
+
+        Raises FrameNotFound, StorageUnavailable, Overloaded.
+        """
+        row = await self._frame(frame_id, who)
+        found: Digest | None = None
+        async with self._verifying.turn():
+            try:
+                found = await self._storage.digest(row.storage_path)
+            except ObjectMissing:
+                await self._frame(frame_id, who)  # deleted meanwhile
+        if found is not None and (found.size, found.sha256) == (row.size_bytes, row.sha256):
+            return VerifiedFrame(ok=True, sha256=found.sha256, size_bytes=found.size)
+        size = found.size if found else None
+        kind = "missing" if found is None else "size" if size != row.size_bytes else "sha256"
+        fresh = True
+        if kind != "sha256":  # which the sweeper, who reads no bytes, could not take back
+            fresh = await self._database.retry_until_known(
+                lambda uow: uow.object_keys.flag(row.id, row.storage_path, kind, size)
+            )
+        if fresh:
+            INTEGRITY_VIOLATIONS.labels(kind=kind).inc()
+            log.error("integrity_violation", kind=kind, frame_id=str(row.id), expected=row.size_bytes, found=size)
+        return VerifiedFrame(ok=False, sha256=found.sha256 if found else None, size_bytes=size)
 
     async def delete_frame(self, frame_id: UUID, who: Principal) -> None:
         """Deletes row and object; repeated or unknown: nothing. The row stays as the slot's tombstone.

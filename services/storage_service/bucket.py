@@ -108,6 +108,14 @@ class Bucket:
         finally:
             body.close()
 
+    def find(self, key: str) -> bytes | None:
+        try:
+            return self.get(key)
+        except ClientError as error:
+            if error_code(error) not in MISSING_CODES:
+                raise
+            return None
+
     def put_if_absent(self, key: str, data: bytes, content_type: str) -> None:
         """Writes an object unless there is one. Where the server knows no If-None-Match, who writes last wins."""
         arguments: Any = {"Bucket": self._name, "Key": key, "Body": data, "ContentType": content_type}

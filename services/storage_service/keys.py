@@ -12,6 +12,10 @@ from models.values import CAMERA_ID_PATTERN, FrameRecord
 
 _CAMERA_ID = re.compile(CAMERA_ID_PATTERN)
 _ATTEMPT = re.compile(r"[0-9a-f]{16}")
+FRAMES_PREFIX = "frames/"
+THUMBNAILS_PREFIX = "thumbnails/"
+THUMBNAIL_WIDTHS = (160, 320, 480, 640, 1024)  # pixels
+_THUMBNAIL = re.compile(r"thumbnails/(?P<frame>.+)\.(?P<width>[0-9]{3,4})\.jpg")
 EXTENSIONS = frozenset({"jpg", "png", "bmp", "tiff", "heic", "webp", "avif"})
 _FRAME_KEY = re.compile(
     r"frames/[0-9]{4}/[0-9]{2}/[0-9]{2}/(?P<camera>[^/]+)/"
@@ -33,6 +37,25 @@ def is_frame_key(key: str) -> bool:
     if found is None or found["ext"] not in EXTENSIONS:
         return False
     return _CAMERA_ID.fullmatch(found["camera"]) is not None and found["camera"].strip(".") != ""
+
+
+def thumbnail_key(frame_key: str, width: int) -> str:
+    """Where the frame's thumbnail of that width is. Made of the frame's key: nothing else says that there may be one."""
+    return f"{THUMBNAILS_PREFIX}{frame_key.removeprefix(FRAMES_PREFIX)}.{width}.jpg"
+
+
+def thumbnail_keys(frame_key: str) -> list[str]:
+    """Where thumbnails of the frame may be."""
+    return [thumbnail_key(frame_key, width) for width in THUMBNAIL_WIDTHS]
+
+
+def frame_key_of(thumbnail: str) -> str | None:
+    """The key of the frame whose thumbnail lies there; None for a key that `thumbnail_key` could not have made."""
+    found = _THUMBNAIL.fullmatch(thumbnail)
+    if found is None or int(found["width"]) not in THUMBNAIL_WIDTHS:
+        return None
+    key = FRAMES_PREFIX + found["frame"]
+    return key if is_frame_key(key) else None
 
 
 def with_fresh_key(record: FrameRecord) -> FrameRecord:

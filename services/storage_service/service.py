@@ -121,6 +121,10 @@ class StorageService:
         """The whole object. Raises ObjectMissing."""
         return await self._call("get", self._bucket.get, key)
 
+    async def find(self, key: str) -> bytes | None:
+        """The whole object, None when there is none: for what no row promises."""
+        return await self._call("find", self._bucket.find, key)
+
     async def read_range(self, key: str, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         """Bytes `start` to `stop` (exclusive) in chunks; errors come with the first step or any later one.
 

@@ -20,7 +20,9 @@ from utils.exceptions import (
 )
 
 TO_JPEG = "services.upload_handler.jpeg_job:to_jpeg"
+THUMBNAIL = "services.upload_handler.jpeg_job:thumbnail"
 _PIXEL = 32  # bytes a pixel while `to_jpeg` decodes and changes it
+_REDUCED = 8  # bytes a pixel of a JPEG that is decoded at half its size or less; a progressive one keeps its coefficients
 CHECK = "services.upload_handler.check_job:check"
 _REFUSALS: dict[str, type[IngestionException]] = {
     kind.code: kind for kind in (ImageTooLarge, ImageTypeMismatch, InvalidImage, PayloadTooLarge, UnsupportedImageFormat)
@@ -43,9 +45,9 @@ def arguments(file: ReceivedFile, formats: Sequence[str], max_pixels: int, memor
     return [about, list(formats), max_pixels, memory]
 
 
-def memory_of(size_bytes: int, width: int, height: int) -> int:
-    """Bytes that a conversion to JPEG takes at most."""
-    return to_read(size_bytes) + MARGIN + _PIXEL * width * height
+def memory_of(size_bytes: int, width: int, height: int, *, reduced: bool = False) -> int:
+    """Bytes that a conversion to JPEG takes at most. `reduced`: of a JPEG, to a smaller one."""
+    return to_read(size_bytes) + MARGIN + (_REDUCED if reduced else _PIXEL) * width * height
 
 
 def image_of(answer: dict[str, Any]) -> CheckedImage:

@@ -19,7 +19,7 @@ from models.schemas import UploadIngestionRequest
 from models.values import FrameRecord, ReceivedFile, Rejected, SourceType
 from services.storage_service.keys import fresh_object_key, with_fresh_key
 from services.storage_service.service import StorageService
-from services.upload_handler.check_call import CHECK, TO_JPEG, CheckedImage, arguments, image_of, memory_of
+from services.upload_handler.check_call import CHECK, THUMBNAIL, TO_JPEG, CheckedImage, arguments, image_of, memory_of
 from services.upload_handler.memory import to_read
 from services.upload_handler.upload_time import needs_zone, upload_time
 from utils.exceptions import DiskFull, ImageTooLarge, IngestionException, InvalidImage, Overloaded, ShuttingDown
@@ -126,15 +126,22 @@ class UploadHandler:
 
         Raises ImageTooLarge, InvalidImage, Overloaded, ShuttingDown, DiskFull.
         """
-        memory = memory_of(len(data), width, height)
+        return await self._converted(TO_JPEG, data, kind, memory_of(len(data), width, height))
+
+    async def thumbnail(self, data: bytes, kind: str, size: tuple[int, int], width: int) -> bytes:
+        """A stored picture of this kind and size (of its row) as a JPEG at most `width` wide. Raises as `to_jpeg`."""
+        reduced = kind == "jpg" and size[0] > 2 * width and size[1] > 2 * width
+        return await self._converted(THUMBNAIL, data, kind, memory_of(len(data), *size, reduced=reduced), width)
+
+    async def _converted(self, job: str, data: bytes, kind: str, memory: int, *more: int) -> bytes:
         if memory > self._pool.largest:
             raise ImageTooLarge("Converting the picture needs more memory than UPLOAD__DECODE_MEMORY.")
         try:
             folder = await asyncio.to_thread(self._temp.folder, "shown-")
             try:
                 await asyncio.to_thread((folder / "picture").write_bytes, data)
-                call = (str(folder / "picture"), kind, self._settings.MAX_PIXELS)
-                answer = await self._pool.run(TO_JPEG, *call, memory=max(memory, self._pool.allowance))
+                call = (str(folder / "picture"), kind, self._settings.MAX_PIXELS, *more)
+                answer = await self._pool.run(job, *call, memory=max(memory, self._pool.allowance))
                 return base64.b64decode(answer)
             finally:
                 await asyncio.shield(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))

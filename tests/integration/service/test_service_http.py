@@ -456,6 +456,28 @@ async def test_a_deleted_frame_is_gone(live: Running) -> None:
 # -- moments that nothing has ------------------------------------------------------------------------------------
 
 
+async def test_a_thumbnail_and_whether_the_bytes_are_those_that_were_stored(live: Running) -> None:
+    frame = (await upload(live.client, unique(), jpeg((640, 480)))).json()["frames"][0]
+    at = f"/api/v1/frames/{frame['frame_id']}"
+    first = await live.client.get(f"{at}/thumbnail?width=100")
+    assert (first.status_code, first.headers["content-type"], first.headers["etag"]) == (
+        200, "image/jpeg", f'"{frame["sha256"]}-160"',
+    )  # fmt: skip
+    assert Image.open(io.BytesIO(first.content)).size == (160, 120)
+    known = {"If-None-Match": first.headers["etag"]}
+    assert (await live.client.get(f"{at}/thumbnail?width=160", headers=known)).status_code == 304
+    assert (await live.client.get(f"{at}/thumbnail")).headers["etag"].endswith('-320"')
+    for wrong in ("0", "1025", "x", "1.5"):
+        problem(await live.client.get(f"{at}/thumbnail?width={wrong}"), 422, "invalid_request")
+    good = (await live.client.post(f"{at}/verify")).json()
+    assert good == {"ok": True, "sha256": frame["sha256"], "size_bytes": frame["size_bytes"]}
+    await live.sql("UPDATE frames SET sha256 = $1 WHERE id = $2", "0" * 64, frame["frame_id"])
+    assert (await live.client.post(f"{at}/verify")).json() == {**good, "ok": False}
+    await live.client.delete(at)
+    problem(await live.client.get(f"{at}/thumbnail"), 404, "frame_not_found")
+    problem(await live.client.post(f"{at}/verify"), 404, "frame_not_found")
+
+
 async def test_a_moment_long_ago_or_far_ahead_is_refused(live: Running) -> None:
     post = live.client.post
     body = {"camera_id": "c", "rtsp_url": "rtsp://127.0.0.1:1/x"}

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from models.access import ANONYMOUS
-from services.cameras.latest import SPACING, LatestPictures, _Kept
+from services.cameras.latest import SPACING, LatestPictures
 from services.rtsp_capture.media.decoder import Jpeg
 from utils.exceptions import CaptureFailure, InvalidImage
+from utils.kept_bytes import KeptBytes
 
 NOW = 1_800_000_000.0
 
@@ -116,7 +117,7 @@ async def test_max_age_is_of_the_picture_itself() -> None:
 
 
 async def test_what_is_kept_is_made_once_and_bounded() -> None:
-    kept = _Kept(max_bytes=10)
+    kept = KeptBytes(max_bytes=10)
     made: list[str] = []
 
     async def make(name: str, size: int = 4) -> bytes:

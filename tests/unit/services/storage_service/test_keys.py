@@ -14,7 +14,14 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
 
 from services.storage_service.client import make_client, translated
-from services.storage_service.keys import fresh_object_key, is_frame_key, object_key
+from services.storage_service.keys import (
+    frame_key_of,
+    fresh_object_key,
+    is_frame_key,
+    object_key,
+    thumbnail_key,
+    thumbnail_keys,
+)
 from services.storage_service.presign import Presigner, Served, endpoint_url
 from utils.disposition import inline
 from utils.exceptions import ObjectMissing, RangeNotSatisfiable, StorageUnavailable
@@ -58,6 +65,15 @@ _FOLDER, _NAME = "frames/2026/05/04/cam", f"{FRAME}-0123456789abcdef.jpg"
 )  # fmt: skip
 def test_a_key_that_this_service_could_not_have_made_is_not_ours(key: str) -> None:
     assert not is_frame_key(key)
+
+
+def test_a_thumbnails_key_tells_its_frame() -> None:
+    key = fresh_object_key("pit.lane_1-a", FRAME, NOW, "png")
+    assert thumbnail_key(key, 320) == f"thumbnails/{key.removeprefix('frames/')}.320.jpg"
+    assert {frame_key_of(one) for one in thumbnail_keys(key)} == {key}
+    mine = thumbnail_key(key, 320)
+    for foreign in (mine.replace("320", "321"), key, "thumbnails/a.320.jpg", f"{mine}\n"):
+        assert frame_key_of(foreign) is None
 
 
 @pytest.mark.parametrize("camera", [".", "..", "", "a/b", "a\n", "a" * 101, "ä", "a b"])
