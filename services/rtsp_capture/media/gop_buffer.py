@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from models.values import TimestampSource
 from services.rtsp_capture.media.damage import Damage
 from services.rtsp_capture.media.parameter_sets import SeenSets
-from services.rtsp_capture.media.ring_budget import RingBudget
+
+if TYPE_CHECKING:  # its metrics are half of what a worker process that decodes would import
+    from services.rtsp_capture.media.ring_budget import RingBudget
 
 
 @dataclass(frozen=True, slots=True)
