@@ -36,10 +36,9 @@ def test_the_header_says_it_for_old_and_new_clients() -> None:
     assert inline("été.jpg", "jpg") == "inline; filename=\"_t_.jpg\"; filename*=UTF-8''%C3%A9t%C3%A9.jpg"
 
 
-@pytest.mark.parametrize("char", [chr(n) for n in [*range(0x300), 0x2028, 0x2029, 0x202E, 0xFEFF, 0xD800, 0x1F600]])
-def test_no_character_leaves_its_place(char: str) -> None:
+def test_no_character_leaves_its_place() -> None:
     """One header, two parameters: quoted ASCII, and percent-encoded UTF-8 (RFC 8187)."""
-    value = inline(f"a{char}b.jpg", "jpg")
-    assert re.fullmatch(
-        r"""inline; filename="[ !#-$&-)+-.0-9;=@-\[\]-~]+"(; filename\*=UTF-8''[A-Za-z0-9._~%-]+)?""", value
-    ), value
+    form = re.compile(r"""inline; filename="[ !#-$&-)+-.0-9;=@-\[\]-~]+"(; filename\*=UTF-8''[A-Za-z0-9._~%-]+)?""")
+    for char in map(chr, [*range(0x300), 0x2028, 0x2029, 0x202E, 0xFEFF, 0xD800, 0x1F600]):
+        value = inline(f"a{char}b.jpg", "jpg")
+        assert form.fullmatch(value), value
