@@ -557,6 +557,11 @@ class EventsSettings(Group):
     MAX_READERS: int = Field(
         200, ge=1, le=10_000, description="Event streams and long polls open at once; more are answered 503 `overloaded`."
     )
+    MAX_SOCKETS: int = Field(
+        1000, ge=1, le=50_000,
+        description="WebSockets open at once (`GET /api/v1/ws`); more are answered 503 `overloaded`. They count among "
+        "`API__MAX_CONNECTIONS` too.",
+    )  # fmt: skip
 
 
 class SweeperSettings(Group):

@@ -28,6 +28,7 @@ from api.endpoints import (
     frames,
     health,
     latest,
+    live,
     requests,
     sessions,
     upload,
@@ -99,7 +100,19 @@ def create_app(settings: Settings | None = None, *, open_services: OpenServices 
         app.router.routes.extend(health.router.routes)
         declared_routes(app)
         return app
-    ingestion = (burst, capture_events, requests, upload, upload_sessions, frames, frame_pictures, cameras, latest, events)
+    ingestion = (
+        burst,
+        capture_events,
+        requests,
+        upload,
+        upload_sessions,
+        frames,
+        frame_pictures,
+        cameras,
+        latest,
+        events,
+        live,
+    )
     for module in (*ingestion, api_keys, sessions, audit, workers, health):
         # include_router would make each route a second time, which is for prefixes and dependencies that we do not add.
         app.router.routes.extend(module.router.routes)

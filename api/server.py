@@ -21,6 +21,7 @@ from fastapi import FastAPI
 from api.http.connections import CHECK_INTERVAL, KEPT_FILES, SPARE, Connections, most_connections
 from api.http.pace import answer_pace
 from api.http.protocol import KEEP_ALIVE, BoundedProtocol
+from api.http.socket_protocol import PING_INTERVAL, PING_TIMEOUT, BoundedSocket
 from api.http.state import AppState
 from config import Settings
 from utils.logger import Throttle, get_logger
@@ -136,10 +137,13 @@ def serve(app: FastAPI, settings: Settings, listener: socket.socket) -> None:
     api = settings.API
     files = _open_files(api.MAX_CONNECTIONS + SPARE + KEPT_FILES)
     connections = Connections(most_connections(api.MAX_CONNECTIONS, files), api.MAX_UNREAD, answer_pace(api))
+    throttle = Throttle(_LOG_INTERVAL, time.monotonic)
     config = uvicorn.Config(
         app,
-        http=partial(BoundedProtocol, connections, Throttle(_LOG_INTERVAL, time.monotonic)),  # type: ignore[arg-type]
-        ws="none",
+        http=partial(BoundedProtocol, connections, throttle),  # type: ignore[arg-type]
+        ws=partial(BoundedSocket, connections, throttle),  # type: ignore[arg-type]
+        ws_ping_interval=PING_INTERVAL,
+        ws_ping_timeout=PING_TIMEOUT,
         lifespan="off",
         log_config=None,
         access_log=False,

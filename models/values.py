@@ -362,6 +362,8 @@ class LogFilter:
     cameras: CameraGrant
     types: tuple[LogEventType, ...] | None = None
     camera_id: str | None = None
+    camera_ids: tuple[str, ...] | None = None
+    request_ids: tuple[UUID, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

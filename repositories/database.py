@@ -25,6 +25,7 @@ from repositories.access.api_keys import ApiKeyRepository
 from repositories.access.audit import AuditRepository
 from repositories.access.browser_sessions import BrowserSessionRepository
 from repositories.access.state import AccessStateRepository
+from repositories.access.ws_tickets import WsTicketRepository
 from repositories.camera_configs import CameraConfigRepository
 from repositories.capture_events import CaptureEventRepository
 from repositories.captures import CaptureRepository
@@ -121,6 +122,10 @@ class UnitOfWork:
     @cached_property
     def browser_sessions(self) -> BrowserSessionRepository:
         return BrowserSessionRepository(self.session)
+
+    @cached_property
+    def ws_tickets(self) -> WsTicketRepository:
+        return WsTicketRepository(self.session)
 
     @cached_property
     def audit(self) -> AuditRepository:

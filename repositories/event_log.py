@@ -31,6 +31,9 @@ SELECT l.log_id, l.seq AS head, l.oldest, (SELECT max(seq) FROM scanned) AS last
 FROM event_log l LEFT JOIN (events e JOIN chosen ON chosen.seq = e.seq) ON true
 WHERE l.id = 1 ORDER BY e.seq
 """
+_OF_REQUESTS = """
+    AND EXISTS (SELECT 1 FROM events x WHERE x.seq = scanned.seq
+                AND x.event -> 'data' ->> 'request_id' = ANY(CAST(:request_ids AS text[])))"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,22 +72,29 @@ class EventLogRepository(Repository[Event]):
 
     async def read(
         self, after: int, cameras: CameraGrant, *, types: Sequence[str] | None, camera_id: str | None, at_most: int,
-        scan: int,
+        scan: int, camera_ids: Sequence[str] | None = None, request_ids: Sequence[UUID] | None = None,
     ) -> LogSlice:  # fmt: skip
         """Events of `cameras` with a higher number than `after`, in order.
 
-        A filter by type, and a grant of some cameras, scan at most `scan` events.
+        A filter by anything but one camera, and a grant of some cameras, scan at most `scan` events.
         """
         of_camera = " AND camera_id = :camera_id" if camera_id is not None else ""
         of_grant, granted = granted_sql(cameras)
         of_types = " AND type = ANY(CAST(:types AS text[]))" if types is not None else ""
-        filtered = types is not None or cameras.patterns is not None
+        chosen = of_types + of_grant
+        if camera_ids is not None:
+            chosen += " AND camera_id = ANY(CAST(:camera_ids AS text[]))"
+            granted["camera_ids"] = list(camera_ids)
+        if request_ids is not None:
+            chosen += _OF_REQUESTS
+            granted["request_ids"] = [str(request_id) for request_id in request_ids]
+        filtered = chosen != ""
         values: dict[str, object] = {"after": after, "at_most": at_most, "scan": scan if filtered else at_most, **granted}
         if camera_id is not None:
             values["camera_id"] = camera_id
         if types is not None:
             values["types"] = list(types)
-        statement = sql(_READ.format(of_camera=of_camera, chosen=of_types + of_grant))
+        statement = sql(_READ.format(of_camera=of_camera, chosen=chosen))
         rows = (await self.session.execute(statement, values)).all()
         found = [(int(row.seq), str(row.event)) for row in rows if row.seq is not None]
         state = rows[0]

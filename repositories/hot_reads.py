@@ -47,6 +47,17 @@ _GAPS = """
         SELECT id, from_at, to_at, reason FROM capture_gaps WHERE request_id = $1 ORDER BY from_at DESC, id DESC LIMIT $2
     ) AS newest ORDER BY from_at, id
 """
+_NAMED = f"SELECT {_columns(IngestionRequest)} FROM ingestion_requests WHERE id = ANY($1::uuid[])"
+_RUNNING = f"""
+    SELECT {_columns(IngestionRequest)} FROM ingestion_requests
+    WHERE status = 'in_progress' AND ($1 OR camera_id = ANY($2::text[])) ORDER BY created_at DESC, id DESC LIMIT $3
+"""
+_GAPS_OF = """
+    SELECT newest.* FROM unnest($1::uuid[]) AS wanted (id) CROSS JOIN LATERAL (
+        SELECT id, request_id, from_at, to_at, reason FROM capture_gaps WHERE request_id = wanted.id
+        ORDER BY from_at DESC, id DESC LIMIT $2
+    ) AS newest ORDER BY newest.from_at, newest.id
+"""
 
 
 class _Statement:
@@ -121,6 +132,27 @@ class HotReads:
             gaps = await connection.fetch(_GAPS, request_id, 100, record_class=Row)
             frames = await connection.fetch(_OF_CAPTURE, request_id, newest, record_class=Row) if row.stored else []
             return row, gaps, frames
+
+        return await self._reader.read(work)
+
+    async def progress(
+        self, request_ids: Sequence[UUID], of_cameras: Sequence[str] | None, cameras: CameraGrant, *, limit: int
+    ) -> list[tuple[RequestRow, Sequence[Row]]]:
+        """The requests named, and what runs now of some cameras (None: of all), with the newest 100 gaps of each; those
+        of `cameras` only. At most `limit` running ones, newest first."""
+
+        async def work(connection: asyncpg.Connection) -> list[tuple[RequestRow, Sequence[Row]]]:
+            named = await connection.fetch(_NAMED, request_ids, record_class=RequestRow) if request_ids else []
+            asked = [] if of_cameras is None else list(of_cameras)
+            running = []
+            if of_cameras is None or of_cameras:
+                running = await connection.fetch(_RUNNING, of_cameras is None, asked, limit, record_class=RequestRow)
+            rows = {row.id: row for row in (*running, *named) if cameras.covers(row.camera_id)}
+            gaps: dict[UUID, list[Row]] = {}
+            if rows:
+                for gap in await connection.fetch(_GAPS_OF, list(rows), 100, record_class=Row):
+                    gaps.setdefault(gap.request_id, []).append(gap)
+            return [(row, gaps.get(row.id, [])) for row in rows.values()]
 
         return await self._reader.read(work)
 

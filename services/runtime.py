@@ -47,6 +47,7 @@ from services.housekeeping.secrets import open_box, put_in_order
 from services.housekeeping.sweeper import POLL_INTERVAL as SWEEPER_INTERVAL
 from services.housekeeping.sweeper import Sweeper
 from services.idempotency.service import IdempotencyService
+from services.live.hub import LiveHub
 from services.orchestrator import Orchestrator
 from services.reads.queries import Queries
 from services.reads.thumbnails import Thumbnails
@@ -103,6 +104,7 @@ class Services:
     snapshots: Snapshots
     bursts: BurstService
     event_log: EventLog
+    live: LiveHub
     idempotency: IdempotencyService
     direct: UploadSessions
     access: Access
@@ -209,6 +211,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         relay.start()
         stack.push_async_callback(relay.stop)
         event_log = EventLog(database, head, settings.EVENTS.MAX_READERS)
+        live = LiveHub(database, event_log, access, settings.EVENTS.MAX_SOCKETS)
+        live.start()
+        stack.push_async_callback(live.stop)
         await replay.restore_grids()
         replay.start()
         stack.push_async_callback(replay.stop)
@@ -262,6 +267,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             snapshots=snapshots,
             bursts=bursts,
             event_log=event_log,
+            live=live,
             idempotency=idempotency,
             direct=direct,
             access=access,

@@ -324,6 +324,11 @@ class Overloaded(IngestionException):
     default_message = "The service is at its limit of concurrent work. Try again."
 
 
+class UpgradeRequired(IngestionException):
+    code = "upgrade_required"
+    default_message = "This address is a WebSocket's: connect with a WebSocket client (docs/websocket.md)."
+
+
 class DiskFull(IngestionException):
     code = "disk_full"
     retryable = True

@@ -190,6 +190,18 @@ EVENT_RELAY_SECONDS = Histogram(
     buckets=_LATENCY, registry=REGISTRY,
 )  # fmt: skip
 EVENT_READERS = Gauge("ingestion_event_readers", "Readers of events that wait, by kind.", ["kind"], registry=REGISTRY)
+WEBSOCKETS = Gauge("ingestion_websockets", "WebSockets that are open.", registry=REGISTRY)
+WEBSOCKET_SUBSCRIPTIONS = Gauge("ingestion_websocket_subscriptions", "Subscriptions of open WebSockets.", registry=REGISTRY)
+WEBSOCKET_MESSAGES = Counter(
+    "ingestion_websocket_messages", "Messages sent to WebSockets: event, progress, reply.", ["kind"], registry=REGISTRY
+)
+WEBSOCKET_LAGS = Counter(
+    "ingestion_websocket_lags", "Times that a subscription fell behind and read on from the database.", registry=REGISTRY
+)
+WEBSOCKETS_CLOSED = Counter(
+    "ingestion_websockets_closed", "WebSockets that were closed, by code; 1006: the connection was lost.", ["code"],
+    registry=REGISTRY,
+)  # fmt: skip
 EVENT_LOOP_LAG = Gauge(
     "ingestion_event_loop_lag_seconds", "Longest delay of the event loop in the last 5 s.", registry=REGISTRY
 )

@@ -62,6 +62,7 @@ TABLE: dict[str, tuple[int, str]] = {
     "checksum_mismatch": (422, "Checksum mismatch"),
     "timestamp_out_of_range": (422, "Timestamp out of range"),
     "idempotency_key_reused": (422, "Idempotency key reused"),
+    "upgrade_required": (426, "Upgrade required"),
     "rate_limited": (429, "Rate limited"),
     "too_many_pending": (429, "Too many captures waiting"),
     "internal_error": (500, "Internal error"),

@@ -112,6 +112,7 @@ CLOUD_EVENT: dict[str, Any] = {
     "data": {key: value for key, value in FRAME.items() if key not in ("storage_url", "url_expires_at")},
 }  # fmt: skip
 CLOUD_EVENT_PAGE: dict[str, Any] = {"items": [CLOUD_EVENT], "next_cursor": f"{_LOG}.4711"}
+TICKET: dict[str, Any] = {"ticket": "kq3…", "expires_at": "2026-05-04T13:30:30.000000Z"}
 EVENT_STREAM = f'retry: 1000\n\nevent: frame.stored\ndata: {{"specversion":"1.0", ...}}\nid: {_LOG}.4711\n\n: \n\n'
 _HEALTHY = {"status": "healthy", "latency_ms": 1.2, "detail": None}
 HEALTH: dict[str, Any] = {

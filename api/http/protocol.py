@@ -55,7 +55,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _receiving = False  # a request's head has begun, its body has not ended
     _messages = 0  # begun on this connection
     _head_bytes = _field_bytes = _body_bytes = _framing = 0  # of the newest
-    _refused = False
+    _refused = _upgraded = False
 
     def __init__(self, bounds: Connections, throttle: Throttle, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -97,7 +97,7 @@ class BoundedProtocol(HttpToolsProtocol):
         message, body = self._messages, self._body_bytes
         in_body = self._receiving and not self._in_head
         super().data_received(data)
-        if self.parser is None or self.transport.is_closing():
+        if self._upgraded or self.parser is None or self.transport.is_closing():
             return
         if self._in_head:
             self._head_bytes += len(data)
@@ -109,6 +109,18 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.send_400_response("The body has more chunk headers or trailers than this service takes.")
         elif self._timer is None and self.timeout_keep_alive_task is None and not self._served():
             self._start(HEAD_TIMEOUT, "head_too_slow")  # line breaks, which begin no request, have ended uvicorn's timer
+
+    def _should_upgrade_to_ws(self) -> bool:
+        return not self._refused and super()._should_upgrade_to_ws()  # one that is refused is answered as any other request
+
+    def handle_websocket_upgrade(self) -> None:
+        self._stop()
+        self._upgraded = True
+        self._bounds.lost(self)  # the WebSocket takes the place
+        super().handle_websocket_upgrade()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Nothing to warn of: a client may ask for whatever protocol, and is answered in this one."""
 
     def _served(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
@@ -147,6 +159,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._receiving = False
+        if self.parser.should_upgrade() and self._should_upgrade():
+            return  # the connection becomes a WebSocket: nothing of HTTP comes after this
         super().on_message_complete()
         if self.cycle.response_complete and not self.transport.is_closing():  # answered before its body had come
             self._stop()

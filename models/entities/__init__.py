@@ -4,7 +4,7 @@ Every time is `timestamptz`. Queries say what they load: a relationship or a def
 Everything is imported here, so that `Base.metadata` knows all tables.
 """
 
-from models.entities.access import AccessState, ApiKey, Audit, BrowserSession, DeletedCamera
+from models.entities.access import AccessState, ApiKey, Audit, BrowserSession, DeletedCamera, WsTicket
 from models.entities.base import SEALED_PREFIX, Base, Json, SlotRanges
 from models.entities.cameras import CameraConfiguration
 from models.entities.events import Event, EventLog, OutboxPending
@@ -58,6 +58,7 @@ __all__ = [
     "SweeperState",
     "UploadSession",
     "Worker",
+    "WsTicket",
     "count_slots",
     "dropped_column",
 ]  # fmt: skip

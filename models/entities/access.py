@@ -60,6 +60,31 @@ class BrowserSession(Base):
     )
 
 
+class WsTicket(Base):
+    """A ticket with which a browser opens the WebSocket, once. `id`: SHA-256 of the ticket.
+
+    `kind`: of the credential that asked for it. Keys and browser sessions are looked up again, by `secret_hash` and
+    `session_id`: the socket ends with them. Scopes, cameras and `credential_until` are a JWT's.
+    """
+
+    __tablename__ = "ws_tickets"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    subject: Mapped[str]
+    secret_hash: Mapped[str | None]
+    session_id: Mapped[str | None]
+    scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    cameras: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    credential_until: Mapped[datetime | None]
+    expires_at: Mapped[datetime]
+
+    __table_args__ = (
+        CheckConstraint(one_of("kind", ("key", "bootstrap", "jwt", "session")), name="kind"),
+        Index(None, "expires_at"),
+    )
+
+
 class AccessState(Base):
     """The one row of access control: raised by a trigger with every change of a key or session."""
 

@@ -52,6 +52,7 @@ from models.schemas.captures import (
 from models.schemas.discovery import DiscoveredCamera, DiscoverRequest, DiscoverResponse, MediaProfile
 from models.schemas.events import CloudEvent, CloudEventPage
 from models.schemas.frames import FrameInfo, FramePage, HoldRequest, NearestFrame, VerifiedFrame
+from models.schemas.live import ClientMessage, Ping, Subscribe, Ticket, Unsubscribe
 from models.schemas.operations import HealthCheck, HealthCheckResponse, LiveResponse, ReadyResponse
 from models.schemas.problems import Problem, ProblemField
 from models.schemas.requests import (
@@ -95,6 +96,7 @@ __all__ = [
     "CameraPage",
     "CameraPatch",
     "CaptureEventInfo",
+    "ClientMessage",
     "CloudEvent",
     "CloudEventPage",
     "CompletedPart",
@@ -117,6 +119,7 @@ __all__ = [
     "MotionSettings",
     "NearestFrame",
     "Output",
+    "Ping",
     "ProbeRequest",
     "ProbeResponse",
     "Problem",
@@ -137,9 +140,12 @@ __all__ = [
     "StreamError",
     "StreamSource",
     "StreamStatus",
+    "Subscribe",
+    "Ticket",
     "Timestamp",
     "TriggerAccepted",
     "TriggerRequest",
+    "Unsubscribe",
     "UploadComplete",
     "UploadError",
     "UploadIngestionRequest",

@@ -1,1 +1,1 @@
-"""Rows of access control: keys, browser sessions, the audit."""
+"""Rows of access control: keys, browser sessions, tickets, the audit."""

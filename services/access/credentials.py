@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from config import Settings
 from models.access import ALL_CAMERAS, ALL_SCOPES, CameraGrant, Principal, effective, known_scopes
-from models.entities import ApiKey, BrowserSession
+from models.entities import ApiKey, BrowserSession, WsTicket
 from repositories.database import Database
 from services.access.key_text import PREFIX, hash_of, key_id_of
 from utils.exceptions import Unauthorized
@@ -113,6 +113,35 @@ class Credentials:
             cameras=list(principal.cameras.patterns) if principal.cameras.patterns is not None else None,
             expires_at=expires_at,
         )  # fmt: skip
+
+    def ticket_row(self, principal: Principal, value: str, expires_at: datetime) -> WsTicket:
+        """The row of a new ticket of `principal`; `value`: the ticket."""
+        kind: str = principal.kind
+        if principal.subject == BOOTSTRAP and principal.owner == f"key:{BOOTSTRAP}" and principal.session_id is None:
+            kind = BOOTSTRAP
+        return WsTicket(
+            id=hash_of(value), kind=kind, subject=principal.subject, secret_hash=principal.secret_hash,
+            session_id=principal.session_id, scopes=sorted(principal.scopes) if kind == "jwt" else [],
+            cameras=list(principal.cameras.patterns) if principal.cameras.patterns is not None else None,
+            credential_until=principal.expires_at, expires_at=expires_at,
+        )  # fmt: skip
+
+    async def of_ticket(self, row: WsTicket) -> Principal:
+        """Whom a ticket stands for, as its credential is now. Raises Unauthorized, DatabaseUnavailable."""
+        if row.kind == "session":
+            return await self._by_session(row.session_id or "")
+        if row.kind == "jwt":
+            if self._tokens is None or (row.credential_until is not None and row.credential_until <= datetime.now(UTC)):
+                raise refused()
+            scopes, cameras = effective(known_scopes(row.scopes), CameraGrant.of(row.cameras))
+            return Principal(row.subject, "jwt", f"jwt:{row.subject}", scopes, cameras, row.credential_until)
+        if row.kind == BOOTSTRAP:
+            if self._bootstrap is None:
+                raise refused()
+            return Principal(BOOTSTRAP, "key", f"key:{BOOTSTRAP}", ALL_SCOPES, ALL_CAMERAS)
+        if not self._keys_accepted:
+            raise refused()
+        return self._of_key(await self._key(row.subject), row.secret_hash or "")
 
     # -- changes -----------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Access control of a process: `Access.open`, then who calls (`credentials`), browser sessions, limits and shares.
+"""Access control of a process: `Access.open`, then who calls (`credentials`), browser sessions, tickets, limits and shares.
 
 Beside the requests, periodic jobs read whether keys and sessions have changed, and write what has gathered; a task listens
 for the database's notifications, which only make the reading come sooner.
@@ -18,6 +18,7 @@ from repositories.access.state import CHANNEL
 from repositories.database import Database
 from services.access.credentials import Credentials
 from services.access.cursors import Cursors
+from services.access.key_text import hash_of
 from services.access.limits import Shares
 from services.access.rates import RateLimits
 from services.access.refusals import Refusals
@@ -35,6 +36,8 @@ WATCH_INTERVAL = 0.25  # seconds between checks of the credential of work that l
 USED_INTERVAL = 5.0  # seconds between writings of `last_used_at`
 SWEEP_INTERVAL = 300.0  # seconds between removals of old sessions and audit rows
 BATCH = 1000
+TICKET_TTL = 30.0  # seconds
+TICKETS_SWEPT = 10  # old tickets that each new one removes
 LISTEN_AGAIN = 5.0  # seconds
 
 
@@ -117,6 +120,32 @@ class Access:
                 await uow.audit.write(None, "session.delete")
             self.credentials.doubt()
 
+    # -- tickets -----------------------------------------------------------------------------------------------
+
+    async def issue_ticket(self, who: Principal) -> tuple[str, datetime]:
+        """(a ticket for `who`, its end): for the WebSocket, once, TICKET_TTL seconds. Raises DatabaseUnavailable.
+
+        While access is off nobody asks for it, and nothing is kept.
+        """
+        value, expires = secrets.token_urlsafe(32), datetime.now(UTC) + timedelta(seconds=TICKET_TTL)
+        if self.on:
+            row = self.credentials.ticket_row(who, value, expires)
+            async with self._database.unit_of_work(events=False) as uow:
+                await uow.ws_tickets.expire(TICKETS_SWEPT)  # so that the table cannot grow faster than it is swept
+                await uow.ws_tickets.create(row)
+                await uow.audit.write(None, "ticket.create")
+        return value, expires
+
+    async def redeem_ticket(self, value: str) -> Principal:
+        """Whom a ticket stands for; it is gone then. Raises Unauthorized, DatabaseUnavailable."""
+        row = None
+        if len(value) <= 128:
+            async with self._database.unit_of_work(events=False) as uow:
+                row = await uow.ws_tickets.take(hash_of(value))
+        if row is None:
+            raise Unauthorized("The ticket is wrong, has been used or has expired.", details={"given": True})
+        return await self.credentials.of_ticket(row)
+
     # -- work that lasts ---------------------------------------------------------------------------------------
 
     async def ended(self, who: Principal) -> None:
@@ -129,11 +158,20 @@ class Access:
         while True:
             await asyncio.sleep(WATCH_INTERVAL)
             try:
-                now = await self.credentials.renewed(who)
-            except (Unauthorized, DatabaseUnavailable):
+                if not await self.holds(who):
+                    return
+            except DatabaseUnavailable:
                 return
-            if (now.scopes, now.cameras) != (who.scopes, who.cameras):
-                return
+
+    async def holds(self, who: Principal) -> bool:
+        """Whether the principal may still do what it began. Raises DatabaseUnavailable when that cannot be known."""
+        if who is ANONYMOUS or not self.on:
+            return True
+        try:
+            now = await self.credentials.renewed(who)
+        except Unauthorized:
+            return False
+        return (now.scopes, now.cameras) == (who.scopes, who.cameras)
 
     # -- beside the requests -----------------------------------------------------------------------------------
 
@@ -156,6 +194,7 @@ class Access:
     async def _sweep(self) -> None:
         async with self._database.unit_of_work(events=False) as uow:
             await uow.browser_sessions.expire(BATCH)
+            await uow.ws_tickets.expire(BATCH)
             await uow.audit.expire(BATCH)
 
     async def _listen(self) -> None:

@@ -55,7 +55,7 @@ class LogPage:
     events: list[LogEvent] = field(default_factory=list)
 
 
-def parse_cursor(text: str, name: str, location: Literal["query", "header"]) -> Position:
+def parse_cursor(text: str, name: str, location: Literal["query", "header", "body"]) -> Position:
     """Raises InvalidRequest for what was never a cursor of any log."""
     found = _CURSOR.match(text)
     if found is None:
@@ -105,6 +105,11 @@ class EventLog:
             page = await self.page(page.position, wanted, limit, beat)
             yield page
 
+    async def beginning(self) -> Position:
+        """Before the oldest event that is kept."""
+        found = await self._slice(0, LogFilter(NO_CAMERAS), 1)
+        return Position(found.log_id, found.oldest - 1)
+
     async def _shared(self, start: Start, wanted: LogFilter, limit: int) -> LogPage:
         """One read for all who ask for the same at the same time: they are all woken by the same event."""
         key = (start, wanted, limit)
@@ -147,5 +152,12 @@ class EventLog:
     async def _slice(self, after: int, wanted: LogFilter, at_most: int) -> LogSlice:
         async with self._database.one_statement() as uow:
             return await uow.event_log.read(
-                after, wanted.cameras, types=wanted.types, camera_id=wanted.camera_id, at_most=at_most, scan=SCAN
+                after,
+                wanted.cameras,
+                types=wanted.types,
+                camera_id=wanted.camera_id,
+                at_most=at_most,
+                scan=SCAN,
+                camera_ids=wanted.camera_ids,
+                request_ids=wanted.request_ids,
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,14 +26,18 @@ else:
 
 PLACE = "trackshift.place"  # what a request holds until its answer is sent
 _PRINCIPAL, _ADDRESS = "trackshift.principal", "trackshift.address"
+Identify = Callable[[Request, Access], Awaitable[Principal]]
 READS = ("GET", "HEAD")
 UNLIMITED = ("/health", "/health/live", "/health/ready", "/metrics")
 
 
-async def authorize(request: Request, rule: Rule, path: str, status: int, action: str) -> None:
+async def authorize(
+    request: Request, rule: Rule, path: str, status: int, action: str, identify: Identify | None = None
+) -> None:
     """Lets the request pass or raises Unauthorized, Forbidden, CsrfFailed, RateLimited, DatabaseUnavailable, ShuttingDown.
 
-    `path`, `status`, `action`: the route's template, the status of its success, its name in the audit.
+    `path`, `status`, `action`: the route's template, the status of its success, its name in the audit. `identify`: from a
+    request to its principal, where that is not by header or cookie.
     """
     state = app_state(request)
     settings = state.settings
@@ -44,7 +48,7 @@ async def authorize(request: Request, rule: Rule, path: str, status: int, action
     if settings.AUTH.MODE != "off" and not rule.public:
         if access is None:
             raise ShuttingDown("The service is not running yet, or no longer. Try again.")
-        who = await _judged(request, access, rule, address)
+        who = await _judged(request, access, rule, address, identify or _principal)
     if not rule.public:
         request.scope[_PRINCIPAL] = who
     if access is not None and path not in UNLIMITED:
@@ -63,9 +67,9 @@ def actor_of(request: Request, who: Principal, status: int, action: str) -> Acto
     return Actor(new_id(), who.subject, who.kind, request.scope[_ADDRESS], trace, status, action, keep)
 
 
-async def _judged(request: Request, access: Access, rule: Rule, address: str) -> Principal:
+async def _judged(request: Request, access: Access, rule: Rule, address: str, identify: Identify) -> Principal:
     try:
-        who = await _principal(request, access)
+        who = await identify(request, access)
         if not who.has(*rule.scopes):
             raise Forbidden("The credential lacks the scope for this.", details={"scope": " ".join(sorted(rule.scopes))})
     except (Unauthorized, Forbidden, CsrfFailed) as error:
@@ -84,12 +88,8 @@ async def refuse(request: Request, access: Access, error: Unauthorized | Forbidd
 
 
 async def _principal(request: Request, access: Access) -> Principal:
-    given = request.headers.getlist("authorization")
-    if given:  # before a cookie
-        scheme, _, credential = given[0].partition(" ")
-        if len(given) > 1 or scheme.lower() != "bearer" or not credential.strip():
-            raise Unauthorized(details={"given": True})
-        return await access.credentials.identify(credential.strip())
+    if "authorization" in request.headers:  # before a cookie
+        return await by_header(request, access)
     value = cookie_of(request)
     if value is None:
         raise Unauthorized
@@ -97,6 +97,15 @@ async def _principal(request: Request, access: Access) -> Principal:
     if request.method not in READS and not csrf_holds(request, value):
         raise CsrfFailed
     return who
+
+
+async def by_header(request: Request, access: Access) -> Principal:
+    """Of the Authorization header, which is there. Raises Unauthorized, DatabaseUnavailable."""
+    given = request.headers.getlist("authorization")
+    scheme, _, credential = given[0].partition(" ")
+    if len(given) > 1 or scheme.lower() != "bearer" or not credential.strip():
+        raise Unauthorized(details={"given": True})
+    return await access.credentials.identify(credential.strip())
 
 
 async def _count(request: Request, access: Access, who: Principal, address: str) -> None:

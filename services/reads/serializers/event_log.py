@@ -15,11 +15,13 @@ SOURCE = "/trackshift/ingestion"  # the same for all instances: they write one l
 
 @dataclass(frozen=True, slots=True)
 class LogEvent:
-    """One event: its id, which is the cursor after it, its type, and the whole as CloudEvents JSON."""
+    """One event: its id, which is the cursor after it, its type, the whole as CloudEvents JSON, and what it is about."""
 
     id: str
     type: str
     body: bytes
+    camera_id: str | None = None
+    request_id: str | None = None
 
 
 def to_cloud_event(log_id: UUID, seq: int, row: str) -> LogEvent:
@@ -34,4 +36,4 @@ def to_cloud_event(log_id: UUID, seq: int, row: str) -> LogEvent:
     # Its own JSON format leaves out the six digits of a time that has none.
     whole = {**event.get_attributes(), "time": kept["time"], "data": event.get_data()}
     body = json.dumps(whole, ensure_ascii=False, separators=(",", ":")).encode()
-    return LogEvent(attributes["id"], event.get_type(), body)
+    return LogEvent(attributes["id"], event.get_type(), body, kept["camera_id"], kept["data"].get("request_id"))

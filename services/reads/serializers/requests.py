@@ -57,6 +57,20 @@ def _source(row: AnyRequest, secrets: SecretBox) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
+def progress_json(row: AnyRequest, gaps: Sequence[CaptureGap | Row]) -> dict[str, Any]:
+    """The ledger of a request, its gaps and its newest frame's time."""
+    return {
+        "expected": row.due,
+        "stored": row.stored,
+        "in_flight": row.in_flight,
+        "dropped": row.dropped(),
+        "duplicates": row.duplicates,
+        "gaps": [{"from": format_time(gap.from_at), "to": _time(gap.to_at), "reason": gap.reason} for gap in gaps],
+        "reconnects": row.reconnects,
+        "last_frame_at": _time(row.last_frame_at),
+    }
+
+
 def request_json(
     row: AnyRequest, gaps: Sequence[CaptureGap | Row], secrets: SecretBox, owner: str | None = None
 ) -> dict[str, Any]:
@@ -72,16 +86,7 @@ def request_json(
         "message": message_of(row, due, dropped),
         "worker": worker_of(owner),
         "frames_total": row.stored - row.deleted,
-        "progress": {
-            "expected": due,
-            "stored": row.stored,
-            "in_flight": row.in_flight,
-            "dropped": dropped,
-            "duplicates": row.duplicates,
-            "gaps": [{"from": format_time(gap.from_at), "to": _time(gap.to_at), "reason": gap.reason} for gap in gaps],
-            "reconnects": row.reconnects,
-            "last_frame_at": _time(row.last_frame_at),
-        },
+        "progress": progress_json(row, gaps),
         "error": {**error, "at": format_time(datetime.fromisoformat(error["at"]))} if error else None,
         "rejected": row.rejected,
         "meta": row.meta,
