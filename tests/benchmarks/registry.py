@@ -35,6 +35,7 @@ BENCHMARKS = {
     "outbox": Entry("outbox:outbox", "what events cost the writers, and how soon they are read", alone=False),
     "time": Entry("time:capture_times", "how true capture times are, beside a naive reader's", alone=False),
     "camera-table": Entry("cameras:camera_table", "times within their uncertainty, camera by camera", alone=False),
+    "sockets": Entry("sockets:sockets", "memory of WebSockets that are idle, and one event to all of them", alone=False),
     "access": Entry("access:access", "what a key's check costs", alone=False),
     "counting": Entry("counting:counting", "what counting a request costs, in memory and in Redis", alone=False),
 }
