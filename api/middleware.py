@@ -36,7 +36,7 @@ class RequestContext:
         self.state = state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
         given = Headers(scope=scope).get("x-request-id", "")
@@ -46,6 +46,9 @@ class RequestContext:
         structlog.contextvars.bind_contextvars(request_id=request_id)
         extra: dict[str, str] = {}
         scope["trackshift.headers"] = extra  # what the access check has to say beside the answer
+        if scope["type"] == "websocket":
+            await self._handshake(scope, receive, send)
+            return
         place = scope["trackshift.place"] = ExitStack()  # held until the answer is sent
         status, sent, began = CLIENT_GONE, 0, time.perf_counter()
 
@@ -76,10 +79,24 @@ class RequestContext:
             HTTP_IN_FLIGHT.dec()
             self._account(scope, status, sent, time.perf_counter() - began)
 
+    async def _handshake(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A WebSocket's: accounted for as a request that is answered 101, or refused. The connection is its endpoint's."""
+        began = time.perf_counter()
+
+        async def tagged(message: Message) -> None:
+            if message["type"] in ("websocket.accept", "websocket.http.response.start"):
+                own = {"X-Request-ID": scope["trackshift.request_id"], **scope["trackshift.headers"]}
+                added = [(name.lower().encode(), value.encode()) for name, value in own.items()]
+                message = {**message, "headers": [*message.get("headers", ()), *added]}
+                self._account(scope, message.get("status", 101), 0, time.perf_counter() - began)
+            await send(message)
+
+        await self.app(scope, receive, tagged)
+
     @staticmethod
     def _account(scope: Scope, status: int, sent: int, seconds: float) -> None:
         endpoint = getattr(scope.get("route"), "path", None) or "unmatched"
-        method = scope["method"] if scope["method"] in _METHODS else "OTHER"
+        method = scope.get("method", "GET") if scope.get("method", "GET") in _METHODS else "OTHER"
         HTTP_REQUESTS.labels(endpoint=endpoint, method=method, status=f"{status:03d}").inc()
         HTTP_DURATION.labels(endpoint=endpoint, method=method).observe(seconds)
         write = log.debug if scope["path"] in ALWAYS_SERVED else log.info

@@ -42,26 +42,29 @@ class ProgressWatch:
             self._told.clear()
             self._ended.clear()
             return
-        named: set[UUID] = set()
+        named, again = set[UUID](), set[UUID]()
         cameras: set[str] | None = set()
         for subscription in self._watched:
             interest = subscription.interest
             if interest.request_ids is not None:
                 named |= interest.request_ids
                 if subscription.fresh:
-                    self._ended -= interest.request_ids
+                    again |= self._ended & interest.request_ids  # the others were told of their end
             elif cameras is not None:
                 cameras = None if interest.camera_ids is None else cameras | interest.camera_ids
-        self._ended &= named
+        self._ended = (self._ended & named) - again
         asked = (named - self._ended) | self._told.keys()
         # Each subscription's own filter has the grant of its principal.
         rows = await self._database.hot.progress(
             list(asked), None if cameras is None else list(cameras), ALL_CAMERAS, limit=MAX_RUNNING
         )
-        self._tell(rows_of(rows))
+        self._tell(rows_of(rows), again)
 
-    def _tell(self, states: dict[UUID, tuple[str, bytes, bool]]) -> None:
-        changed = [request_id for request_id, (_, state, _) in states.items() if self._told.get(request_id) != state]
+    def _tell(self, states: dict[UUID, tuple[str, bytes, bool]], again: set[UUID]) -> None:
+        changed = [
+            request_id for request_id, (_, state, _) in states.items()
+            if request_id not in again and self._told.get(request_id) != state
+        ]  # fmt: skip
         for subscription in list(self._watched):
             complete = True
             for request_id in states if subscription.fresh else changed:

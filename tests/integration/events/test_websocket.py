@@ -305,8 +305,9 @@ async def test_wrong_messages_are_told_and_the_connection_stays(client: httpx.As
 async def test_a_client_that_does_not_read_is_closed_with_1013_and_holds_up_nobody(client: httpx.AsyncClient) -> None:
     camera = unique("deaf")
     meta = json.dumps({"extra": {"text": "x" * 15_000}})
-    deaf = socket.create_connection((client.base_url.host, client.base_url.port))
-    deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    deaf = socket.socket()
+    deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 262_144)  # before it connects: the window is made of it
+    deaf.connect((client.base_url.host, client.base_url.port))
     given = ADMIN["Authorization"]
     head = f"GET {SOCKET} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     head += f"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\nAuthorization: {given}\r\n\r\n"
