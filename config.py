@@ -619,6 +619,11 @@ SITE_PATTERN = r"^[a-z0-9-]{1,40}$"
 
 
 class WorkersSettings(Group):
+    MODE: Literal["inprocess", "celery"] = Field(
+        "inprocess",
+        description="How workers hear of a new capture. inprocess: by polling each half second. celery: at once, by a "
+        "message of Celery over REDIS__HOST to the queue `captures.{site}`, and by polling (docs/processes.md).",
+    )
     SITE: str = Field(
         "default",
         pattern=SITE_PATTERN,
@@ -792,6 +797,8 @@ class Settings(BaseSettings):
     def start_refusals(self) -> list[str]:
         """Why these settings do not allow a start; empty when they do. Names settings, never their values."""
         reasons = self._auth_refusals()
+        if self.WORKERS.MODE == "celery" and not self.REDIS.HOST:
+            reasons.append("WORKERS__MODE is celery, and REDIS__HOST is empty: name the Redis that carries its messages")
         if self.ENVIRONMENT is not Environment.PRODUCTION:
             return reasons
         if not self.DB.HOST:

@@ -11,6 +11,7 @@ if __name__ == "__main__":
 
 import errno
 import sys
+from collections.abc import Callable
 
 from fastapi import FastAPI
 from pydantic import ValidationError
@@ -62,6 +63,9 @@ _EXPOSED = [
     "Location", "ETag", "Retry-After", "X-Request-ID", "Idempotent-Replayed", "RateLimit", "RateLimit-Policy",
     "WWW-Authenticate", "X-Picture-Timestamp", "X-Picture-Age", "X-Picture-Source",
 ]  # fmt: skip
+
+
+Ready = Callable[[Callable[[], None]], None]
 
 
 def create_app(settings: Settings | None = None, *, open_services: OpenServices | None = None) -> FastAPI:
@@ -143,8 +147,11 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def main() -> int:
-    """Serves until a signal. Exit codes: 0 stopped, 1 cannot run, 2 the settings are wrong."""
+def main(ready: Ready | None = None) -> int:
+    """Serves until a signal. Exit codes: 0 stopped, 1 cannot run, 2 the settings are wrong.
+
+    `ready`: for a thread, which gets no signals: it is given what stops the service, once that listens.
+    """
     from api.server import bind, serve
     from utils.exceptions import IngestionException
     from utils.logger import configure_logging
@@ -166,7 +173,7 @@ def main() -> int:
     from services.runtime import StartError
 
     try:
-        serve(app, settings, listener)
+        serve(app, settings, listener, ready)
     except (StartError, IngestionException) as error:
         return _fail(f"Cannot start: {error}", 1)
     except ConfigurationError as error:

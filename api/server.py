@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import FrameType
@@ -28,6 +28,8 @@ from utils.logger import Throttle, get_logger
 from utils.memory import few_arenas
 
 log = get_logger(__name__)
+
+Ready = Callable[[Callable[[], None]], None]  # is given, once the service listens, what stops it
 
 _LOG_INTERVAL = 60.0  # seconds between two log lines about connections that were closed for one reason
 _REPEATED_SIGNAL = 0.5  # seconds; supervisors signal the group and then the process: that is one wish, not two
@@ -109,20 +111,24 @@ async def _watch(connections: Connections) -> None:
         connections.check(clock())
 
 
-async def _serve(app: FastAPI, config: uvicorn.Config, listener: socket.socket, connections: Connections) -> None:
+async def _serve(
+    app: FastAPI, config: uvicorn.Config, listener: socket.socket, connections: Connections, ready: Ready | None
+) -> None:
     state: AppState = app.state.trackshift
     server = _Server(config)
     if not state.settings.API.PORT:  # a free one was taken: the services are told which
         api = state.settings.API.model_copy(update={"PORT": listener.getsockname()[1]})
         state.settings = state.settings.model_copy(update={"API": api})
     stop: Any = _Stop(server, state, asyncio.get_running_loop())
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM) if ready is None else ():
         signal.signal(number, stop)
     # The lifespan is entered here, not by uvicorn, which would print a traceback for every failed start.
     async with app.router.lifespan_context(app):
         listener.listen(config.backlog)  # a client that waits for the line below can connect
         host, port = listener.getsockname()[:2]
         log.info("listening", host=host, port=port, url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
+        if ready is not None:
+            ready(partial(stop, signal.SIGTERM, None))
         watch = asyncio.create_task(_watch(connections))
         try:
             await server.serve(sockets=[listener])
@@ -131,8 +137,8 @@ async def _serve(app: FastAPI, config: uvicorn.Config, listener: socket.socket, 
     log.info("stopped")
 
 
-def serve(app: FastAPI, settings: Settings, listener: socket.socket) -> None:
-    """Serves until a signal. Raises what the start raises."""
+def serve(app: FastAPI, settings: Settings, listener: socket.socket, ready: Ready | None = None) -> None:
+    """Serves until a signal; in a thread, until what `ready` was given is called. Raises what the start raises."""
     few_arenas()
     api = settings.API
     files = _open_files(api.MAX_CONNECTIONS + SPARE + KEPT_FILES)
@@ -154,4 +160,4 @@ def serve(app: FastAPI, settings: Settings, listener: socket.socket) -> None:
         timeout_graceful_shutdown=max(1, int(api.SHUTDOWN_TIMEOUT / 2)),
     )
     with asyncio.Runner(debug=settings.DEBUG, loop_factory=config.get_loop_factory()) as runner:
-        runner.run(_serve(app, config, listener, connections))
+        runner.run(_serve(app, config, listener, connections, ready))

@@ -35,6 +35,7 @@ from services.admission.captures import capture_row, check_moment, with_known_ur
 from services.admission.triggers import add_trigger
 from services.admission.uploads import ingest_upload
 from services.execution.runner import CaptureRunner
+from services.execution.wakes import Wakes
 from services.idempotency.operation import Operation
 from services.reads.serializers.requests import to_response
 from services.rtsp_capture.captures.context import CaptureDeps
@@ -53,6 +54,7 @@ from utils.logger import get_logger
 
 log = get_logger(__name__)
 
+DEFAULT_SITE = "default"  # of captures of cameras that are not registered
 WAIT_POLL_INTERVAL = 0.5  # seconds between polls of a request that another process runs
 
 
@@ -68,9 +70,11 @@ class Orchestrator:
         policy: AddressPolicy,
         shares: Shares,
         owner: str,
+        wakes: Wakes,
     ) -> None:
         """`leases`: a dedicated connection, for the renewal of leases. `shares`: what one principal may hold. `owner`:
-        this process, in its leases."""
+        this process, in its leases. `wakes`: tells the workers of a site of a new capture."""
+        self._wakes = wakes
         self._shares = shares
         self._settings = settings
         self._capture = capture
@@ -130,6 +134,7 @@ class Orchestrator:
         stored = await self._database.retry_until_known(lambda uow: self._add(uow, row, camera, operation, answered))
         log.info("capture_accepted", ingestion_id=str(row.id), camera_id=row.camera_id, mode=row.capture_mode)
         self.runner.wake()
+        self._wakes.post(row.id, DEFAULT_SITE if camera is None else camera.site)
         return to_response(stored, [], [], self._secrets)
 
     async def submit_burst(

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -38,6 +39,7 @@ from services.execution.checks import (
 from services.execution.embedded_parts import StartError, start_embedded
 from services.execution.health import HealthService
 from services.execution.presence import Load, Presence
+from services.execution.wakes import CeleryConsumer, CeleryWakes, Wakes
 from services.housekeeping.bucket_guard import LOOK_INTERVAL, BucketGuard
 from services.housekeeping.bucket_marker import BucketMarker
 from services.housekeeping.key_guard import LOOK_INTERVAL as KEYS_INTERVAL
@@ -179,7 +181,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             orchestrator.runner.drain()
 
         presence = Presence(database, settings.ROLE, settings.WORKERS.SITE, load, drain)
-        orchestrator = Orchestrator(settings, capture, leases, uploads, policy, access.shares, presence.owner)
+        wakes = _open_wakes(settings, redis, stack)
+        orchestrator = Orchestrator(settings, capture, leases, uploads, policy, access.shares, presence.owner, wakes)
         queries = Queries(database, storage, secrets, access.cursors)
         keeper = KeepOpenStreams(database, hub, secrets, site=settings.WORKERS.SITE)
         most_kept = access.shares.most(settings.RTSP.MAX_CONCURRENT_STREAMS)
@@ -242,6 +245,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         stack.push_async_callback(keeper.stop)
         orchestrator.start()
         stack.push_async_callback(orchestrator.stop, settings.API.SHUTDOWN_TIMEOUT / 2)
+        if captures:
+            _hear_wakes(settings, orchestrator.runner.wake, stack)
         log.info(
             "started", environment=settings.ENVIRONMENT.value, role=settings.ROLE.value, site=settings.WORKERS.SITE,
             worker_id=str(presence.worker_id), data_dir=str(settings.DATA_DIR),
@@ -276,6 +281,37 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             presence=presence,
         )
         health.stopping = True
+
+
+def _open_wakes(settings: Settings, redis: RedisLink | None, stack: AsyncExitStack) -> Wakes:
+    """What tells other processes of new captures."""
+    if settings.WORKERS.MODE != "celery" or redis is None:
+        return Wakes()
+    from services.execution import celery_app
+
+    made = CeleryWakes(redis, celery_app.post, time.monotonic)
+    stack.push_async_callback(made.close)
+    return made
+
+
+def _hear_wakes(settings: Settings, wake: Callable[[], None], stack: AsyncExitStack) -> None:
+    """With WORKERS__MODE=celery, messages to this site's queue call `wake` on the event loop."""
+    if settings.WORKERS.MODE != "celery":
+        return
+    from services.execution import celery_app
+
+    loop = asyncio.get_running_loop()
+
+    def woken() -> None:
+        with suppress(RuntimeError):  # the loop is closed: nothing is claimed any more
+            loop.call_soon_threadsafe(wake)
+
+    celery_app.on_wake(woken)
+    stack.callback(celery_app.on_wake, None)
+    if not celery_app.hosted:
+        consumer = CeleryConsumer()
+        consumer.start()
+        stack.push_async_callback(consumer.stop)
 
 
 async def _open_redis(settings: Settings, stack: AsyncExitStack) -> RedisLink | None:

@@ -190,6 +190,11 @@ EVENT_RELAY_SECONDS = Histogram(
     buckets=_LATENCY, registry=REGISTRY,
 )  # fmt: skip
 EVENT_READERS = Gauge("ingestion_event_readers", "Readers of events that wait, by kind.", ["kind"], registry=REGISTRY)
+WAKES_SENT = Counter(
+    "ingestion_wakes_sent", "Messages to wake workers, by outcome: sent, dropped, away, failed.", ["outcome"],
+    registry=REGISTRY,
+)  # fmt: skip
+WAKES_RECEIVED = Counter("ingestion_wakes_received", "Messages that woke this worker.", registry=REGISTRY)
 WEBSOCKETS = Gauge("ingestion_websockets", "WebSockets that are open.", registry=REGISTRY)
 WEBSOCKET_SUBSCRIPTIONS = Gauge("ingestion_websocket_subscriptions", "Subscriptions of open WebSockets.", registry=REGISTRY)
 WEBSOCKET_MESSAGES = Counter(

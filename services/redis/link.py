@@ -105,6 +105,15 @@ class RedisLink:
             self._open("slow")
         return done
 
+    async def queued(self, name: str) -> int:
+        """How long a list is. Raises RedisAway."""
+
+        async def ask() -> int:
+            length: Any = self._client.llen(name)  # typed for the synchronous client as well
+            return int(await length)
+
+        return await self.use(ask)
+
     async def check(self) -> None:
         """Opens or closes the circuit by writing a key, since a Redis that is full or read-only answers a PING. Raises
         RedisAway."""

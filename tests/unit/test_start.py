@@ -14,7 +14,21 @@ from services.upload_handler.check_call import CHECK
 
 ROOT = Path(__file__).resolve().parents[2]
 # Each is imported by the module that needs it first, which says so: cameras, uploads' workers, JWTs, migrations, commands.
-LATE = {"cv2", "av", "numpy", "simplejpeg", "PIL", "pi_heif", "joserfc", "alembic", "mako", "rich", "pygments", "typer"}
+LATE = {
+    "cv2",
+    "av",
+    "numpy",
+    "simplejpeg",
+    "PIL",
+    "pi_heif",
+    "joserfc",
+    "celery",
+    "alembic",
+    "mako",
+    "rich",
+    "pygments",
+    "typer",
+}
 _PROGRAM = """
 import sys
 from main import create_app

@@ -1,0 +1,147 @@
+"""WORKERS__MODE=celery with a real Valkey: workers started both ways are woken, and do without Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from demo.camera import Camera
+from tests.conftest import Backends, Service, unique
+from tests.kits.redis_server import RedisServer
+from tests.kits.service_support import capture, final, own_database, service_on, status, until
+
+
+@pytest.fixture(scope="module")
+def camera() -> Iterator[Camera]:
+    with Camera(size=(320, 180), fps=15, bitrate=300_000) as camera:
+        yield camera
+
+
+@asynccontextmanager
+async def started(service: Service) -> AsyncIterator[httpx.AsyncClient]:
+    await asyncio.to_thread(service.start)
+    try:
+        async with httpx.AsyncClient(base_url=service.url, timeout=30) as client:
+            yield client
+    finally:
+        if service.process is not None and service.process.poll() is None:
+            await asyncio.to_thread(service.stop)
+
+
+async def metric(client: httpx.AsyncClient, name: str) -> float:
+    text = (await client.get("/metrics")).raise_for_status().text
+    return sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE))
+
+
+@dataclass
+class Place:
+    backends: Backends
+    folder: Path
+    redis: RedisServer
+    api: httpx.AsyncClient
+
+    def worker(self, name: str, program: str = "main.py", **environment: str) -> Service:
+        (self.folder / name).mkdir()
+        settings = {"ROLE": "worker", "WORKERS__MODE": "celery", "RTSP__LEASE_TTL": "3", **self.redis.environment}
+        made = service_on(self.backends, self.folder / name, **settings, **environment)
+        made.program = program
+        return made
+
+    async def woken(self, worker: httpx.AsyncClient, camera: Camera) -> None:
+        """Until a posted capture has woken the worker: its consumer may still be connecting."""
+
+        async def look() -> bool:
+            before = await metric(worker, "ingestion_wakes_received_total")
+            await final(self.api, await capture(self.api, unique(), camera.url, capture_mode="single_frame"))
+            return await metric(worker, "ingestion_wakes_received_total") > before
+
+        await until(look, "the worker is woken", 60, 0.2)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def place(backends: Backends, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place]:
+    folder = tmp_path_factory.mktemp("celery")
+    (folder / "redis").mkdir()
+    own = await own_database(backends)
+    async with AsyncExitStack() as stack:
+        redis = stack.enter_context(RedisServer(folder / "redis"))
+        (folder / "api").mkdir()
+        settings = {"ROLE": "api", "WORKERS__MODE": "celery", "API__HEALTH_INTERVAL": "0.5", **redis.environment}
+        api = await stack.enter_async_context(started(service_on(own, folder / "api", **settings)))
+        yield Place(own, folder, redis, api)
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("program", ["main.py", "tests/kits/celery_main.py"])
+async def test_a_worker_is_woken_and_hands_over_at_its_stop(place: Place, camera: Camera, program: str) -> None:
+    """`ROLE=worker python main.py`, and Celery's ordinary command."""
+    name = Path(program).stem
+    service = place.worker(name, program)
+    async with started(service) as worker:
+        assert (await worker.get("/health/ready")).status_code == 200
+        await place.woken(worker, camera)
+        running = await capture(place.api, unique(), camera.url, capture_mode="continuous", fps=5.0)
+
+        async def stored() -> bool:
+            found = await status(place.api, running)
+            return found["worker"] is not None and found["progress"]["stored"] > 2
+
+        await until(stored, "the capture runs", 30)
+        assert service.process is not None
+        began = time.monotonic()
+        service.process.send_signal(signal.SIGTERM)
+
+        async def handed_over() -> bool:
+            return (await status(place.api, running))["worker"] is None
+
+        await until(handed_over, "the capture is handed over", 10)
+        assert time.monotonic() - began < 6  # 2 s, and room for a busy machine
+        assert await asyncio.to_thread(service.process.wait, 30) == 0
+        await place.api.post(f"/api/v1/ingest/requests/{running}/cancel")
+    assert place.redis.password not in service.text()
+
+
+@pytest.mark.timeout(250)
+async def test_whatever_becomes_of_redis_captures_are_found(place: Place, camera: Camera) -> None:
+    """Wiped, full, with another password, killed: each is posted to and found; then messages come again."""
+    service = place.worker("faults")
+
+    async def taken(what: str) -> None:
+        began = time.monotonic()
+        posted = [await capture(place.api, unique(), camera.url, capture_mode="single_frame") for _ in range(3)]
+        assert time.monotonic() - began < 5, what  # a post does not wait for a broker that is sick
+        for request_id in posted:
+            assert (await final(place.api, request_id))["status"] == "completed", what
+
+    async with started(service) as worker:
+        await place.woken(worker, camera)
+        with place.redis.client() as admin:
+            admin.flushall()
+            await taken("wiped")
+            admin.config_set("maxmemory", "1")
+            await taken("full")
+            admin.config_set("maxmemory", "0")
+            admin.config_set("requirepass", "another")
+            admin.execute_command("CLIENT", "KILL", "TYPE", "NORMAL", "SKIPME", "yes")
+            await taken("password")
+            admin.config_set("requirepass", place.redis.password)
+        place.redis.kill()
+        await taken("killed")
+        health = (await place.api.get("/health")).json()
+        assert health["status"] == "degraded"
+        place.redis.start()
+        await place.woken(worker, camera)
+        # 60 at once: nobody's message is needed, and none is run twice.
+        posts = (capture(place.api, unique(), camera.url, capture_mode="single_frame") for _ in range(60))
+        ends = [await final(place.api, request_id, 90) for request_id in await asyncio.gather(*posts)]
+        assert {(end["status"], end["progress"]["stored"]) for end in ends} == {("completed", 1)}
