@@ -1,8 +1,9 @@
 """The Celery application of WORKERS__MODE=celery: messages that wake workers, and nothing else.
 
 `celery -A services.execution.celery_app worker` is a worker with this project's ordinary runtime in it, as `ROLE=worker
-python main.py` is one with a consumer in it. The one task posts to the runtime of its process and returns: no capture runs inside a
-task. Who runs what is decided by leases in PostgreSQL, so a message that comes twice, late or never changes nothing.
+python main.py` is one with a consumer in it. The one task posts to the runtime of its process and returns: no capture
+runs inside a task. Who runs what is decided by leases in PostgreSQL, so a message that comes twice, late or never changes
+nothing.
 
 Imported only where Celery is used: it reads the settings, and Celery is 0.3 s of CPU.
 """
