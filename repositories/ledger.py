@@ -48,7 +48,8 @@ def multirange(slots: Iterable[int]) -> str:
     return "{" + ",".join(parts) + "}"
 
 
-def _frame_json(frame: FrameRecord) -> dict[str, Any]:
+def frame_json(frame: FrameRecord) -> dict[str, Any]:
+    """A frame as record_slots takes it."""
     return {
         "id": str(frame.frame_id), "camera_id": frame.camera_id, "source_type": frame.source_type.value,
         "sequence": frame.sequence, "storage_path": frame.storage_path, "filename": frame.filename,
@@ -90,7 +91,7 @@ class Ledger:
             ),
             {
                 "id": request_id,
-                "frames": json.dumps([_frame_json(frame) for frame in frames]),
+                "frames": json.dumps([frame_json(frame) for frame in frames]),
                 "drops": json.dumps(booked),
                 "expected": expected,
             },

@@ -33,6 +33,7 @@ BENCHMARKS = {
     "staleness": Entry("staleness:staleness", "how old stored pictures are after two minutes", alone=False),
     "motion": Entry("events:motion", "CPU of event_driven captures while nothing moves", alone=False),
     "outbox": Entry("outbox:outbox", "what events cost the writers, and how soon they are read", alone=False),
+    "ceiling": Entry("ceiling:ceiling", "ledger writes, leases and events that PostgreSQL does a second", alone=False),
     "time": Entry("time:capture_times", "how true capture times are, beside a naive reader's", alone=False),
     "camera-table": Entry("cameras:camera_table", "times within their uncertainty, camera by camera", alone=False),
     "sockets": Entry("sockets:sockets", "memory of WebSockets that are idle, and one event to all of them", alone=False),

@@ -36,7 +36,8 @@ from config import Settings
 import api.server, services.runtime
 app = create_app(Settings(_env_file=None))
 print(*(name for name in sys.argv[1:] if name in sys.modules))
-print(*(route.path for route in app.routes if route.response_field and route.response_field._type_adapter.pydantic_complete))
+routes = [route for route in app.routes if getattr(route, "response_field", None)]
+print(*(route.path for route in routes if route.response_field._type_adapter.pydantic_complete))
 """
 
 
