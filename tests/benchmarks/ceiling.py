@@ -41,7 +41,8 @@ Step = Callable[[asyncpg.Connection, int], Awaitable[int]]
 
 async def _measured(db: DbSettings, server: psutil.Process, writers: int, step: Step) -> tuple[float, float]:
     """(a second, milliseconds of PostgreSQL's CPU for each) of what `step` does with the number of its writer."""
-    connections = [await asyncpg.connect(host=db.HOST, port=db.PORT, user=db.USER, database=db.NAME) for _ in range(writers)]
+    given = {"host": db.HOST, "port": db.PORT, "user": db.USER, "database": db.NAME, "server_settings": {"jit": "off"}}
+    connections = [await asyncpg.connect(**given) for _ in range(writers)]  # without JIT, as the service's
     await asyncio.gather(*(step(connection, number) for number, connection in enumerate(connections)))
     used, began, done = Cpu(*server.children()), time.monotonic(), 0
 

@@ -35,7 +35,6 @@ CAPTURED = [(name, "tcp") for name in SHOWS if name not in UNSUPPORTED]
 CAPTURED += [(name, "udp") for name in ("plain", "hevc-b", "switch", "sound-before", "two", "mjpeg")]
 
 
-
 @pytest.fixture(scope="module", params=["opencv", "native"])
 def reader(request: pytest.FixtureRequest) -> str:
     """Both: what a format's pictures become is a matter of the reader."""

@@ -318,14 +318,20 @@ async def test_a_client_that_does_not_read_is_closed_with_1013_and_holds_up_nobo
     picture = jpeg((64, 48))
     async with live(client) as reader:
         await reader.subscribe(camera_ids=[camera])
+        await upload(client, camera, picture)
+        assert (await reader.event())["cameraid"] == camera
+
+        async def write() -> None:
+            while True:
+                await asyncio.gather(*(upload(client, camera, picture, meta=meta) for _ in range(5)))
 
         async def closed() -> bool:
-            await asyncio.gather(*(upload(client, camera, picture, meta=meta) for _ in range(20)))
             metrics = (await client.get("/metrics")).text
             return 'ingestion_websockets_closed_total{code="1013"} 1.0' in metrics
 
-        await until(closed, "the deaf client is closed", 60, 0.2)
-        assert (await reader.event())["cameraid"] == camera
+        writing = asyncio.create_task(write())
+        await until(closed, "the deaf client is closed", 80, 0.2)
+        writing.cancel()  # what it reads within 10 s from now on, it gets
     rest = b""
 
     def drain() -> bytes:
@@ -336,6 +342,7 @@ async def test_a_client_that_does_not_read_is_closed_with_1013_and_holds_up_nobo
         return rest
 
     whole = await asyncio.to_thread(drain)
+    await asyncio.gather(writing, return_exceptions=True)
     deaf.close()
     assert bytes.fromhex("03f5") in whole[-200:]  # 1013: what waited, then the reason
 
