@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from tests.faults import limits
+from tests.faults.celery import BROKEN, many_at_once, redis_broken
 from tests.faults.faults import SCENARIOS
+
+SCENARIOS |= {name: partial(redis_broken, name=name) for name in BROKEN}
+SCENARIOS["Celery: 300 captures at once to 3 workers"] = many_at_once
 
 __all__ = ["ROUNDS", "SCENARIOS", "limits"]
 
