@@ -25,7 +25,7 @@ from api.http.socket_protocol import PING_INTERVAL, PING_TIMEOUT, BoundedSocket
 from api.http.state import AppState
 from config import Settings
 from utils.logger import Throttle, get_logger
-from utils.memory import few_arenas
+from utils.memory import few_arenas, keep_large_blocks
 
 log = get_logger(__name__)
 
@@ -140,6 +140,7 @@ async def _serve(
 def serve(app: FastAPI, settings: Settings, listener: socket.socket, ready: Ready | None = None) -> None:
     """Serves until a signal; in a thread, until what `ready` was given is called. Raises what the start raises."""
     few_arenas()
+    keep_large_blocks()
     api = settings.API
     files = _open_files(api.MAX_CONNECTIONS + SPARE + KEPT_FILES)
     connections = Connections(most_connections(api.MAX_CONNECTIONS, files), api.MAX_UNREAD, answer_pace(api))
