@@ -1,9 +1,10 @@
 """From encoded packets to one picture.
 
 One `PictureDecoder` per connection, reused: it continues from its position when that is on the way to the wanted
-picture, else it starts at the keyframe. One thread, no frame threads: they do not help, and H.265 can hang when such a
-decoder is drained. Calls come one at a time, from any thread of the decode pool. One module, because planning what to
-feed and taking what comes out share the decoder's position.
+picture, else it starts at the keyframe; where keyframes alone are wanted, FFmpeg's decoder is shared (`contexts`). One
+thread, no frame threads: they do not help, and H.265 can hang when such a decoder is drained. Calls come one at a time,
+from any thread of the decode pool. One module, because planning what to feed and taking what comes out share the decoder's
+position.
 
 What decodes (cv2, av, numpy: 0.4 s of CPU) is imported by the first call, so in the pool: a start does not wait for it, nor
 does the event loop.
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from services.rtsp_capture.media.contexts import DecoderContexts, Key, key_of
 from services.rtsp_capture.media.damage import Damage
 from services.rtsp_capture.media.gop_buffer import Packet, Picture
 from services.rtsp_capture.media.packets import Jpeg, StreamInfo
@@ -54,9 +56,14 @@ class _Kept:
 class PictureDecoder:
     """Decodes pictures of one connection. Not to be used by two threads at once."""
 
-    def __init__(self, info: StreamInfo, *, lossy: bool = False, monotonic: Callable[[], float] = time.monotonic) -> None:
-        """`lossy`: the transport may lose data without a word (UDP)."""
+    def __init__(
+        self, info: StreamInfo, *, lossy: bool = False, monotonic: Callable[[], float] = time.monotonic,
+        contexts: DecoderContexts | None = None,
+    ) -> None:  # fmt: skip
+        """`lossy`: the transport may lose data without a word (UDP). `contexts`: shared with other streams."""
         self._info = info
+        self._contexts = contexts
+        self._shared: Key | None = None  # under which others may have the context, once it has decoded one keyframe alone
         # Of data lost within an access unit H.265's decoder mostly says nothing, and H.264's not always.
         silent = info.codec != "mjpeg" and not info.tells_losses
         self._integrity = "unknown" if lossy and silent else None
@@ -133,11 +140,18 @@ class PictureDecoder:
             self._take(lambda: self._context.decode(None), None, picture)
             self._last = None
         if alone and wanted in self._kept and not (self._goes_on and self._last is not None):
-            # Keyframes only: the next one needs nothing of this. A new context costs 1 ms, an idle one 6 MB.
-            self._context = None
+            # Keyframes only: the next one needs nothing of this. An idle context has 6 MB.
+            self._give_back(picture)
             self._restart()
         self._goes_on = not picture.packet.key
         return self._kept.get(wanted)
+
+    def _give_back(self, picture: Picture) -> None:
+        context, self._context = self._context, None
+        if self._contexts is not None and self._shared is not None and self._stained is None:
+            context.flush_buffers()
+            pixels = max(picture.gop.sets.pixels, self._info.width * self._info.height)
+            self._contexts.give(self._shared, context, pixels)
 
     def _run(self, picture: Picture, plan: list[_Fed]) -> None:
         """Feeds the plan up to the first packet that spoils the picture."""
@@ -162,7 +176,7 @@ class PictureDecoder:
                 return []
             if last is gop.before and not gop.previous_damage.any:
                 return _entries(packets, gop.damage, 0, index + 1)
-        self._begin()
+        self._begin(picture)
         if not picture.needs_previous:
             self._whole_from = packets[0]
             return _entries(packets, gop.damage, 0, index + 1, blind=True)
@@ -226,12 +240,15 @@ class PictureDecoder:
             fed.damage.failed(fed.index, leading=fed.leading)
             self._stained = min(fed.label, self._stained or fed.label)
 
-    def _begin(self) -> None:
+    def _begin(self, picture: Picture) -> None:
         if self._context is None or self._stained is not None:
             from services.rtsp_capture.media.ffmpeg import new_context
 
-            self._context, self._stained = new_context(self._info), None
+            self._shared = key_of(self._info, picture.gop) if self._contexts is not None else None
+            waiting = self._contexts.take(self._shared) if self._contexts is not None and self._shared is not None else None
+            self._context, self._stained = waiting or new_context(self._info), None
         else:
+            self._shared = None  # it may know parameter sets of groups before
             self._context.flush_buffers()
         self._restart()
 

@@ -18,6 +18,7 @@ from config import RtspSettings
 from models.values import SourceInfo
 from services.rtsp_capture.connection.address import CameraAddress
 from services.rtsp_capture.connection.reader import Connection, ConnectionEnd, ConnectionPlan, Connector
+from services.rtsp_capture.media.contexts import DecoderContexts
 from services.rtsp_capture.media.gop_buffer import Packet, Picture, Ring
 from services.rtsp_capture.media.packets import Jpeg, StreamInfo
 from services.rtsp_capture.media.ring_budget import RingBudget
@@ -72,6 +73,7 @@ class StreamDeps:
     connectors: Mapping[str, Connector] = field(default_factory=dict)  # the readers that a camera may name
     host: HostClock = HOST  # brings receipt times to wall time
     trials: Trials | None = None  # where streams prove themselves; None: they are trusted
+    contexts: DecoderContexts = field(default_factory=DecoderContexts)
 
     def connector(self, reader: str | None) -> Connector:
         """That of the reader of this name; the default one without a name, and for one that is not built."""
@@ -98,7 +100,9 @@ class Stream:
         self._back_off = BackOff(deps.settings)
         self._connection: Connection | None = None
         self._trial = self._on_trial()
-        self.decoder = StreamDecoder(deps.decode_pool, lossy=key.transport == "udp", trial=self._trial)
+        self.decoder = StreamDecoder(
+            deps.decode_pool, lossy=key.transport == "udp", trial=self._trial, contexts=deps.contexts
+        )
         self._started = time.monotonic()
         self._task = asyncio.create_task(self._run(), name=f"stream-{key.camera_id}", context=context)
 

@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from services.rtsp_capture.media.contexts import DecoderContexts
 from services.rtsp_capture.media.decoder import KEPT_SECONDS, PictureDecoder
 from services.rtsp_capture.media.gop_buffer import Picture
 from services.rtsp_capture.media.packets import Jpeg, StreamInfo
@@ -33,9 +34,13 @@ Verdict = TypeVar("Verdict")
 class StreamDecoder:
     """One a stream. On the event loop; decodes in the pool. `info` is that of the newest connection, None before."""
 
-    def __init__(self, pool: WorkerPool, *, lossy: bool, trial: StreamTrial | None = None) -> None:
-        """`lossy`: the transport may lose data without saying so (UDP). `trial`: None for a stream that is trusted."""
+    def __init__(
+        self, pool: WorkerPool, *, lossy: bool, trial: StreamTrial | None = None, contexts: DecoderContexts | None = None
+    ) -> None:
+        """`lossy`: the transport may lose data without saying so (UDP). `trial`: None for a stream that is trusted.
+        `contexts`: shared with the other streams of the process."""
         self._pool = pool
+        self._contexts = contexts
         self._trial = trial
         self._lossy = lossy
         self.info: StreamInfo | None = None
@@ -142,7 +147,7 @@ class StreamDecoder:
         if self._decoder is None or self._decoder_segment != picture.packet.segment:
             if self.info is None:
                 raise CaptureFailure("decode_failed", "The stream was never open.")
-            self._decoder = PictureDecoder(self.info, lossy=self._lossy)
+            self._decoder = PictureDecoder(self.info, lossy=self._lossy, contexts=self._contexts)
             self._decoder_segment = picture.packet.segment
         return self._decoder
 

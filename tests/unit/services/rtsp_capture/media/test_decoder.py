@@ -14,6 +14,7 @@ import simplejpeg
 
 from demo.film import read_frame_number
 from services.rtsp_capture.media import ffmpeg
+from services.rtsp_capture.media.contexts import DecoderContexts
 from services.rtsp_capture.media.decoder import KEPT, KEPT_SECONDS, PictureDecoder
 from services.rtsp_capture.media.gop_buffer import Gop, Packet, Picture
 from services.rtsp_capture.media.packets import Jpeg, StreamInfo
@@ -313,3 +314,53 @@ def test_times_that_repeat_do_not_mix_pictures_up() -> None:
     found = received(packets, source.info)
     for index in (3, 28, 53, 29, 4):
         assert np.array_equal(pixels(decoder.frame(found[index])), whole[source.packets[index].pts])
+
+
+def test_keyframes_of_many_streams_are_decoded_by_few_decoders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has decoded what before: each picture is that of its own stream, and sets of others are not mixed in."""
+    made: list[StreamInfo] = []
+    original = ffmpeg.new_context
+
+    def counted(info: StreamInfo) -> Any:
+        made.append(info)
+        return original(info)
+
+    contexts, rng = DecoderContexts(), random.Random(1)
+    films = [film(name) for name in FILMS for _ in range(2)]  # each by two cameras
+    whole = [straight(one.info, one.packets) for one in films]
+    decoders = [PictureDecoder(one.info, contexts=contexts) for one in films]
+    keys = [[each for each in received(one.packets, one.info) if each.packet.key and each.usable] for one in films]
+    monkeypatch.setattr(ffmpeg, "new_context", counted)
+    wanted = [(at, picture) for at in range(len(films)) for picture in keys[at] if not picture.needs_previous]
+    rng.shuffle(wanted)
+    for at, picture in wanted:
+        assert np.array_equal(pixels(decoders[at].frame(picture)), whole[at][picture.packet.pts]), list(FILMS)[at // 2]
+    assert len(wanted) > 3 * len(FILMS)
+    assert len(made) <= len(FILMS)
+    assert len(contexts) == len(made)
+
+
+def test_a_decoder_that_has_seen_more_than_one_keyframe_is_not_shared() -> None:
+    contexts = DecoderContexts()
+    source = film(IN_ORDER[0])
+    decoder = PictureDecoder(source.info, contexts=contexts)
+    found = received(source.packets, source.info)
+    keys = [picture for picture in found if picture.packet.key]
+    decoder.frame(found[1])
+    decoder.frame(keys[1])
+    decoder.frame(keys[2])
+    assert len(contexts) == 0
+    decoder.frame(keys[0])
+    assert len(contexts) == 1
+
+
+def test_decoders_that_have_waited_longest_are_given_up() -> None:
+    contexts = DecoderContexts(most_pixels=250)
+    key = ("h264", b"", 1, frozenset[bytes]())
+    contexts.give(key, one := object(), 100)
+    contexts.give(key, two := object(), 100)
+    contexts.give(("hevc", *key[1:]), three := object(), 100)
+    assert contexts.take(key) is two
+    assert contexts.take(key) is None
+    assert one is not two
+    assert contexts.take(("hevc", *key[1:])) is three
