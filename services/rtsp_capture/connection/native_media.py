@@ -7,7 +7,7 @@ from dataclasses import replace
 from services.rtsp_capture.connection.reader import ConnectionPlan
 from services.rtsp_capture.connection.rtsp.framing import Data
 from services.rtsp_capture.connection.rtsp.jpeg_units import JpegAssembler
-from services.rtsp_capture.connection.rtsp.rtp import Bye, Rtp, parse_rtcp, parse_rtp
+from services.rtsp_capture.connection.rtsp.rtp import HEADER, Bye, Rtp, parse_rtcp, parse_rtp
 from services.rtsp_capture.connection.rtsp.rtp_clock import RtpClock
 from services.rtsp_capture.connection.rtsp.sdp import VideoTrack
 from services.rtsp_capture.connection.rtsp.sequencer import Sequenced, Sequencer
@@ -76,6 +76,8 @@ class NativeMedia:
         for data in packets:
             if data is None:
                 self._sequencer.gap()
+            elif data.channel == self._rtp and self._goes_on(data.payload, received):
+                heard = True
             elif data.channel == self._rtp or self._adopts(data):
                 packet = parse_rtp(data.payload)
                 if packet is None or packet.payload_type in self._track.others:
@@ -87,6 +89,18 @@ class NativeMedia:
                 goodbye |= self._control(data.payload)
         self._deliver(done)
         return heard, goodbye
+
+    def _goes_on(self, data: bytes, received: float) -> bool:
+        """Takes a packet from the middle of a NAL unit, which nothing but its bytes is wanted of."""
+        if len(data) < 16 or self._jpeg is not None:
+            return False
+        first, second, number, timestamp, ssrc = HEADER.unpack_from(data)
+        if first != 0x80 or second != self._track.payload_type or not self._units.within(timestamp, data):
+            return False
+        if not self._sequencer.follows(ssrc, number):
+            return False
+        self._units.go_on(data, received)
+        return True
 
     def _adopts(self, data: Data) -> bool:
         """Some cameras send on other channels than they have said: those count, as long as nothing came on the right one."""

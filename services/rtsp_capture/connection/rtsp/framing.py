@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_BODY_BYTES = 256 * 1024  # of an SDP
@@ -56,8 +57,7 @@ class ServerRequest:
     uri: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Data:
+class Data(NamedTuple):
     """One interleaved packet."""
 
     channel: int
@@ -144,6 +144,9 @@ class Framing:
             self._need = 4
             return -1
         channel, stop = data[at + 1], at + 4 + (data[at + 2] << 8 | data[at + 3])
+        if stop + 8 <= end and channel in self.channels and self._followed(data, at, stop):
+            events.append(Data(channel, data[at + 4 : stop]))
+            return stop
         if not self.channels:
             return self._leftover(data, at, stop, end)
         known = channel in self.channels
@@ -160,6 +163,15 @@ class Framing:
         if stop > at + 4:
             events.append(Data(channel, data[at + 4 : stop]))
         return stop
+
+    @staticmethod
+    def _followed(data: bytes, at: int, stop: int) -> bool:
+        """Whether the channel's next packet, by its number, begins right where this one ends: nothing is missing in it."""
+        if stop - at < 16 or data[stop : stop + 2] != data[at : at + 2]:
+            return False
+        if data[at + 4] & 0xC0 != 0x80 or data[stop + 4] & 0xC0 != 0x80:
+            return False
+        return (data[stop + 6] << 8 | data[stop + 7]) - (data[at + 6] << 8 | data[at + 7]) & 0xFFFF == 1
 
     def _leftover(self, data: bytes, at: int, stop: int, end: int) -> int:
         """A packet of somebody's former session, maybe cut off: an answer may lie right in what should be its end."""

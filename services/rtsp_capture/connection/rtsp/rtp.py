@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 NTP_EPOCH = 2_208_988_800  # seconds from 1900 to 1970
-_HEADER = struct.Struct("!BBHII")
+HEADER = struct.Struct("!BBHII")
 _NTP_ONVIF, _ONE_BYTE = 0xABAC, 0xBEDE
 _SENDER_REPORT, _BYE = 200, 203
 
@@ -35,7 +35,7 @@ def parse_rtp(data: bytes) -> Rtp | None:
     """None for what is no RTP packet."""
     if len(data) < 12:
         return None
-    first, second, sequence, timestamp, ssrc = _HEADER.unpack_from(data)
+    first, second, sequence, timestamp, ssrc = HEADER.unpack_from(data)
     if first >> 6 != 2:
         return None
     start, end, profile, extension = 12 + 4 * (first & 15), len(data), -1, b""

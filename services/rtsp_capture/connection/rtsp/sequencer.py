@@ -34,6 +34,13 @@ class Sequencer:
         """Data was lost before the next packet."""
         self._lost = True
 
+    def follows(self, ssrc: int, number: int) -> bool:
+        """Whether this is the packet that was to come next, and none waits: then it counts as taken."""
+        if number != self._next or ssrc != self._ssrc or self._waiting or self._lost:
+            return False
+        self._next, self._odd = number + 1 & 0xFFFF, -1
+        return True
+
     def push(self, packet: Rtp, received: float) -> list[Sequenced]:
         """The packets that can be taken now."""
         if packet.ssrc != self._ssrc:

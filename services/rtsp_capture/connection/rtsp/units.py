@@ -81,6 +81,24 @@ class UnitAssembler:
         self._clean: bool | None = None  # whether its beginning is there
         self._first: Rtp | None = None
 
+    def within(self, timestamp: int, data: bytes) -> bool:
+        """Whether an RTP packet with a header of 12 bytes is a fragment from the middle of the NAL unit under way."""
+        last, codec = self._last, self._codec
+        if self._fragments is None or last is None or last[0].timestamp != timestamp or self._marked or self._don:
+            return False
+        head = 12 + codec.header
+        return len(data) > head + 1 and codec.kind(data[12]) == codec.fragment and data[head] & 0xC0 == 0
+
+    def go_on(self, data: bytes, received: float) -> None:
+        """As `push`, of a packet that is `within` and before which none was lost: most of a stream's packets are."""
+        assert self._fragments is not None
+        assert self._last is not None
+        self._size += len(data) - 12
+        if self._size > MAX_UNIT_BYTES or len(self._fragments) > MAX_NALS:
+            raise CaptureFailure("unsupported_codec", _TOO_LARGE)
+        self._fragments.append(data[13 + self._codec.header :])
+        self._last = (self._last[0], received)
+
     def push(self, packet: Rtp, received: float, lost: bool) -> list[Unit]:
         """`lost`: packets before this one never came. Raises CaptureFailure for what exceeds a bound."""
         found: list[Unit] = []
