@@ -21,6 +21,7 @@ from repositories.database import Database
 from services.rtsp_capture.media.gop_buffer import Picture
 from services.rtsp_capture.media.packets import Jpeg
 from services.rtsp_capture.streams.keep_open import KeepOpenStreams
+from services.rtsp_capture.streams.live_decoder import FOLLOW_SECONDS
 from services.rtsp_capture.streams.stream import Stream
 from services.storage_service.service import StorageService
 from services.upload_handler.handler import UploadHandler
@@ -115,6 +116,7 @@ class LatestPictures:
             failed = live.task.done() and (live.task.cancelled() or live.task.exception() is not None)
             if not failed and (not live.task.done() or self._monotonic() - live.begun < SPACING):
                 return live
+        stream.catch_up(FOLLOW_SECONDS)
         picture = stream.newest(self._now(), 0.0)
         if picture is None:
             return None

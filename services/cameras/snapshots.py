@@ -25,6 +25,7 @@ from services.rtsp_capture.captures.context import CaptureDeps
 from services.rtsp_capture.frames.frame_record import CaptureFacts, frame_record
 from services.rtsp_capture.media.gop_buffer import Picture
 from services.rtsp_capture.streams.keep_open import key_of
+from services.rtsp_capture.streams.live_decoder import FOLLOW_SECONDS
 from services.rtsp_capture.streams.stream import Stream
 from services.storage_service.commit_with_reupload import commit_with_reupload
 from services.storage_service.keys import with_fresh_key
@@ -87,6 +88,7 @@ class Snapshots:
         if stream is None or not stream.live or self._busy >= AT_ONCE:
             return None
         params = CaptureParams.from_json(row.params or {})
+        stream.catch_up(FOLLOW_SECONDS)
         picture = stream.newest(self._capture.now(), params.max_staleness)
         if picture is None:
             return None

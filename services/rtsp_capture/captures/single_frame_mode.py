@@ -57,6 +57,8 @@ class SingleFrameMode(Mode):
         if moment >= self._context.row.created_at.timestamp() or self._context.ledger.done:
             return False
         stream = open_stream(self._context)
+        if stream is not None:
+            stream.catch_up()
         span = stream.ring.span if stream is not None else None
         return span is None or span[0] > moment
 

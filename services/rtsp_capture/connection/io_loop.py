@@ -1,19 +1,23 @@
 """One event loop in a thread of its own for the sockets of all cameras of a process, and the way from it to ours.
 
 When packets came is when that loop read them: the service's own loop may be late by much more than a camera's jitter.
-What it has read is handed over with at most one wake-up under way for all cameras together. A connection of which too
-much waits (our loop is blocked) drops what comes until the next keyframe that finds room.
+What it has read is taken over in batches (`batches`), the first of a connection at once, and what else is posted with at
+most one wake-up under way for all cameras together. A connection of which too much waits (our loop is blocked) drops what
+comes until the next keyframe that finds room.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
+from services.rtsp_capture.connection.batches import Batches
 from services.rtsp_capture.connection.reader import Connection, ConnectionEnd, ConnectionPlan
 from services.rtsp_capture.media.gop_buffer import Packet
 from utils.exceptions import CaptureFailure
@@ -26,16 +30,26 @@ _DEPTH = QUEUE_DEPTH.labels(queue="packets")
 T = TypeVar("T")
 
 
+def _new_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's, as uvicorn takes for the service's own: a read costs half of asyncio's. Not on Windows."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
 class IoLoop:
     """Begun with the first use. Made and closed on the service's loop."""
 
     def __init__(self) -> None:
         self._home = asyncio.get_running_loop()
-        self._loop = asyncio.new_event_loop()
+        self._loop = _new_loop()
         self._thread: threading.Thread | None = None
         self._guard = threading.Lock()
         self._waiting: list[Callable[[], None]] = []
         self._waking = False
+        self.batches = Batches()
 
     async def run(self, work: Coroutine[Any, Any, T], discard: Callable[[T], object] = lambda _: None) -> T:
         """Awaits a coroutine that runs there; cancelled, it is cancelled there.
@@ -110,7 +124,10 @@ class Linked:
         self._io, self._plan = io, plan
         self._there: Connection | None = None
         self._guard = threading.Lock()
-        self._waiting = self._bytes = 0
+        self._waiting: list[Packet] = []
+        self._bytes = 0  # of those
+        self._posted = False  # a call of `_take` is on its way
+        self._prompt_until = math.inf  # monotonic seconds: until then each packet is handed over at once
         self._after_loss = False
         self._stopped = False
         self.ended: asyncio.Future[ConnectionEnd] = asyncio.get_running_loop().create_future()
@@ -129,6 +146,8 @@ class Linked:
         except asyncio.CancelledError:
             self.stop()  # it may be there already
             raise
+        if not self.ended.done():
+            self._io.batches.add(self._take)
         return self
 
     # -- there -------------------------------------------------------------------------------------------------
@@ -137,7 +156,7 @@ class Linked:
         taken: list[Packet] = []
         size = 0
         for packet in packets:
-            full = self._waiting + len(taken) >= MAX_WAITING_PACKETS or self._bytes + size >= MAX_WAITING_BYTES
+            full = len(self._waiting) + len(taken) >= MAX_WAITING_PACKETS or self._bytes + size >= MAX_WAITING_BYTES
             if full or (self._after_loss and not packet.key):
                 PACKETS_DROPPED.labels(reason="queue_full" if full else "after_loss").inc()
                 self._after_loss = True
@@ -147,25 +166,39 @@ class Linked:
             size += len(packet.data)
         if not taken:
             return
-        with self._guard:
-            self._waiting += len(taken)
-            self._bytes += size
         _DEPTH.inc(len(taken))
-        self._io.post(lambda: self._take(taken, size))
+        with self._guard:
+            self._waiting += taken
+            self._bytes += size
+            post = not self._posted and time.monotonic() < self._prompt_until
+            self._posted |= post
+        if post:
+            self._io.post(self._take)
 
     # -- here --------------------------------------------------------------------------------------------------
 
-    def _take(self, packets: list[Packet], size: int) -> None:
+    def _take(self) -> None:
+        if not self._waiting:
+            return
         with self._guard:
-            self._waiting -= len(packets)
-            self._bytes -= size
+            packets, self._waiting = self._waiting, []
+            self._bytes, self._posted = 0, False
+        if self._prompt_until == math.inf:
+            self._prompt_until = -math.inf
         _DEPTH.dec(len(packets))
         if not self._stopped:
             self._plan.on_packets(packets)
 
     def _end(self, end: ConnectionEnd) -> None:
+        self._take()
+        self._io.batches.remove(self._take)
         if not self.ended.done():
             self.ended.set_result(end)
+
+    def catch_up(self, prompt: float = 0.0) -> None:
+        if self._prompt_until != math.inf:
+            self._prompt_until = max(self._prompt_until, time.monotonic() + prompt)
+            self._take()
 
     @property
     def reported(self) -> bool:

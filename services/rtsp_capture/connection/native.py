@@ -123,6 +123,9 @@ class NativeConnection:
     def reported(self) -> bool:
         return self._media.reported
 
+    def catch_up(self, prompt: float = 0.0) -> None:
+        """Nothing waits here, but in its `Linked`."""
+
     def stop(self) -> None:
         self._finish(None)
 

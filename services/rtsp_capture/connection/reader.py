@@ -79,6 +79,9 @@ class Connection(Protocol):
     def reported(self) -> bool:
         """Whether the camera has sent its clock, believed or not."""
 
+    def catch_up(self, prompt: float = 0.0) -> None:
+        """Delivers what has come and waits for its batch; what comes in the next `prompt` seconds is delivered at once."""
+
     def stop(self) -> None:
         """Asks it to end; `ended` says when it has."""
 

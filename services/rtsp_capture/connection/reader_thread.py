@@ -1,17 +1,20 @@
 """One connection's reader thread: opens, reads until it is stopped or the stream breaks, closes. All in that thread.
 
-Packets are handed to the event loop through a bounded queue with at most one wake-up under way, so that a burst
-costs one callback. A full queue (a blocked loop) drops the packets that wait; those until the next keyframe cannot be
-decoded, and are dropped and counted, too.
+Packets are handed to the event loop through a bounded queue, the first at once, later ones in `batches`. A full queue (a
+blocked loop) drops the packets that wait; those until the next keyframe cannot be decoded, and are dropped and counted,
+too.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 
+from services.rtsp_capture.connection.batches import Batches
 from services.rtsp_capture.connection.reader import ConnectionEnd, PacketReader
 from services.rtsp_capture.connection.stamper import Stamper
 from services.rtsp_capture.media.gop_buffer import Packet
@@ -38,8 +41,10 @@ class ReaderThread:
         *,
         max_offset: float = 1.0,
         host: HostClock = HOST,
+        batches: Batches | None = None,
     ) -> None:
-        """`max_offset`: RTSP__MAX_CLOCK_OFFSET; `host` brings the reader's receipt times to wall time."""
+        """`max_offset`: RTSP__MAX_CLOCK_OFFSET; `host` brings the reader's receipt times to wall time; without `batches`
+        each packet is handed over at once."""
         self._camera_id = name
         self._max_offset = max_offset
         self._host = host
@@ -52,6 +57,8 @@ class ReaderThread:
         self._waiting: deque[Packet] = deque()
         self._guard = threading.Lock()
         self._waking = False
+        self._batches = batches
+        self._prompt_until = math.inf  # monotonic seconds: until then each packet is handed over at once
         self._quit = threading.Event()
         self._count = 0
         self._after_loss = False  # packets were dropped, and no keyframe has come since
@@ -65,6 +72,8 @@ class ReaderThread:
         return self._stamper is not None and self._stamper.reported
 
     def start(self) -> None:
+        if self._batches is not None:
+            self._batches.add(self._drain)
         self._thread.start()
 
     def stop(self) -> None:
@@ -130,7 +139,7 @@ class ReaderThread:
                 return False
             self._waiting.append(packet)
             _DEPTH.inc()
-            if self._waking:
+            if self._waking or time.monotonic() >= self._prompt_until:
                 return True
             self._waking = True
         self._post(self._drain)
@@ -147,13 +156,26 @@ class ReaderThread:
     def _drain(self) -> None:
         with self._guard:
             packets = list(self._waiting)
-            _DEPTH.dec(len(packets))
             self._waiting.clear()
             self._waking = False
+        if not packets:
+            return
+        _DEPTH.dec(len(packets))
+        if self._batches is not None and self._prompt_until == math.inf:
+            self._prompt_until = -math.inf
         if not self._abandoned:
             self._on_packets(packets)
 
+    def catch_up(self, prompt: float = 0.0) -> None:
+        """As `reader.Connection`."""
+        if self._prompt_until != math.inf:
+            self._prompt_until = max(self._prompt_until, time.monotonic() + prompt)
+            self._drain()
+
     def _finish(self, end: ConnectionEnd) -> None:
+        self._drain()
+        if self._batches is not None:
+            self._batches.remove(self._drain)
         if not self.ended.done():
             self.ended.set_result(end)
 

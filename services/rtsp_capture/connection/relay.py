@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from typing import cast
 
 from services.rtsp_capture.connection.rtsp.framing import Data, Framing, ProtocolError, ServerRequest
 from services.rtsp_capture.connection.rtsp.relabel import Relabel
@@ -104,8 +105,8 @@ class Relay(asyncio.Protocol):
     # -- FFmpeg ------------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport, self._taken = transport, True
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one without being its subclass
+        self._taken = True
         if self._server is not None:
             self._server.close()
 
@@ -223,8 +224,7 @@ class _Refused(asyncio.Protocol):
     """Another connection than the one that was waited for."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.abort()
+        cast(asyncio.Transport, transport).abort()
 
 
 def _framed(channel: int, packet: bytes) -> bytes:

@@ -33,7 +33,7 @@ class RelayedConnector:
         options = ReaderOptions(relay.url, settings.OPEN_TIMEOUT, settings.READ_TIMEOUT, settings.MAX_PIXELS)
         thread = ReaderThread(
             plan.name, self._open_reader(options), plan.segment, plan.on_open, plan.on_packets,
-            max_offset=settings.MAX_CLOCK_OFFSET, host=plan.host,
+            max_offset=settings.MAX_CLOCK_OFFSET, host=plan.host, batches=self._io.batches,
         )  # fmt: skip
         connection = RelayedConnection(thread, relay, self._io)
         thread.start()
@@ -69,6 +69,9 @@ class RelayedConnection:
     @property
     def reported(self) -> bool:
         return self._thread.reported
+
+    def catch_up(self, prompt: float = 0.0) -> None:
+        self._thread.catch_up(prompt)
 
     def stop(self) -> None:
         """The camera's side at once; the thread when its read ends, which the closed relay ends."""
