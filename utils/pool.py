@@ -7,7 +7,7 @@ import contextvars
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from utils.metrics import POOL_BUSY
 
@@ -41,6 +41,7 @@ class WorkerPool:
             self._busy.dec()
             raise
         loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[T] = loop.create_future()
         try:
             context = contextvars.copy_context()
             future = self._executor.submit(context.run, partial(function, *args, **kwargs))
@@ -48,14 +49,29 @@ class WorkerPool:
             self._ended()
             raise
 
-        def ended(_: Future[Any]) -> None:  # in the thread
+        def ended(done: Future[T]) -> None:  # in the thread: one wake-up of the loop for result and free thread
             try:
-                loop.call_soon_threadsafe(self._ended)
+                loop.call_soon_threadsafe(self._deliver, done, waiter)
             except RuntimeError:  # the loop is closed: nobody waits any more
                 pass
 
         future.add_done_callback(ended)
-        return await asyncio.wrap_future(future)
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            future.cancel()  # where it has not begun
+            raise
+
+    def _deliver(self, done: Future[T], waiter: asyncio.Future[T]) -> None:
+        self._ended()
+        if waiter.done():  # cancelled
+            return
+        if done.cancelled():
+            waiter.cancel()
+        elif (error := done.exception()) is not None:
+            waiter.set_exception(error)
+        else:
+            waiter.set_result(done.result())
 
     def _ended(self) -> None:
         self._busy.dec()
