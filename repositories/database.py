@@ -10,10 +10,11 @@ Longer than 250 lines: the engine, its connections' settings and the mapping of 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import cached_property
 from typing import TypeVar
+from uuid import UUID
 
 import asyncpg
 from sqlalchemy import text
@@ -21,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionm
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from config import DbSettings
+from models.values import DropReason, FrameRecord
 from repositories.access.api_keys import ApiKeyRepository
 from repositories.access.audit import AuditRepository
 from repositories.access.browser_sessions import BrowserSessionRepository
@@ -37,7 +39,7 @@ from repositories.hot_reads import HotReads
 from repositories.idempotency import IdempotencyRepository
 from repositories.ingestion_requests import IngestionRequestRepository
 from repositories.leases import LeaseRepository
-from repositories.ledger import Ledger
+from repositories.ledger import RECORD, Ledger, Recorded, record_arguments
 from repositories.object_keys import ObjectKeyRepository
 from repositories.reader import Reader
 from repositories.retention import RetentionRepository
@@ -204,6 +206,19 @@ class Database:
     def reading(self) -> AbstractAsyncContextManager[UnitOfWork]:
         """A read-only transaction. A schema that is changed meanwhile does not fail it. Raises DatabaseUnavailable."""
         return self._work(self._reads, False)
+
+    async def record(
+        self, request_id: UUID, frames: Sequence[FrameRecord], drops: Mapping[DropReason, Iterable[int]], expected: int,
+        idle: Iterable[int] = (),
+    ) -> list[Recorded]:  # fmt: skip
+        """`Ledger.record` as a transaction by itself, on a plain connection: what captures do with every frame.
+
+        Raises DatabaseUnavailable, and asyncpg's errors for what the database refuses.
+        """
+        given = record_arguments(request_id, frames, drops, expected, idle)
+        rows = await self._reader.write(lambda connection: connection.fetch(RECORD, *given))
+        self.on_commit()
+        return [Recorded(row["sequence"], row["outcome"], row["storage_path"]) for row in rows]
 
     @asynccontextmanager
     async def _work(self, sessions: async_sessionmaker[AsyncSession], events: bool) -> AsyncIterator[UnitOfWork]:

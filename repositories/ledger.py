@@ -62,6 +62,23 @@ def frame_json(frame: FrameRecord) -> dict[str, Any]:
     }  # fmt: skip
 
 
+RECORD = "SELECT sequence, outcome, storage_path FROM record_slots($1::uuid, $2::jsonb, $3::jsonb, $4::int)"
+
+
+def record_arguments(
+    request_id: UUID,
+    frames: Sequence[FrameRecord],
+    drops: Mapping[DropReason, Iterable[int]],
+    expected: int,
+    idle: Iterable[int] = (),
+) -> tuple[UUID, str, str, int]:
+    """What `record_slots` takes."""
+    booked = {reason.value: multirange(slots) for reason, slots in drops.items()}
+    if (unwanted := multirange(idle)) != "{}":
+        booked["idle"] = unwanted
+    return request_id, json.dumps([frame_json(frame) for frame in frames]), json.dumps(booked), expected
+
+
 class Ledger:
     """The ledgers of requests, in the caller's transaction."""
 
@@ -81,20 +98,13 @@ class Ledger:
         `idle`: slots that belong to no event (event_driven). Idempotent: a frame that its slot has already is `exists`,
         a slot booked before stays where it is.
         """
-        booked = {reason.value: multirange(slots) for reason, slots in drops.items()}
-        if (unwanted := multirange(idle)) != "{}":
-            booked["idle"] = unwanted
+        given = record_arguments(request_id, frames, drops, expected, idle)
         rows = await self.session.execute(
             sql(
                 "SELECT sequence, outcome, storage_path FROM record_slots("
                 "CAST(:id AS uuid), CAST(:frames AS jsonb), CAST(:drops AS jsonb), CAST(:expected AS int))"
             ),
-            {
-                "id": request_id,
-                "frames": json.dumps([frame_json(frame) for frame in frames]),
-                "drops": json.dumps(booked),
-                "expected": expected,
-            },
+            dict(zip(("id", "frames", "drops", "expected"), given, strict=True)),
         )
         return [Recorded(row.sequence, row.outcome, row.storage_path) for row in rows]
 

@@ -1,4 +1,4 @@
-"""A pool of plain asyncpg connections for single statements that read.
+"""A pool of plain asyncpg connections for single statements: hot reads, and the rows of captures.
 
 Connections are made when they are needed, up to DB__POOL_SIZE, and closed after a minute without use. Callers beyond
 that wait for their turn, DB__POOL_TIMEOUT at most. As with the engine's, a server that takes no writes counts as away.
@@ -16,7 +16,7 @@ from pydantic_core import from_json
 
 from config import DbSettings
 from repositories.connections import connect_by
-from repositories.engine import driver_arguments, is_unavailable, takes_no_writes
+from repositories.engine import driver_arguments, is_outdated, is_unavailable, takes_no_writes
 from utils.metrics import DB_READ_POOL
 
 T = TypeVar("T")
@@ -54,17 +54,27 @@ class Reader:
         """
         try:
             try:
-                return await self._read(work)
+                return await self._run(work, readonly=True)
             except Exception as error:
                 if not is_unavailable(error) or isinstance(error, TimeoutError):
                     raise
-            return await self._read(work)
+            return await self._run(work, readonly=True)
         except Exception as error:
             if not is_unavailable(error):
                 raise
             raise self._unavailable(error) from error
 
-    async def _read(self, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
+    async def write(self, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
+        """Runs one statement that writes, a transaction by itself; once: what became of it when its connection was lost is
+        unknown. Raises what `unavailable` makes."""
+        try:
+            return await self._run(work, readonly=False)
+        except Exception as error:
+            if not (is_unavailable(error) or is_outdated(error)):
+                raise
+            raise self._unavailable(error) from error
+
+    async def _run(self, work: Callable[[asyncpg.Connection], Awaitable[T]], *, readonly: bool) -> T:
         pool = self._pool or await self._open()
         try:
             async with pool.acquire(timeout=self._settings.POOL_TIMEOUT) as connection:
@@ -73,7 +83,7 @@ class Reader:
                 if self._settings.POOLER != "transaction":
                     found = await work(connection)
                 else:  # its two messages a statement may reach two sessions of the server
-                    async with connection.transaction(readonly=True):
+                    async with connection.transaction(readonly=readonly):
                         found = await work(connection)
         except Exception as error:
             if is_unavailable(error):

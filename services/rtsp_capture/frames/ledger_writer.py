@@ -169,8 +169,7 @@ class LedgerWriter:
             async with self._database.unit_of_work() as uow:
                 await uow.ledger.open_slots(request_id, entry.opened)
                 return await uow.ledger.record(request_id, batch.records, entry.drops, entry.due, entry.idle)
-        async with self._database.one_statement() as uow:
-            return await uow.ledger.record(request_id, batch.records, entry.drops, entry.due, entry.idle)
+        return await self._database.record(request_id, batch.records, entry.drops, entry.due, entry.idle)
 
     def _committed(self, batch: _Batch, recorded: list[Recorded]) -> None:
         self._ledger.booked(batch.entry)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
@@ -25,10 +23,6 @@ class Commits:
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
-
-    @asynccontextmanager
-    async def one_statement(self) -> AsyncIterator[Any]:
-        yield SimpleNamespace(ledger=self)
 
     async def record(self, _: object, records: list[Any], *__: object) -> list[Any]:
         self.batches.append([one.sequence for one in records])
