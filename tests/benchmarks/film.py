@@ -20,6 +20,7 @@ import numpy as np
 from demo.scene import Scene
 
 FPS = 25
+FILMS = Path("build/bench/films")  # kept from run to run: making one takes ten seconds
 _NOISE = 1.6  # standard deviation of the sensor noise, of 255
 
 

@@ -54,7 +54,7 @@ class Running:
         while waiting := wanted - {each["request_id"] for each in self.requests() if each["grid_start"]}:
             if time.monotonic() - began > seconds:
                 raise TimeoutError(f"{len(waiting)} captures have no picture after {seconds} s")
-            time.sleep(0.25)
+            time.sleep(0.1)
         return time.monotonic() - began
 
     def until_ended(self, request_ids: Sequence[str]) -> None:
@@ -89,6 +89,17 @@ class Running:
         """The sum of a metric over its labels."""
         text = self.http.get("/metrics").raise_for_status().text
         return sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE))
+
+    def processes(self) -> list[psutil.Process]:
+        """The service's own and its workers; not the servers that it runs."""
+        children = self.process.children(recursive=True)
+        return [self.process, *(each for each in children if any("worker_process" in part for part in each.cmdline()))]
+
+    def open_streams(self) -> int:
+        """Streams that have a connection."""
+        text = self.http.get("/metrics").raise_for_status().text
+        states = dict(re.findall(r'^ingestion_streams{state="(\w+)"} (\S+)$', text, re.MULTILINE))
+        return round(sum(float(states.get(state, 0)) for state in ("live", "stalled")))
 
     @property
     def rss(self) -> float:

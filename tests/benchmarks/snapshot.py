@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from demo.camera import Camera
-from tests.benchmarks.film import FPS, bench_film
+from tests.benchmarks.film import FILMS, FPS, bench_film
 from tests.benchmarks.frame import Bench, Goal
 from tests.benchmarks.harness import Running, line, service, share
 
@@ -26,7 +26,7 @@ _COUNT = 50
 def snapshots(bench: Bench) -> None:
     """_COUNT of each kind, one after the other, 0.3 s apart; GOP 50."""
     folder, count = bench.folder, _COUNT
-    film = bench_film(folder, gop=2 * FPS)
+    film = bench_film(FILMS, gop=2 * FPS)
     with Camera(film.path, join="now") as camera, service(folder / "snapshot", RTSP__LINGER=0) as running:
         for name, keep_open in (("open", True), ("cold", False)):
             body = {"camera_id": name, "rtsp_url": camera.url, "keep_open": keep_open}
