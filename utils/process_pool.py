@@ -62,14 +62,18 @@ class ProcessPool:
     """
 
     def __init__(
-        self, name: str, processes: int, *, max_memory: int, allowance: int, preload: Sequence[str] = (), timeout: float = 60
-    ) -> None:
+        self, name: str, processes: int, *, max_memory: int, allowance: int, preload: Sequence[str] = (),
+        timeout: float = 60, reuse: bool = False,
+    ) -> None:  # fmt: skip
+        """`timeout`: seconds for each job. `reuse`: jobs are much alike, so workers keep memory between them until they
+        are idle."""
         self.processes = processes
         self.allowance = min(allowance, max_memory // (2 * processes))
         self.largest = max_memory - processes * self.allowance  # bytes that one job may ask for
         self._name = name
         self._preload = list(preload)
         self._timeout = timeout
+        self._reuse = reuse
         self._room = MemoryRoom(name, self.largest)
         self._free = asyncio.Semaphore(processes)
         self._idle: list[Worker] = []
@@ -215,7 +219,7 @@ class ProcessPool:
 
     async def _start(self) -> None:
         try:
-            worker = await Worker.start(self._preload)
+            worker = await Worker.start(self._preload, reuse=self._reuse)
         except (StartFailed, OSError) as error:
             _log.error("worker_not_started", pool=self._name, error=str(error))
             raise

@@ -16,12 +16,12 @@ _PROGRAM = Path(__file__).with_name("worker_process.py")
 _START_TIMEOUT = 60.0  # seconds; a busy machine imports slowly
 _END_TIMEOUT = 2.0  # seconds for an idle one to end by itself
 _MAX_ANSWER = 1_048_576  # bytes of one answer; a longer one is no answer of ours
-# Few threads and arenas: each reserves address space, which the memory limit counts. Large blocks go back to the kernel
-# when they are freed, and the process does not stay as large as its largest job.
-_ENVIRONMENT = {
-    "LC_ALL": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": "4194304",
-}  # fmt: skip
+# Few threads and arenas: each reserves address space, which the memory limit counts.
+_ENVIRONMENT = {"LC_ALL": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+# Large blocks go back to the kernel when they are freed, and the process does not stay as large as its largest job.
+_RETURNING = {"MALLOC_MMAP_THRESHOLD_": "4194304"}
+# Jobs that are much alike use the same blocks again: asking the kernel for each took a decoder 2,300 page faults a picture.
+_REUSING = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "134217728"}
 
 
 class StartFailed(Exception):
@@ -47,8 +47,8 @@ class Worker:
         self.jobs = 0
 
     @classmethod
-    async def start(cls, preload: list[str]) -> Self:
-        """Returns when its modules are loaded. Raises StartFailed, OSError."""
+    async def start(cls, preload: list[str], *, reuse: bool = False) -> Self:
+        """Returns when its modules are loaded. `reuse`: see ProcessPool. Raises StartFailed, OSError."""
         ours, theirs = socket.socketpair()
         with theirs:
             spec = {"fd": theirs.fileno(), "parent": os.getpid(), "root": str(_PROGRAM.parents[1]), "preload": preload}
@@ -59,7 +59,7 @@ class Worker:
                 process = await asyncio.create_subprocess_exec(
                     sys.executable, "-I", *bytecode, str(_PROGRAM), json.dumps(spec),
                     stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(),), env=_ENVIRONMENT | libraries,
+                    pass_fds=(theirs.fileno(),), env=_ENVIRONMENT | (_REUSING if reuse else _RETURNING) | libraries,
                     start_new_session=True,  # a terminal's Ctrl-C stops the service, which lets running jobs end
                 )  # fmt: skip
             except BaseException:

@@ -8,6 +8,9 @@ Lines of JSON over one socket: {"call": "module:function", "args": [...], "memor
 {"result": ...} or {"error": an exception's type}, with "grown": bytes that the process keeps after the job. A job with
 "bytes" is followed by so many bytes, which its function takes as its last argument; that function returns (result, bytes),
 and its answer is followed by those, "bytes" of them.
+
+What a job leaves behind is cleared away after its answer, once no other has come for a second: doing it before the answer
+made each picture of a stream 46 ms late.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import importlib
 import json
 import os
 import resource
+import select
 import signal
 import socket
 import sys
@@ -29,7 +33,8 @@ from typing import Any
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
 _OPEN_FILES = 64
-_TRIM_ABOVE = 67_108_864  # bytes granted to a job from which on the allocator is asked to give memory back
+_IDLE = 1000  # milliseconds without a job, after which memory is given back
+_KEEP = 33_554_432  # bytes that a job may leave behind until then; more is given back before its answer
 _OOM_SCORE = "800"  # where the machine's memory ends all the same, the kernel ends this process rather than the service
 
 
@@ -90,12 +95,37 @@ def _run(job: dict[str, Any], attached: bytes | None) -> tuple[dict[str, Any], b
     except Exception as error:
         # The type alone: a text may quote the input.
         return {"error": type(error).__name__}, b""
-    if job["memory"] > _TRIM_ABOVE:
-        gc.collect()
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
-        if trim is not None:
-            trim(0)
+    if _address_space() - before > _KEEP:
+        _give_back()
     return {**answer, "grown": max(0, _address_space() - before)}, back
+
+
+def _give_back() -> None:
+    """Memory that is not used."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
+
+
+def _serve(channel: socket.socket) -> None:
+    """One job after the other, until the parent closes its end."""
+    coming = select.poll()
+    coming.register(channel, select.POLLIN)
+    tidy = True
+    with channel.makefile("rb") as lines:
+        while True:
+            if not tidy and not coming.poll(_IDLE):
+                _give_back()
+                tidy = True
+            line = lines.readline()
+            if not line:
+                return
+            job = json.loads(line)
+            answer, back = _run(job, lines.read(job["bytes"]) if "bytes" in job else None)
+            channel.sendall(json.dumps(answer).encode() + b"\n")
+            channel.sendall(back)
+            tidy = False
 
 
 def main() -> None:
@@ -107,17 +137,14 @@ def main() -> None:
         sys.path.insert(0, spec["root"])
         for name in spec["preload"]:
             importlib.import_module(name)
+        gc.collect()
+        gc.freeze()  # what is loaded stays: collections need not look through it
         _no_writing()
     except Exception as error:
         channel.sendall(json.dumps({"failed": f"{type(error).__name__}: {error}"}).encode() + b"\n")
         return
     channel.sendall(b'{"ready": true}\n')
-    with channel.makefile("rb") as lines:
-        for line in lines:  # ends with the parent's end of the socket
-            job = json.loads(line)
-            answer, back = _run(job, lines.read(job["bytes"]) if "bytes" in job else None)
-            channel.sendall(json.dumps(answer).encode() + b"\n")
-            channel.sendall(back)
+    _serve(channel)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,18 @@ def take(size: int) -> int:
     return size
 
 
+def touch(size: int) -> int:
+    """Writes to so many bytes of memory, as a decoder to its pictures, and gives them back; the page faults of that."""
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype = ctypes.c_void_p
+    libc.malloc.argtypes, libc.free.argtypes = [ctypes.c_size_t], [ctypes.c_void_p]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    block = libc.malloc(size)
+    ctypes.memset(block, 1, size)
+    libc.free(block)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
 _kept: list[bytearray] = []
 
 
@@ -78,17 +91,19 @@ def reversed_bytes(attached: bytes) -> tuple[int, bytes]:
 
 
 def hostile_decode(spec: dict[str, Any], attached: bytes) -> tuple[dict[str, Any], bytes]:
-    """`decode_job.decode` with a hole: pictures of one width end it, and so do those at certain seconds of their stream."""
+    """`decode_job.decode` with holes: pictures of one width end it, those of another keep it busy for ever, and so do those
+    at certain seconds of their stream."""
     from services.rtsp_capture.media.decode_job import decode
 
     width, wanted = spec["info"][2], spec["groups"][1][spec["index"]][1]
     if width == ABORTING_WIDTH or math.isclose(wanted, ABORTING_AT):
         os.abort()
-    if math.isclose(wanted, SPINNING_AT):
+    if width == SPINNING_WIDTH or math.isclose(wanted, SPINNING_AT):
         spin()
     return decode(spec, attached)
 
 
 ABORTING_WIDTH = 336  # pixels
+SPINNING_WIDTH = 368
 ABORTING_AT = 0.44  # seconds of the stream
 SPINNING_AT = 0.48

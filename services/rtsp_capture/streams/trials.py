@@ -98,7 +98,7 @@ class Trials:
         self._records: OrderedDict[Hashable, Record] = OrderedDict()
         self.pool = ProcessPool(
             "streams", settings.TRIAL_PROCESSES, max_memory=settings.TRIAL_MEMORY, allowance=_ALLOWANCE,
-            preload=[decode_job.DECODE.partition(":")[0], *decode_job.PRELOAD], timeout=settings.TRIAL_TIMEOUT,
+            preload=[decode_job.DECODE.partition(":")[0], *decode_job.PRELOAD], timeout=settings.TRIAL_TIMEOUT, reuse=True,
         )  # fmt: skip
 
     def warm(self) -> None:

@@ -7,6 +7,7 @@ integration tests ran before.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import psutil
 import pytest
@@ -33,8 +34,8 @@ def workers() -> Iterator[Workers]:
     """Of this file's pools."""
     found, start = Workers(), Worker.start.__func__  # type: ignore[attr-defined]
 
-    async def noted(cls: type[Worker], preload: list[str]) -> Worker:
-        worker: Worker = await start(cls, preload)
+    async def noted(cls: type[Worker], /, preload: list[str], **more: Any) -> Worker:
+        worker: Worker = await start(cls, preload, **more)
         found.append(psutil.Process(worker.pid))
         return worker
 
