@@ -23,6 +23,7 @@ class SetJudge:
         self._name, self._max_pixels = codec, max_pixels
         self._codec = {"h264": H264, "hevc": HEVC}.get(codec)
         self._sps = _SPS.get(codec, -1)
+        self._mask = 31 if codec == "h264" else 63  # of the kind in a fragment's header
         self._tail = b""  # the last bytes of a fragment
 
     def judge(self, nal: bytes) -> bool:
@@ -53,7 +54,7 @@ class SetJudge:
         kind, body = codec.kind(data[at]), at + codec.header
         tail, self._tail = self._tail, b""
         if kind == codec.fragment:
-            if data[body] & (31 if codec is H264 else 63) == self._sps:
+            if data[body] & self._mask == self._sps:
                 return False
             self._tail = data[max(body + 1, end - 2) : end]
             joined = tail + data[body + 1 : body + 3] if not data[body] & 0x80 else b""
@@ -70,7 +71,7 @@ class SetJudge:
             return codec is None
         kind = codec.kind(data[at])
         if kind == codec.fragment:
-            kind = data[at + codec.header] & (31 if codec is H264 else 63)
+            kind = data[at + codec.header] & self._mask
         elif kind == codec.aggregate and at + codec.header + 2 < end:
             kind = codec.kind(data[at + codec.header + 2])
             return kind in codec.before or kind in codec.keys
