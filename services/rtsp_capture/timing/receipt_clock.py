@@ -28,6 +28,7 @@ SETTLE_PACKETS = 5  # the burst is over when so many packets in a row did not lo
 SETTLE_ANCHORS = 3  # (so many of them shown later than all before: B-pictures are never early, and cannot lower it)
 SETTLE_FALL = 0.002  # by more than this (seconds),
 SETTLE_TIMEOUT = 1.0  # or after so many seconds
+UNSURE_RATE = 0.2  # of the first seconds: the envelope's fall that may be a fast clock's doing instead of a burst's
 LATE_PACKETS = 5  # the earliest of so many may be late because the stream's clock is slow
 _KEPT = 64  # stream times that the frame duration is learnt from
 
@@ -41,6 +42,8 @@ class ReceiptClock:
         self._window: deque[tuple[float, float]] = deque()  # (receipt, receipt - pts), ascending differences
         self._offset = 0.0
         self._began = 0.0  # receipt of the timeline's first packet
+        self._first = 0.0  # its receipt - stream time
+        self._unsure = 0.0  # seconds: the first packets waited for a burst's end that did not come
         self._quiet = self._quiet_anchors = 0  # packets since the envelope fell
         self._newest = float("-inf")  # stream time of the picture shown last
         self._settled = False
@@ -73,12 +76,15 @@ class ReceiptClock:
             self._late.append(received - self._rate.true(pts))
         before = self._window[0][1] if self._window else float("inf")
         difference = received - self._rate.true(pts)
+        if not self._window:
+            self._first = difference
         while self._window and self._window[-1][1] >= difference:
             self._window.pop()
         self._window.append((received, difference))
         while self._window[0][0] < received - WINDOW_SECONDS:
             self._window.popleft()
         envelope = self._window[0][1]
+        self._unsure = 0.0
         if not self._settled:
             self._offset = envelope
             if envelope < before - SETTLE_FALL:
@@ -88,6 +94,8 @@ class ReceiptClock:
                 self._quiet_anchors += pts > self._newest
             quiet = self._quiet >= SETTLE_PACKETS and self._quiet_anchors >= SETTLE_ANCHORS
             self._settled = quiet or received - self._began >= SETTLE_TIMEOUT
+            if self._settled and not quiet:
+                self._unsure = min(self._first - envelope, UNSURE_RATE * (received - self._began))
         elif abs(envelope - self._offset) > STEP_SECONDS:
             self._offset = envelope
         else:
@@ -115,7 +123,7 @@ class ReceiptClock:
         unfilled = max(0.0, 1 - (self._last[1] - self._began) / WINDOW_SECONDS)
         # What all of the last packets are late by: the network's doing, or that of the stream's own clock.
         late = max(0.0, min(self._late) - self._window[0][1]) if self._late else 0.0
-        return self._duration / 2 + abs(self._window[0][1] - self._offset) + late + STEP_SECONDS * unfilled
+        return self._duration / 2 + abs(self._window[0][1] - self._offset) + late + self._unsure + STEP_SECONDS * unfilled
 
     def _refit(self) -> None:
         """The stream's rate is another than was thought: differences that were measured by the former mean nothing."""
@@ -133,7 +141,7 @@ class ReceiptClock:
         self._late.clear()
         self._pts.clear()
         self._rate.restart()
-        self._began = received
+        self._began, self._unsure = received, 0.0
         self.timeline += 1
         self._quiet = self._quiet_anchors = self._count = 0
         self._newest = float("-inf")

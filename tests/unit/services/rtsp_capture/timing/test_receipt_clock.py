@@ -90,6 +90,18 @@ def test_a_small_drift_is_slewed() -> None:
     assert 0 < before - clock.time_of(0.0) <= SLEW * 1.05
 
 
+def test_the_first_pictures_of_a_fast_clock_are_known_to_be_unsure() -> None:
+    """8 % fast: each packet is earlier than thought, as in a burst that does not end, until nothing more is waited for."""
+    clock, number = ReceiptClock(0.04, parsed=False), 0
+    while not clock.settled:
+        clock.observe(number * 0.04 * 1.08, T0 + number * 0.04 + DELAY)
+        number += 1
+    off = abs(clock.time_of(0.0) - T0 - DELAY)
+    assert 0.06 < off <= clock.uncertainty()
+    clock.observe(number * 0.04 * 1.08, T0 + number * 0.04 + DELAY)
+    assert clock.uncertainty() < 0.06  # of the later ones
+
+
 def test_a_large_difference_is_stepped_once_a_whole_window_says_so() -> None:
     clock = ReceiptClock(0.04)
     pts, at = settled(clock)
