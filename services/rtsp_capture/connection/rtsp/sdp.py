@@ -53,8 +53,11 @@ class VideoTrack:
 
 
 def video_track(data: bytes) -> VideoTrack:
-    """The first video that can be decoded. Raises CaptureFailure no_video, unsupported_codec."""
+    """The first video that can be decoded. Raises CaptureFailure no_video, unsupported_codec; stream_ended, which is tried
+    again, of a camera that describes nothing at all: GStreamer's server does so while its pipeline starts."""
     base, tracks = _tracks(data)
+    if not tracks:
+        raise CaptureFailure("stream_ended", "The camera describes no media. It may be starting.")
     videos = [media for media in tracks if media.kind == "video" and media.formats]
     if not videos:
         raise CaptureFailure("no_video", "The camera's stream has no video track.")

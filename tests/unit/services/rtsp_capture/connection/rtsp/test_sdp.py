@@ -39,7 +39,7 @@ META = "m=application 0 RTP/AVP 107\r\na=rtpmap:107 vnd.onvif.metadata/90000\r\n
         ("m=VIDEO 0 RTP/AVP 96\r\na=rtpmap:96 h264/0\r\n", "h264", 96),
         ("m = video 0 RTP/AVP 96\r\na= rtpmap:96 H264/90000\r\n", "h264", 96),
         ("\x00m=video 0 RTP/AVP 96\r\r\na=rtpmap:96 H264 / 90000\r\r\n", "h264", 96),
-        ("m=audio 0 RTP/AVP 0\r\n", "no_video", 0), ("", "no_video", 0),
+        ("m=audio 0 RTP/AVP 0\r\n", "no_video", 0), ("", "stream_ended", 0), ("v=0\r\ns=x\r\n", "stream_ended", 0),
         ("m=\r\n", "no_video", 0), ("m=video\r\n", "no_video", 0),
         (META, "no_video", 0), (AV1, "unsupported_codec", 0), ("m=video 0 RTP/AVP 96\r\n", "unsupported_codec", 0),
     ],
