@@ -6,6 +6,7 @@ as it should be.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,10 +36,22 @@ def alembic_config(connection: Connection | None = None) -> Config:
     return config
 
 
+_CHAIN = re.compile(r'^revision = "(\w+)"\ndown_revision = (?:"(\w+)"|None)$', re.MULTILINE)
+
+
 def revisions() -> list[str]:
     """The schema's revisions that this version knows, the newest first."""
-    files = sorted((Path(__file__).parent / "versions").glob("[0-9]*_*.py"), reverse=True)
-    return [path.name.partition("_")[0] for path in files]  # a test compares them with Alembic's own list
+    # By what each says that it follows: numbers are given out before it is known which is finished first. A test compares
+    # this with Alembic's own list.
+    after: dict[str | None, str] = {}
+    for path in (Path(__file__).parent / "versions").glob("[0-9]*_*.py"):
+        found = _CHAIN.search(path.read_text("utf-8"))
+        assert found is not None, path.name
+        after[found[2]] = found[1]
+    chain = [after[None]]
+    while (following := after.get(chain[-1])) is not None:
+        chain.append(following)
+    return chain[::-1]
 
 
 async def _is_newest(connection: AsyncConnection) -> bool:

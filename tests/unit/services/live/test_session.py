@@ -22,13 +22,15 @@ EVERYTHING = LogFilter(ALL_CAMERAS)
 
 
 class Log:
-    """An event log in memory: `away` and `expired` are what reads of it raise."""
+    """An event log in memory. `away`: reads of it raise that. `slow`: turns of the loop that an answer takes, to the tail
+    and to others."""
 
     def __init__(self) -> None:
         self.events: list[LogEvent] = []
         self.reads = 0
         self.oldest = 1
         self.away = False
+        self.slow = (0, 0)
         self._more = asyncio.Event()
 
     def add(self, count: int = 1) -> None:
@@ -53,7 +55,10 @@ class Log:
             await self._more.wait()
         found = self.events[start.seq : start.seq + limit]
         last = start.seq + len(found)
-        return LogPage(Position(LOG, last), last < len(self.events), found)
+        page = LogPage(Position(LOG, last), last < len(self.events), found)
+        for _ in range(self.slow[0 if wait else 1]):
+            await asyncio.sleep(0)
+        return page
 
     async def beginning(self) -> Position:
         return Position(LOG, self.oldest - 1)
@@ -125,15 +130,18 @@ async def test_who_finds_the_queue_full_reads_on_from_the_log_and_misses_nothing
     await tail.stop()
 
 
-async def test_from_a_cursor_on_while_more_comes() -> None:
+@pytest.mark.parametrize("slow", [(0, 0), (9, 0), (0, 9), (5, 3)], ids=str)
+async def test_from_a_cursor_on_while_more_comes(slow: tuple[int, int]) -> None:
+    """Whichever of the tail and the subscription has read further when they meet."""
     log, tail, client, session = place()
     log.add(950)
+    log.slow = slow
     await session.subscribe("a", EVERYTHING, Position(LOG, 300))
-    for _ in range(50):
-        log.add(3)
+    for number in range(3000):  # long enough that it catches up meanwhile
+        log.add(number % 5 == 0)
         await asyncio.sleep(0)
     await settled(0.1)
-    assert client.seqs == list(range(301, 1101))
+    assert client.seqs == list(range(301, 1551))
     assert session.subscriptions["a"].live
     await tail.stop()
 
