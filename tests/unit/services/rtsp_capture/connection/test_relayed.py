@@ -9,10 +9,12 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import av
 import pytest
 
 from config import RtspSettings
 from demo.camera import Camera
+from demo.challenge import Challenge
 from demo.faults import FaultProxy
 from demo.film import make_film
 from services.rtsp_capture.connection.address import AddressPolicy, parse_rtsp_url
@@ -25,7 +27,8 @@ from services.rtsp_capture.connection.session import SessionOpener
 from services.rtsp_capture.media.gop_buffer import Packet
 from services.rtsp_capture.media.packets import StreamInfo
 from services.rtsp_capture.timing.host_clock import HOST
-from tests.kits.odd_camera import OddCamera
+from tests.kits.hostile_camera import pictures
+from tests.kits.odd_camera import FPS, H264, OddCamera, framed, rtp
 from utils.exceptions import CaptureFailure
 
 
@@ -164,3 +167,96 @@ async def test_a_camera_that_ends_as_ffmpegs_way_in_is_opened_leaves_no_port_ope
             await relay.listen()
     assert refused.value.code == "stream_ended"
     assert not servers[0].is_serving()
+
+
+# -- what cameras do: the rows that `test_native` has, on the way of OpenCV ------------------------------------------------
+
+AV1 = "m=video 0 RTP/AVP 97\r\na=rtpmap:97 AV1/90000\r\na=control:av1\r\n"
+
+
+def _offers(*schemes: str, **more: Any) -> dict[str, Any]:
+    """Logins in this order; `takes`: the one that is right."""
+    kinds: dict[str, dict[str, Any]] = {
+        "basic": {"scheme": "basic"}, "md5": {}, "md5 auth": {"qop": True}, "sha": {"algorithm": "SHA-256", "qop": True},
+    }  # fmt: skip
+    made = {name: Challenge("u", "s3cret", **kinds[name]) for name in schemes}
+    takes = {"takes": [made[more.pop("takes")]]} if "takes" in more else {}
+    return {"challenges": list(made.values()), **takes, **more}
+
+
+ROWS: dict[str, dict[str, Any]] = {
+    "Digest SHA-256": _offers("sha"), "qop=auth": _offers("md5 auth"), "MD5, SHA-256": _offers("md5", "sha"),
+    "SHA-256, MD5": _offers("sha", "md5"), "both in one line": _offers("md5", "sha", one_line=True),
+    "takes Basic alone": _offers("md5", "basic", takes="basic"), "takes Digest alone": _offers("basic", "md5", takes="md5"),
+    "OPTIONS: 501": {"options": "501"}, "OPTIONS: closes": {"options": "close"}, "OPTIONS: silence": {"options": "silent"},
+    "one place": {"places": 1},
+    "leftovers": {"leftovers": framed(rtp(9, 5, b"\x41" + bytes(1300), ssrc=99)) * 4}, "before PLAY": {"before_play": True},
+    "another channel, told": {"channels": "4-5", "sends_on": 4}, "another channel, not told": {"sends_on": 2},
+    "unknown channels": {"controls": lambda number: framed(b"binary$\x00\x01", 77)},
+    "every packet twice": {"pictures": lambda number: [packet for packet in pictures(number) for _ in range(2)]},
+    "AV1 first": {"sdp": AV1 + H264}, "audio first": {"sdp": "m=audio 0 RTP/AVP 0\r\na=control:a\r\n" + H264},
+    "odd c=": {"sdp": "c=IN c=IN IP4 0.0.0.0\r\nc=\x01\x02\r\n" + H264},
+    "two payload types, a negative port": {"sdp": H264.replace("video 0 RTP/AVP 96", "video -1 RTP/AVP 98 96")},
+    "rtpmap with two spaces": {"sdp": H264.replace("96 H264", "96  H264")},
+    "rtpmap with a tab": {"sdp": H264.replace("96 H264", "96\tH264")},
+    "metadata first": {
+        "sdp": "m=application 0 RTP/AVP 107\r\na=rtpmap:107 vnd.onvif.metadata/90000\r\na=control:m\r\n" + H264
+    },
+    "numbers its answers wrongly": {"wrong_numbers": True},
+}  # fmt: skip
+SIGNS: list[dict[str, Any]] = [
+    {"timeout": 1.0, "counts": frozenset({counts}), "answers_signs": answers}
+    for counts in ("GET_PARAMETER", "OPTIONS", "RTCP") for answers in (True, False)
+]  # fmt: skip
+
+
+def _numbers(packets: list[Packet]) -> list[int]:
+    """What the pictures show: each of the film of 20 is lighter than the one before."""
+    decoder: Any = av.CodecContext.create("h264", "r")
+    frames = [frame for packet in packets for frame in decoder.decode(av.Packet(packet.data))]
+    return [round(float(frame.to_ndarray(format="gray").mean()) / 10) for frame in frames]
+
+
+async def _captured(fields: dict[str, Any], count: int = 12) -> OddCamera:
+    """Its pictures come whole, each once, in order."""
+    odd = OddCamera(**{"pictures": pictures, **fields})
+    async with odd.serving(), watching(odd.url(userinfo="u:s3cret@" if odd.challenges else "")) as (watched, connection):
+        await watched.until(count, connection)
+    first = next(at for at, packet in enumerate(watched.packets) if packet.key)
+    assert not any(packet.corrupt or packet.lost for packet in watched.packets)
+    numbers = _numbers(watched.packets[first:])
+    assert len(numbers) >= count - first - 2
+    assert numbers == [(numbers[0] + at) % 20 for at in range(len(numbers))]
+    assert odd.logins <= 1
+    assert odd.total == (2 if odd.options == "close" else 1)
+    return odd
+
+
+async def test_what_cameras_do_is_read_by_opencv_as_well() -> None:
+    """The table of cameras, three at once: a test each would wait for an open each."""
+    turn = asyncio.Semaphore(3)
+
+    async def one(name: str) -> str:
+        async with turn:
+            try:
+                await _captured(ROWS[name])
+            except Exception as error:
+                return f"{name}: {error!r}"
+        return ""
+
+    assert [told for told in await asyncio.gather(*map(one, ROWS)) if told] == []
+
+
+async def test_sessions_live_on_by_opencv_as_well() -> None:
+    """By whatever the camera counts; and where its nonce goes stale in mid-session."""
+    nonce = Challenge("u", "s3cret")
+
+    async def renewed() -> None:
+        await asyncio.sleep(1)
+        nonce.renew()
+
+    stale: dict[str, Any] = {"challenges": [nonce], "timeout": 1.0, "counts": frozenset({"GET_PARAMETER"})}
+    cameras = await asyncio.gather(*(_captured(fields, 3 * FPS) for fields in (*SIGNS, stale)), renewed())
+    for odd in cameras[:-1]:
+        assert odd is not None
+        assert odd.ended == [], odd
