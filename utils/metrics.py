@@ -162,7 +162,8 @@ STORAGE_SECONDS = Histogram(
 STORAGE_ERRORS = Counter("ingestion_storage_errors", "Failed object store calls.", ["operation"], registry=REGISTRY)
 DB_POOL = Gauge("ingestion_db_pool_connections", "Database connections checked out.", registry=REGISTRY)
 DB_READ_POOL = Gauge(
-    "ingestion_db_read_connections", "Connections of the pool for status, lists and captures' rows that are in use.",
+    "ingestion_db_read_connections",
+    "Connections of the pool for status, lists and captures' rows that are in use.",
     registry=REGISTRY,
 )
 DB_ERRORS = Counter("ingestion_db_errors", "Failed transactions, by kind.", ["kind"], registry=REGISTRY)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from services.rtsp_capture.connection.reader import ConnectionPlan
+from services.rtsp_capture.connection.rtsp.channels import Channels
 from services.rtsp_capture.connection.rtsp.framing import Data
 from services.rtsp_capture.connection.rtsp.jpeg_units import JpegAssembler
-from services.rtsp_capture.connection.rtsp.rtp import HEADER, Bye, Rtp, parse_rtcp, parse_rtp
+from services.rtsp_capture.connection.rtsp.rtp import HEADER, Bye, Rtp, parse_rtcp
 from services.rtsp_capture.connection.rtsp.rtp_clock import RtpClock
 from services.rtsp_capture.connection.rtsp.sdp import VideoTrack
 from services.rtsp_capture.connection.rtsp.sequencer import Sequenced, Sequencer
@@ -33,7 +34,7 @@ class NativeMedia:
     ) -> None:  # fmt: skip
         """`channels`: of RTP and RTCP; `lossy`: packets may come out of order or never."""
         self._plan, self._track = plan, track
-        self._rtp, self._rtcp = channels
+        self._channels = Channels(channels, track)
         self._max_pixels, self._max_offset = max_pixels, max_offset
         self._sequencer = Sequencer(_DEPTH_UDP if lossy else _DEPTH_TCP)
         self._clock = RtpClock(track.clock_rate, track.capture_time)
@@ -76,16 +77,13 @@ class NativeMedia:
         for data in packets:
             if data is None:
                 self._sequencer.gap()
-            elif data.channel == self._rtp and self._goes_on(data.payload, received):
+            elif data.channel == self._channels.rtp and self._goes_on(data.payload, received):
                 heard = True
-            elif data.channel == self._rtp or self._adopts(data):
-                packet = parse_rtp(data.payload)
-                if packet is None or packet.payload_type in self._track.others:
-                    continue
+            elif (packet := self._channels.video(data)) is not None:
                 heard = True
                 for sequenced in self._sequencer.push(packet, received):
                     self._push(sequenced, done)
-            elif data.channel == self._rtcp:
+            elif data.channel == self._channels.rtcp:
                 goodbye |= self._control(data.payload)
         self._deliver(done)
         return heard, goodbye
@@ -100,16 +98,6 @@ class NativeMedia:
         if not self._sequencer.follows(ssrc, number):
             return False
         self._units.go_on(data, received)
-        return True
-
-    def _adopts(self, data: Data) -> bool:
-        """Some cameras send on other channels than they have said: those count, as long as nothing came on the right one."""
-        if self._source >= 0 or data.channel in (self._rtp, self._rtcp) or data.channel % 2:
-            return False
-        packet = parse_rtp(data.payload)
-        if packet is None or packet.payload_type != self._track.payload_type:
-            return False
-        self._rtp, self._rtcp = data.channel, data.channel + 1
         return True
 
     @property

@@ -17,9 +17,10 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import cast
 
+from services.rtsp_capture.connection.rtsp.channels import Channels
 from services.rtsp_capture.connection.rtsp.framing import Data, Framing, ProtocolError, ServerRequest
 from services.rtsp_capture.connection.rtsp.relabel import Relabel
-from services.rtsp_capture.connection.rtsp.rtp import Bye, parse_rtcp, parse_rtp
+from services.rtsp_capture.connection.rtsp.rtp import Bye, parse_rtcp
 from services.rtsp_capture.connection.rtsp.sdp import VideoTrack
 from services.rtsp_capture.connection.rtsp.sequencer import Sequencer
 from services.rtsp_capture.connection.rtsp.set_judge import SetJudge
@@ -46,6 +47,7 @@ class Relay(asyncio.Protocol):
         self._token = secrets.token_urlsafe(16)
         self._framing = Framing()
         self._framing.channels = frozenset((0, 1))  # FFmpeg sends reports
+        self._channels = Channels(session.channels, session.track)
         self._sequencer = Sequencer(_DEPTH)
         self._judge = SetJudge(session.track.codec, max_pixels)
         self._relabel = Relabel(session.track.codec, session.track.clock_rate)
@@ -162,19 +164,17 @@ class Relay(asyncio.Protocol):
         for data in packets:
             if data is None:
                 self._sequencer.gap()
-            elif data.channel == self._session.channels[0]:
-                packet = parse_rtp(data.payload)
-                if packet is not None and packet.payload_type not in self._session.track.others:
-                    self._packets += 1
-                    self._came.set()
-                    for one in self._sequencer.push(packet, now):
-                        if not self._judge.passes(one.packet):
-                            continue
-                        self._begun = self._begun or self._judge.begins(one.packet)
-                        if self._begun:
-                            self._note(one.packet.timestamp)
-                            parts += [_framed(0, relabelled) for relabelled in self._relabel.push(one)]
-            elif data.channel == self._session.channels[1]:
+            elif (packet := self._channels.video(data)) is not None:
+                self._packets += 1
+                self._came.set()
+                for one in self._sequencer.push(packet, now):
+                    if not self._judge.passes(one.packet):
+                        continue
+                    self._begun = self._begun or self._judge.begins(one.packet)
+                    if self._begun:
+                        self._note(one.packet.timestamp)
+                        parts += [_framed(0, relabelled) for relabelled in self._relabel.push(one)]
+            elif data.channel == self._channels.rtcp:
                 goodbye |= any(isinstance(one, Bye) for one in parse_rtcp(data.payload))
                 parts.append(_framed(1, data.payload))
         self._write(b"".join(parts))

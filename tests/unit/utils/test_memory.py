@@ -46,6 +46,7 @@ def test_threads_share_two_arenas() -> None:
 
     assert arenas("few") <= 2 < arenas("many")
 
+
 # What a decoder does with each picture: takes blocks of several MB, touches all of their pages, frees them.
 _PICTURES = """
 import ctypes, resource, sys

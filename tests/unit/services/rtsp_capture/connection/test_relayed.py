@@ -224,7 +224,7 @@ async def _captured(fields: dict[str, Any], count: int = 12) -> OddCamera:
         await watched.until(count, connection)
     first = next(at for at, packet in enumerate(watched.packets) if packet.key)
     assert not any(packet.corrupt or packet.lost for packet in watched.packets)
-    numbers = _numbers(watched.packets[first:])
+    numbers = await asyncio.to_thread(_numbers, watched.packets[first:])  # cameras beside this one count seconds
     assert len(numbers) >= count - first - 2
     assert numbers == [(numbers[0] + at) % 20 for at in range(len(numbers))]
     assert odd.logins <= 1

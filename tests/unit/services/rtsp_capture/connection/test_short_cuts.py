@@ -80,9 +80,7 @@ def taken(name: str, packets: list[Data | None], *, lossy: bool) -> tuple[list[P
 
 @pytest.mark.parametrize("name", ["h264", "h264 slices", "h264 b", "hevc", "hevc b"])
 @pytest.mark.parametrize("trouble", [0.0, 0.003, 0.05])
-def test_the_short_cut_gives_what_the_long_way_gives(
-    name: str, trouble: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_short_cut_gives_what_the_long_way_gives(name: str, trouble: float, monkeypatch: pytest.MonkeyPatch) -> None:
     for seed in range(4):
         packets = sent(name, random.Random(seed), trouble)
         lossy = seed % 2 == 1
