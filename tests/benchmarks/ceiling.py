@@ -28,6 +28,7 @@ from utils.embedded.supervisor import EmbeddedParts
 
 _WRITERS = 16
 _SECONDS = 8.0
+_WARM = 12  # calls of each connection that are not counted: a function's statements are planned anew the first five times
 _LEASES = 50  # of one process, renewed by one statement
 _RECORD = "SELECT sequence FROM record_slots($1::uuid, $2::jsonb, '{}'::jsonb, $3::int)"
 _RENEW = """
@@ -43,7 +44,8 @@ async def _measured(db: DbSettings, server: psutil.Process, writers: int, step: 
     """(a second, milliseconds of PostgreSQL's CPU for each) of what `step` does with the number of its writer."""
     given = {"host": db.HOST, "port": db.PORT, "user": db.USER, "database": db.NAME, "server_settings": {"jit": "off"}}
     connections = [await asyncpg.connect(**given) for _ in range(writers)]  # without JIT, as the service's
-    await asyncio.gather(*(step(connection, number) for number, connection in enumerate(connections)))
+    for _ in range(_WARM):
+        await asyncio.gather(*(step(connection, number) for number, connection in enumerate(connections)))
     used, began, done = Cpu(*server.children()), time.monotonic(), 0
 
     async def write(number: int, connection: asyncpg.Connection) -> None:
