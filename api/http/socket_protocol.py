@@ -22,6 +22,7 @@ MAX_MESSAGE = 65_536  # bytes of a client's message; a longer one closes the con
 PING_INTERVAL = 30.0  # seconds between two pings; who does not answer within PING_TIMEOUT is gone
 PING_TIMEOUT = 30.0
 CLOSE_TIMEOUT = 10.0  # seconds that a client has to read what was sent, and to answer the close
+STOP_TIMEOUT = 1.0  # the same, when the service stops
 TRY_AGAIN = 1013
 END = "trackshift.end"  # of the scope: Callable[[code, reason], None]
 
@@ -91,5 +92,8 @@ class BoundedSocket(WebSocketsSansIOProtocol):
         """The server stops: 1012, the client comes back."""
         if self.handshake_complete:
             self.finish(1012, "the service restarts")
+            if self.close_timer is not None:  # the stop waits for all connections
+                self.close_timer.cancel()
+                self.close_timer = self.loop.call_later(STOP_TIMEOUT, self.transport.abort)
         else:
             super().shutdown()
