@@ -9,6 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from utils.logger import get_logger
+
+log = get_logger(__name__)
+
 INTERVAL = 0.1  # seconds that a packet waits at most
 
 
@@ -21,7 +25,7 @@ class Batches:
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, take: Callable[[], None]) -> None:
-        """`take` is called INTERVAL apart from now on. It must raise nothing."""
+        """`take` is called INTERVAL apart from now on. What it raises is logged, and keeps no other one waiting."""
         self._takers[take] = None
         if self._timer is None:
             self._timer = self._loop.call_later(INTERVAL, self._turn)
@@ -36,4 +40,7 @@ class Batches:
     def _turn(self) -> None:
         self._timer = self._loop.call_later(INTERVAL, self._turn)
         for take in list(self._takers):
-            take()
+            try:
+                take()
+            except Exception:
+                log.exception("packets_not_taken")

@@ -95,6 +95,21 @@ class There:
             self.ended.set_result(ConnectionEnd(None, 0))
 
 
+async def test_one_that_fails_keeps_no_other_from_its_packets(io: IoLoop) -> None:
+    calls: list[int] = []
+
+    def fails() -> None:
+        calls.append(0)
+        raise ValueError
+
+    io.batches.add(fails)
+    io.batches.add(lambda: calls.append(1))
+    async with asyncio.timeout(5):
+        while calls.count(1) < 2:
+            await asyncio.sleep(0.01)
+    assert calls[:4] == [0, 1, 0, 1]
+
+
 async def test_packets_come_in_batches_the_first_at_once_and_all_before_the_end(io: IoLoop) -> None:
     batches: list[list[int]] = []
     plan = ConnectionPlan(
