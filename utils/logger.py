@@ -13,6 +13,7 @@ import json
 import logging
 import sys
 from collections.abc import MutableMapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from utils.urls import MASK, mask_text
@@ -48,9 +49,14 @@ def _masked(value: Any, depth: int = 0) -> Any:
     return mask_text(str(value))
 
 
-def _mask_item(key: str, value: Any, depth: int) -> Any:
+@lru_cache(maxsize=1000)
+def _names_secret(key: str) -> bool:
     lowered = key.lower()
-    if value and any(word in lowered for word in _SECRET_KEYS):
+    return any(word in lowered for word in _SECRET_KEYS)
+
+
+def _mask_item(key: str, value: Any, depth: int) -> Any:
+    if value and _names_secret(key):
         return MASK
     return _masked(value, depth)
 

@@ -138,8 +138,8 @@ POOL_BUSY = Gauge(
     "ingestion_pool_busy", "Calls running or waiting in a pool of threads or processes.", ["pool"], registry=REGISTRY
 )
 MEMORY_RESERVED = Gauge(
-    "ingestion_pool_memory_reserved_bytes", "Memory that large jobs of a process pool may take now.", ["pool"],
-    registry=REGISTRY,
+    "ingestion_pool_memory_reserved_bytes",
+    "Memory that large jobs of a process pool may take now; uploads: bodies kept in memory.", ["pool"], registry=REGISTRY,
 )  # fmt: skip
 WORKERS_REPLACED = Counter(
     "ingestion_workers_replaced",
@@ -160,6 +160,7 @@ STORAGE_SECONDS = Histogram(
     "ingestion_storage_seconds", "Seconds of one object store call.", ["operation"], buckets=_LATENCY, registry=REGISTRY
 )
 STORAGE_ERRORS = Counter("ingestion_storage_errors", "Failed object store calls.", ["operation"], registry=REGISTRY)
+STORAGE_RETRIES = Counter("ingestion_storage_retries", "PUTs from memory that were tried again.", registry=REGISTRY)
 DB_POOL = Gauge("ingestion_db_pool_connections", "Database connections checked out.", registry=REGISTRY)
 DB_READ_POOL = Gauge(
     "ingestion_db_read_connections",

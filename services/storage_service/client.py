@@ -33,6 +33,13 @@ def _session() -> boto3.session.Session:
     return boto3.session.Session()
 
 
+def session_ca_bundle() -> str | None:
+    """The file with trusted certificates that AWS_CA_BUNDLE, or the AWS configuration, names."""
+    with _making:
+        found = _session()._session.get_config_variable("ca_bundle")
+    return str(found) if found else None
+
+
 def make_client(
     endpoint: str,
     region: str,

@@ -59,33 +59,53 @@ def endpoint_url(endpoint: str, secure: bool) -> str:
     return url.rstrip("/")
 
 
-class Presigner:
-    """Signs for one endpoint and bucket. Pure computation, safe in any thread."""
+class Place(NamedTuple):
+    """Where a bucket's objects are, as signatures name it: the Host header, and the path before a key."""
 
-    def __init__(self, endpoint: str, bucket: str, region: str, access_key: str, secret_key: str, expiry: int) -> None:
-        """`endpoint` as `endpoint_url` gives it; `expiry` in seconds."""
+    host: str
+    prefix: str
+
+    @classmethod
+    def of(cls, endpoint: str, bucket: str) -> Place:
         parts = urlsplit(endpoint)
         default_port = {"http": 80, "https": 443}[parts.scheme]
         host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else f"{parts.hostname}"
-        self._host = host if parts.port in (None, default_port) else f"{host}:{parts.port}"
-        self._base = f"{parts.scheme}://{parts.netloc}"
-        self._prefix = f"{parts.path}/{bucket}/"
-        self._region = region
-        self._access_key = access_key
-        self._secret = f"AWS4{secret_key}".encode()
-        self._expiry = expiry
-        self._day_key: tuple[str, bytes] = ("", b"")
-        self._moment: _Moment | None = None
+        return cls(host if parts.port in (None, default_port) else f"{host}:{parts.port}", f"{parts.path}/{bucket}/")
 
-    def _key_of(self, day: str) -> bytes:
-        cached = self._day_key  # one tuple: two threads at midnight at worst derive the same key twice
+
+class DayKeys:
+    """The signing key of each day. Any thread."""
+
+    def __init__(self, secret_key: str, region: str) -> None:
+        self._secret, self._region = f"AWS4{secret_key}".encode(), region
+        self._newest: tuple[str, bytes] = ("", b"")
+
+    def of(self, day: str) -> bytes:
+        """`day`: YYYYMMDD."""
+        cached = self._newest  # one tuple: two threads at midnight at worst derive the same key twice
         if cached[0] == day:
             return cached[1]
         key = self._secret
         for part in (day, self._region, "s3", "aws4_request"):
             key = hmac.digest(key, part.encode(), "sha256")
-        self._day_key = (day, key)
+        self._newest = (day, key)
         return key
+
+
+class Presigner:
+    """Signs for one endpoint and bucket. Pure computation, safe in any thread."""
+
+    def __init__(self, endpoint: str, bucket: str, region: str, access_key: str, secret_key: str, expiry: int) -> None:
+        """`endpoint` as `endpoint_url` gives it; `expiry` in seconds."""
+        place = Place.of(endpoint, bucket)
+        self._host, self._prefix = place.host, place.prefix
+        parts = urlsplit(endpoint)
+        self._base = f"{parts.scheme}://{parts.netloc}"
+        self._region = region
+        self._access_key = access_key
+        self._keys = DayKeys(secret_key, region)
+        self._expiry = expiry
+        self._moment: _Moment | None = None
 
     def get(self, key: str, now: datetime, response_headers: Mapping[str, str] | None = None) -> Presigned:
         """A URL for GET of `key`, valid from `now`; `response_headers`: e.g. `response-content-disposition`."""
@@ -133,6 +153,6 @@ class Presigner:
         }
         self._moment = moment = _Moment(
             asked, "&".join(f"{name}={_quoted(value)}" for name, value in query.items()),
-            f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n", self._key_of(stamp[:8]), now + timedelta(seconds=expiry),
+            f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n", self._keys.of(stamp[:8]), now + timedelta(seconds=expiry),
         )  # fmt: skip
         return moment

@@ -3,6 +3,8 @@
 Every call runs in this service's own threads; no exception of botocore leaves it. What comes out is
 StorageUnavailable (a retry can help), ObjectMissing (a row names an object that is not there) or
 RangeNotSatisfiable. Objects carry a content type and no other metadata.
+
+Longer than 250 lines: all calls on the store, with one way for their errors and metrics.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from services.storage_service.client import STORE_FAILURES, closed, make_client,
 from services.storage_service.guard import Guard, Unguarded
 from services.storage_service.keys import EXTENSIONS
 from services.storage_service.presign import Presigned, Presigner, Served, endpoint_url
+from services.storage_service.put_signer import PutSigner
+from services.storage_service.puts import MOST, Elsewhere, ObjectPuts, by_proxy
 from services.storage_service.staging import Staging
 from utils.exceptions import IngestionException, StorageUnavailable
 from utils.logger import Throttle
@@ -71,6 +75,10 @@ class StorageService:
         self._check_client = make_client(url, region, *keys, timeouts=(half, half), attempts=1, connections=2)
         self._bucket = Bucket(self.bucket, region, client, signing)
         self._presigner = Presigner(public, self.bucket, region, *keys, settings.PRESIGN_EXPIRY)
+        self._puts: ObjectPuts | None = None  # with a proxy to go by, boto3 does all PUTs
+        if not by_proxy(url):
+            signer = PutSigner(url, self.bucket, region, *keys)
+            self._puts = ObjectPuts(url, signer, connections=threads, timeouts=timeouts, attempts=settings.MAX_ATTEMPTS)
         # Staging has a client of its own too: its threads shall find a connection each.
         staging = make_client(
             url, region, *keys, timeouts=timeouts, attempts=settings.MAX_ATTEMPTS, connections=STAGING_THREADS
@@ -95,6 +103,12 @@ class StorageService:
     async def put(self, key: str, data: bytes, content_type: str, sha256_hex: str) -> None:
         """Stores `data`; durable when it returns. The server refuses bytes that are not those of `sha256_hex`."""
         await self._guard.may_write()
+        if self._puts is not None and len(data) <= MOST:
+            try:
+                await self._put_here(self._puts, key, data, content_type, sha256_hex)
+                return
+            except Elsewhere:
+                pass
         # In one piece a body has CONNECT_TIMEOUT for all of it; as a file it is written 16 KiB at a time.
         body = data if len(data) <= 1_048_576 else io.BytesIO(data)
         await self._call("put", self._bucket.put, key, body, len(data), content_type, sha256_hex)
@@ -216,6 +230,8 @@ class StorageService:
             return
         self._closed = True
         self.staging.close()
+        if self._puts is not None:
+            await self._puts.close()
         await asyncio.gather(self._pool.close(), self._staging_pool.close(), self._check_pool.close())
         for client in self._clients:
             client.close()
@@ -238,6 +254,25 @@ class StorageService:
                 raise closed() from None
             raise
 
+    async def _put_here(self, puts: ObjectPuts, key: str, data: bytes, content_type: str, sha256_hex: str) -> None:
+        """`ObjectPuts.put`, with its metrics, and its errors as ours."""
+        if self._closed:
+            raise closed()
+        started = time.perf_counter()
+        try:
+            await puts.put(key, data, content_type, sha256_hex)
+            self._suspect = False
+        except STORE_FAILURES as error:
+            raise self._failed("put", error) from None
+        finally:
+            STORAGE_SECONDS.labels(operation="put").observe(time.perf_counter() - started)
+
+    def _failed(self, operation: str, error: Exception) -> IngestionException:
+        STORAGE_ERRORS.labels(operation=operation).inc()
+        ours = translated(error, operation, self._throttle)
+        self._suspect = isinstance(ours, StorageUnavailable)
+        return ours
+
     def _guarded(self, operation: str, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Runs in a thread: the call, its metrics, and its errors as ours."""
         started = time.perf_counter()
@@ -250,9 +285,6 @@ class StorageService:
             STORAGE_ERRORS.labels(operation=operation).inc()
             raise
         except STORE_FAILURES as error:
-            STORAGE_ERRORS.labels(operation=operation).inc()
-            ours = translated(error, operation, self._throttle)
-            self._suspect = isinstance(ours, StorageUnavailable)
-            raise ours from None
+            raise self._failed(operation, error) from None
         finally:
             STORAGE_SECONDS.labels(operation=operation).observe(time.perf_counter() - started)

@@ -25,6 +25,7 @@ class Entry(NamedTuple):
 BENCHMARKS = {
     "status": Entry("http:status", "GET status beside a bare FastAPI route"),
     "list": Entry("http:frames", "GET /frames?limit=50 beside a bare FastAPI route"),
+    "upload": Entry("upload:upload", "uploads, checked, stored and committed, beside boto3's put_object"),
     "capture-native": Entry("cpu:captures_native", "CPU a camera at one frame a second, native reader, beside ffmpeg's"),
     "capture-opencv": Entry("cpu:captures_opencv", "the same by OpenCV"),
     "exact": Entry("cpu:exact", "CPU a camera of exact pictures at GOP 50, beside ffmpeg's"),

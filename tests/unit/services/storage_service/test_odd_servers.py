@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import ssl
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -21,7 +22,9 @@ from utils.exceptions import StorageFull, StorageUnavailable
 
 @contextmanager
 def serving(
-    handler: Callable[[BaseHTTPRequestHandler, bytes], tuple[int, dict[str, str], bytes]], pace: float = 0
+    handler: Callable[[BaseHTTPRequestHandler, bytes], tuple[int, dict[str, str], bytes]],
+    pace: float = 0,
+    tls: ssl.SSLContext | None = None,
 ) -> Iterator[str]:
     """`handler` answers each request; `pace`: seconds of pause for each 64 KiB of body that is read."""
 
@@ -47,6 +50,8 @@ def serving(
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
