@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Literal
-from uuid import UUID
+from uuid import UUID, uuid5
 
 MAX_CAMERA_PATTERNS = 1000
 _PATTERN = re.compile(r"^(?:[A-Za-z0-9._-]{1,100}|[A-Za-z0-9._-]{0,99}\*)\Z")
@@ -113,6 +113,9 @@ class Principal:
 ANONYMOUS = Principal("anonymous", "anonymous", "anonymous", ALL_SCOPES, ALL_CAMERAS)
 
 
+ENTRY_NAMES = UUID("5f0e5d0c-6a4f-4e0e-9d1c-0b6f1f6a1f0e")  # of audit rows; any constant
+
+
 @dataclass(frozen=True, slots=True)
 class Actor:
     """Whom an audit row names, for the writes of one request. `status`: how the request answers when it succeeds."""
@@ -125,6 +128,10 @@ class Actor:
     status: int
     action: str
     keep: float  # seconds that the row is protected (AUDIT__RETENTION)
+
+    def entry(self, action: str, target: str | None) -> UUID:
+        """The row's identity: one per request, action and target."""
+        return uuid5(ENTRY_NAMES, f"{self.request}|{action}|{target}")
 
 
 # Set for the time of a request, while access is on; transactions read it. A task that a request starts inherits it.

@@ -46,6 +46,7 @@ from repositories.retention import RetentionRepository
 from repositories.secrets import SecretsRepository
 from repositories.storage_usage import StorageUsageRepository
 from repositories.upload_sessions import UploadSessionRepository
+from repositories.uploads import StoredUpload, Upload, store
 from repositories.workers import WorkerRepository
 from utils.exceptions import DatabaseUnavailable
 from utils.logger import Throttle, get_logger
@@ -253,10 +254,27 @@ class Database:
 
         The work carries its own ids and says ON CONFLICT, so a second run of one that had committed changes nothing.
         """
+
+        async def run() -> T:
+            async with self.unit_of_work() as uow:
+                return await work(uow)
+
+        return await self._until_known(run, tries, pause)
+
+    async def store_upload(self, upload: Upload, audited: str) -> StoredUpload:
+        """Commits a finished upload in one statement; its rows as committed. `audited`: the action of its audit row.
+
+        Raises KeysCondemned, with nothing committed; DatabaseUnavailable.
+        """
+        stored = await self._until_known(lambda: store(self._reader, upload, audited), 3, 0.2)
+        self.on_commit()
+        return stored
+
+    @staticmethod
+    async def _until_known(run: Callable[[], Awaitable[T]], tries: int, pause: float) -> T:
         for attempt in range(1, tries + 1):
             try:
-                async with self.unit_of_work() as uow:
-                    return await work(uow)
+                return await run()
             except DatabaseUnavailable:
                 if attempt == tries:
                     raise

@@ -13,12 +13,13 @@ from sqlalchemy.sql.dml import ReturningInsert
 
 from models.access import CameraGrant
 from models.entities import CaptureGap, CaptureLease, IngestionRequest
-from models.values import FINAL_STATUSES, DropReason, FrameRecord, IngestionStatus, RequestFilter
+from models.values import FINAL_STATUSES, FrameRecord, IngestionStatus, RequestFilter
 from repositories.base import Key, Repository
 from repositories.grants import granted
 from repositories.ledger import Ledger, Recorded
 from repositories.meta_filters import meta_condition, meta_filters
 from repositories.sql import sql
+from repositories.uploads import Upload, store_within
 from utils.exceptions import KeysCondemned
 
 # Made once: building a statement costs more than running it. What a caller gives are its parameters.
@@ -94,21 +95,12 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
         )
         return set((await self.session.scalars(ours)).all())
 
-    async def add_upload(
-        self, row: IngestionRequest, frames: Sequence[FrameRecord], rejected: Sequence[int]
-    ) -> list[Recorded]:
+    async def add_upload(self, upload: Upload) -> None:
         """A finished upload with its frames, whole or not at all; nothing when there is one with its id.
 
         Raises KeysCondemned.
         """
-        values = {name: getattr(row, name) for name in ("id", "camera_id", "source_type", "meta", "rejected")}
-        if not await self._insert(values, _INSERT_STARTED):
-            return []
-        drops = {DropReason.REJECTED: rejected} if rejected else {}
-        recorded = await Ledger(self.session).record(row.id, frames, drops, expected=len(frames) + len(rejected))
-        _refuse_condemned(frames, recorded)
-        await self.session.execute(_COMPLETE, {"request_id": row.id})
-        return recorded
+        await store_within(self.session, upload)
 
     async def add_snapshot(self, row: IngestionRequest, frame: FrameRecord) -> bool:
         """A finished capture of one frame, whole or not at all; False when there is a request with its id.

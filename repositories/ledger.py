@@ -49,7 +49,7 @@ def multirange(slots: Iterable[int]) -> str:
 
 
 def frame_json(frame: FrameRecord) -> dict[str, Any]:
-    """A frame as record_slots takes it."""
+    """The frame as the SQL functions take it."""
     return {
         "id": str(frame.frame_id), "camera_id": frame.camera_id, "source_type": frame.source_type.value,
         "sequence": frame.sequence, "storage_path": frame.storage_path, "filename": frame.filename,

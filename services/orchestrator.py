@@ -30,6 +30,7 @@ from models.values import (
     ReceivedFile,
 )
 from repositories.database import Database, UnitOfWork
+from repositories.uploads import StoredUpload
 from services.access.limits import Shares
 from services.admission.captures import capture_row, check_moment, with_known_url
 from services.admission.triggers import add_trigger
@@ -199,12 +200,16 @@ class Orchestrator:
 
     async def ingest_upload(
         self, form: UploadIngestionRequest, files: Sequence[ReceivedFile], operation: Operation | None = None
-    ) -> UUID:
-        """Stores an upload; returns its id, the operation's. Raises ShuttingDown, and what `admission.uploads` names."""
+    ) -> StoredUpload | None:
+        """Stores an upload under the operation's id; its rows as committed, without a key.
+
+        Raises ShuttingDown, and what `admission.uploads` names.
+        """
         self.check_accepting()
         operation = operation or Operation()
-        await ingest_upload(form, files, operation, database=self._database, uploads=self._uploads, secrets=self._secrets)
-        return operation.request_id
+        return await ingest_upload(
+            form, files, operation, database=self._database, uploads=self._uploads, secrets=self._secrets
+        )
 
     # -- requests ----------------------------------------------------------------------------------------------
 

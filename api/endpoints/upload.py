@@ -17,7 +17,7 @@ from api.http.idempotency import begin, form_fingerprint, kept_answer
 from api.http.multipart import boundary_of
 from api.http.openapi import IDEMPOTENCY, KEYED, answer, problems
 from api.http.receive import body_limit, receive_form
-from api.http.routing import make_router
+from api.http.routing import json_answer, make_router
 from models.access import Scope
 from models.schemas import IngestionResponse
 from models.values import CAMERA_ID_PATTERN
@@ -99,8 +99,9 @@ async def upload_images(request: Request, response: Response, services: Services
                 await count_bytes(request, sum(file.size for file in form.files))
             operation = await begin(request, form_fingerprint(form))
             operation.answers(201, lambda stored: status_location(stored.request_id))
-            request_id = await services.orchestrator.ingest_upload(form.fields, form.files, operation)
+            stored = await services.orchestrator.ingest_upload(form.fields, form.files, operation)
     if (kept := await kept_answer(request, operation)) is not None:
         return kept
-    response.headers["Location"] = status_location(request_id)
-    return await services.queries.get_request(request_id, who)
+    assert stored is not None
+    headers = {**response.headers, "Location": status_location(stored.request.id)}
+    return json_answer(await services.queries.upload_json(stored), headers, 201)

@@ -118,9 +118,9 @@ class StrictRoute(APIRoute):
         return strict
 
 
-def json_answer(body: dict[str, Any], headers: Mapping[str, str] | None = None) -> Response:
+def json_answer(body: dict[str, Any], headers: Mapping[str, str] | None = None, status: int = 200) -> Response:
     """A body that has the wire's form already: FastAPI would check and write it a second time (docs/performance.md)."""
-    return Response(to_json(body), headers=headers, media_type="application/json")
+    return Response(to_json(body), status, headers=headers, media_type="application/json")
 
 
 def declared_routes(app: FastAPI) -> list[StrictRoute]:

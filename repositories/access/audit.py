@@ -8,17 +8,15 @@ from __future__ import annotations
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
-from uuid import UUID, uuid5
+from uuid import uuid5
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 
-from models.access import ACTOR, Actor
+from models.access import ACTOR, ENTRY_NAMES, Actor
 from models.entities import Audit
 from models.values import AuditFilter
 from repositories.base import AnyKey, Repository
-
-_NAMES = UUID("5f0e5d0c-6a4f-4e0e-9d1c-0b6f1f6a1f0e")  # of entries; any constant
 
 
 class AuditRepository(Repository[Audit]):
@@ -34,14 +32,14 @@ class AuditRepository(Repository[Audit]):
 
     async def note(self, actor: Actor, target: str | None, action: str, details: dict[str, Any] | None = None) -> None:
         """A row for `actor`; one per request, action and target."""
-        entry = uuid5(_NAMES, f"{actor.request}|{action}|{target}")
+        entry = actor.entry(action, target)
         values = {name: value for name, value in asdict(actor).items() if name not in ("request", "action", "keep")}
         kept = {} if details is None else {"details": details}
         await self._insert(actor.keep, entry=entry, action=action, target=target, **values, **kept)
 
     async def refused(self, address: str | None, code: str, status: int, minute: int, trace_id: str, keep: float) -> None:
         """A refused credential; one row per address, code and minute, whichever process refuses."""
-        entry = uuid5(_NAMES, f"refused|{address}|{code}|{minute}")
+        entry = uuid5(ENTRY_NAMES, f"refused|{address}|{code}|{minute}")
         await self._insert(
             keep, entry=entry, action="credential.refused", target=code, address=address, status=status, trace_id=trace_id
         )

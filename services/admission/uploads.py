@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from models.access import ALL_CAMERAS
-from models.entities import IngestionRequest
 from models.schemas import IngestionResponse, UploadIngestionRequest
-from models.values import FrameRecord, ReceivedFile, SourceType
+from models.values import FrameRecord, ReceivedFile
 from repositories.database import Database, UnitOfWork
+from repositories.uploads import StoredUpload, Upload
 from services.idempotency.operation import Operation
 from services.reads.queries import read_request
 from services.reads.serializers.frames import to_frame_info
@@ -33,8 +33,10 @@ async def ingest_upload(
     database: Database,
     uploads: UploadHandler,
     secrets: SecretBox,
-) -> None:
+) -> StoredUpload | None:
     """Checks and stores the files, then commits them as one finished request under the operation's id.
+
+    Returns the rows as committed; None with a key, whose answer is kept in their transaction.
 
     Raises the first 5xx, else the first file's error, with all of `rejected` in its details, when none was
     stored; DatabaseUnavailable when the rows could not be committed; RequestInProgress when the operation's key has
@@ -55,28 +57,32 @@ async def ingest_upload(
         error: IngestionException = result.first_error or InvalidImage()
         error.details["rejected"] = rejected
         raise error
-    row = IngestionRequest(
-        id=request_id, camera_id=form.camera_id, source_type=SourceType.UPLOAD.value, meta=form.meta.to_json(),
-        rejected=rejected,
-    )  # fmt: skip
-    indexes = [item.index for item in result.rejected]
 
-    async def commit(records: Sequence[FrameRecord]) -> None:
+    async def commit(records: Sequence[FrameRecord]) -> StoredUpload | None:
+        upload = Upload(request_id, form.camera_id, form.meta.to_json(), records, result.rejected)
+        if not operation.keyed:
+            return await database.store_upload(upload, "upload.store")
+
         async def add(uow: UnitOfWork) -> None:
-            await uow.requests.add_upload(row, records, indexes)
+            await uow.requests.add_upload(upload)
             await uow.audit.write(request_id, "upload.store")
-            if operation.keyed:
-                await operation.keep(uow, await _whole(uow, request_id, secrets))
+            await operation.keep(uow, await _whole(uow, request_id, secrets))
 
         await database.retry_until_known(add)
+        return None
 
     by_index = {file.index: file for file in files}
-    await commit_with_reupload(result.records, commit, lambda item: uploads.put_again(item, by_index[item.sequence]))
+
+    async def put_again(item: FrameRecord) -> FrameRecord:
+        return await uploads.put_again(item, by_index[item.sequence])
+
+    stored = await commit_with_reupload(result.records, commit, put_again)
     FRAMES.labels(source="upload", outcome="stored").inc(len(result.records))
     log.info(
         "upload_stored", ingestion_id=str(request_id), camera_id=form.camera_id, stored=len(result.records),
         rejected=len(rejected),
     )  # fmt: skip
+    return stored
 
 
 async def _whole(uow: UnitOfWork, request_id: UUID, secrets: SecretBox) -> IngestionResponse:

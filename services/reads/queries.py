@@ -22,6 +22,7 @@ from models.values import EventFilter, FrameFilter, RequestFilter, SourceType
 from repositories.database import Database, UnitOfWork
 from repositories.frames import Removal
 from repositories.reader import Row
+from repositories.uploads import Part, StoredUpload
 from services.access.cursors import Cursors
 from services.housekeeping.object_deletion import delete_objects
 from services.reads.serializers.capture_events import to_event, window_of
@@ -88,6 +89,10 @@ class Queries:
         row, gaps, frames = found
         shown = request_json(row, gaps, self._secrets, row.lease_owner)
         return {**shown, "frames": await self._frames_json(frames)}
+
+    async def upload_json(self, stored: StoredUpload) -> dict[str, Any]:
+        """An upload as it was committed, as JSON has it: what `request_json` would read."""
+        return {**request_json(stored.request, [], self._secrets), "frames": await self._frames_json(stored.frames)}
 
     async def get_request(self, request_id: UUID, who: Principal) -> IngestionResponse:
         """The same as a model."""
@@ -227,7 +232,7 @@ class Queries:
             raise FrameNotFound
         return row
 
-    async def _frames_json(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    async def _frames_json(self, rows: Sequence[Row | Part]) -> list[dict[str, Any]]:
         urls = await self._storage.presign([served(row) for row in rows])
         return [frame_json(row, url) for row, url in zip(rows, urls, strict=True)]
 

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
-from models.entities import IngestionRequest, UploadSession
+from models.entities import UploadSession
 from models.schemas import UploadIngestionRequest
-from models.values import FrameRecord, ReceivedFile, SessionState, SourceType
+from models.values import FrameRecord, ReceivedFile, SessionState
 from repositories.database import Database, UnitOfWork
+from repositories.uploads import Upload
 from services.storage_service.commit_with_reupload import commit_with_reupload
 from services.storage_service.staging import Staging
 from services.upload_handler.handler import SERVER_SIDE, UploadHandler
@@ -129,10 +130,7 @@ class Completion:
             return  # this very transaction, whose COMMIT was not known to have succeeded; or another completion's
         if now.state != SessionState.OPEN.value:  # it ended while this process stood still
             raise SessionClosed
-        request = IngestionRequest(
-            id=row.request_id, camera_id=row.camera_id, source_type=SourceType.UPLOAD.value, meta=row.meta, rejected=[]
-        )
-        await uow.requests.add_upload(request, records, [])
+        await uow.requests.add_upload(Upload(row.request_id, row.camera_id, row.meta, records, []))
         await uow.audit.write(row.id, "upload_session.complete")
         await uow.upload_sessions.end(row.id, SessionState.COMPLETED)
 

@@ -24,6 +24,7 @@ from services.housekeeping.sweeper import Sweeper
 from services.storage_service.keys import fresh_object_key
 from services.storage_service.service import StorageService
 from tests.conftest import Backends, migrated_database
+from tests.kits.uploads import upload_of
 from utils.ids import frame_id, new_id
 
 X_SHA256 = hashlib.sha256(b"x").hexdigest()
@@ -79,7 +80,7 @@ class Place:
     async def commit(self, record: FrameRecord) -> None:
         row = IngestionRequest(id=record.request_id, camera_id=record.camera_id, source_type="upload", meta={}, rejected=[])
         async with self.database.unit_of_work() as uow:
-            await uow.requests.add_upload(row, [record], [])
+            await uow.requests.add_upload(upload_of(row, [record], []))
 
     async def frame(self, camera_id: str = "cam", data: bytes | None = None, at: datetime = AT) -> FrameRecord:
         """A stored frame."""

@@ -8,17 +8,18 @@ from models.entities import Frame
 from models.schemas import FrameInfo
 from models.schemas.base import format_time
 from repositories.reader import Row
+from repositories.uploads import Part
 from services.storage_service.presign import Presigned, Served
 from utils.disposition import inline
 
 
-def served(row: Frame | Row) -> Served:
+def served(row: Frame | Row | Part) -> Served:
     """The frame's object as clients get it, from the store and from here."""
     name = row.filename or f"{row.camera_id}-{row.capture_timestamp:%Y%m%dT%H%M%S.%fZ}"
     return Served(row.storage_path, row.content_type, inline(name, row.format))
 
 
-def frame_json(row: Frame | Row, url: Presigned | None) -> dict[str, Any]:
+def frame_json(row: Frame | Row | Part, url: Presigned | None) -> dict[str, Any]:
     """The frame as the wire shows it, a FrameInfo, with a URL of this moment; None where none is given or kept."""
     camera_time, held, first = row.camera_timestamp, row.held_at, row.duplicate_of
     return {

@@ -16,9 +16,10 @@ from models.schemas.base import format_time
 from models.values import IngestionStatus, SourceType
 from repositories.hot_reads import RequestRow
 from repositories.reader import Row
+from repositories.uploads import StoredRequest
 from utils.secret_box import SecretBox
 
-AnyRequest = IngestionRequest | RequestRow
+AnyRequest = IngestionRequest | RequestRow | StoredRequest
 _ENDED = {"completed": "Completed", "cancelled": "Cancelled", "failed": "Failed"}
 
 

@@ -35,6 +35,7 @@ from services.storage_service.presign import Presigned
 from tests.conftest import SECRETS_KEY, Backends, migrated_database
 from tests.integration.storage.test_repositories import AT, add_capture, capture_row, frame, take, upload_row
 from tests.kits.service_support import until
+from tests.kits.uploads import upload_of
 from utils.exceptions import CursorExpired, InvalidRequest
 from utils.secret_box import SecretBox
 
@@ -128,7 +129,7 @@ async def test_an_upload_tells_what_its_rows_say(log: Log) -> None:
     ]  # fmt: skip
     for _ in range(2):  # the second run is a no-op, as after an unknown COMMIT: nothing is told twice
         async with log.db.unit_of_work() as uow:
-            await uow.requests.add_upload(row, frames, [3])
+            await uow.requests.add_upload(upload_of(row, frames, [3]))
     assert await log.relay() == 5
     started, *stored, completed = await log.all()
     assert (started["type"], completed["type"]) == ("request.started", "request.completed")
@@ -206,7 +207,7 @@ async def one_upload(log: Log, frames: int = 1) -> tuple[UUID, list[UUID]]:
     row = upload_row("paddock")
     made = [frame(row.id, n, camera_id="paddock", source_type=SourceType.UPLOAD, **TOLD) for n in range(frames)]
     async with log.db.unit_of_work() as uow:
-        await uow.requests.add_upload(row, made, [])
+        await uow.requests.add_upload(upload_of(row, made, []))
     return row.id, [item.frame_id for item in made]
 
 

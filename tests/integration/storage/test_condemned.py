@@ -15,6 +15,7 @@ from demo.camera import Camera
 from models.access import ALL_CAMERAS, ANONYMOUS
 from models.schemas import CameraCreate, SnapshotRequest, UploadIngestionRequest
 from models.values import CaptureMode, ReceivedFile
+from services.idempotency.operation import Operation
 from services.runtime import Services
 from services.storage_service.service import StorageService
 from tests.conftest import Backends, unique
@@ -67,7 +68,9 @@ async def test_an_upload(kit: Kit, place: Place, tmp_path: Path) -> None:
         path.write_bytes(data)
         files.append(ReceivedFile(n, path.name, "image/jpeg", path, len(data), hashlib.sha256(data).hexdigest()))
     form = UploadIngestionRequest(camera_id=unique())
-    request_id = await kit.services.orchestrator.ingest_upload(form, files)
+    operation = Operation()
+    await kit.services.orchestrator.ingest_upload(form, files, operation)
+    request_id = operation.request_id
     answer = await kit.get(request_id)
     assert (answer.status, answer.progress.stored, answer.progress.expected) == ("completed", 3, 3)
     assert len(taking.taken) == 2

@@ -54,6 +54,7 @@ from services.access.cursors import Cursors
 from services.reads.queries import Queries
 from services.storage_service.service import StorageService
 from tests.conftest import SECRETS_KEY, Backends, migrated_database, unique
+from tests.kits.uploads import upload_of
 from utils.exceptions import DatabaseUnavailable, FrameNotFound, InvalidRequest, LeaseLost
 from utils.ids import frame_id, new_id
 from utils.metrics import FRAMES_DROPPED
@@ -992,7 +993,7 @@ async def test_an_upload_is_stored_whole_and_once(db: Database) -> None:
     frames = [frame(row.id, slot, camera_id="up", source_type=SourceType.UPLOAD) for slot in (0, 2)]
     for _ in range(2):
         async with db.unit_of_work() as uow:
-            await uow.requests.add_upload(row, frames, [1])
+            await uow.requests.add_upload(upload_of(row, frames, [1]))
     found = await assert_ledger(db, row.id)
     assert (found.status, found.expected, found.stored, found.capture_mode) == ("completed", 3, 2, None)
     assert found.dropped() == {"rejected": 1}
@@ -1005,7 +1006,7 @@ async def test_an_upload_that_is_there_is_not_added_to(db: Database) -> None:
     for slots, rejected in (([0], [1]), ([0, 1], [])):
         frames = [frame(row.id, slot, camera_id="up", source_type=SourceType.UPLOAD) for slot in slots]
         async with db.unit_of_work() as uow:
-            await uow.requests.add_upload(row, frames, rejected)
+            await uow.requests.add_upload(upload_of(row, frames, rejected))
     found = await assert_ledger(db, row.id)
     assert (found.stored, found.dropped()) == (1, {"rejected": 1})
 
@@ -1032,7 +1033,7 @@ async def test_duplicate_of_names_the_cameras_first(db: Database) -> None:
         async def store(row: IngestionRequest, camera: str = camera, sha256: str = sha256) -> None:
             both = [frame(row.id, slot, camera_id=camera, sha256=sha256, source_type=SourceType.UPLOAD) for slot in range(2)]
             async with db.unit_of_work() as uow:
-                await uow.requests.add_upload(row, both, [])
+                await uow.requests.add_upload(upload_of(row, both, []))
 
         await asyncio.gather(*(store(row) for row in rows))
         async with db.unit_of_work() as uow:
@@ -1044,7 +1045,7 @@ async def test_duplicate_of_names_the_cameras_first(db: Database) -> None:
         assert sum([(await row_of(db, row.id)).duplicates for row in rows]) == 7
     other = upload_row(unique())
     async with db.unit_of_work() as uow:  # another camera's are no duplicates
-        await uow.requests.add_upload(other, [frame(other.id, 0, camera_id=other.camera_id, sha256=sha256)], [])
+        await uow.requests.add_upload(upload_of(other, [frame(other.id, 0, camera_id=other.camera_id, sha256=sha256)], []))
     assert (await row_of(db, other.id)).duplicates == 0
 
 

@@ -134,13 +134,14 @@ class FakeOrchestrator:
             await asyncio.sleep(seconds)
         return self.becomes_final
 
-    async def ingest_upload(self, form: UploadIngestionRequest, files: Sequence[ReceivedFile], operation: Operation) -> UUID:
+    async def ingest_upload(self, form: UploadIngestionRequest, files: Sequence[ReceivedFile], operation: Operation) -> Any:
         self.attempts.append(operation)
-        self.folders += [file.path.parent for file in files]
-        self.uploads.append((form, list(files), [file.path.read_bytes() for file in files]))
+        self.folders += [file.path.parent for file in files if file.data is None]
+        bodies = [file.path.read_bytes() if file.data is None else file.data for file in files]
+        self.uploads.append((form, list(files), bodies))
         if self.error:
             raise self.error
-        return KNOWN
+        return SimpleNamespace(request=SimpleNamespace(id=KNOWN))
 
 
 class FakeContent:
@@ -173,6 +174,9 @@ class FakeQueries:
         if request_id != KNOWN:
             raise RequestNotFound
         return response_of(request_id, self.status)
+
+    async def upload_json(self, stored: Any) -> dict[str, Any]:
+        return (await self.get_request(stored.request.id, ANONYMOUS)).model_dump(mode="json", by_alias=True)
 
     async def request_json(self, request_id: UUID, who: Principal) -> dict[str, Any]:
         return (await self.get_request(request_id, who)).model_dump(mode="json", by_alias=True)
