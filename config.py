@@ -505,6 +505,13 @@ class UploadSettings(Group):
         description="Bytes of uploads received or stored at once, as they arrive; more are answered 503 `overloaded`, "
         "before their body is read where its length shows it. A single upload is always accepted.",
     )
+    MEMORY: int = Field(
+        134_217_728,
+        ge=0,
+        le=1_099_511_627_776,
+        description="Bytes of uploads that are kept in memory at once: of those that are at most 8 MiB each, with a "
+        "Content-Length. One that finds no room is written to TEMP_UPLOAD_DIR, as larger ones are.",
+    )
     DIRECT_MAX_FILE_SIZE: int = Field(
         268_435_456, ge=1024, le=5_368_709_120, description="Largest file of a direct upload (upload session), bytes."
     )

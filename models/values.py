@@ -230,7 +230,7 @@ class CaptureError:
 
 @dataclass(frozen=True, slots=True)
 class ReceivedFile:
-    """One file part of an upload, as it came in. `path` is a temporary file that the receiver removes."""
+    """One file part of an upload, as it came in: in memory (`data`), else in a temporary file that the receiver removes."""
 
     index: int
     filename: str | None  # base name, cleaned; for showing only, never a path
@@ -238,7 +238,8 @@ class ReceivedFile:
     path: Path
     size: int  # bytes received
     sha256: str  # hex, of the bytes received
-    too_large: bool = False  # it went past UPLOAD__MAX_FILE_SIZE; `path` then holds nothing usable
+    too_large: bool = False  # it went past UPLOAD__MAX_FILE_SIZE; there is nothing usable then
+    data: bytes | None = None  # its bytes, of a small upload; then there is no file at `path`
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ replaced, and only its own job fails.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -47,7 +46,7 @@ class PoolClosed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    line: bytes  # JSON
+    call: dict[str, Any]  # as JSON has it
     attached: Sequence[bytes]
     most: int  # bytes that may come back
 
@@ -104,7 +103,7 @@ class ProcessPool:
 
         `most`: how many bytes it may return; a worker that sends more is replaced, and its job has crashed.
         """
-        job = {"call": function, "args": args, "bytes": sum(len(part) for part in attached)}
+        job = {"call": function, "args": args}
         return await self._run(job, attached, most, memory, patience)
 
     async def _run(
@@ -126,7 +125,7 @@ class ProcessPool:
             _seen(task)
 
         job["memory"] = max(memory, self.allowance)
-        task = asyncio.create_task(self._job(_Job(json.dumps(job).encode() + b"\n", attached, most)))
+        task = asyncio.create_task(self._job(_Job(job, attached, most)))
         self._jobs.add(task)
         task.add_done_callback(ended)
         return await asyncio.shield(task)
@@ -178,7 +177,7 @@ class ProcessPool:
         worker = await self._worker()
         try:
             async with asyncio.timeout(self._timeout):
-                answer, back = await worker.call(job.line, job.attached, job.most)
+                answer, back = await worker.call(job.call, job.attached, job.most)
         except (TimeoutError, WorkerDied) as error:
             reason: Reason = "timeout" if isinstance(error, TimeoutError) else await worker.cause()
             await self._replace(worker, reason)

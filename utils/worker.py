@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from utils.shared_bytes import SharedBytes
+
 _PROGRAM = Path(__file__).with_name("worker_process.py")
 _START_TIMEOUT = 60.0  # seconds; a busy machine imports slowly
 _END_TIMEOUT = 2.0  # seconds for an idle one to end by itself
@@ -36,22 +38,29 @@ class Worker:
     """On the event loop. `jobs`: how many it was given."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+        self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter,
+        shared: SharedBytes | None,
+    ) -> None:  # fmt: skip
         self._process = process
         self._reader = reader
         self._writer = writer
         self._busy = True  # with its start, then with a job
         self._lost = False  # the connection; the process has ended or is about to
         self._killed = False  # by us
+        self._shared = shared
         self.jobs = 0
 
     @classmethod
     async def start(cls, preload: list[str], *, reuse: bool = False) -> Self:
         """Returns when its modules are loaded. `reuse`: see ProcessPool. Raises StartFailed, OSError."""
         ours, theirs = socket.socketpair()
+        shared = SharedBytes.made()
         with theirs:
             spec = {"fd": theirs.fileno(), "parent": os.getpid(), "root": str(_PROGRAM.parents[1]), "preload": preload}
+            passed = [theirs.fileno()]
+            if shared is not None:
+                spec["shared"] = shared.fd
+                passed.append(shared.fd)
             bytecode = ["-B"] if sys.dont_write_bytecode else []
             # Where the interpreter's own libraries are, if somewhere unusual; nothing else of the service's environment.
             libraries = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
@@ -59,15 +68,18 @@ class Worker:
                 process = await asyncio.create_subprocess_exec(
                     sys.executable, "-I", *bytecode, str(_PROGRAM), json.dumps(spec),
                     stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(),), env=_ENVIRONMENT | (_REUSING if reuse else _RETURNING) | libraries,
+                    pass_fds=passed, env=_ENVIRONMENT | (_REUSING if reuse else _RETURNING) | libraries,
                     start_new_session=True,  # a terminal's Ctrl-C stops the service, which lets running jobs end
                 )  # fmt: skip
             except BaseException:
                 ours.close()
                 raise
+            finally:
+                if shared is not None:
+                    shared.close_fd()
         ours.setblocking(False)
         try:
-            worker = cls(process, *await asyncio.open_connection(sock=ours, limit=_MAX_ANSWER))
+            worker = cls(process, *await asyncio.open_connection(sock=ours, limit=_MAX_ANSWER), shared)
         except BaseException:  # cancelled: nobody would wait for the process
             process.kill()
             await asyncio.shield(process.wait())
@@ -93,19 +105,27 @@ class Worker:
     def alive(self) -> bool:
         return self._process.returncode is None and not self._reader.at_eof()
 
-    async def call(self, line: bytes, attached: Sequence[bytes] = (), most: int = 0) -> tuple[dict[str, Any], bytes]:
+    async def call(self, job: dict[str, Any], attached: Sequence[bytes] = (), most: int = 0) -> tuple[dict[str, Any], bytes]:
         """The answer to one job, and the bytes that came with it, at most `most`.
 
         Raises WorkerDied; after that, or a cancelled call, it can only be ended.
         """
         self.jobs += 1
         self._busy = True
-        self._writer.write(line)
+        size = sum(map(len, attached))
+        if attached:
+            by_memory = self._shared is not None and self._shared.hold(attached, size)
+            job = {**job, "shared" if by_memory else "bytes": size}
+            if by_memory:
+                attached = ()
+        self._writer.write(json.dumps(job).encode() + b"\n")
         for part in attached:
             self._writer.write(part)
         answer = await self._answer()
         back = await self._bytes(answer.get("bytes", 0), most)
         self._busy = False
+        if self._shared is not None:
+            self._shared.trim(size)
         return answer, back
 
     async def cause(self) -> Literal["crashed", "killed"]:

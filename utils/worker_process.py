@@ -6,8 +6,8 @@ it), cannot write files, and answers with JSON, which, unlike a pickle, cannot r
 
 Lines of JSON over one socket: {"call": "module:function", "args": [...], "memory": bytes} is answered by
 {"result": ...} or {"error": an exception's type}, with "grown": bytes that the process keeps after the job. A job with
-"bytes" is followed by so many bytes, which its function takes as its last argument; that function returns (result, bytes),
-and its answer is followed by those, "bytes" of them.
+"bytes" is followed by so many bytes; one with "shared" has so many in the memory that its parent shares with it. Its
+function takes them as its last argument and returns (result, bytes), and the answer is followed by those, "bytes" of them.
 
 What a job leaves behind is cleared away after its answer, once no other has come for a second: doing it before the answer
 made each picture of a stream 46 ms late.
@@ -20,6 +20,7 @@ import ctypes
 import gc
 import importlib
 import json
+import mmap
 import os
 import resource
 import select
@@ -100,6 +101,15 @@ def _run(job: dict[str, Any], attached: bytes | None) -> tuple[dict[str, Any], b
     return {**answer, "grown": max(0, _address_space() - before)}, back
 
 
+def _shared(spec: dict[str, Any]) -> Any:
+    """The memory in which the parent lays a job's bytes; it never reads there."""
+    if "shared" not in spec:
+        return b""
+    mapped = mmap.mmap(spec["shared"], 0, prot=mmap.PROT_READ)
+    os.close(spec["shared"])
+    return mapped
+
+
 def _give_back() -> None:
     """Memory that is not used."""
     gc.collect()
@@ -108,7 +118,7 @@ def _give_back() -> None:
         trim(0)
 
 
-def _serve(channel: socket.socket) -> None:
+def _serve(channel: socket.socket, shared: Any) -> None:
     """One job after the other, until the parent closes its end."""
     coming = select.poll()
     coming.register(channel, select.POLLIN)
@@ -122,7 +132,8 @@ def _serve(channel: socket.socket) -> None:
             if not line:
                 return
             job = json.loads(line)
-            answer, back = _run(job, lines.read(job["bytes"]) if "bytes" in job else None)
+            attached = lines.read(job["bytes"]) if "bytes" in job else shared[: job["shared"]] if "shared" in job else None
+            answer, back = _run(job, attached)
             channel.sendall(json.dumps(answer).encode() + b"\n")
             channel.sendall(back)
             tidy = False
@@ -144,7 +155,7 @@ def main() -> None:
         channel.sendall(json.dumps({"failed": f"{type(error).__name__}: {error}"}).encode() + b"\n")
         return
     channel.sendall(b'{"ready": true}\n')
-    _serve(channel)
+    _serve(channel, _shared(spec))
 
 
 if __name__ == "__main__":

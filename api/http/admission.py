@@ -12,7 +12,7 @@ from prometheus_client import Gauge
 from config import ApiSettings, UploadSettings
 from services.access.limits import Holding
 from utils.exceptions import Overloaded
-from utils.metrics import UPLOAD_BYTES, UPLOADS_IN_FLIGHT, UPLOADS_REFUSED
+from utils.metrics import MEMORY_RESERVED, UPLOAD_BYTES, UPLOADS_IN_FLIGHT, UPLOADS_REFUSED
 
 _Kind = Literal["json", "upload"]
 
@@ -74,6 +74,26 @@ class ByteBudget:
 def json_budget(api: ApiSettings) -> ByteBudget:
     """The JSON bodies of requests that are being served, in memory."""
     return ByteBudget("json", api.MAX_JSON_IN_FLIGHT, "API__MAX_JSON_IN_FLIGHT")
+
+
+class UploadMemory:
+    """What uploads may hold in memory together; one that finds no room goes to disk."""
+
+    def __init__(self, most: int) -> None:
+        self._left = most
+        self._gauge = MEMORY_RESERVED.labels(pool="uploads")
+
+    def take(self, size: int) -> bool:
+        """Whether there was room."""
+        if size > self._left:
+            return False
+        self._left -= size
+        self._gauge.inc(size)
+        return True
+
+    def give(self, size: int) -> None:
+        self._left += size
+        self._gauge.dec(size)
 
 
 class UploadGate:

@@ -78,7 +78,9 @@ class _Part:
 class FormReader:
     """Feeds the parser. Keeps the fields' values, and the files' bytes as operations for a thread."""
 
-    def __init__(self, boundary: bytes, settings: Settings) -> None:
+    def __init__(self, boundary: bytes, settings: Settings, *, in_memory: bool = False) -> None:
+        """`in_memory`: the files' bytes are hashed here, piece by piece: no thread will have them."""
+        self._in_memory = in_memory
         self._max_file = settings.UPLOAD.MAX_FILE_SIZE
         self._max_files = settings.UPLOAD.MAX_BATCH_SIZE
         self._operations: list[FileOperation] = []
@@ -216,8 +218,11 @@ class FormReader:
         if file is not None:
             file.size += end - start
             if file.size <= self._max_file:
-                self._operations.append((FileAction.WRITE, file, data[start:end]))
+                piece = data[start:end]
+                self._operations.append((FileAction.WRITE, file, piece))
                 self.waiting += end - start
+                if self._in_memory:
+                    file.digest.update(piece)
             elif not file.too_large:
                 file.too_large = True
                 self._operations.append((FileAction.DISCARD, file, b""))

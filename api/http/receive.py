@@ -1,4 +1,4 @@
-"""Receives one upload: its form, and its files in a temporary folder that ends with the request."""
+"""Receives one upload: its form, and its files in memory, or in a temporary folder that ends with the request."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from starlette.requests import Request
 from api.http.admission import Held
 from api.http.body import chunks
 from api.http.multipart import FormReader
-from api.http.pace import request_pace
+from api.http.pace import Pace, request_pace
 from api.http.state import AppState
-from api.http.upload_folder import StagedFile, UploadFolder
+from api.http.upload_folder import StagedFile, UploadFolder, in_memory
 from config import Settings
 from models.schemas import UploadIngestionRequest
 from models.values import ReceivedFile
 
 OVERHEAD = 1_048_576  # bytes of boundaries, part headers and fields beside the files
+IN_MEMORY = 8_388_608  # bytes of a body; a larger one goes to disk as it arrives
 _FLUSH_BYTES = 1_048_576
 
 
@@ -41,14 +42,38 @@ async def receive_form(
 ) -> AsyncIterator[ReceivedForm]:
     """Receives the whole body and yields the form; the files are removed at the end in every case.
 
+    A body of at most IN_MEMORY bytes stays in memory where UPLOAD__MEMORY has room for it: no file is written.
+
     `declared`: the Content-Length. Raises Overloaded, and RateLimited for a caller that holds its share, when the bytes
     that have come go past UPLOAD__MAX_BYTES_IN_FLIGHT; RequestTimeout.
     """
+    settings = state.settings
+    limit = body_limit(settings)
+    pace = request_pace(settings.API, limit if declared is None else declared)
+    if declared is not None and declared <= IN_MEMORY and state.upload_memory.take(declared):
+        try:
+            await state.disk.check(declared)
+            reader = FormReader(boundary, settings, in_memory=True)
+            async for data in chunks(request, pace, limit, held):
+                reader.feed(data)
+            form, files = reader.result()
+            received = in_memory(reader.take(), files)
+            yield ReceivedForm(form, received)
+        finally:
+            state.upload_memory.give(declared)
+        return
+    async with _on_disk(request, boundary, state, held, declared, pace) as found:
+        yield found
+
+
+@asynccontextmanager
+async def _on_disk(
+    request: Request, boundary: bytes, state: AppState, held: Held, declared: int | None, pace: Pace
+) -> AsyncIterator[ReceivedForm]:
     settings, pool = state.settings, state.upload_pool
     folder = UploadFolder(state.temp, settings.UPLOAD.DISK_RESERVE)
     reader = FormReader(boundary, settings)
     limit = body_limit(settings)
-    pace = request_pace(settings.API, limit if declared is None else declared)
     try:
         await pool.run(folder.create, declared or 0)
         async for data in chunks(request, pace, limit, held):

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, cast
 
 from starlette.requests import Request
 
-from api.http.admission import ByteBudget, UploadGate, json_budget
+from api.http.admission import ByteBudget, UploadGate, UploadMemory, json_budget
+from api.http.disk_room import DiskRoom
 from config import Settings
 from utils.exceptions import Overloaded, ShuttingDown
 from utils.pool import WorkerPool
@@ -50,11 +51,15 @@ class AppState:
     uploads: UploadGate = field(init=False)
     json: ByteBudget = field(init=False)
     temp: TempRoot = field(init=False)
+    upload_memory: UploadMemory = field(init=False)
+    disk: DiskRoom = field(init=False)
 
     def __post_init__(self) -> None:
         self.uploads = UploadGate(self.settings.UPLOAD)
         self.json = json_budget(self.settings.API)
         self.temp = TempRoot(self.settings.temp_dir)
+        self.upload_memory = UploadMemory(self.settings.UPLOAD.MEMORY)
+        self.disk = DiskRoom(self.temp, self.settings.UPLOAD.DISK_RESERVE, self.upload_pool)
 
     def admit(self, path: str) -> None:
         """Raises ShuttingDown or Overloaded when a request for this route may not be served now."""

@@ -6,7 +6,7 @@ import errno
 import hashlib
 import shutil
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import IO
@@ -27,7 +27,7 @@ class FileAction(Enum):
 
 @dataclass(eq=False)
 class FilePart:
-    """One file part on its way to disk. Threads own `handle` and `digest`; the event loop reads them at the end."""
+    """One file part. Threads own `handle`, and `digest` of one on its way to disk; the loop reads them at the end."""
 
     index: int
     filename: str
@@ -46,6 +46,17 @@ class FilePart:
 
 
 FileOperation = tuple[FileAction, FilePart, bytes]
+
+
+def in_memory(operations: list[FileOperation], files: list[FilePart]) -> list[ReceivedFile]:
+    """The files of an upload whose operations were kept, all of them, instead of applied."""
+    parts: dict[int, list[bytes]] = {file.index: [] for file in files}
+    for kind, file, data in operations:
+        if kind is FileAction.WRITE:
+            parts[file.index].append(data)
+        elif kind is FileAction.DISCARD:
+            parts[file.index].clear()
+    return [replace(file.received(), data=b"".join(parts[file.index])) for file in files]
 
 
 class UploadFolder:

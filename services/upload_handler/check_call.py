@@ -24,6 +24,7 @@ THUMBNAIL = "services.upload_handler.jpeg_job:thumbnail"
 _PIXEL = 32  # bytes a pixel while `to_jpeg` decodes and changes it
 _REDUCED = 8  # bytes a pixel of a JPEG that is decoded at half its size or less; a progressive one keeps its coefficients
 CHECK = "services.upload_handler.check_job:check"
+CHECK_BYTES = "services.upload_handler.check_job:check_bytes"
 _REFUSALS: dict[str, type[IngestionException]] = {
     kind.code: kind for kind in (ImageTooLarge, ImageTypeMismatch, InvalidImage, PayloadTooLarge, UnsupportedImageFormat)
 }
@@ -40,7 +41,7 @@ class CheckedImage(NamedTuple):
 
 
 def arguments(file: ReceivedFile, formats: Sequence[str], max_pixels: int, memory: int) -> list[Any]:
-    """What `check` is called with."""
+    """What `check` is called with; `check_bytes` gets the file's bytes besides."""
     about = [file.filename, file.declared_type, str(file.path), file.size, file.too_large]
     return [about, list(formats), max_pixels, memory]
 

@@ -13,12 +13,19 @@ from services.upload_handler.validation import check_image
 from utils.exceptions import IngestionException
 
 
-def check(about: list[Any], formats: list[str], max_pixels: int, memory: int) -> dict[str, Any]:
+def check_bytes(
+    about: list[Any], formats: list[str], max_pixels: int, memory: int, data: bytes
+) -> tuple[dict[str, Any], bytes]:
+    """`check` of a file that came with the job."""
+    return check(about, formats, max_pixels, memory, data), b""
+
+
+def check(about: list[Any], formats: list[str], max_pixels: int, memory: int, data: bytes | None = None) -> dict[str, Any]:
     """In the worker. One of: `image`, `refused` (code, message), `needs` (bytes), `errno` (of the temporary file)."""
     filename, declared_type, path, size, too_large = about
     # Our own limits come first; Pillow's must not be the smaller one when the operator allows larger pictures.
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, max_pixels)
-    file = ReceivedFile(0, filename, declared_type, Path(path), size, "", too_large)
+    file = ReceivedFile(0, filename, declared_type, Path(path), size, "", too_large, data)
     try:
         return {"image": check_image(file, formats, max_pixels, memory)}
     except NeedsMemory as error:

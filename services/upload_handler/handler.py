@@ -1,4 +1,7 @@
-"""Uploads: each file is checked whole, dated, and its unchanged bytes put in the object store."""
+"""Uploads: each file is checked whole, dated, and its unchanged bytes put in the object store.
+
+Longer than 250 lines: checks and conversions share the worker processes, and what their failures mean.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,16 @@ from models.schemas import UploadIngestionRequest
 from models.values import FrameRecord, ReceivedFile, Rejected, SourceType
 from services.storage_service.keys import fresh_object_key, with_fresh_key
 from services.storage_service.service import StorageService
-from services.upload_handler.check_call import CHECK, THUMBNAIL, TO_JPEG, CheckedImage, arguments, image_of, memory_of
+from services.upload_handler.check_call import (
+    CHECK,
+    CHECK_BYTES,
+    THUMBNAIL,
+    TO_JPEG,
+    CheckedImage,
+    arguments,
+    image_of,
+    memory_of,
+)
 from services.upload_handler.memory import to_read
 from services.upload_handler.upload_time import needs_zone, upload_time
 from utils.exceptions import DiskFull, ImageTooLarge, IngestionException, InvalidImage, Overloaded, ShuttingDown
@@ -118,7 +130,7 @@ class UploadHandler:
     async def put_again(self, record: FrameRecord, file: ReceivedFile) -> FrameRecord:
         """Stores a file's bytes under a new key: the sweeper took the one of `record`. Raises StorageUnavailable."""
         again = with_fresh_key(record)
-        await self._storage.put_file(again.storage_path, file.path, file.size, again.content_type, file.sha256)
+        await self._put(again.storage_path, file, again.content_type)
         return again
 
     async def to_jpeg(self, data: bytes, kind: str, width: int, height: int) -> bytes:
@@ -193,7 +205,12 @@ class UploadHandler:
                     raise ImageTooLarge("Decoding the picture needs more memory than UPLOAD__DECODE_MEMORY.")
                 granted = max(memory, self._pool.allowance)
                 call = arguments(file, settings.formats, settings.MAX_PIXELS, granted)
-                answer = await self._pool.run(CHECK, *call, memory=granted)
+                answer: dict[str, Any]
+                if file.data is None:
+                    answer = await self._pool.run(CHECK, *call, memory=granted)
+                else:
+                    with_bytes = self._pool.run_with_bytes
+                    answer, _ = await with_bytes(CHECK_BYTES, *call, attached=[file.data], most=0, memory=granted)
                 memory = answer.get("needs", 0)
                 if not memory:
                     return image_of(answer)
@@ -230,7 +247,7 @@ class UploadHandler:
         identity = frame_id(request_id, file.index, taken.at)
         key = fresh_object_key(form.camera_id, identity, taken.at, image.format)
         async with self._large if file.size > LARGE else nullcontext():
-            await self._storage.put_file(key, file.path, file.size, image.content_type, file.sha256)
+            await self._put(key, file, image.content_type)
         return FrameRecord(
             frame_id=identity, request_id=request_id, camera_id=form.camera_id, source_type=SourceType.UPLOAD,
             sequence=file.index, storage_path=key, timestamp=taken.at, timestamp_source=taken.source,
@@ -238,6 +255,12 @@ class UploadHandler:
             size_bytes=file.size, format=image.format, content_type=image.content_type, sha256=file.sha256,
             filename=file.filename, exif=self._recorded(image.exif), meta=form.meta.to_json(),
         )  # fmt: skip
+
+    async def _put(self, key: str, file: ReceivedFile, content_type: str) -> None:
+        if file.data is None:
+            await self._storage.put_file(key, file.path, file.size, content_type, file.sha256)
+        else:
+            await self._storage.put(key, file.data, content_type, file.sha256)
 
     def _recorded(self, exif: dict[str, Any] | None) -> dict[str, Any] | None:
         """What the row tells of a picture's EXIF: where it was taken only if UPLOAD__KEEP_GPS says so."""

@@ -145,7 +145,7 @@ def check_image(file: ReceivedFile, formats: Sequence[str], max_pixels: int, mem
         raise InvalidImage("The file is empty.")
     named = format_by_name(file.filename, formats)
     # Read, not mapped: an I/O error on a mapped page would end the process.
-    with file.path.open("rb") as stream:
+    with file.path.open("rb") if file.data is None else io.BytesIO(file.data) as stream:
         head = stream.read(256)
         fmt = _sniffed(head)
         declared = file.declared_type or ""

@@ -15,6 +15,26 @@ def echo(*args: Any) -> list[Any]:
     return list(args)
 
 
+def measured(data: bytes) -> tuple[list[Any], bytes]:
+    """The size and the ends of the bytes that came with it."""
+    return [len(data), data[:1].hex(), data[-1:].hex()], b""
+
+
+def shrink(_data: bytes) -> tuple[list[str], bytes]:
+    """Tries to take away the memory that the parent writes to; what became of it."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if "memfd:" in os.readlink(f"/proc/self/fd/{name}"):
+                os.ftruncate(int(name), 0)
+                found.append("shrunk")
+        except PermissionError:
+            found.append("refused")
+        except FileNotFoundError:  # of the listing itself
+            continue
+    return found, b""
+
+
 def pid() -> int:
     return os.getpid()
 

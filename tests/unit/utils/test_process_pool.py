@@ -17,6 +17,7 @@ import pytest
 
 from utils.metrics import MEMORY_RESERVED, QUEUE_DEPTH
 from utils.process_pool import JobFailed, PoolClosed, PoolUnavailable, ProcessPool
+from utils.shared_bytes import SIZE
 from utils.worker import Worker
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -43,6 +44,23 @@ async def test_a_job_has_its_result_from_a_process_that_stays(pool: ProcessPool)
     pids = {await pool.run(f"{JOBS}:pid") for _ in range(20)}
     assert len(pids) == 1
     assert os.getpid() not in pids
+
+
+async def test_a_jobs_bytes_arrive_whole_whatever_their_size(pool: ProcessPool) -> None:
+    for size in (0, 1, 178_000, 5 * MEGABYTE, SIZE, SIZE + 1):  # the last one by the socket
+        data = b"a" + bytes(size - 2) + b"z" if size > 1 else b"z" * size
+        sent = [data[: size // 2], data[size // 2 :]]
+        found, _ = await pool.run_with_bytes(f"{JOBS}:measured", attached=sent, most=0, memory=40 * MEGABYTE)
+        assert found == [size, data[:1].hex(), data[-1:].hex()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is shared on Linux only")
+async def test_a_worker_cannot_shorten_the_memory_that_its_parent_writes_to(pool: ProcessPool) -> None:
+    """The parent's next write would be a SIGBUS, and its end."""
+    found, _ = await pool.run_with_bytes(f"{JOBS}:shrink", attached=[b"x"], most=0)
+    assert found == ["refused"]
+    data = bytes(SIZE)
+    assert (await pool.run_with_bytes(f"{JOBS}:measured", attached=[data], most=0))[0][0] == SIZE
 
 
 async def test_it_has_no_secrets_and_cannot_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

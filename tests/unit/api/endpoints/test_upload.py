@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from api.http.admission import UploadMemory
 from api.http.multipart import clean_filename
 from tests.unit.api.support import KNOWN, Api, problem
 from tests.unit.api.support import api as api
@@ -61,6 +62,7 @@ async def test_an_upload_arrives_as_sent(api: Api) -> None:
 
 
 async def test_the_temporary_folder_is_private_and_always_removed(api: Api) -> None:
+    api.state.upload_memory = UploadMemory(0)
     modes: list[int] = []
     ingest = api.orchestrator.ingest_upload
 
@@ -279,16 +281,35 @@ async def test_a_full_disk_is_507(api: Api, monkeypatch: pytest.MonkeyPatch) -> 
     usage = namedtuple("usage", "total used free")
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _path: usage(10, 10, -1))
-        assert problem(await raw(api, CAMERA, FILE, END), 507, "disk_full")["retryable"]
+        for memory in (10**6, 0):  # an upload that stays in memory, one that goes to disk
+            api.state.upload_memory = UploadMemory(memory)
+            assert problem(await raw(api, CAMERA, FILE, END), 507, "disk_full")["retryable"]
     with monkeypatch.context() as patch:
 
         def full(*_args: Any) -> None:
             raise OSError(28, "No space left on device")
 
         patch.setattr("api.http.upload_folder.UploadFolder._one", full)
+        api.state.upload_memory = UploadMemory(0)
         problem(await raw(api, CAMERA, FILE, END), 507, "disk_full")
     assert api.temp_folders == []
     assert (api.state.uploads.uploads, api.state.uploads.bytes.total) == (0, 0)
+
+
+async def test_a_small_upload_stays_in_memory_while_there_is_room(api: Api) -> None:
+    files = [CAMERA + FILE + END, CAMERA + part("files", b"y" * 9_000_000, "b.jpg") + END]
+    in_memory: list[list[bool]] = []
+    for memory in (10**8, 0):
+        api.state.upload_memory = UploadMemory(memory)
+        for body in files:
+            assert (await raw(api, body)).status_code == 201
+            (form, received, bodies) = api.orchestrator.uploads[-1]
+            assert form.camera_id
+            in_memory.append([file.data is not None for file in received])
+            assert [hashlib.sha256(data).hexdigest() for data in bodies] == [file.sha256 for file in received]
+            assert [len(data) for data in bodies] == [file.size for file in received]
+        assert api.state.upload_memory._left == memory
+    assert in_memory == [[True], [False], [False], [False]]
 
 
 async def test_a_client_that_leaves_leaves_nothing(api: Api) -> None:
