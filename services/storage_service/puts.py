@@ -31,7 +31,7 @@ from services.storage_service.client import session_ca_bundle
 from services.storage_service.http_put import Answer, CannotConnect, ConnectionBroken, PutConnections, Timeout
 from services.storage_service.put_signer import UNSIGNED, PutSigner
 from utils.logger import get_logger
-from utils.metrics import STORAGE_RETRIES
+from utils.metrics import POOL_BUSY, STORAGE_RETRIES
 
 MOST = 8_388_608  # bytes of a body that goes this way
 _LONGEST_PAUSE = 20.0  # seconds
@@ -80,15 +80,18 @@ class ObjectPuts:
         self._connections = PutConnections(endpoint, connections, timeouts, tls_context(endpoint))
         self._compares: bool | None = None  # whether the store compares checksums; not known before the first PUT
         self._running = 0
+        self._busy = POOL_BUSY.labels(pool="puts")
         self._ended = asyncio.Event()
 
     async def put(self, key: str, data: bytes, content_type: str, sha256_hex: str) -> None:
         """Durable when it returns. At most MOST bytes."""
         self._running += 1
+        self._busy.inc()
         try:
             await self._put(key, data, content_type, sha256_hex)
         finally:
             self._running -= 1
+            self._busy.dec()
             self._ended.set()
 
     async def close(self) -> None:

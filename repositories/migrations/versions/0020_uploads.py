@@ -5,7 +5,7 @@ from __future__ import annotations
 from repositories.migrations import functions
 
 revision = "0020"
-down_revision = "0024"
+down_revision = "0022"
 branch_labels = None
 depends_on = None
 
