@@ -18,7 +18,7 @@ from api.http.errors import internal_error, problem_response
 from api.http.state import ALWAYS_SERVED, AppState
 from utils.exceptions import MalformedRequest
 from utils.ids import new_id
-from utils.logger import get_logger
+from utils.logger import get_logger, info_line
 from utils.metrics import HTTP_DURATION, HTTP_IN_FLIGHT, HTTP_REQUESTS
 
 log = get_logger("api.access")
@@ -99,12 +99,16 @@ class RequestContext:
         method = scope.get("method", "GET") if scope.get("method", "GET") in _METHODS else "OTHER"
         HTTP_REQUESTS.labels(endpoint=endpoint, method=method, status=f"{status:03d}").inc()
         HTTP_DURATION.labels(endpoint=endpoint, method=method).observe(seconds)
-        write = log.debug if scope["path"] in ALWAYS_SERVED else log.info
-        extra: dict[str, Any] = {"code": scope["trackshift.code"]} if "trackshift.code" in scope else {}
-        write(
-            "http_request", method=method, route=endpoint, path=scope["path"][:512], status=status,
-            duration_ms=round(seconds * 1000, 1), bytes=sent, **extra,
-        )  # fmt: skip
+        line: dict[str, Any] = {
+            "method": method, "route": endpoint, "path": scope["path"][:512], "status": status,
+            "duration_ms": round(seconds * 1000, 1), "bytes": sent,
+        }  # fmt: skip
+        if "trackshift.code" in scope:
+            line["code"] = scope["trackshift.code"]
+        if scope["path"] in ALWAYS_SERVED:
+            log.debug("http_request", **line)
+        else:
+            info_line("api.access", "http_request", line)
 
 
 class Cors(CORSMiddleware):

@@ -9,6 +9,7 @@ from urllib.parse import quote
 MAX_NAME = 100  # characters: the name is part of a presigned URL, percent-encoded twice
 _ENDINGS = {"jpg": (".jpg", ".jpeg"), "tiff": (".tif", ".tiff")}
 _PLAIN = re.compile(r"[A-Za-z0-9 ._()+-]*")  # nothing to change: nearly all names, and 200 of them make a list
+_SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,80}[A-Za-z0-9_]\.[a-z]{2,5}")  # stays, if its ending fits
 _UNSAFE = frozenset('/\\:*?"<>|%')  # mean something to a file system, a shell or a header
 
 
@@ -27,6 +28,8 @@ def inline(filename: str, fmt: str) -> str:
 
 def safe_name(filename: str, fmt: str) -> str:
     """A file name that is no path, hides nothing (control characters, marks of direction), and ends as `fmt` does."""
+    if _SAFE.fullmatch(filename) and filename.endswith(_ENDINGS.get(fmt, f".{fmt}")):
+        return filename  # nearly all
     text = filename
     if not _PLAIN.fullmatch(text):
         text = unicodedata.normalize("NFC", filename.encode("utf-8", "replace").decode())

@@ -13,6 +13,8 @@ import json
 import logging
 import sys
 from collections.abc import MutableMapping
+from contextlib import nullcontext
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -96,8 +98,35 @@ def _drop_color_message(_logger: Any, _method: str, event_dict: EventDict) -> Ev
     return event_dict
 
 
+_json_handler: logging.StreamHandler[Any] | None = None
+
+
+def info_line(logger: str, event: str, fields: dict[str, Any]) -> None:
+    """Writes what `get_logger(logger).info(event, **fields)` writes, in a fifth of the time: for a line of every request.
+
+    For values that hold no `exc_info`. Where the log is not JSON, or has other handlers, it goes the usual way.
+    """
+    handler, standard = _json_handler, logging.getLogger(logger)
+    if not standard.isEnabledFor(logging.INFO):
+        return
+    if handler is None or standard.handlers or logging.root.handlers != [handler]:
+        get_logger(logger).info(event, **fields)
+        return
+    at = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    context = structlog.contextvars.get_contextvars()
+    line = {**context, **fields, "event": event, "logger": logger, "level": "info", "timestamp": at}
+    text = _json(mask_secrets(None, "info", line)) + handler.terminator
+    with handler.lock or nullcontext():
+        try:
+            handler.stream.write(text)
+            handler.flush()
+        except (OSError, ValueError):  # as logging: a full disk or a closed pipe ends no request
+            pass
+
+
 def configure_logging(level: str = "INFO", fmt: str = "json") -> None:
     """Sets up structlog and the root logger to write to stderr. Call once, before anything logs."""
+    global _json_handler
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
@@ -124,6 +153,7 @@ def configure_logging(level: str = "INFO", fmt: str = "json") -> None:
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=last))
     root = logging.getLogger()
     root.handlers[:] = [handler]
+    _json_handler = None if fmt == "console" else handler
     root.setLevel(level)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)

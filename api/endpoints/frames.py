@@ -12,6 +12,7 @@ from api.http import examples
 from api.http.access.check import WhoDep
 from api.http.access.rules import needs
 from api.http.dependencies import ServicesDep
+from api.http.direct import direct
 from api.http.errors import problem_response
 from api.http.openapi import answer, problems
 from api.http.params import Cursor, Flag, FrameId, Limit, MetaText, StrictUuid
@@ -55,13 +56,14 @@ async def _filter(
     responses={200: answer("A page.", examples.FRAME_PAGE), **problems()},
 )
 @needs(Scope.FRAMES_READ)
+@direct
 async def list_frames(
     services: ServicesDep,
     who: WhoDep,
     matching: Annotated[FrameFilter, Depends(_filter)],
     limit: Limit = 50,
     cursor: Cursor = None,
-) -> Any:
+) -> Response:
     return json_answer(await services.queries.frames_json(matching, limit, cursor, who))
 
 

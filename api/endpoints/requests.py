@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import Depends, Query
+from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -13,6 +14,7 @@ from api.http import examples
 from api.http.access.check import WhoDep, allow_camera
 from api.http.access.rules import needs
 from api.http.dependencies import ServicesDep, StateDep
+from api.http.direct import direct
 from api.http.idempotency import OperationDep
 from api.http.openapi import IDEMPOTENCY, KEYED, PREFER, answer, problems
 from api.http.params import Cursor, Limit, MetaText, RequestId, StrictUuid
@@ -64,7 +66,7 @@ async def submit_capture(
     operation.answers(202, lambda accepted: status_location(accepted.request_id))
     accepted = await services.orchestrator.submit_capture(body, who, operation)
     response.headers["Location"] = status_location(accepted.request_id)
-    if await wait_final(request, response, state, services, accepted.request_id):
+    if await wait_final(request, response.headers, state, services, accepted.request_id):
         response.status_code = 200
     elif "Preference-Applied" not in response.headers:
         return accepted
@@ -80,15 +82,16 @@ async def submit_capture(
     openapi_extra={"parameters": [PREFER]},
 )
 @needs(Scope.INGEST_READ)
+@direct
 async def get_request(
-    request_id: RequestId, request: Request, response: Response, services: ServicesDep, state: StateDep, who: WhoDep
-) -> Any:
+    request_id: RequestId, request: Request, services: ServicesDep, state: StateDep, who: WhoDep
+) -> Response:
     """With `Prefer: wait=N`: as soon as the state is final, or after N seconds."""
-    response.headers["Vary"] = "Prefer"
+    headers = MutableHeaders({"Vary": "Prefer"})
     current = await services.queries.request_json(request_id, who)  # an unknown one is 404 without a wait
-    if await wait_final(request, response, state, services, request_id) or "Preference-Applied" in response.headers:
+    if await wait_final(request, headers, state, services, request_id) or "Preference-Applied" in headers:
         current = await services.queries.request_json(request_id, who)
-    return json_answer(current, dict(response.headers))
+    return json_answer(current, headers)
 
 
 async def _filter(

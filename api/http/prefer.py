@@ -11,8 +11,8 @@ import re
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
-from starlette.responses import Response
 
 from api.http.access.check import credential_ended, ended, waiting
 from api.http.state import AppState
@@ -58,15 +58,18 @@ def wait_seconds(request: Request) -> int | None:
     return MAX_WAIT if len(value.lstrip("0")) > 2 else min(int(value), MAX_WAIT)
 
 
-async def wait_final(request: Request, response: Response, state: AppState, services: Services, request_id: UUID) -> bool:
-    """Whether the request became final in the time the client prefers to wait; False at once without a preference.
+async def wait_final(
+    request: Request, headers: MutableHeaders, state: AppState, services: Services, request_id: UUID
+) -> bool:
+    """Whether the request became final in the time the client prefers to wait; False at once without a preference. The
+    answer's `headers` say what was applied.
 
     Ends early when the service stops or the client goes away. Raises Unauthorized when the caller's credential ends.
     """
     seconds = wait_seconds(request)
     if seconds is None:
         return False
-    response.headers["Preference-Applied"] = f"wait={seconds}"
+    headers["Preference-Applied"] = f"wait={seconds}"
     with waiting(request):
         finished = services.orchestrator.wait_final(request_id, float(seconds))
         revoked = asyncio.ensure_future(ended(request))

@@ -32,15 +32,37 @@ _LARGE_HEAD = "The request's headers are larger than this service takes."
 
 
 class _Counted:
-    """A transport that counts what is written to it."""
+    """A transport that counts what is written to it, and sends an answer's head with what follows it.
 
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
+    Each write is a system call and wakes the client. A head that nothing follows is sent in the loop's next turn.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._head = b""
         self.written = 0
 
     def write(self, data: bytes) -> None:
         self.written += len(data)
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.endswith(b"\r\n\r\n") and data.startswith(b"HTTP/1.1 "):
+            self._head = data
+            self._loop.call_soon(self._flush)
+            return
         self._transport.write(data)
+
+    def _flush(self) -> None:
+        if self._head:
+            data, self._head = self._head, b""
+            self._transport.write(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def get_write_buffer_size(self) -> int:
+        return len(self._head) + self._transport.get_write_buffer_size()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -77,7 +99,7 @@ class BoundedProtocol(HttpToolsProtocol):
     # Connection and requests, as the event loop and the parser tell them.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._counted = _Counted(transport)
+        self._counted = _Counted(transport, self.loop)
         super().connection_made(self._counted)  # type: ignore[arg-type]
         self.resting_since = self.loop.time()
         place = self._bounds.admit(self)

@@ -23,6 +23,7 @@ from api.http.access.check import authorize, principal, share
 from api.http.access.rules import Rule, UndeclaredAccess, rule_of
 from api.http.access.shown import shown
 from api.http.body import read_json
+from api.http.direct import directly, is_direct
 from api.http.idempotency import check_key, serve, takes_key
 from api.http.socket_route import SocketRoute
 from api.http.state import app_state
@@ -89,6 +90,8 @@ class StrictRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
+        if is_direct(self.endpoint):
+            handler = directly(self.dependant, handler)
         self.rule = rule_of(self.endpoint)
         rule, path, status, action = self.rule, self.path, self.status_code or 200, self.operation_id or self.name
         known = frozenset(query_names(self.dependant))

@@ -53,8 +53,11 @@ def format_time(value: datetime) -> str:
     """UTC, `Z`, six digits."""
     if value.tzinfo is not UTC:
         value = value.astimezone(UTC)
-    # Not strftime: its %Y has fewer than four digits before the year 1000.
-    return value.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+    # strftime's %Y has fewer than four digits before the year 1000; isoformat takes twice as long with an offset, an
+    # f-string of seven formats three times.
+    return "%04d-%02d-%02dT%02d:%02d:%02d.%06dZ" % (  # noqa: UP031
+        value.year, value.month, value.day, value.hour, value.minute, value.second, value.microsecond
+    )  # fmt: skip
 
 
 Timestamp = Annotated[

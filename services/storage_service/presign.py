@@ -1,4 +1,4 @@
-"""Presigned URLs (AWS Signature Version 4, query string), made by hand: 0.03 ms each instead of botocore's 0.4.
+"""Presigned URLs (AWS Signature Version 4, query string), made by hand: 0.01 ms each instead of botocore's 0.4.
 
 A list answers up to 200 of them: botocore's signer, in a thread, kept the GIL and with it the event loop for 50-125 ms
 then; with this one the longest pause was 27 ms (tests/integration/service/test_service_load.py). A unit test compares every
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -45,8 +46,14 @@ class _Moment(NamedTuple):
     expires_at: datetime
 
 
+_PATH = re.compile(r"[A-Za-z0-9/._~-]*")  # nothing to quote
+_HEADER = re.compile(r'[A-Za-z0-9._~; ="-]*')  # four characters to quote, in nearly every disposition
+
+
 @lru_cache(maxsize=1000)
 def _quoted(value: str) -> str:
+    if _HEADER.fullmatch(value):  # a fifth of the time of `quote`, and each frame has a disposition of its own
+        return value.replace(";", "%3B").replace(" ", "%20").replace("=", "%3D").replace('"', "%22")
     return quote(value, safe="-_.~")
 
 
@@ -122,14 +129,18 @@ class Presigner:
     def _signed(
         self, method: str, key: str, now: datetime, expiry: int, parameters: Mapping[str, str], headers: Mapping[str, str]
     ) -> Presigned:
-        sent = {**headers, "host": self._host}
-        names = ";".join(sorted(sent))
+        if headers:
+            sent = {**headers, "host": self._host}
+            names = ";".join(sorted(sent))
+            lines = "".join(f"{name}:{value}\n" for name, value in sorted(sent.items()))
+        else:
+            names, lines = "host", f"host:{self._host}\n"
         moment = self._moment_of(now, expiry, names)
-        path = quote(self._prefix + key, safe="/~")
+        path = self._prefix + key
+        if not _PATH.fullmatch(path):
+            path = quote(path, safe="/~")
         # Their names begin with small letters: they come after those of the moment.
-        rest = "".join(f"&{name}={_quoted(value)}" for name, value in sorted(parameters.items()))
-        query = moment.query + rest
-        lines = "".join(f"{name}:{value}\n" for name, value in sorted(sent.items()))
+        query = moment.query + "".join([f"&{name}={_quoted(value)}" for name, value in sorted(parameters.items())])
         canonical = f"{method}\n{path}\n{query}\n{lines}\n{names}\nUNSIGNED-PAYLOAD"
         to_sign = moment.to_sign + hashlib.sha256(canonical.encode()).hexdigest()
         signature = hmac.digest(moment.key, to_sign.encode(), "sha256").hex()

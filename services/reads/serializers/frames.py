@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from models.entities import Frame
@@ -12,10 +13,15 @@ from repositories.uploads import Part
 from services.storage_service.presign import Presigned, Served
 from utils.disposition import inline
 
+_expiry = lru_cache(maxsize=16)(format_time)  # one for all URLs of a second
+
 
 def served(row: Frame | Row | Part) -> Served:
     """The frame's object as clients get it, from the store and from here."""
-    name = row.filename or f"{row.camera_id}-{row.capture_timestamp:%Y%m%dT%H%M%S.%fZ}"
+    name = row.filename
+    if not name:
+        at = format_time(row.capture_timestamp).replace("-", "").replace(":", "")
+        name = f"{row.camera_id}-{at}"
     return Served(row.storage_path, row.content_type, inline(name, row.format))
 
 
@@ -31,7 +37,7 @@ def frame_json(row: Frame | Row | Part, url: Presigned | None) -> dict[str, Any]
         "filename": row.filename,
         "storage_path": row.storage_path,
         "storage_url": url.url if url else None,
-        "url_expires_at": format_time(url.expires_at) if url else None,
+        "url_expires_at": _expiry(url.expires_at) if url else None,
         "timestamp": format_time(row.capture_timestamp),
         "timestamp_source": row.timestamp_source,
         "timestamp_uncertainty_ms": row.timestamp_uncertainty_ms,

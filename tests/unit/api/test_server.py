@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -17,6 +18,8 @@ from typing import Any
 
 import psutil
 import pytest
+
+from api.http.protocol import _Counted
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = """
@@ -336,3 +339,35 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
     assert "API__PORT" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "data").exists()
+
+
+def test_head_and_body_of_an_answer_are_one_write() -> None:
+    class Recorder:
+        def __init__(self) -> None:
+            self.writes: list[bytes] = []
+
+        def write(self, data: bytes) -> None:
+            self.writes.append(data)
+
+        def close(self) -> None:
+            self.writes.append(b"closed")
+
+        def get_write_buffer_size(self) -> int:
+            return 0
+
+    async def write() -> list[bytes]:
+        recorder: Any = Recorder()
+        counted = _Counted(recorder, asyncio.get_running_loop())
+        head = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n"
+        counted.write(head)
+        assert (counted.get_write_buffer_size(), recorder.writes) == (len(head), [])
+        counted.write(b"body")
+        counted.write(b"HTTP/1.1 304 Not Modified\r\n\r\n")  # nothing follows
+        await asyncio.sleep(0)
+        counted.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        counted.close()
+        await asyncio.sleep(0)
+        assert counted.written == len(b"".join(recorder.writes)) - len(b"closed")
+        return list(recorder.writes)
+
+    assert [each[:12] for each in asyncio.run(write())] == [b"HTTP/1.1 200", b"HTTP/1.1 304", b"HTTP/1.1 204", b"closed"]

@@ -22,7 +22,7 @@ from models.values import FrameFilter, IngestionStatus, Phase, RequestFilter, So
 from utils.cursors import _TAG_BYTES, _tag, decode_key, encode_cursor
 from utils.exceptions import InvalidRequest
 from utils.ids import frame_id, new_id
-from utils.logger import Throttle, configure_logging, get_logger
+from utils.logger import Throttle, configure_logging, get_logger, info_line
 from utils.urls import mask_text, mask_url
 
 AT = datetime(2026, 5, 4, 13, 30, 0, 123456, UTC)
@@ -404,6 +404,26 @@ def test_the_level_holds_and_access_lines_are_ours_alone(log_lines: io.StringIO)
 
 
 # -- throttle ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fmt", ["json", "console"])
+@pytest.mark.parametrize("level", ["INFO", "WARNING"])
+def test_a_line_of_every_request_is_as_all_others(log_lines: io.StringIO, level: str, fmt: str) -> None:
+    configure(log_lines, level, fmt)
+    fields = {"path": f"/a?token={SECRET}\n\x7f\u2028", "status": 200, "duration_ms": 1.5, "code": None, "password": SECRET}
+    structlog.contextvars.bind_contextvars(request_id="r-1")
+    try:
+        get_logger("api.access").info("http_request", **fields)
+        info_line("api.access", "http_request", fields)
+    finally:
+        structlog.contextvars.clear_contextvars()
+    lines = [re.sub(r"20\d\d-\S+Z", "AT", line) for line in log_lines.getvalue().splitlines()]
+    assert len(lines) == (2 if level == "INFO" else 0)
+    if lines and fmt == "json":
+        assert json.loads(lines[0]) == json.loads(lines[1])
+    elif lines:
+        assert lines[0] == lines[1]
+    assert SECRET not in log_lines.getvalue()
 
 
 def test_a_throttle_lets_one_line_through_and_says_how_many_it_withheld() -> None:
