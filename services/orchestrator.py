@@ -33,6 +33,7 @@ from repositories.database import Database, UnitOfWork
 from repositories.uploads import StoredUpload
 from services.access.limits import Shares
 from services.admission.captures import capture_row, check_moment, with_known_url
+from services.admission.pending import PendingCount
 from services.admission.triggers import add_trigger
 from services.admission.uploads import ingest_upload
 from services.execution.runner import CaptureRunner
@@ -84,6 +85,7 @@ class Orchestrator:
         self._uploads = uploads
         self._policy = policy
         self.runner = CaptureRunner(capture, leases, self._note_finished, shares, owner=owner, site=settings.WORKERS.SITE)
+        self._pending = PendingCount(settings.RTSP.MAX_PENDING)
         self._finished: dict[UUID, asyncio.Event] = {}
         self._stopping = False
 
@@ -117,10 +119,11 @@ class Orchestrator:
         check_moment(body, self._settings.RTSP.RING_SECONDS)
         async with self._database.reading() as uow:
             camera = await uow.cameras.get(body.camera_id)
-            pending = await uow.requests.count_pending(self._settings.RTSP.MAX_PENDING)
+            full = await self._pending.at_limit(uow)
             share = self._shares.most(self._settings.RTSP.MAX_PENDING)
-            owned = await uow.requests.count_pending_of(who.owner, share) if who.row_owner is not None else 0
-        if pending >= self._settings.RTSP.MAX_PENDING:
+            counted = self._shares.limited and who.row_owner is not None
+            owned = await uow.requests.count_pending_of(who.owner, share) if counted else 0
+        if full:
             raise TooManyPending(retry_after=10)
         if owned >= share:
             raise TooManyPending("This caller's share (LIMITS__SHARE) of RTSP__MAX_PENDING is waiting.", retry_after=10)
@@ -133,6 +136,7 @@ class Orchestrator:
         )
         row.id, row.owner = operation.request_id, who.row_owner
         stored = await self._database.retry_until_known(lambda uow: self._add(uow, row, camera, operation, answered))
+        self._pending.added()
         log.info("capture_accepted", ingestion_id=str(row.id), camera_id=row.camera_id, mode=row.capture_mode)
         self.runner.wake()
         self._wakes.post(row.id, DEFAULT_SITE if camera is None else camera.site)

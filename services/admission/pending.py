@@ -1,0 +1,29 @@
+"""How many captures wait. RTSP__MAX_PENDING bounds it; to count 10,000 rows for each new one takes longer than the rest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from repositories.database import UnitOfWork
+
+_KNOWN_FOR = 1.0  # seconds
+_NEAR = 100  # captures; so near to the limit each one is counted
+
+
+class PendingCount:
+    """Counted once a second, and what this process has added since. Other processes may add beyond the limit within that
+    second, as two that count at the same moment may. Of one event loop; `clock` is monotonic seconds."""
+
+    def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limit, self._clock = limit, clock
+        self._known, self._counted_at = 0, float("-inf")
+
+    async def at_limit(self, uow: UnitOfWork) -> bool:
+        now = self._clock()
+        if now - self._counted_at >= _KNOWN_FOR or self._known + _NEAR >= self._limit:
+            self._known, self._counted_at = await uow.requests.count_pending(self._limit), now
+        return self._known >= self._limit
+
+    def added(self) -> None:
+        self._known += 1
