@@ -46,9 +46,9 @@ def _columns(entity: Any, row: type[Row]) -> str:
     return ", ".join(names)
 
 
-_FRAME = _columns(Frame, FrameRow)
+_FRAME, _COLUMNS = _columns(Frame, FrameRow), _columns(IngestionRequest, RequestRow)
 _REQUEST = f"""
-    SELECT {_columns(IngestionRequest, RequestRow)},
+    SELECT {_COLUMNS},
            (SELECT l.owner FROM capture_leases l WHERE l.request_id = $1 AND NOT {LAPSED}) AS lease_owner
     FROM ingestion_requests WHERE id = $1
 """
@@ -60,9 +60,9 @@ _GAPS = """
         SELECT id, from_at, to_at, reason FROM capture_gaps WHERE request_id = $1 ORDER BY from_at DESC, id DESC LIMIT $2
     ) AS newest ORDER BY from_at, id
 """
-_NAMED = f"SELECT {_columns(IngestionRequest)} FROM ingestion_requests WHERE id = ANY($1::uuid[])"
+_NAMED = f"SELECT {_COLUMNS} FROM ingestion_requests WHERE id = ANY($1::uuid[])"
 _RUNNING = f"""
-    SELECT {_columns(IngestionRequest)} FROM ingestion_requests
+    SELECT {_COLUMNS} FROM ingestion_requests
     WHERE status = 'in_progress' AND ($1 OR camera_id = ANY($2::text[])) ORDER BY created_at DESC, id DESC LIMIT $3
 """
 _GAPS_OF = """

@@ -11,11 +11,27 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 import uvicorn
 from fastapi import FastAPI, HTTPException
+from pydantic import BaseModel
+
+
+class Capture(BaseModel):
+    """As much of the service's body as its clients send."""
+
+    camera_id: str
+    rtsp_url: str
+    capture_mode: str
+
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS bare_captures (
+    id uuid PRIMARY KEY, camera_id text NOT NULL, body jsonb NOT NULL, created_at timestamptz NOT NULL DEFAULT now()
+)
+"""
 
 
 def make_app(dsn: str, clients: int) -> FastAPI:
@@ -25,11 +41,11 @@ def make_app(dsn: str, clients: int) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with asyncpg.create_pool(dsn, min_size=clients, max_size=clients) as pool:
             app.state.pool = pool
+            await pool.execute(_TABLE)
             yield
 
     app = FastAPI(lifespan=lifespan)
 
-    @app.get("/status/{request_id}")
     async def status(request_id: UUID) -> dict[str, Any]:
         async with app.state.pool.acquire() as connection:
             row = await connection.fetchrow("SELECT * FROM ingestion_requests WHERE id = $1", request_id)
@@ -39,12 +55,21 @@ def make_app(dsn: str, clients: int) -> FastAPI:
         shown = {name: value for name, value in row.items() if not name.startswith(("dropped_", "idle_"))}
         return {**shown, "frames": [dict(frame) for frame in frames]}
 
-    @app.get("/frames")
     async def frames(limit: int = 50) -> dict[str, Any]:
         async with app.state.pool.acquire() as connection:
             rows = await connection.fetch("SELECT * FROM frames ORDER BY capture_timestamp, id LIMIT $1", limit)
         return {"items": [dict(row) for row in rows]}
 
+    @app.post("/captures", status_code=202)
+    async def submit(body: Capture) -> dict[str, Any]:
+        insert = "INSERT INTO bare_captures (id, camera_id, body) VALUES ($1, $2, $3) RETURNING id, camera_id, created_at"
+        async with app.state.pool.acquire() as connection:
+            row = await connection.fetchrow(insert, uuid4(), body.camera_id, body.model_dump_json())
+        return {"status": "pending", **row}
+
+    for path, work in (("/status/{request_id}", status), ("/frames", frames)):
+        app.get(path)(work)  # its return type lets pydantic write the answer
+        app.get(f"/untyped{path}", response_model=None)(work)  # without one, FastAPI's jsonable_encoder and json do
     return app
 
 

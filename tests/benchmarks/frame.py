@@ -90,7 +90,7 @@ class Bench:
         self, what: str, unit: str, ours: Sequence[float], reference: Sequence[float], goal: Goal, **more: float
     ) -> None:
         """Adds a comparison; `more`: figures beside it, printed and kept."""
-        made = Comparison(what, unit, ours, reference, goal, more)
+        made = Comparison(what, unit, [*ours], [*reference], goal, more)
         self.found.append(made)
         beside = ", ".join(f"{name} {value:.4g}" for name, value in more.items())
         print("  " + "  ".join(cell for cell in made.cells() if cell) + (f"  ({beside})" if beside else ""), flush=True)

@@ -39,6 +39,7 @@ class Both:
 
     client: httpx.AsyncClient
     service: Service
+    dsn: str
     ours: tuple[tuple[str, int], psutil.Process]
     bare: tuple[tuple[str, int], psutil.Process]
 
@@ -82,7 +83,8 @@ async def both(folder: Path, **settings: str) -> AsyncIterator[Both]:
             assert address.hostname is not None
             assert address.port is not None
             with _bare(dsn) as bare:
-                yield Both(client, service, ((address.hostname, address.port), psutil.Process(service.process.pid)), bare)
+                ours = (address.hostname, address.port), psutil.Process(service.process.pid)
+                yield Both(client, service, dsn, ours, bare)
     finally:
         parts.stop()
 
