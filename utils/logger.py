@@ -107,10 +107,10 @@ def info_line(logger: str, event: str, fields: dict[str, Any]) -> None:
     For values that hold no `exc_info`. Where the log is not JSON, or has other handlers, it goes the usual way.
     """
     handler, standard = _json_handler, logging.getLogger(logger)
-    if not standard.isEnabledFor(logging.INFO):
-        return
     if handler is None or standard.handlers or logging.root.handlers != [handler]:
         get_logger(logger).info(event, **fields)
+        return
+    if not standard.isEnabledFor(logging.INFO):
         return
     at = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
     context = structlog.contextvars.get_contextvars()
