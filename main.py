@@ -30,6 +30,7 @@ from api.endpoints import (
     health,
     latest,
     live,
+    pairs,
     requests,
     sessions,
     upload,
@@ -54,6 +55,7 @@ are `application/problem+json` with a stable `code`. HEAD works wherever GET doe
 _TAGS = [
     {"name": "ingest", "description": "Captures and uploads, their state, cancelling."},
     {"name": "frames", "description": "Stored pictures and their metadata."},
+    {"name": "pairs", "description": "Before and after: how two frames lie on each other, and what changed."},
     {"name": "cameras", "description": "The camera registry; trying a camera, one picture now."},
     {"name": "events", "description": "What happened, in order: how consumers take frames over (docs/integration.md)."},
     {"name": "access", "description": "Who may call: keys, browser sessions, the audit (docs/security.md)."},
@@ -114,6 +116,7 @@ def create_app(settings: Settings | None = None, *, open_services: OpenServices 
         frame_pictures,
         cameras,
         latest,
+        pairs,
         events,
         live,
     )

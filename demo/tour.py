@@ -1,6 +1,7 @@
-"""What the demo does with a running service, through HTTP only: three requests, and one stored frame of each."""
+"""What the demo does with a running service, through HTTP only: three requests, one stored frame of each, and a pair."""
 
 import hashlib
+import io
 import json
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from PIL import Image
 
 from demo.film import make_still
 
@@ -61,6 +63,8 @@ def take_tour(base: str, camera_url: str, output: Path, say: Say) -> list[Result
         )  # fmt: skip
         say("3. upload: two JPEGs, the car before and after the session")
         uploaded = upload(client)
+        say("4. pair: what has changed from the first to the second")
+        compare(client, uploaded["frames"], output, say)
         return [
             download(client, name, answer, output)
             for name, answer in (("single_frame", single), ("continuous", continuous), ("upload", uploaded))
@@ -98,6 +102,27 @@ def upload(client: httpx.Client) -> dict[str, Any]:
     if len(answer["frames"]) != len(files):
         raise TourError(f"{len(files)} images sent, {len(answer['frames'])} stored: {answer['rejected']}")
     return answer
+
+
+def compare(client: httpx.Client, frames: list[dict[str, Any]], output: Path, say: Say) -> None:
+    """Pairs the car before with the car after, says how much has changed and where, writes difference.jpg."""
+    body = {"before": {"frame_id": frames[0]["frame_id"]}, "after": {"frame_id": frames[1]["frame_id"]}, "label": "demo"}
+    pair = checked(client.post("/api/v1/pairs", json=body))
+    deadline = time.monotonic() + 60
+    while pair["alignment"]["status"] == "pending":
+        if time.monotonic() > deadline:
+            raise TourError(f"the alignment of pair {pair['pair_id']} is still pending after 60 s")
+        time.sleep(0.5)
+        pair = checked(client.get(f"/api/v1/pairs/{pair['pair_id']}"))
+    found = pair["alignment"]
+    if found["changed_share"] is None:
+        raise TourError(f"the pair could not be aligned: {found['reason']}")
+    view = client.get(f"/api/v1/pairs/{pair['pair_id']}/view", params={"kind": "difference", "width": 960})
+    if view.status_code != 200:
+        raise TourError(f"GET of the pair's difference: {view.status_code} {view.text[:300]}")
+    file = output / "difference.jpg"
+    Image.open(io.BytesIO(view.content)).convert("RGB").save(file, "JPEG", quality=90)
+    say(f"   {found['status']}: {100 * found['changed_share']:.1f} % changed, in {len(found['regions'])} places; {file}")
 
 
 def download(client: httpx.Client, name: str, answer: dict[str, Any], output: Path) -> Result:

@@ -318,6 +318,40 @@ class FrameFilter:
     descending: bool = False
 
 
+class AlignmentStatus(StrEnum):
+    """How a pair's frames lie on each other. same_size: as they are, which no alignment found was better than."""
+
+    ALIGNED = "aligned"
+    SAME_SIZE = "same_size"
+    FAILED = "failed"
+    PENDING = "pending"
+    OFF = "off"
+
+
+@dataclass(frozen=True, slots=True)
+class PairFilter:
+    """What a list of pairs is narrowed to. `camera_id`: of either frame; times: of the pair's making."""
+
+    label: str | None = None
+    subject: str | None = None
+    session: str | None = None
+    camera_id: str | None = None
+    from_: datetime | None = None
+    to: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PairSide:
+    """The frames that may be one side of a pair. `from_`, `to`: capture times."""
+
+    session: str | None = None
+    subject: str | None = None
+    phase: Phase | None = None
+    from_: datetime | None = None
+    to: datetime | None = None
+    camera_ids: tuple[str, ...] | None = None
+
+
 class EventKind(StrEnum):
     MOTION = "motion"
     TRIGGER = "trigger"
@@ -354,6 +388,8 @@ class LogEventType(StrEnum):
     REQUEST_CANCELLED = "request.cancelled"
     GAP_OPENED = "camera.gap_opened"
     GAP_CLOSED = "camera.gap_closed"
+    PAIR_CREATED = "pair.created"
+    PAIR_ALIGNED = "pair.aligned"
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ from repositories.ingestion_requests import IngestionRequestRepository
 from repositories.leases import LeaseRepository
 from repositories.ledger import RECORD, Ledger, Recorded, record_arguments
 from repositories.object_keys import ObjectKeyRepository
+from repositories.pairs import PairRepository
 from repositories.reader import Reader
 from repositories.retention import RetentionRepository
 from repositories.secrets import SecretsRepository
@@ -61,6 +62,10 @@ class UnitOfWork:
 
     def __init__(self, session: AsyncSession) -> None:
         self.session = session
+
+    @cached_property
+    def pairs(self) -> PairRepository:
+        return PairRepository(self.session)
 
     @cached_property
     def requests(self) -> IngestionRequestRepository:

@@ -22,7 +22,7 @@ _EXPIRE = sql("SELECT expire_events(CAST(:retention AS float8), CAST(:at_most AS
 # statement: what is read, where the log begins and where it ends are of one moment.
 _READ = """
 WITH scanned AS (
-    SELECT seq, type, camera_id FROM events WHERE seq > :after{of_camera} ORDER BY seq LIMIT :scan
+    SELECT seq, type, camera_id{other} FROM events WHERE seq > :after{of_camera} ORDER BY seq LIMIT :scan
 ), chosen AS (
     SELECT seq FROM scanned WHERE true{chosen} ORDER BY seq LIMIT :at_most
 )
@@ -80,6 +80,11 @@ class EventLogRepository(Repository[Event]):
         """
         of_camera = " AND camera_id = :camera_id" if camera_id is not None else ""
         of_grant, granted = granted_sql(cameras)
+        # A pair is of two cameras: who does not see both is not told of it.
+        other = ""
+        if of_grant:
+            other = ", CASE WHEN type LIKE 'pair.%' THEN event #>> '{data,after,camera_id}' ELSE camera_id END AS other"
+            of_grant += granted_sql(cameras, "other")[0]
         of_types = " AND type = ANY(CAST(:types AS text[]))" if types is not None else ""
         chosen = of_types + of_grant
         if camera_ids is not None:
@@ -94,7 +99,7 @@ class EventLogRepository(Repository[Event]):
             values["camera_id"] = camera_id
         if types is not None:
             values["types"] = list(types)
-        statement = sql(_READ.format(of_camera=of_camera, chosen=chosen))
+        statement = sql(_READ.format(of_camera=of_camera, other=other, chosen=chosen))
         rows = (await self.session.execute(statement, values)).all()
         found = [(int(row.seq), str(row.event)) for row in rows if row.seq is not None]
         state = rows[0]

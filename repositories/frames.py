@@ -11,14 +11,14 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy import ColumnElement, delete, exists, func, or_, select, update
 
 from models.access import ACTOR, CameraGrant
-from models.entities import Audit, Frame, ObjectKey
+from models.entities import Audit, Frame, ObjectKey, Pair
 from repositories.base import Key, Repository
 from repositories.grants import granted
 from repositories.sql import sql
-from utils.exceptions import FrameOnHold
+from utils.exceptions import FrameInPair, FrameOnHold
 
 
 class Old(NamedTuple):
@@ -51,6 +51,10 @@ class Removal(NamedTuple):
 def _before(seconds: float) -> ColumnElement[datetime]:
     """That many seconds ago, by the database's clock."""
     return func.now() - func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+
+
+def _in_pair() -> ColumnElement[bool]:
+    return or_(exists().where(Pair.before_id == Frame.id), exists().where(Pair.after_id == Frame.id))
 
 
 class FrameRepository(Repository[Frame]):
@@ -100,27 +104,31 @@ class FrameRepository(Repository[Frame]):
 
     # -- deleting ----------------------------------------------------------------------------------------------
 
-    async def begin_delete(self, frame_id: UUID, cameras: CameraGrant) -> str | None:
+    async def begin_delete(self, frame_id: UUID, cameras: CameraGrant, *, pairs: bool = False) -> str | None:
         """Marks a stored frame as being deleted and lowers its request's total; returns the object's key.
 
         None when there is nothing left to delete, or the frame's camera is not of `cameras`. A frame that is already
-        `deleting` gives its key again, so that a delete that was cut off is finished by the next one. Raises FrameOnHold.
+        `deleting` gives its key again, so that a delete that was cut off is finished by the next one.
+        `pairs`: a frame in pairs too; they go with it. Raises FrameOnHold, FrameInPair.
         """
         mine = granted(Frame.camera_id, cameras)
         request_id = await self.session.scalar(select(Frame.request_id).where(Frame.id == frame_id, mine))
         if request_id is None:
             return None
-        if marked := await self.begin_deletes(request_id, [frame_id]):
+        if marked := await self.begin_deletes(request_id, [frame_id], pairs=pairs):
             return marked[0].key
-        left = (await self.session.execute(select(Frame.state, Frame.storage_path).where(Frame.id == frame_id))).one()
+        query = select(Frame.state, Frame.storage_path, Frame.held_at).where(Frame.id == frame_id)
+        left = (await self.session.execute(query)).one()
         if left.state == "stored":
-            raise FrameOnHold
+            raise FrameOnHold if left.held_at is not None else FrameInPair
         return str(left.storage_path) if left.state == "deleting" else None
 
     async def begin_deletes(
-        self, request_id: UUID, frame_ids: Sequence[UUID], older_than_s: float | None = None
+        self, request_id: UUID, frame_ids: Sequence[UUID], older_than_s: float | None = None, *, pairs: bool = False
     ) -> list[Removal]:
-        """Marks those frames of one request that are still stored and on no hold; lowers the request's total.
+        """Marks those frames of one request that are still stored, on no hold and in no pair; lowers the request's total.
+
+        `pairs`: those in pairs too, and their pairs are removed.
 
         `older_than_s`: only those stored longer ago than that. State, hold and age are those of the moment at which the
         row is written, not of the moment at which it was chosen: a frame put on hold since stays (docs/rules.md, rule 10).
@@ -132,10 +140,15 @@ class FrameRepository(Repository[Frame]):
         marking = update(Frame).where(
             Frame.id.in_(frame_ids), Frame.request_id == request_id, Frame.state == "stored", Frame.held_at.is_(None)
         )
+        if not pairs:
+            marking = marking.where(~_in_pair())
         if older_than_s is not None:
             marking = marking.where(Frame.stored_at < _before(older_than_s))
         rows = await self.session.execute(marking.values(state="deleting").returning(Frame.id, Frame.storage_path))
         marked = [Removal(row.id, row.storage_path) for row in rows]
+        if marked and pairs:
+            gone = [item.id for item in marked]
+            await self.session.execute(delete(Pair).where(or_(Pair.before_id.in_(gone), Pair.after_id.in_(gone))))
         if marked:
             await self.session.execute(
                 sql("UPDATE ingestion_requests SET deleted = deleted + :n, updated_at = now() WHERE id = :id"),
@@ -172,9 +185,10 @@ class FrameRepository(Repository[Frame]):
         self, *, after: Key | None, limit: int, camera_id: str | None = None, older_than_s: float | None = None,
         but: Sequence[str] = (),
     ) -> list[Old]:  # fmt: skip
-        """Stored frames that are on no hold, those first that were stored first, after `after`. Not of the cameras `but`."""
+        """Stored frames that are on no hold and in no pair, those first that were stored first, after `after`. Not of the
+        cameras `but`."""
         query = select(Frame.stored_at, Frame.id, Frame.request_id, Frame.size_bytes, Frame.camera_id).where(
-            Frame.state == "stored", Frame.held_at.is_(None)
+            Frame.state == "stored", Frame.held_at.is_(None), ~_in_pair()
         )
         if camera_id is not None:
             query = query.where(Frame.camera_id == camera_id)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from models.entities.base import META_FILTERS, META_INDEXED
-from models.values import FrameFilter, RequestFilter
+from models.values import FrameFilter, PairSide, RequestFilter
+
+__all__ = ["META_INDEXED", "meta_condition", "meta_filters"]
 
 
-def meta_filters(wanted: FrameFilter | RequestFilter) -> list[tuple[str, str, str]]:
+def meta_filters(wanted: FrameFilter | RequestFilter | PairSide) -> list[tuple[str, str, str]]:
     """For each key of `meta` that is asked for: its name, the value's head, which the index holds, and the value."""
     asked = [(key, getattr(wanted, key)) for key in META_FILTERS]
     return [(key, str(value)[:META_INDEXED], str(value)) for key, value in asked if value is not None]

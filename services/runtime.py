@@ -51,6 +51,8 @@ from services.housekeeping.sweeper import Sweeper
 from services.idempotency.service import IdempotencyService
 from services.live.hub import LiveHub
 from services.orchestrator import Orchestrator
+from services.pairs.service import POLL_INTERVAL as PAIRS_INTERVAL
+from services.pairs.service import Pairs
 from services.reads.queries import Queries
 from services.reads.thumbnails import Thumbnails
 from services.redis.link import RedisAway, RedisLink
@@ -104,6 +106,7 @@ class Services:
     latest: LatestPictures
     thumbnails: Thumbnails
     snapshots: Snapshots
+    pairs: Pairs
     bursts: BurstService
     event_log: EventLog
     live: LiveHub
@@ -184,6 +187,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         wakes = _open_wakes(settings, redis, stack)
         orchestrator = Orchestrator(settings, capture, leases, uploads, policy, access.shares, presence.owner, wakes)
         queries = Queries(database, storage, secrets, access.cursors)
+        pairs = Pairs(database, storage, queries, access.cursors)
+        stack.push_async_callback(pairs.close)
         keeper = KeepOpenStreams(database, hub, secrets, site=settings.WORKERS.SITE)
         most_kept = access.shares.most(settings.RTSP.MAX_CONCURRENT_STREAMS)
         refs = StreamRefs(secrets)
@@ -229,6 +234,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             PeriodicJob("health", health.check, settings.API.HEALTH_INTERVAL),
         ]
         if answers:
+            jobs.append(PeriodicJob("pairs", pairs.align_pending, PAIRS_INTERVAL, jitter=0.2))
             jobs += [*idempotency.jobs, PeriodicJob("staging-sweeper", staging.sweep, staging_interval)]
         if captures:  # they load a process beside the answers that clients wait for
             jobs += [
@@ -270,6 +276,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             latest=LatestPictures(database, storage, keeper, uploads),
             thumbnails=Thumbnails(database, storage, uploads),
             snapshots=snapshots,
+            pairs=pairs,
             bursts=bursts,
             event_log=event_log,
             live=live,

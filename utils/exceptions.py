@@ -149,6 +149,31 @@ class FrameOnHold(IngestionException):
     default_message = "The frame is on hold. Release it first."
 
 
+class FrameInPair(IngestionException):
+    code = "frame_in_pair"
+    default_message = "The frame is in a pair. Delete the pair first, or repeat with force=true: its pairs go with it."
+
+
+class PairNotFound(IngestionException):
+    code = "pair_not_found"
+    default_message = "There is no such pair."
+
+
+class PairNotAligned(IngestionException):
+    code = "pair_not_aligned"
+    default_message = "The frames could not be aligned, or were not to be: only before, after and side can be shown."
+
+
+class NoFrame(InvalidRequest):
+    code = "no_frame"
+    default_message = "The camera has no frame within within_s of the moment."
+
+
+class SameFrame(InvalidRequest):
+    code = "same_frame"
+    default_message = "before and after are the same frame."
+
+
 class CameraDisabled(IngestionException):
     code = "camera_disabled"
     default_message = "This camera is disabled."

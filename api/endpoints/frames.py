@@ -99,12 +99,17 @@ async def get_frame(frame_id: FrameId, services: ServicesDep, who: WhoDep) -> An
     status_code=204,
     operation_id="delete_frame",
     summary="Delete a frame",
-    responses=problems("storage_unavailable", "frame_on_hold"),
+    responses=problems("storage_unavailable", "frame_on_hold", "frame_in_pair"),
 )
 @needs(Scope.FRAMES_DELETE)
-async def delete_frame(frame_id: FrameId, services: ServicesDep, who: WhoDep) -> Response:
+async def delete_frame(
+    frame_id: FrameId,
+    services: ServicesDep,
+    who: WhoDep,
+    force: Annotated[Flag, Query(description="A frame in pairs too; the pairs go with it.")] = False,
+) -> Response:
     """Row and object; 204 also when repeated or unknown."""
-    await services.queries.delete_frame(frame_id, who)
+    await services.queries.delete_frame(frame_id, who, force=force)
     return Response(status_code=204)
 
 

@@ -196,6 +196,32 @@ WORKERS: dict[str, Any] = {
         }
     ]
 }  # fmt: skip
+_PAIR_ID = "01970b11-7d2e-7a40-b1c2-3d4e5f607182"
+_AFTER: dict[str, Any] = {**FRAME, "frame_id": "01934f5e-9a10-8a5b-8f21-0c9d8e7f6a5c", "meta": {"phase": "after"}}
+PAIR_NEW: dict[str, Any] = {
+    "before": {"frame_id": _FRAME},
+    "after": {"camera_id": "pit-lane-1", "at": "2026-05-04T15:30:00.000000Z", "within_s": 5.0}, "label": "car-44 FP1",
+    "subject": "car-44", "meta": {}, "align": True,
+}  # fmt: skip
+PAIR: dict[str, Any] = {
+    "pair_id": _PAIR_ID, "label": "car-44 FP1", "subject": "car-44", "meta": {}, "before": FRAME, "after": _AFTER,
+    "seconds_apart": 7200.0,
+    "alignment": {
+        "status": "aligned", "reason": None, "method": "orb_homography_ecc",
+        "matrix": [1.0, 0.0, -4.2, 0.0, 1.0, 1.7, 0.0, 0.0, 1.0], "inliers": 611, "overlap": 0.96, "shift_px": 4.53,
+        "ssim": 0.981, "changed_share": 0.0131,
+        "regions": [{"x": 604, "y": 311, "width": 140, "height": 96, "score": 0.74}],
+    },
+    "created_at": _AT,
+}  # fmt: skip
+PAIR_PAGE: dict[str, Any] = {"items": [PAIR], "next_cursor": None}
+MATCH_NEW: dict[str, Any] = {
+    "before": {"session": "FP1", "phase": "before"}, "after": {"session": "FP1", "phase": "after"}, "by": "camera_id",
+    "choose": "nearest", "label": "FP1",
+}  # fmt: skip
+MATCH: dict[str, Any] = {
+    "items": [PAIR], "unmatched": [{"key": "pit-lane-2", "side": "after", "code": "no_frame"}],
+}  # fmt: skip
 RESOURCE: dict[str, Any] = {
     "resource": "https://ingest.example", "authorization_servers": ["https://issuer.example"],
     "scopes_supported": ["ingest:read"], "bearer_methods_supported": ["header"], "resource_name": "TrackShift Ingestion",

@@ -1,6 +1,6 @@
 """`Idempotency-Key` on the wire: the routes that take it, its form, fingerprints of bodies, replayed answers.
 
-StrictRoute sends every POST under /api/v1/ingest and the snapshot through `serve`.
+StrictRoute sends every POST under /api/v1/ingest and /api/v1/pairs and the snapshot through `serve`.
 The key is taken after the whole body was received. A JSON route does nothing else for it; a route that reads its body
 itself calls `begin` with the fingerprint. A request that is refused earlier (by its headers, or because its body does not
 parse) has changed nothing and uses no key.
@@ -58,7 +58,7 @@ class _Keyed:
 
 def takes_key(methods: set[str], path: str) -> bool:
     """Whether a route takes the header; on others it is ignored."""
-    return "POST" in methods and (path.startswith("/api/v1/ingest/") or path.endswith("/snapshot"))
+    return "POST" in methods and (path.startswith(("/api/v1/ingest/", "/api/v1/pairs")) or path.endswith("/snapshot"))
 
 
 def parse_key(headers: list[str]) -> str | None:

@@ -47,6 +47,10 @@ LINKS: dict[str, tuple[list[Source], list[Target]]] = {
             Target("delete_frame", "path.frame_id"),
         ],
     ),
+    "pair": (
+        [Source("create_pair", "201", "/pair_id")],
+        [Target("get_pair", "path.pair_id"), Target("view_pair", "path.pair_id"), Target("delete_pair", "path.pair_id")],
+    ),
     "camera": (
         [Source("create_camera", "201", "/camera_id")],
         [

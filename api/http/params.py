@@ -11,6 +11,8 @@ from fastapi import Path, Query
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
+from models.schemas.base import TEXT_PATTERN
+
 CURSOR_PATTERN = r"^[!-~]+$"
 KEY_ID_PATTERN = r"^[0-9A-Za-z]{1,64}$"
 _UUID = re.compile(r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\Z")
@@ -50,8 +52,6 @@ StrictInteger = BeforeValidator(_integer)
 StrictSeconds = BeforeValidator(_seconds)
 Limit = Annotated[int, Ge(1), Le(200), StrictInteger, Query(description="Items a page.")]
 Flag = Annotated[bool, BeforeValidator(_boolean, json_schema_input_type=bool)]
-# NUL is in no text that PostgreSQL keeps.
-TEXT_PATTERN = r"^[^\x00]+$"
 MetaText = Annotated[str, MinLen(1), MaxLen(1000), Field(pattern=TEXT_PATTERN)]
 Cursor = Annotated[
     str | None,

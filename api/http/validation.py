@@ -8,9 +8,9 @@ from typing import Any, Literal, cast, get_args
 
 from pydantic_core.core_schema import ErrorType
 
-from api.http.params import CURSOR_PATTERN, KEY_ID_PATTERN, TEXT_PATTERN
+from api.http.params import CURSOR_PATTERN, KEY_ID_PATTERN
 from config import BUCKET_NAME_PATTERN, SITE_PATTERN
-from models.schemas.base import RTSP_URL_PATTERN
+from models.schemas.base import RTSP_URL_PATTERN, TEXT_PATTERN
 from models.schemas.uploads import CONTENT_TYPE_PATTERN, ETAG_PATTERN, SHA256_PATTERN
 from models.values import CAMERA_ID_PATTERN
 from utils.exceptions import FieldError, InvalidRequest, NotApplicable

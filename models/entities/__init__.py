@@ -17,6 +17,7 @@ from models.entities.housekeeping import (
     StorageUsage,
     SweeperState,
 )
+from models.entities.pairs import Pair
 from models.entities.requests import (
     CaptureEvent,
     CaptureGap,
@@ -49,6 +50,7 @@ __all__ = [
     "Json",
     "ObjectKey",
     "OutboxPending",
+    "Pair",
     "RetentionPolicy",
     "RetentionTally",
     "SecretCanary",

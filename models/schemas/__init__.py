@@ -54,6 +54,18 @@ from models.schemas.events import CloudEvent, CloudEventPage
 from models.schemas.frames import FrameInfo, FramePage, HoldRequest, NearestFrame, VerifiedFrame
 from models.schemas.live import ClientMessage, Ping, Subscribe, Ticket, Unsubscribe
 from models.schemas.operations import HealthCheck, HealthCheckResponse, LiveResponse, ReadyResponse
+from models.schemas.pairs import (
+    Alignment,
+    ChangedRegion,
+    FrameRef,
+    MatchRequest,
+    MatchResponse,
+    MatchSide,
+    Pair,
+    PairCreate,
+    PairPage,
+    Unmatched,
+)
 from models.schemas.problems import Problem, ProblemField
 from models.schemas.requests import (
     Gap,
@@ -78,6 +90,7 @@ from models.schemas.workers import WorkerInfo, WorkerList
 
 __all__ = [
     "MAX_META_BYTES",
+    "Alignment",
     "ApiKeyCreate",
     "ApiKeyCreated",
     "ApiKeyInfo",
@@ -96,6 +109,7 @@ __all__ = [
     "CameraPage",
     "CameraPatch",
     "CaptureEventInfo",
+    "ChangedRegion",
     "ClientMessage",
     "CloudEvent",
     "CloudEventPage",
@@ -107,6 +121,7 @@ __all__ = [
     "FrameInfo",
     "FrameMeta",
     "FramePage",
+    "FrameRef",
     "Gap",
     "HealthCheck",
     "HealthCheckResponse",
@@ -114,11 +129,17 @@ __all__ = [
     "IngestionResponse",
     "Input",
     "LiveResponse",
+    "MatchRequest",
+    "MatchResponse",
+    "MatchSide",
     "Me",
     "MediaProfile",
     "MotionSettings",
     "NearestFrame",
     "Output",
+    "Pair",
+    "PairCreate",
+    "PairPage",
     "Ping",
     "ProbeRequest",
     "ProbeResponse",
@@ -145,6 +166,7 @@ __all__ = [
     "Timestamp",
     "TriggerAccepted",
     "TriggerRequest",
+    "Unmatched",
     "Unsubscribe",
     "UploadComplete",
     "UploadError",
@@ -158,4 +180,4 @@ __all__ = [
     "format_time",
     "parse_time",
     "without_nulls",
-]  # fmt: skip
+]

@@ -27,6 +27,7 @@ from pydantic_core import CoreSchema, PydanticCustomError
 from models.values import CAMERA_ID_PATTERN, Phase
 
 MAX_META_BYTES = 16 * 1024
+TEXT_PATTERN = r"^[^\x00]+$"  # NUL is in no text that PostgreSQL keeps
 RTSP_URL_PATTERN = r"^[Rr][Tt][Ss][Pp][Ss]?://"
 _RFC3339 = re.compile(r"^\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})$")
 

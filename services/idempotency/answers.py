@@ -15,6 +15,7 @@ from utils.exceptions import FrameNotFound
 from utils.urls import mask_url
 
 Rendered = Mapping[UUID, dict[str, Any]]
+_OF_PAIR = frozenset({"pair_id", "before", "after"})
 _OF_FRAME = frozenset({"frame_id", "storage_path", "storage_url"})
 
 
@@ -52,12 +53,16 @@ def unpacked(kept: Any, frames: Rendered) -> Any:
 
 
 def _each_frame(body: Any, change: Callable[[Any], Any]) -> Any:
-    """A copy of `body` in which `change` has replaced each frame: the body itself, those in `frames`, in `results`."""
+    """A copy of `body` in which `change` has replaced each frame: the body itself, those in `frames`, `results`, pairs."""
     if isinstance(body, str) or _is_frame(body):  # a snapshot's answer
         return change(body)
     if not isinstance(body, dict):
         return body
     copy = dict(body)
+    if body.keys() >= _OF_PAIR:
+        copy |= {side: change(body[side]) for side in ("before", "after")}
+    if isinstance(items := body.get("items"), list):  # of a match
+        copy["items"] = [_each_frame(item, change) if isinstance(item, dict) else item for item in items]
     if isinstance(frames := body.get("frames"), list):
         copy["frames"] = [change(frame) for frame in frames]
     if isinstance(results := body.get("results"), list):  # a burst's

@@ -25,6 +25,9 @@ class Interest:
     def takes_event(self, event: LogEvent) -> bool:
         if self._types is not None and event.type not in self._types:
             return False
+        grant = self.wanted.cameras
+        if event.other_camera is not None and grant.patterns is not None and not grant.covers(event.other_camera):
+            return False
         return self._takes(event.camera_id, event.request_id)
 
     def takes_request(self, camera_id: str, request_id: UUID) -> bool:

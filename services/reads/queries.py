@@ -196,15 +196,15 @@ class Queries:
             log.error("integrity_violation", kind=kind, frame_id=str(row.id), expected=row.size_bytes, found=size)
         return VerifiedFrame(ok=False, sha256=found.sha256 if found else None, size_bytes=size)
 
-    async def delete_frame(self, frame_id: UUID, who: Principal) -> None:
+    async def delete_frame(self, frame_id: UUID, who: Principal, *, force: bool = False) -> None:
         """Deletes row and object; repeated or unknown: nothing. The row stays as the slot's tombstone.
 
         Should the object store be away, the frame is gone for clients, and retention deletes its object later.
-        Raises FrameOnHold.
+        `force`: one in pairs, too; they go with it. Raises FrameOnHold, FrameInPair.
         """
 
         async def begin(uow: UnitOfWork) -> str | None:
-            key = await uow.frames.begin_delete(frame_id, who.cameras)
+            key = await uow.frames.begin_delete(frame_id, who.cameras, pairs=force)
             if key is not None:
                 await uow.audit.write(frame_id, "frame.delete")
             return key

@@ -22,6 +22,7 @@ class LogEvent:
     body: bytes
     camera_id: str | None = None
     request_id: str | None = None
+    other_camera: str | None = None  # of a pair's after: the event is for who sees both
 
 
 def to_cloud_event(log_id: UUID, seq: int, row: str) -> LogEvent:
@@ -36,4 +37,6 @@ def to_cloud_event(log_id: UUID, seq: int, row: str) -> LogEvent:
     # Its own JSON format leaves out the six digits of a time that has none.
     whole = {**event.get_attributes(), "time": kept["time"], "data": event.get_data()}
     body = json.dumps(whole, ensure_ascii=False, separators=(",", ":")).encode()
-    return LogEvent(attributes["id"], event.get_type(), body, kept["camera_id"], kept["data"].get("request_id"))
+    data = kept["data"]
+    other = data["after"]["camera_id"] if kept["type"].startswith("pair.") else None
+    return LogEvent(attributes["id"], event.get_type(), body, kept["camera_id"], data.get("request_id"), other)

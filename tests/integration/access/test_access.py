@@ -49,6 +49,7 @@ class Camera:
     capture_id: str = ""
     group_id: str = ""
     session_id: str = ""
+    pair_id: str = ""
     storage_path: str = ""
     storage_url: str = ""
 
@@ -57,8 +58,11 @@ class Camera:
         """What nobody may see who was not given the camera."""
         return [
             self.camera_id, self.request_id, self.frame_id, self.capture_id, self.group_id, self.session_id,
-            self.storage_path,
+            self.pair_id, self.storage_path,
         ]  # fmt: skip
+
+
+AT = "2026-05-04T13:30:00Z"
 
 
 @dataclass
@@ -85,7 +89,7 @@ class Place:
         """httpx's arguments of a good request that names this camera, or what is of it."""
         ids = {
             "{camera_id}": camera.camera_id, "{frame_id}": camera.frame_id, "{group_id}": camera.group_id,
-            "{session_id}": camera.session_id, "{key_id}": "0" * 12, "{name}": "none.js",
+            "{session_id}": camera.session_id, "{pair_id}": camera.pair_id, "{key_id}": "0" * 12, "{name}": "none.js",
             "{request_id}": camera.request_id if line.operation == "get_request" else camera.capture_id,
         }  # fmt: skip
         path = line.path
@@ -105,6 +109,10 @@ class Place:
             "discover_cameras": {"json": {"timeout_s": 0.1}},
             "nearest_frame": {"params": {"camera_id": camera.camera_id, "at": "2026-05-04T13:30:00Z"}},
             "create_api_key": {"json": {"name": "x", "scopes": ["frames:read"]}},
+            "create_pair": {
+                "json": {"before": {"frame_id": self.mine.frame_id}, "after": {"camera_id": camera.camera_id, "at": AT}}
+            },
+            "match_pairs": {"json": {"before": {"camera_ids": [camera.camera_id]}, "after": {"phase": "after"}}},
             "open_session": {"json": {"credential": "nonsense"}},
         }
         return {"method": line.method, "url": path, **bodies.get(line.operation, {})}
@@ -128,6 +136,9 @@ async def _camera(client: httpx.AsyncClient, picture: bytes) -> Camera:
     frame = stored["frames"][0]
     camera.request_id, camera.frame_id = stored["request_id"], frame["frame_id"]
     camera.storage_path, camera.storage_url = frame["storage_path"], frame["storage_url"]
+    later = (await upload(client, camera.camera_id, picture)).raise_for_status().json()["frames"][0]["frame_id"]
+    pair = {"before": {"frame_id": camera.frame_id}, "after": {"frame_id": later}, "align": False}
+    camera.pair_id = (await client.post("/api/v1/pairs", json=pair)).raise_for_status().json()["pair_id"]
     running_capture = {"camera_id": camera.camera_id, "capture_mode": "event_driven", "rtsp_url": NOWHERE}
     accepted = await client.post("/api/v1/ingest/rtsp", json=running_capture)
     camera.capture_id = accepted.raise_for_status().json()["request_id"]
@@ -202,7 +213,7 @@ async def test_another_camera_is_not_there(place: Place, line: Line) -> None:
     if line.alien == "absent":
         assert place.mine.camera_id in answer.text
     if line.alien == "404":  # alien and unknown are answered alike
-        nobody = Camera("no-such-camera", *[str(uuid4()) for _ in range(5)])
+        nobody = Camera("no-such-camera", *[str(uuid4()) for _ in range(6)])
         unknown = await place.client.request(**place.call(line, nobody), headers=headers)
         assert (unknown.status_code, unknown.json()["code"]) == (404, answer.json()["code"])
         assert unknown.json()["detail"] == answer.json()["detail"]

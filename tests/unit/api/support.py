@@ -203,7 +203,7 @@ class FakeQueries:
     async def nearest_frame(self, _camera_id: str, _at: datetime, _who: Principal) -> NearestFrame:
         return NearestFrame(**frame_of(KNOWN).model_dump(), distance_ms=1.0)
 
-    async def delete_frame(self, _frame_id: UUID, _who: Principal) -> None:
+    async def delete_frame(self, _frame_id: UUID, _who: Principal, *, force: bool = False) -> None:
         if self.error:
             raise self.error
 

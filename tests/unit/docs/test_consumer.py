@@ -61,7 +61,7 @@ def script(request: pytest.FixtureRequest) -> Iterator[Script]:
 
 
 def run(script: Script, folder: Path) -> subprocess.CompletedProcess[str]:
-    [code] = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    code, _ = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     url = f"http://127.0.0.1:{script.server_address[1]}/api/v1"
     return subprocess.run(
         [sys.executable, "-c", code, url, str(folder / "state")], capture_output=True, text=True, timeout=30, check=False,

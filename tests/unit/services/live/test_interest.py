@@ -37,6 +37,14 @@ def _takes(wanted: LogFilter, event: LogEvent) -> bool:
     return granted and of_type and of_camera and of_request
 
 
+def test_a_pair_is_told_to_who_sees_both_cameras() -> None:
+    pair = LogEvent("log.1", "pair.created", b"{}", "pit-1", None, "pit-2")
+    for cameras in (["pit-1"], ["pit-2"]):
+        assert not Interest(LogFilter(CameraGrant.of(cameras))).takes_event(pair)
+    for seen in (["pit-1", "pit-2"], ["pit-*"], None):
+        assert Interest(LogFilter(CameraGrant.of(seen))).takes_event(pair)
+
+
 def test_a_subscription_takes_what_its_filter_says_and_the_index_finds_it() -> None:
     taken = 0
     for wanted, event in itertools.product(FILTERS, EVENTS):
