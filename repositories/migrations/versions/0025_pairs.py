@@ -49,9 +49,9 @@ def upgrade() -> None:
     whole: list[str | sa.TextClause] = ["before_id", "after_id", sa.text("coalesce(label, '')")]
     op.create_index("uq_pairs_frames_label", "pairs", whole, unique=True)
     _index("after_id", "after_id")
-    _index("created_at", "created_at", "id")
-    _index("before_camera", "before_camera", "created_at", "id")
-    _index("after_camera", "after_camera", "created_at", "id")
+    _index("created_at_id", "created_at", "id")
+    _index("before_camera_created_at_id", "before_camera", "created_at", "id")
+    _index("after_camera_created_at_id", "after_camera", "created_at", "id")
     _index("label", "label", "created_at", "id", where="label IS NOT NULL")
     _index("subject", "subject", "created_at", "id", where="subject IS NOT NULL")
     _index("session", "left(session, 100)", "created_at", "id", where="session IS NOT NULL")

@@ -163,7 +163,7 @@ async def test_the_database_has_exactly_the_functions_of_the_files(backends: Bac
     found, wanted = await functions_and_triggers(db), await only_the_files(await fresh(backends))
     assert found == wanted
     assert {name.partition("(")[0] for name in found if "(" in name} == set(functions.names())
-    assert sum("." in name for name in found) == 13  # triggers
+    assert sum("." in name for name in found) == 15  # triggers
 
 
 # Functions with the signatures of older versions, and the revision that replaced the last of those.
