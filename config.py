@@ -132,6 +132,12 @@ def _has_text(field: FieldInfo | None) -> bool:
 class ApiSettings(Group):
     HOST: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 in the container.")
     PORT: int = Field(8000, ge=0, le=65535, description="TCP port; 0 takes a free one.")
+    PROCESSES: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="With ROLE=api: processes behind the port, started, replaced and stopped together (docs/processes.md).",
+    )
     CORS_ORIGINS: list[str] = Field(
         default_factory=list, description='JSON list of origins that browsers may call from, e.g. ["https://pit.example"].'
     )
@@ -637,6 +643,12 @@ class WorkersSettings(Group):
         description="The site that this process captures at: it runs the captures of cameras whose `site` this is, and, as "
         "`default`, those of cameras that are not registered.",
     )
+    PROCESSES: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="With ROLE=worker: processes on this machine; the health of the second is at API__PORT + 1, and so on.",
+    )
 
 
 class LogSettings(Group):
@@ -803,7 +815,7 @@ class Settings(BaseSettings):
 
     def start_refusals(self) -> list[str]:
         """Why these settings do not allow a start; empty when they do. Names settings, never their values."""
-        reasons = self._auth_refusals()
+        reasons = [*self._auth_refusals(), *self._process_refusals()]
         if self.WORKERS.MODE == "celery" and not self.REDIS.HOST:
             reasons.append("WORKERS__MODE is celery, and REDIS__HOST is empty: name the Redis that carries its messages")
         if self.ENVIRONMENT is not Environment.PRODUCTION:
@@ -847,6 +859,26 @@ class Settings(BaseSettings):
             reasons.append('API__CORS_ORIGINS is ["*"] together with API__CORS_CREDENTIALS: name the origins')
         if self.AUTH.MODE == "off" and self.API.HOST not in LOOPBACK_NAMES:
             reasons.append("AUTH__MODE is off and API__HOST is not loopback: put the proxy on this host, or turn access on")
+        return reasons
+
+    @property
+    def processes(self) -> int:
+        """How many processes one start makes."""
+        return {Role.API: self.API.PROCESSES, Role.WORKER: self.WORKERS.PROCESSES}.get(self.ROLE, 1)
+
+    def _process_refusals(self) -> list[str]:
+        """What does not go with several processes."""
+        reasons = [
+            f"{name} is {count} and ROLE is {self.ROLE.value}: set ROLE={role.value}"
+            for name, count, role in (
+                ("API__PROCESSES", self.API.PROCESSES, Role.API), ("WORKERS__PROCESSES", self.WORKERS.PROCESSES, Role.WORKER)
+            )
+            if count > 1 and self.ROLE is not role
+        ]  # fmt: skip
+        if self.processes > 1:
+            shared: dict[str, object] = {"DB__HOST": self.DB.HOST, "STORAGE__ENDPOINT": self.STORAGE.ENDPOINT}
+            missing = shared | {"SECRETS__KEYS": self.SECRETS.KEYS}
+            reasons += [f"{name} is empty: several processes share one" for name, value in missing.items() if not value]
         return reasons
 
     def _auth_refusals(self) -> list[str]:

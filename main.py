@@ -155,23 +155,34 @@ def main(ready: Ready | None = None) -> int:
 
     `ready`: for a thread, which gets no signals: it is given what stops the service, once that listens.
     """
+    from api.processes import Supervisor, child_number, die_with_parent
     from api.server import bind, serve
     from utils.exceptions import IngestionException
     from utils.logger import configure_logging
 
     try:
         settings = get_settings()
-        app = create_app(settings)
+        settings.check_start()
+        several = settings.processes > 1
+        app = None if several else create_app(settings)
     except (ConfigurationError, ValidationError, SettingsError) as error:
         return _fail("The settings do not allow a start:\n  " + "\n  ".join(_settings_problems(error)), 2)
     configure_logging(settings.LOG.LEVEL, settings.LOG.FORMAT)
-    api = settings.API
+    api, number = settings.API, child_number()
+    if number is not None:
+        die_with_parent()
+    shared = settings.ROLE is Role.API and (several or number is not None)
     try:
-        listener = bind(api.HOST, api.PORT)
+        listener = bind(api.HOST, api.PORT, shared=shared)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             return _fail(f"Port {api.PORT} on {api.HOST} is taken: set API__PORT to another, or to 0 for a free one.", 1)
         return _fail(f"Cannot listen on {api.HOST}:{api.PORT} (API__HOST, API__PORT): {error.strerror}.", 1)
+    if app is None:  # the port is held for the processes; nothing listens here
+        port = listener.getsockname()[1] if shared else api.PORT
+        if not shared:
+            listener.close()
+        return Supervisor(settings, settings.processes, port).run()
     # Late: cv2 and boto3 are not needed to say that a setting or a port is wrong.
     from services.runtime import StartError
 

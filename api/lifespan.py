@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from api.http.state import AppState
 from config import Settings
 from utils.logger import get_logger
-from utils.metrics import EVENT_LOOP_LAG
+from utils.metrics import EVENT_LOOP_LAG, refresh
 
 if TYPE_CHECKING:
     from services.runtime import Services
@@ -34,6 +34,7 @@ async def probe_loop_lag() -> None:
         await asyncio.sleep(_PROBE_INTERVAL)
         lags.append(max(0.0, clock() - due))
         EVENT_LOOP_LAG.set(max(lags))
+        refresh()
 
 
 @asynccontextmanager

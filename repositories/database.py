@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TypeVar
 from uuid import UUID
 
@@ -48,13 +48,18 @@ from repositories.secrets import SecretsRepository
 from repositories.storage_usage import StorageUsageRepository
 from repositories.upload_sessions import UploadSessionRepository
 from repositories.uploads import StoredUpload, Upload, store
+from repositories.worker_calls import WorkerCallRepository
 from repositories.workers import WorkerRepository
 from utils.exceptions import DatabaseUnavailable
 from utils.logger import Throttle, get_logger
-from utils.metrics import DB_ERRORS, DB_POOL
+from utils.metrics import DB_ERRORS, DB_POOL, follow
 
 log = get_logger(__name__)
 T = TypeVar("T")
+
+
+def _pass_on(handler: Callable[[str], None], _connection: object, _process: int, _channel: str, payload: str) -> None:
+    handler(payload)
 
 
 class UnitOfWork:
@@ -144,6 +149,10 @@ class UnitOfWork:
         return WorkerRepository(self.session)
 
     @cached_property
+    def calls(self) -> WorkerCallRepository:
+        return WorkerCallRepository(self.session)
+
+    @cached_property
     def access_state(self) -> AccessStateRepository:
         return AccessStateRepository(self.session)
 
@@ -196,7 +205,7 @@ class Database:
         self.hot = HotReads(self._reader)
         pool = self.engine.sync_engine.pool
         if not dedicated:
-            DB_POOL.set_function(lambda: pool.checkedout() if isinstance(pool, AsyncAdaptedQueuePool) else 0)
+            follow(DB_POOL, lambda: pool.checkedout() if isinstance(pool, AsyncAdaptedQueuePool) else 0)
 
     def unit_of_work(self, *, events: bool = True) -> AbstractAsyncContextManager[UnitOfWork]:
         """One transaction; without `events` it reads, or writes what leads to no event, and `on_commit` is not called.
@@ -320,10 +329,11 @@ class Database:
             raise DatabaseUnavailable(retry_after=2) from error
 
     @asynccontextmanager
-    async def notifications(self, channel: str, on_notify: Callable[[], None]) -> AsyncIterator[asyncio.Event]:
+    async def listen(self, handlers: Mapping[str, Callable[[str], None]]) -> AsyncIterator[asyncio.Event]:
         """LISTENs on a connection of its own for the block; yields an event that is set when that connection is lost.
 
-        What was notified before, or while it is lost, is not told. Only where `keeps_sessions`. Raises DatabaseUnavailable.
+        `handlers`: what is called with a notification's payload, by channel. What was notified before, or while it is lost,
+        is not told. Only where `keeps_sessions`. Raises DatabaseUnavailable.
         """
         lost = asyncio.Event()
         try:
@@ -334,12 +344,17 @@ class Database:
             raise DatabaseUnavailable(retry_after=2) from error
         try:
             connection.add_termination_listener(lambda _connection: lost.set())
-            await connection.add_listener(channel, lambda *_: on_notify())
+            for channel, handler in handlers.items():
+                await connection.add_listener(channel, partial(_pass_on, handler))
             yield lost
         except (asyncpg.PostgresError, OSError) as error:
             raise DatabaseUnavailable(retry_after=2) from error
         finally:
             connection.terminate()
+
+    def notifications(self, channel: str, on_notify: Callable[[], None]) -> AbstractAsyncContextManager[asyncio.Event]:
+        """`listen` on one channel, whatever is said there."""
+        return self.listen({channel: lambda _payload: on_notify()})
 
     async def version(self) -> str:
         """PostgreSQL's version, by one cheap query on the live pool. Raises DatabaseUnavailable."""

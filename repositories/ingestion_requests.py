@@ -64,11 +64,15 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
             )
         return (await self.session.scalars(self.select().where(IngestionRequest.id == row.id))).one()
 
-    async def add_group(self, rows: Sequence[IngestionRequest], owner: str, ttl: float) -> set[UUID]:
+    async def add_group(
+        self, rows: Sequence[IngestionRequest], owner: str, ttl: float, others: Mapping[str, str] | None = None
+    ) -> set[UUID]:
         """Captures that `owner` runs from the start, and their leases; idempotent (docs/rules.md, rule 4).
 
-        Returns those whose first epoch is `owner`'s: none of a group that another process inserted before.
+        `others`: who runs them instead, by camera. Returns those whose first epoch is `owner`'s: none of a group that
+        another process inserted before.
         """
+        others = others or {}
         names = (
             "id", "camera_id", "source_type", "capture_mode", "status", "rtsp_url", "params", "meta", "group_id", "owner"
         )  # fmt: skip
@@ -77,16 +81,17 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
         new = set((await self.session.scalars(statement)).all())
         held = sql("""
             INSERT INTO capture_leases (request_id, camera_id, principal, owner, epoch, expires_at, ttl)
-            SELECT request_id, camera_id, principal, :owner, 1, now() + make_interval(secs => :ttl), CAST(:ttl AS float8)
-            FROM unnest(CAST(:ids AS uuid[]), CAST(:cameras AS text[]), CAST(:principals AS text[]))
-                AS new(request_id, camera_id, principal)
+            SELECT request_id, camera_id, principal, owner, 1, now() + make_interval(secs => :ttl), CAST(:ttl AS float8)
+            FROM unnest(CAST(:ids AS uuid[]), CAST(:cameras AS text[]), CAST(:principals AS text[]),
+                        CAST(:owners AS text[])) AS new(request_id, camera_id, principal, owner)
             ON CONFLICT DO NOTHING
         """)
         leased = [row for row in rows if row.id in new]
         await self.session.execute(
             held,
             {
-                "owner": owner, "ttl": ttl, "ids": [row.id for row in leased],
+                "owners": [others.get(row.camera_id, owner) for row in leased], "ttl": ttl,
+                "ids": [row.id for row in leased],
                 "cameras": [row.camera_id for row in leased], "principals": [row.owner for row in leased],
             },
         )  # fmt: skip

@@ -7,13 +7,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from models.entities import CaptureLease
+from sqlalchemy import func, select
+
+from models.entities import CaptureLease, IngestionRequest
 from models.values import Claim
 from repositories.base import Repository
 from repositories.sql import LAPSED, sql
 
 # A camera that is not registered is of the site `default`.
 _OF_SITE = """coalesce((SELECT c.site FROM camera_configurations c WHERE c.camera_id = l.camera_id), 'default') = :site"""
+# How long nobody has run it.
+_WAITED = "clock_timestamp() - coalesce(l.expires_at, l.claimed_at)"
+# Where several processes capture at the site (:peers): a camera that another one has a stream of is left to that one for a
+# second, so that a camera's captures stay on one connection.
+_OURS = f"""(CAST(:peers AS int) = 1 OR {_WAITED} > interval '1 s' OR l.camera_id IN (SELECT camera_id FROM running)
+    OR l.camera_id NOT IN (
+        SELECT o.camera_id FROM capture_leases o WHERE o.owner <> :owner AND o.expires_at >= clock_timestamp()
+        UNION ALL SELECT k.camera_id FROM kept_streams k WHERE k.worker_id <> :worker_id AND k.expires_at >= now()
+    ))"""  # noqa: S608 - constants of this module
 # Its owner died (another process's, not handed back) without progress since it took the capture: it stored nothing, settled
 # no slot, recorded no failure of the camera, and did not live for a minute. The capture may be what it died of.
 _DOUBTFUL = """(l.owner IS NOT NULL AND l.owner <> :owner
@@ -51,8 +62,9 @@ class ProcessShares:
 _RUNNING = "running AS (SELECT key AS camera_id, value::int AS n FROM jsonb_each_text(CAST(:running AS jsonb)))"
 _ALL = f"""{_RUNNING},
     mine AS (
-        SELECT l.request_id, l.camera_id, r.n FROM capture_leases l LEFT JOIN running r USING (camera_id)
-        WHERE {LAPSED} AND {_OF_SITE} AND (:doubtful OR NOT {_DOUBTFUL})
+        SELECT l.request_id, l.camera_id, r.n, {_WAITED} > interval '1 s' AS overdue
+        FROM capture_leases l LEFT JOIN running r USING (camera_id)
+        WHERE {LAPSED} AND {_OF_SITE} AND {_OURS} AND (:doubtful OR NOT {_DOUBTFUL})
     )"""  # noqa: S608 - constants of this module
 # Of each principal no more than its share: cameras without a stream first, then captures, in the fair order. What was
 # taken before goes on, whatever is held. Without a principal: access is off, or was.
@@ -62,10 +74,11 @@ _WITHIN_SHARES = f"""{_RUNNING},
         FROM jsonb_each(CAST(:held AS jsonb))
     ),
     lapsed AS (
-        SELECT l.request_id, l.camera_id, l.principal, r.n, l.principal IS NULL OR l.epoch > 0 AS anyway,
+        SELECT l.request_id, l.camera_id, l.principal, r.n, {_WAITED} > interval '1 s' AS overdue,
+               l.principal IS NULL OR l.epoch > 0 AS anyway,
                row_number() OVER own + coalesce(r.n, 0) AS place, first_value(l.request_id) OVER own AS first_id
         FROM capture_leases l LEFT JOIN running r USING (camera_id)
-        WHERE {LAPSED} AND {_OF_SITE} AND (:doubtful OR NOT {_DOUBTFUL})
+        WHERE {LAPSED} AND {_OF_SITE} AND {_OURS} AND (:doubtful OR NOT {_DOUBTFUL})
         WINDOW own AS (PARTITION BY l.principal, l.camera_id ORDER BY l.request_id)
     ),
     by_camera AS (
@@ -78,7 +91,7 @@ _WITHIN_SHARES = f"""{_RUNNING},
         WHERE anyway OR n IS NOT NULL OR camera_rank <= :share_of_streams - coalesce(h.streams, 0)
     ),
     mine AS (
-        SELECT request_id, camera_id, n FROM by_capture
+        SELECT request_id, camera_id, n, overdue FROM by_capture
         WHERE anyway OR capture_rank <= :share_of_captures - captures
     )"""  # noqa: S608 - constants of this module
 
@@ -89,13 +102,15 @@ class LeaseRepository(Repository[CaptureLease]):
     async def claim(
         self, owner: str, ttl: float, limit: int, running: dict[str, int], new_cameras: int,
         shares: ProcessShares | None = None, *, doubtful: bool = True, site: str = "default",
+        peers: int = 1, worker_id: UUID | None = None,
     ) -> list[Claim]:  # fmt: skip
         """Takes up to `limit` captures that nobody runs, in fair order: a camera's second waits for every camera's first.
 
         `running` says how many captures of each camera this process runs already; of cameras that it has no
         stream of, at most `new_cameras` are taken, and of each principal no more than its share (None: all). `doubtful`:
-        also those that their last owner may have died of (`claim_doubtful`). Only cameras of `site`. Locks in id order,
-        skips what another process takes meanwhile.
+        also those that their last owner may have died of (`claim_doubtful`). Only cameras of `site`. Where so
+        many `peers` capture there: no more cameras than this process's share of those with captures, but for what has
+        waited for a second. Locks in id order, skips what another process takes meanwhile.
         """
         given = {}
         if shares is not None:
@@ -106,18 +121,24 @@ class LeaseRepository(Repository[CaptureLease]):
             sql(f"""
             WITH {_ALL if shares is None else _WITHIN_SHARES},
             free AS (
-                SELECT request_id, camera_id, n,
+                SELECT request_id, camera_id, n, overdue,
                        row_number() OVER (PARTITION BY camera_id ORDER BY request_id) AS place,
                        first_value(request_id) OVER (PARTITION BY camera_id ORDER BY request_id) AS first_id
                 FROM mine
             ),
             ranked AS (
-                SELECT request_id, n, place + coalesce(n, 0) AS place,
+                SELECT request_id, n, overdue, place + coalesce(n, 0) AS place,
                        dense_rank() OVER (PARTITION BY n IS NULL ORDER BY first_id) AS camera_rank
                 FROM free
             ),
             due AS (
-                SELECT request_id FROM ranked WHERE n IS NOT NULL OR camera_rank <= :new_cameras
+                SELECT request_id FROM ranked
+                WHERE n IS NOT NULL OR camera_rank <= :new_cameras AND (
+                    CAST(:peers AS int) = 1 OR overdue
+                    OR camera_rank <= ceil((
+                        SELECT count(DISTINCT l.camera_id) FROM capture_leases l WHERE {_OF_SITE}
+                    )::numeric / CAST(:peers AS int)) - CAST(:streams AS int)
+                )
                 ORDER BY place, request_id LIMIT :limit
             ),
             taken AS (
@@ -132,7 +153,8 @@ class LeaseRepository(Repository[CaptureLease]):
             """),  # noqa: S608 - constants of this module
             {
                 "owner": owner, "ttl": ttl, "limit": limit, "running": json.dumps(running), "new_cameras": new_cameras,
-                "doubtful": doubtful, "site": site,
+                "doubtful": doubtful, "site": site, "peers": max(1, peers), "worker_id": worker_id or UUID(int=0),
+                "streams": len(running),
             } | given,
         )  # fmt: skip
         return [Claim(row.request_id, row.epoch, resumed=row.epoch > 1, attempts=row.attempts) for row in rows]
@@ -219,7 +241,10 @@ class LeaseRepository(Repository[CaptureLease]):
     async def hand_back(self, claim: Claim) -> None:
         """Lets anybody claim the capture at once."""
         await self.session.execute(
-            sql("UPDATE capture_leases SET owner = NULL, expires_at = NULL WHERE request_id = :id AND epoch = :epoch"),
+            sql(
+                "UPDATE capture_leases SET owner = NULL, expires_at = NULL, claimed_at = now() "
+                "WHERE request_id = :id AND epoch = :epoch"
+            ),
             {"id": claim.request_id, "epoch": claim.epoch},
         )
 
@@ -230,6 +255,16 @@ class LeaseRepository(Repository[CaptureLease]):
             {"ids": list(request_ids)},
         )
         return {row.request_id: row.owner for row in rows}
+
+    async def of_group(self, group_id: UUID, owner: str) -> list[tuple[CaptureLease, float]]:
+        """The first leases of a burst's requests that `owner` was given, and how many seconds ago."""
+        age = func.extract("epoch", func.clock_timestamp() - CaptureLease.claimed_at)
+        query = (
+            select(CaptureLease, age)
+            .join(IngestionRequest, IngestionRequest.id == CaptureLease.request_id)
+            .where(IngestionRequest.group_id == group_id, CaptureLease.owner == owner, CaptureLease.epoch == 1)
+        )
+        return [(lease, float(seconds)) for lease, seconds in (await self.session.execute(query)).all()]
 
     async def of_claims(self, claims: Sequence[Claim]) -> dict[UUID, CaptureLease]:
         """The leases of claimed captures, as far as they are still there."""

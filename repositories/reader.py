@@ -17,7 +17,7 @@ from pydantic_core import from_json
 from config import DbSettings
 from repositories.connections import connect_by
 from repositories.engine import driver_arguments, is_outdated, is_unavailable, takes_no_writes
-from utils.metrics import DB_READ_POOL
+from utils.metrics import DB_READ_POOL, follow
 
 T = TypeVar("T")
 _IDLE_SECONDS = 60.0
@@ -99,7 +99,7 @@ class Reader:
                     min_size=0, max_size=self._settings.POOL_SIZE, max_inactive_connection_lifetime=_IDLE_SECONDS,
                     connect=self._connect, setup=self._look, reset=_nothing,
                 )  # fmt: skip
-                DB_READ_POOL.set_function(lambda: pool.get_size() - pool.get_idle_size())
+                follow(DB_READ_POOL, lambda: pool.get_size() - pool.get_idle_size())
         return self._pool
 
     async def _connect(self, *_: Any, **__: Any) -> asyncpg.Connection:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -23,6 +23,7 @@ from models.schemas import (
     UploadIngestionRequest,
 )
 from models.values import (
+    DEFAULT_SITE,
     FINAL_STATUSES,
     BurstParams,
     Claim,
@@ -36,6 +37,8 @@ from services.admission.captures import capture_row, check_moment, with_known_ur
 from services.admission.pending import PendingCount
 from services.admission.triggers import add_trigger
 from services.admission.uploads import ingest_upload
+from services.execution.calls import Calls
+from services.execution.presence import Presence
 from services.execution.runner import CaptureRunner
 from services.execution.wakes import Wakes
 from services.idempotency.operation import Operation
@@ -71,12 +74,15 @@ class Orchestrator:
         uploads: UploadHandler,
         policy: AddressPolicy,
         shares: Shares,
-        owner: str,
+        presence: Presence,
         wakes: Wakes,
+        calls: Calls,
     ) -> None:
-        """`leases`: a dedicated connection, for the renewal of leases. `shares`: what one principal may hold. `owner`:
-        this process, in its leases. `wakes`: tells the workers of a site of a new capture."""
+        """`leases`: a dedicated connection, for the renewal of leases. `shares`: what one principal may hold. `presence`:
+        this process among the others. `wakes`: tells the workers of a site of a new capture. `calls`: how other processes
+        are told of captures that wait or have ended."""
         self._wakes = wakes
+        self._calls = calls
         self._shares = shares
         self._settings = settings
         self._capture = capture
@@ -84,7 +90,9 @@ class Orchestrator:
         self._secrets = capture.secrets
         self._uploads = uploads
         self._policy = policy
-        self.runner = CaptureRunner(capture, leases, self._note_finished, shares, owner=owner, site=settings.WORKERS.SITE)
+        self.runner = CaptureRunner(
+            capture, leases, self._ended_here, shares, presence=presence
+        )
         self._pending = PendingCount(settings.RTSP.MAX_PENDING)
         self._finished: dict[UUID, asyncio.Event] = {}
         self._stopping = False
@@ -139,14 +147,18 @@ class Orchestrator:
         self._pending.added()
         log.info("capture_accepted", ingestion_id=str(row.id), camera_id=row.camera_id, mode=row.capture_mode)
         self.runner.wake()
-        self._wakes.post(row.id, DEFAULT_SITE if camera is None else camera.site)
+        site = DEFAULT_SITE if camera is None else camera.site
+        self._wakes.post(row.id, site)
+        self._calls.capture_waits(site)
         return to_response(stored, [], [], self._secrets)
 
     async def submit_burst(
         self, operation: Operation, captures: Sequence[tuple[RTSPIngestionRequest, CameraConfiguration]],
-        tolerance_ms: float, who: Principal,
+        tolerance_ms: float, who: Principal, others: Mapping[str, str] | None = None,
     ) -> list[UUID]:  # fmt: skip
         """Stores single_frame captures of one moment in one transaction and runs them here, where their streams are.
+
+        `others`: by camera, the owner of leases in another process that has its stream; it is yet to be told to begin.
 
         The group's id is the operation's, the requests' ids follow from it: of a burst that is there already, only those
         ids are returned. Their leases are this process's from the start. Raises CameraDisabled,
@@ -156,9 +168,11 @@ class Orchestrator:
         """
         group_id = operation.request_id
         self.check_accepting()
-        if len(captures) > self.runner.room:
+        others = others or {}
+        here = sum(1 for _, camera in captures if camera.camera_id not in others)
+        if here > self.runner.room:
             raise Overloaded("RTSP__MAX_CONCURRENT_CAPTURES are running. Try again.", retry_after=5)
-        if not self.runner.may_run(who.row_owner, len(captures)):
+        if not self.runner.may_run(who.row_owner, here):
             raise RateLimited("This caller's share (LIMITS__SHARE) of the captures is running already.", retry_after=5)
         rows = []
         for index, (body, camera) in enumerate(captures):
@@ -170,7 +184,7 @@ class Orchestrator:
         async def add(uow: UnitOfWork) -> set[UUID]:
             if not await uow.cameras.hold_all([row.camera_id for row in rows]):
                 raise CameraNotFound
-            held = await uow.requests.add_group(rows, self.runner.owner, self._settings.RTSP.LEASE_TTL)
+            held = await uow.requests.add_group(rows, self.runner.owner, self._settings.RTSP.LEASE_TTL, others)
             await uow.audit.write(group_id, "burst.take")
             await operation.begin(uow)
             return held
@@ -235,7 +249,7 @@ class Orchestrator:
         if (job := self.runner.job(request_id)) is not None:
             job.cancel()
         if before is IngestionStatus.PENDING:
-            self._note_finished(request_id)
+            self._ended_here(request_id)
         return before in FINAL_STATUSES
 
     async def wait_final(self, request_id: UUID, seconds: float) -> bool:
@@ -260,7 +274,12 @@ class Orchestrator:
             if self._finished.get(request_id) is event:
                 del self._finished[request_id]
 
-    def _note_finished(self, request_id: UUID) -> None:
+    def _ended_here(self, request_id: UUID) -> None:
+        self.note_finished(request_id)
+        self._calls.ended(request_id)
+
+    def note_finished(self, request_id: UUID) -> None:
+        """The request may be final: who waits for it looks again."""
         if (event := self._finished.get(request_id)) is not None:
             event.set()
 

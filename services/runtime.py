@@ -22,12 +22,15 @@ from services.access.audit_log import AuditLog
 from services.access.service import Access
 from services.cameras.burst import BurstService
 from services.cameras.discovery import Discovery
+from services.cameras.holds import StreamHolds
 from services.cameras.latest import LatestPictures
+from services.cameras.places import Places
 from services.cameras.registry import CameraRegistry
 from services.cameras.snapshots import Snapshots
 from services.cameras.stream_refs import StreamRefs
 from services.events.event_log import EventLog
 from services.events.relay import LogHead, Relay
+from services.execution.calls import Calls
 from services.execution.checks import (
     check_database,
     check_durability,
@@ -54,6 +57,7 @@ from services.orchestrator import Orchestrator
 from services.pairs.service import POLL_INTERVAL as PAIRS_INTERVAL
 from services.pairs.service import Pairs
 from services.reads.queries import Queries
+from services.reads.serializers.cameras import to_stream_status
 from services.reads.thumbnails import Thumbnails
 from services.redis.link import RedisAway, RedisLink
 from services.rtsp_capture.captures.context import CaptureDeps
@@ -177,27 +181,43 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         capture = CaptureDeps(settings.RTSP, database, storage, hub, secrets, pictures, spool, compare_keys=keys.look)
 
         def load() -> Load:
-            return Load(orchestrator.runner.captures, sum(1 for _, users in hub.streams() if users))
+            streams = {stream.key.camera_id: users for stream, users in hub.streams() if users}
+            told = {} if presence.alone else {name: keeper.stream_of(name) for name in streams}
+            shown = {name: to_stream_status(*found).model_dump(mode="json") for name, found in told.items() if found}
+            return Load(orchestrator.runner.captures, len(streams), shown)
 
         def drain() -> None:
             keeper.drain()
             orchestrator.runner.drain()
 
-        presence = Presence(database, settings.ROLE, settings.WORKERS.SITE, load, drain)
+        presence = Presence(
+            database, settings.ROLE, settings.WORKERS.SITE, settings.RTSP.LEASE_TTL, load, drain
+        )
+        calls = Calls(
+            database, secrets, presence, lambda request_id: orchestrator.note_finished(request_id),
+            lambda: orchestrator.runner.wake(),
+        )  # fmt: skip
         wakes = _open_wakes(settings, redis, stack)
-        orchestrator = Orchestrator(settings, capture, leases, uploads, policy, access.shares, presence.owner, wakes)
+        places = Places(presence, calls, hub)
+        orchestrator = Orchestrator(settings, capture, leases, uploads, policy, access.shares, presence, wakes, calls)
         queries = Queries(database, storage, secrets, access.cursors)
         pairs = Pairs(database, storage, queries, access.cursors)
         stack.push_async_callback(pairs.close)
-        keeper = KeepOpenStreams(database, hub, secrets, site=settings.WORKERS.SITE)
+        keeper = KeepOpenStreams(
+            database, hub, secrets, site=presence.site, worker_id=presence.worker_id, peers=lambda: presence.peers
+        )
         most_kept = access.shares.most(settings.RTSP.MAX_CONCURRENT_STREAMS)
         refs = StreamRefs(secrets)
         cameras = CameraRegistry(
-            database, secrets, policy, keeper, prober, access.cursors, refs, most_kept,
+            database, secrets, policy, keeper, prober, access.cursors, refs, most_kept, places,
             min_retention_days=settings.min_retention_days,
         )  # fmt: skip
-        snapshots = Snapshots(capture, orchestrator, queries)
-        bursts = BurstService(settings.RTSP, database, storage, hub, secrets, orchestrator)
+        snapshots = Snapshots(capture, orchestrator, queries, places)
+        bursts = BurstService(settings.RTSP, database, storage, hub, secrets, orchestrator, places)
+        discovery = Discovery(settings.RTSP, database, secrets, policy, refs, places)
+        latest = LatestPictures(database, storage, keeper, uploads, places=places)
+        holds = StreamHolds(database, orchestrator.runner, bursts)
+        stack.push_async_callback(holds.close)
         direct = UploadSessions(settings, database, storage, uploads, access.shares)
         stack.callback(direct.stop)
         staging = StagingSweeper(database, storage)
@@ -209,6 +229,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             {
                 "spool": partial(check_spool, spool), "bucket": guard.check, "sweeper": sweeper.check,
                 "retention": retention.check, "secrets": keys.check,
+                "processes": presence.check,
             },
             {} if redis is None else {"redis": partial(check_redis, redis)},
         )  # fmt: skip
@@ -247,6 +268,16 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         await presence.open()
         stack.push_async_callback(presence.close)
         if captures:
+            calls.serve(
+                {
+                    "picture": snapshots.picture_for_another, "latest": latest.latest_for_another,
+                    "probe": cameras.probe_for_another, "discover": discovery.discover_for_another,
+                    "hold": holds.hold, "begin": holds.begin, "release": holds.release,
+                }
+            )  # fmt: skip
+        calls.start()
+        stack.push_async_callback(calls.stop)
+        if captures:
             keeper.start()
         stack.push_async_callback(keeper.stop)
         orchestrator.start()
@@ -272,8 +303,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             queries=queries,
             health=health,
             cameras=cameras,
-            discovery=Discovery(settings.RTSP, database, secrets, policy, refs),
-            latest=LatestPictures(database, storage, keeper, uploads),
+            discovery=discovery,
+            latest=latest,
             thumbnails=Thumbnails(database, storage, uploads),
             snapshots=snapshots,
             pairs=pairs,

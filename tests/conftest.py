@@ -84,7 +84,7 @@ def clean_environment() -> dict[str, str]:
     """This process's environment without anything that the service would read as a setting."""
     groups = (
         "API__", "DB__", "STORAGE__", "REDIS__", "RTSP__", "SPOOL__", "UPLOAD__", "EVENTS__", "SWEEPER__", "RETENTION__",
-        "LOG__", "AUTH__", "SECRETS__", "TEST_",
+        "LOG__", "AUTH__", "SECRETS__", "WORKERS__", "TEST_",
     )  # fmt: skip
     return {
         name: value for name, value in os.environ.items()

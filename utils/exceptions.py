@@ -103,6 +103,21 @@ class KeyNotFound(IngestionException):
     default_message = "There is no such API key."
 
 
+class NoWorker(IngestionException):
+    code = "no_worker"
+    retryable = True
+    default_message = "No process captures at the camera's site now. Try again."
+
+
+class AnsweredElsewhere(IngestionException):
+    """The error with which another process answered a call."""
+
+    def __init__(self, code: str, message: str, *, retryable: bool, retry_after: float | None, details: Any) -> None:
+        super().__init__(message, retry_after=retry_after, details=details)
+        self.code = code  # type: ignore[misc]  # the class's, narrowed for this one
+        self.retryable = retryable  # type: ignore[misc]
+
+
 class WorkerNotFound(IngestionException):
     code = "worker_not_found"
     default_message = "No process with this id is alive."

@@ -6,13 +6,55 @@ the camera id of STREAM_DOWN, whose series exist only while a camera is down, so
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
+import os
+from collections.abc import Callable
+from functools import partial
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+    multiprocess,
+)
+from prometheus_client import Gauge as _Gauge
 from prometheus_client.gc_collector import GCCollector
 
 REGISTRY = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)
 PlatformCollector(registry=REGISTRY)
 GCCollector(registry=REGISTRY)
+
+# Several processes behind one port (API__PROCESSES) have one set of metrics, in files of this folder.
+SHARED = "PROMETHEUS_MULTIPROC_DIR" in os.environ
+# What a gauge is then: the sum over living processes, unless it says otherwise.
+Gauge = partial(_Gauge, multiprocess_mode="livesum")
+_FOLLOWED: dict[_Gauge, Callable[[], float]] = {}
+
+
+def follow(gauge: _Gauge, function: Callable[[], float]) -> None:
+    """The gauge is what the function says whenever it is asked."""
+    gauge.set_function(function)
+    if SHARED:  # files know no functions
+        _FOLLOWED[gauge] = function
+
+
+def refresh() -> None:
+    """Writes followed gauges down for the other processes; on the event loop."""
+    for gauge, function in _FOLLOWED.items():
+        gauge.set(function())
+
+
+def exposition() -> bytes:
+    """All metrics as text, of all processes that share them. Any thread."""
+    if not SHARED:
+        return generate_latest(REGISTRY)
+    registry = CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return generate_latest(registry)
+
 
 _LATENCY = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
@@ -34,7 +76,12 @@ UPLOAD_BYTES = Gauge(
 UPLOADS_REFUSED = Counter(
     "ingestion_uploads_refused", "Uploads refused before their body was read, by reason.", ["reason"], registry=REGISTRY
 )
-UPLOAD_SESSIONS = Gauge("ingestion_upload_sessions", "Direct uploads that are open, of all processes.", registry=REGISTRY)
+UPLOAD_SESSIONS = Gauge(
+    "ingestion_upload_sessions",
+    "Direct uploads that are open, of all processes.",
+    registry=REGISTRY,
+    multiprocess_mode="livemax",
+)
 UPLOAD_SESSIONS_ENDED = Counter(
     "ingestion_upload_sessions_ended", "Direct uploads that ended, by status.", ["status"], registry=REGISTRY
 )
@@ -42,16 +89,26 @@ STAGING_REMOVED = Counter(
     "ingestion_staging_removed", "Staging objects and multipart uploads removed by the sweeper.", registry=REGISTRY
 )
 CAPTURES = Gauge("ingestion_captures", "Captures of this process by state.", ["state"], registry=REGISTRY)
-CAPTURES_UNCLAIMABLE = Gauge(
-    "ingestion_captures_unclaimable", "Captures that wait at a site at which no process runs captures.", ["site"],
+WORKER_CALLS = Counter(
+    "ingestion_worker_calls", "What this process asked of others that capture, by outcome.", ["kind", "outcome"],
     registry=REGISTRY,
 )  # fmt: skip
-WORKERS = Gauge("ingestion_workers", "Processes that are alive and do not drain.", ["role", "site"], registry=REGISTRY)
+CAPTURES_UNCLAIMABLE = Gauge(
+    "ingestion_captures_unclaimable", "Captures that wait at a site at which no process runs captures.", ["site"],
+    registry=REGISTRY, multiprocess_mode="livemax",
+)  # fmt: skip
+WORKERS = Gauge(
+    "ingestion_workers",
+    "Processes that are alive and do not drain.",
+    ["role", "site"],
+    registry=REGISTRY,
+    multiprocess_mode="livemax",
+)
 CAPTURES_FINISHED = Counter("ingestion_captures_finished", "Captures ended, by final status.", ["status"], registry=REGISTRY)
 CAPTURES_RESUMED = Counter("ingestion_captures_resumed", "Captures taken over from a lapsed lease.", registry=REGISTRY)
 SECRET_KEYS_MISSING = Gauge(
     "ingestion_secret_keys_missing", "Keys that the database holds something under and that this process lacks.",
-    registry=REGISTRY,
+    registry=REGISTRY, multiprocess_mode="livemax",
 )  # fmt: skip
 REQUESTS_POISONED = Counter(
     "ingestion_requests_poisoned", "Captures failed because owner after owner died of them.", registry=REGISTRY
@@ -68,7 +125,8 @@ LEASE_RENEWAL = Histogram(
 STREAMS = Gauge("ingestion_streams", "RTSP streams by state.", ["state"], registry=REGISTRY)
 STREAM_DOWN = Gauge(
     "ingestion_stream_down_seconds", "Seconds for which a wanted camera has had no stream; absent while it has one.",
-    ["camera_id"], registry=REGISTRY,
+    ["camera_id"],
+    registry=REGISTRY, multiprocess_mode="livemax",
 )  # fmt: skip
 PROBES = Counter("ingestion_probes", "Cameras tried, by outcome: reachable, or the code.", ["outcome"], registry=REGISTRY)
 DISCOVERIES = Counter(
@@ -121,7 +179,12 @@ MOTION_SKIPPED = Counter(
 )
 SPOOL_FRAMES = Gauge("ingestion_spool_frames", "Frames in the spool.", registry=REGISTRY)
 SPOOL_BYTES = Gauge("ingestion_spool_bytes", "Bytes on disk that the spool's frames take.", registry=REGISTRY)
-SPOOL_OLDEST = Gauge("ingestion_spool_oldest_seconds", "How long the spool's oldest frame has waited.", registry=REGISTRY)
+SPOOL_OLDEST = Gauge(
+    "ingestion_spool_oldest_seconds",
+    "How long the spool's oldest frame has waited.",
+    registry=REGISTRY,
+    multiprocess_mode="livemax",
+)
 SPOOL_WRITTEN = Counter("ingestion_spool_written", "Frames written to the spool.", registry=REGISTRY)
 SPOOL_REPLAYED = Counter(
     "ingestion_spool_replayed", "Frames that left the spool for the store, by outcome.", ["outcome"], registry=REGISTRY
@@ -177,13 +240,21 @@ JOB_RUNS = Counter(
     ["task", "outcome"], registry=REGISTRY,
 )  # fmt: skip
 JOB_LAST_SUCCESS = Gauge(
-    "ingestion_job_last_success_timestamp_seconds", "When a background job last succeeded.", ["task"], registry=REGISTRY
+    "ingestion_job_last_success_timestamp_seconds",
+    "When a background job last succeeded.",
+    ["task"],
+    registry=REGISTRY,
+    multiprocess_mode="max",
 )
 EMBEDDED_RESTARTS = Counter(
     "ingestion_embedded_restarts", "Embedded parts started again after dying.", ["part"], registry=REGISTRY
 )
 DEPENDENCY_UP = Gauge(
-    "ingestion_dependency_up", "1 when the last health check of a part passed.", ["dependency"], registry=REGISTRY
+    "ingestion_dependency_up",
+    "1 when the last health check of a part passed.",
+    ["dependency"],
+    registry=REGISTRY,
+    multiprocess_mode="livemin",
 )
 EVENTS_RELAYED = Counter("ingestion_events_relayed", "Events that this process put into the log.", registry=REGISTRY)
 EVENTS_EXPIRED = Counter("ingestion_events_expired", "Events that this process removed for their age.", registry=REGISTRY)
@@ -210,7 +281,10 @@ WEBSOCKETS_CLOSED = Counter(
     registry=REGISTRY,
 )  # fmt: skip
 EVENT_LOOP_LAG = Gauge(
-    "ingestion_event_loop_lag_seconds", "Longest delay of the event loop in the last 5 s.", registry=REGISTRY
+    "ingestion_event_loop_lag_seconds",
+    "Longest delay of the event loop in the last 5 s.",
+    registry=REGISTRY,
+    multiprocess_mode="livemax",
 )
 DELETE_LEFTOVERS = Counter(
     "ingestion_delete_leftovers", "Objects that a delete could not remove at once.", registry=REGISTRY
@@ -220,28 +294,46 @@ SWEPT = Counter(
     registry=REGISTRY,
 )  # fmt: skip
 SWEEPER_ALARM = Gauge(
-    "ingestion_sweeper_alarm", "1 while the sweeper deletes nothing for that reason.", ["reason"], registry=REGISTRY
+    "ingestion_sweeper_alarm",
+    "1 while the sweeper deletes nothing for that reason.",
+    ["reason"],
+    registry=REGISTRY,
+    multiprocess_mode="livemax",
 )
 BUCKET_STATE = Gauge(
     "ingestion_bucket_state", "1 for what the bucket is to this database: ours, copy, foreign, unclaimed.", ["state"],
-    registry=REGISTRY,
+    registry=REGISTRY, multiprocess_mode="livemax",
 )  # fmt: skip
 SWEEPER_LAST_PASS = Gauge(
-    "ingestion_sweeper_last_pass_timestamp_seconds", "When the last whole pass over the bucket ended.", registry=REGISTRY
+    "ingestion_sweeper_last_pass_timestamp_seconds",
+    "When the last whole pass over the bucket ended.",
+    registry=REGISTRY,
+    multiprocess_mode="max",
 )
 INTEGRITY_VIOLATIONS = Counter(
     "ingestion_integrity_violations", "Frames newly found without the object of their row.", ["kind"], registry=REGISTRY
 )
 INTEGRITY_OPEN = Gauge(
     "ingestion_integrity_violations_open", "Stored frames without the object of their row, now.", ["kind"],
-    registry=REGISTRY,
+    registry=REGISTRY, multiprocess_mode="livemax",
 )  # fmt: skip
 RETENTION_DELETED = Counter(
     "ingestion_retention_deleted", "Frames deleted by retention: by age, or for room.", ["reason"], registry=REGISTRY
 )
 RETENTION_CAPPED = Gauge(
     "ingestion_retention_capped_cameras",
-    "Cameras of which more was to be deleted today than RETENTION__MAX_SHARE_PER_DAY.", registry=REGISTRY,
+    "Cameras of which more was to be deleted today than RETENTION__MAX_SHARE_PER_DAY.",
+    registry=REGISTRY, multiprocess_mode="livemax",
 )  # fmt: skip
-STORED_BYTES = Gauge("ingestion_stored_bytes", "Bytes of all stored frames.", registry=REGISTRY)
-STORED_FRAMES = Gauge("ingestion_stored_frames", "Stored frames.", registry=REGISTRY)
+STORED_BYTES = Gauge(
+    "ingestion_stored_bytes",
+    "Bytes of all stored frames.",
+    registry=REGISTRY,
+    multiprocess_mode="livemax",
+)
+STORED_FRAMES = Gauge(
+    "ingestion_stored_frames",
+    "Stored frames.",
+    registry=REGISTRY,
+    multiprocess_mode="livemax",
+)

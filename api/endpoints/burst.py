@@ -36,7 +36,7 @@ GroupId = Annotated[StrictUuid, Path(description="The burst's id.")]
         201: answer("At least one frame is stored; see `complete` and `results`.", examples.BURST)
         | {"headers": {"Location": {"description": "The burst.", "schema": {"type": "string"}}}},
         **problems(
-            "camera_not_found", "camera_disabled", "storage_unavailable", *KEYED, "payload_too_large",
+            "camera_not_found", "camera_disabled", "storage_unavailable", "no_worker", *KEYED, "payload_too_large",
             "unsupported_media_type", "request_timeout", *get_args(CaptureCode),
         ),
     },

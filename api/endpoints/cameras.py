@@ -97,7 +97,7 @@ async def list_cameras(services: ServicesDep, who: WhoDep, limit: Limit = 50, cu
     response_model=ProbeResponse,
     responses={
         200: answer("What was found; an unreachable camera is `reachable: false` with its code.", examples.PROBE),
-        **problems("address_not_allowed", *_BODY),
+        **problems("address_not_allowed", "no_worker", *_BODY),
     },
     openapi_extra=_body_example({"rtsp_url": "rtsp://192.168.1.20:554/stream1"}),
 )
@@ -115,7 +115,7 @@ async def probe_url(body: ProbeRequest, request: Request, services: ServicesDep,
     response_model=DiscoverResponse,
     responses={
         200: answer("What was found; an empty list when nothing answered.", examples.DISCOVERED),
-        **problems("address_not_allowed", "not_onvif", *_BODY, *_DEVICE_CODES),
+        **problems("address_not_allowed", "not_onvif", "no_worker", *_BODY, *_DEVICE_CODES),
     },
     openapi_extra=_body_example({"address": "192.168.1.20", "username": "admin", "password": "…"}),
 )
@@ -197,7 +197,7 @@ async def delete_camera(camera_id: PathCameraId, services: ServicesDep, who: Who
     response_model=ProbeResponse,
     responses={
         200: answer("What was found; an unreachable camera is `reachable: false` with its code.", examples.PROBE),
-        **problems("camera_not_found"),
+        **problems("camera_not_found", "no_worker"),
     },
 )
 @needs(Scope.CAMERAS_WRITE)
@@ -223,7 +223,7 @@ def _frame_location(frame: FrameInfo) -> str:
     responses={
         201: _located("Stored.", examples.FRAME, "The frame."),
         **problems(
-            "camera_not_found", "camera_disabled", "too_many_pending", "storage_unavailable",
+            "camera_not_found", "camera_disabled", "too_many_pending", "storage_unavailable", "no_worker",
             *KEYED, *_BODY, *_CAMERA_CODES,
         ),
     },

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
@@ -20,7 +20,7 @@ from models.access import Scope
 from models.schemas import HealthCheckResponse, LiveResponse, ReadyResponse
 from services.execution.health import Health
 from services.reads.serializers.health import to_health
-from utils.metrics import REGISTRY
+from utils.metrics import exposition
 
 router = make_router(tags=["operations"])
 
@@ -94,4 +94,4 @@ async def health_live() -> Any:
 )
 @needs(Scope.METRICS_READ)
 async def metrics() -> Response:
-    return Response(await run_in_threadpool(generate_latest, REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})
+    return Response(await run_in_threadpool(exposition), headers={"Content-Type": CONTENT_TYPE_LATEST})

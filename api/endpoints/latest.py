@@ -62,7 +62,7 @@ async def latest_picture(
         Query(description="Seconds: 404 `frame_not_found` when the newest picture is older."),
     ] = None,
 ) -> Response:  # fmt: skip
-    """Of the open stream, if this process has one, else the newest stored frame. Opens nothing and stores nothing."""
+    """Of the open stream, whichever process has it, else the newest stored frame. Opens nothing and stores nothing."""
     picture = await services.latest.get(camera_id, who, max_age)
     headers = {
         "ETag": picture.etag, "Cache-Control": "private, no-cache",

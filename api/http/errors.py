@@ -94,6 +94,7 @@ TABLE: dict[str, tuple[int, str]] = {
     "storage_unavailable": (503, "Object store unavailable"),
     "database_unavailable": (503, "Database unavailable"),
     "shutting_down": (503, "Shutting down"),
+    "no_worker": (503, "No process captures there"),
     "overloaded": (503, "Overloaded"),
     "disk_full": (507, "Disk full"),
 }

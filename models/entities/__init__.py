@@ -27,7 +27,7 @@ from models.entities.requests import (
     dropped_column,
 )
 from models.entities.uploads import IdempotencyKey, UploadSession
-from models.entities.workers import Worker
+from models.entities.workers import KeptStream, Worker, WorkerCall
 
 __all__ = [
     "SEALED_PREFIX",
@@ -48,6 +48,7 @@ __all__ = [
     "IngestionRequest",
     "IntegrityViolation",
     "Json",
+    "KeptStream",
     "ObjectKey",
     "OutboxPending",
     "Pair",
@@ -60,6 +61,7 @@ __all__ = [
     "SweeperState",
     "UploadSession",
     "Worker",
+    "WorkerCall",
     "WsTicket",
     "count_slots",
     "dropped_column",

@@ -131,7 +131,7 @@ class CameraClock(Output):
 
 
 class StreamStatus(Output):
-    """A camera's stream as this process has it."""
+    """A camera's stream, as the process that has it tells."""
 
     state: Literal["connecting", "live", "stalled", "backing_off", "closed"]
     since: Timestamp
@@ -169,7 +169,7 @@ class CameraConfiguration(Output):
     meta: dict[str, Any]
     created_at: Timestamp
     updated_at: Timestamp
-    stream: StreamStatus | None = Field(description="Read-only; null when this process has no stream of the camera.")
+    stream: StreamStatus | None = Field(description="Read-only; null when no process has a stream of the camera.")
 
 
 class CameraPage(Output):
@@ -182,6 +182,7 @@ class ProbeRequest(Input):
 
     rtsp_url: RtspUrl
     transport: Transport | None = Field(None, strict=False, description="null: tcp.")
+    site: Site = Field("default", description="Whose workers try it.")
 
 
 class ProbeResponse(Output):

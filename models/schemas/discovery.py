@@ -38,6 +38,8 @@ class DiscoverRequest(NullIsAbsent):
     username: _Login | None = None
     password: Annotated[SecretStr, Field(max_length=200)] | None = None
 
+    site: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")] = Field("default", description="Whose workers look.")
+
     @model_validator(mode="after")
     def _fits(self) -> DiscoverRequest:
         if self.address is None and (self.username is not None or self.password is not None):

@@ -1,15 +1,17 @@
 """One moment of several cameras: a group of single_frame requests for the same instant, and how far apart they came.
 
-The process that is asked runs them itself: a kept stream and its ring are in one process only, and those that are
-not open are opened here first, so that all pictures are of one moment and not of when each camera was ready.
+Each is run by the process that has the camera's stream, for a ring is in one process only. Streams that are not open are
+opened first, here or by a process of the camera's site, so that all pictures are of one moment and not of when each camera
+was ready. Longer than 250 lines: what opens, holds and lets go is one order of steps.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from config import RtspSettings
@@ -18,6 +20,7 @@ from models.entities import CameraConfiguration
 from models.schemas import BurstRequest, BurstResponse, RTSPIngestionRequest
 from models.values import FINAL_STATUSES, CaptureMode
 from repositories.database import Database
+from services.cameras.places import Places, key_json
 from services.idempotency.operation import Operation
 from services.orchestrator import Orchestrator
 from services.reads.serializers.bursts import to_burst
@@ -32,14 +35,18 @@ from utils.exceptions import (
     CameraDisabled,
     CameraFailed,
     CaptureFailure,
+    DatabaseUnavailable,
     FieldError,
     InvalidRequest,
+    NoWorker,
     Overloaded,
     RateLimited,
     RequestNotFound,
     TimestampOutOfRange,
 )
+from utils.ids import new_id
 from utils.secret_box import SecretBox
+from utils.tasks import cancel_all
 
 AHEAD = timedelta(seconds=10)  # how far ahead a burst's moment may lie: the answer is waited for
 MARGIN = 15.0  # seconds beyond what a capture may take that its end is waited for: storing the frame
@@ -85,8 +92,9 @@ class BurstService:
 
     def __init__(
         self, settings: RtspSettings, database: Database, storage: StorageService, hub: StreamHub, secrets: SecretBox,
-        orchestrator: Orchestrator,
+        orchestrator: Orchestrator, places: Places,
     ) -> None:  # fmt: skip
+        self._places = places
         self._settings = settings
         self._database = database
         self._storage = storage
@@ -108,13 +116,16 @@ class BurstService:
             return await self._answer(operation, who.cameras)
         self._check_moment(body.at)
         cameras = await self._cameras(body.camera_ids)
-        keys = [] if self._past(body.at) else [key_of(camera, self._secrets) for camera in cameras]
-        async with self._open(keys, who.row_owner) as streams:
+        away = await self._places.elsewhere(cameras)
+        here = [camera for camera in cameras if camera.camera_id not in away]
+        keys = [] if self._past(body.at) else [key_of(camera, self._secrets) for camera in here]
+        there = [camera for camera in cameras if camera.camera_id in away]
+        async with self._held(there, who, body.at) as others, self.open(keys, who.row_owner) as streams:
             if body.at is None:
-                await self._ready(streams)
+                await self.ready(streams)
             at = body.at or datetime.now(UTC)
             captures = [(self._single(camera, body, at), camera) for camera in cameras]
-            submitting = asyncio.create_task(self._orchestrator.submit_burst(operation, captures, body.tolerance_ms, who))
+            submitting = asyncio.create_task(self._submit(operation, captures, body.tolerance_ms, who, others))
             await self._finished(submitting, at)
         return await self._answer(operation, who.cameras)
 
@@ -175,10 +186,60 @@ class BurstService:
             camera_id=camera.camera_id, capture_mode=CaptureMode.SINGLE_FRAME, frame_timestamp=at, meta=body.meta
         )
 
+    # -- in other processes ------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _held(
+        self, cameras: Sequence[CameraConfiguration], who: Principal, at: datetime | None
+    ) -> AsyncIterator[dict[str, str]]:
+        """The cameras' streams, open in the processes that capture them until the requests are final; yields who owns the
+        leases there, by camera. Raises NoWorker, and what `open` raises."""
+        others: dict[str, str] = {}
+        holds: list[str] = []
+        ahead = max(0.0, (at - datetime.now(UTC)).total_seconds()) if at is not None else 0.0
+
+        async def hold(group: Sequence[CameraConfiguration], name: str) -> None:
+            keys = [] if self._past(at) else [key_json(key_of(camera, self._secrets)) for camera in group]
+            asked = {
+                "hold": name, "keys": keys, "captures": len(group), "owner": who.row_owner, "wait": at is None,
+                "seconds": ahead + self._settings.CAPTURE_TIMEOUT + 2 * MARGIN,
+            }  # fmt: skip
+            answer = await self._places.ask(
+                "hold", asked, site=group[0].site, camera_id=group[0].camera_id,
+                seconds=self._settings.CAPTURE_TIMEOUT + MARGIN,
+            )  # fmt: skip
+            others.update(dict.fromkeys((camera.camera_id for camera in group), answer.body["owner"]))
+
+        holding: list[asyncio.Task[None]] = []
+        try:
+            for group in await self._places.groups(cameras) if cameras else []:
+                holds.append(str(new_id()))
+                holding.append(asyncio.create_task(hold(group, holds[-1])))
+            await asyncio.gather(*holding)
+            yield others
+        finally:
+            await cancel_all(*holding)
+            for owner in set(others.values()):
+                await asyncio.shield(self._tell(owner, "release", {"holds": holds}))
+
+    async def _submit(
+        self, operation: Operation, captures: Sequence[tuple[RTSPIngestionRequest, CameraConfiguration]],
+        tolerance_ms: float, who: Principal, others: dict[str, str],
+    ) -> list[UUID]:  # fmt: skip
+        requests = await self._orchestrator.submit_burst(operation, captures, tolerance_ms, who, others)
+        asked = {"group_id": str(operation.request_id)}
+        await asyncio.gather(*(self._tell(owner, "begin", asked) for owner in set(others.values())))
+        return requests
+
+    async def _tell(self, owner: str, kind: str, asked: dict[str, Any]) -> None:
+        """One that is gone by now, or does not answer: its leases lapse, and others go on."""
+        with suppress(NoWorker, DatabaseUnavailable):
+            await self._places.ask(kind, asked, to=UUID(owner.rpartition(":")[2]), seconds=5)
+
     # -- the streams -------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def _open(self, keys: Sequence[StreamKey], owner: str | None) -> AsyncIterator[list[Stream]]:
+    async def open(self, keys: Sequence[StreamKey], owner: str | None) -> AsyncIterator[list[Stream]]:
         """The streams, held until the requests are final. Raises Overloaded when there is no room for all, RateLimited
         when `owner` may not open so many beside those it has."""
         new = [key for key in keys if self._hub.find(key) is None]
@@ -204,7 +265,7 @@ class BurstService:
                 if not task.cancelled() and task.exception() is None:
                     self._hub.release(key, owner)
 
-    async def _ready(self, streams: Sequence[Stream]) -> None:
+    async def ready(self, streams: Sequence[Stream]) -> None:
         """Until each stream has a keyframe or has failed, at most RTSP__CAPTURE_TIMEOUT."""
         try:
             async with asyncio.timeout(self._settings.CAPTURE_TIMEOUT):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from config import RtspSettings
 from models.access import CameraGrant, Principal
@@ -19,7 +19,9 @@ from services.cameras.onvif.device import Device, OnvifDevice, Profile
 from services.cameras.onvif.http_post import http_address
 from services.cameras.onvif.search import MAX_TARGETS, Network, Search
 from services.cameras.onvif.soap import SoapClient
+from services.cameras.places import Places, packed, principal_of
 from services.cameras.stream_refs import StreamRefs
+from services.execution.calls import Answer
 from services.rtsp_capture.connection.address import AddressPolicy, CameraAddress, parse_rtsp_url
 from utils.exceptions import (
     AddressNotAllowed,
@@ -39,6 +41,7 @@ from utils.urls import mask_url
 log = get_logger(__name__)
 
 AT_ONCE = 4
+DISCOVER_SECONDS = 90.0  # that another process may take, its turn included
 MAX_WAITING = 16
 DEVICE_SECONDS = 20.0  # for all questions to one device
 MAX_REGISTERED = 5000  # cameras whose addresses are compared
@@ -50,13 +53,30 @@ class Discovery:
 
     def __init__(
         self, settings: RtspSettings, database: Database, secrets: SecretBox, policy: AddressPolicy,
-        refs: StreamRefs,
+        refs: StreamRefs, places: Places,
     ) -> None:  # fmt: skip
+        self._places = places
         self._settings, self._database, self._secrets, self._policy, self._refs = settings, database, secrets, policy, refs
         self._turns = Turns(AT_ONCE, MAX_WAITING, "Cameras are being searched already, and others wait for it. Try again.")
 
     async def discover(self, body: DiscoverRequest, who: Principal) -> DiscoverResponse:
-        """Raises CameraFailed with a capture's code and NotOnvif for the device that was asked."""
+        """By a process of the site. Raises CameraFailed with a capture's code and NotOnvif for the device that was asked,
+        NoWorker."""
+        if self._places.serves(body.site):
+            return await self._discover(body, who)
+        shown = body.model_dump(mode="json", exclude_none=True)
+        if body.password is not None:
+            shown["password"] = body.password.get_secret_value()
+        asked = {"body": shown, "who": packed(who)}
+        answer = await self._places.ask("discover", asked, site=body.site, seconds=DISCOVER_SECONDS)
+        return DiscoverResponse.model_validate(answer.body)
+
+    async def discover_for_another(self, asked: Any) -> Answer:
+        """What another process asks by `discover`."""
+        body = DiscoverRequest.model_validate(asked["body"])
+        return Answer((await self._discover(body, principal_of(asked["who"]))).model_dump(mode="json"))
+
+    async def _discover(self, body: DiscoverRequest, who: Principal) -> DiscoverResponse:
         kind: Literal["device", "search"] = "search" if body.address is None else "device"
         try:
             if body.address is None:

@@ -2,6 +2,8 @@
 
 A picture is decoded or converted once for all who ask, by threads or a worker process; what was made is kept in memory
 (MAX_KEPT_BYTES). Of one stream a picture is made at most every SPACING seconds, however many ask. On the event loop.
+
+Longer than 250 lines: where a picture comes from is one order: this stream, another process's, the store.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from typing import Any, Literal
 from models.access import Principal
 from models.entities import Frame
 from repositories.database import Database
+from services.cameras.places import Places
+from services.execution.calls import Answer
 from services.rtsp_capture.media.gop_buffer import Picture
 from services.rtsp_capture.media.packets import Jpeg
 from services.rtsp_capture.streams.keep_open import KeepOpenStreams
@@ -25,11 +29,13 @@ from services.rtsp_capture.streams.live_decoder import FOLLOW_SECONDS
 from services.rtsp_capture.streams.stream import Stream
 from services.storage_service.service import StorageService
 from services.upload_handler.handler import UploadHandler
-from utils.exceptions import CameraNotFound, CaptureFailure, FrameNotFound, ImageTooLarge
+from utils.exceptions import CameraNotFound, CaptureFailure, FrameNotFound, ImageTooLarge, IngestionException
 from utils.kept_bytes import KeptBytes
 from utils.metrics import LATEST_PICTURES
 
 SPACING = 0.2  # seconds
+LATEST_SECONDS = 10.0  # that another process may take for a picture
+MAX_TOLD = 32  # cameras whose picture of another process is kept
 QUALITY = 90
 MAX_KEPT_BYTES = 67_108_864
 MAX_KEPT_ONE = 4_194_304  # a larger stored JPEG is passed on from the store
@@ -46,6 +52,23 @@ class LatestPicture:
     source: Literal["stream", "frame"]
     load: Callable[[], Coroutine[Any, Any, tuple[int, AsyncIterator[bytes]]]]
     """Size in bytes, and the bytes. Raises StorageUnavailable, ObjectMissing, ImageTooLarge, InvalidImage, Overloaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """A picture of another process's stream."""
+
+    etag: str
+    at: datetime
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """The question for such a picture that was asked last, or is being asked."""
+
+    task: asyncio.Task[_Shown | None]
+    begun: float
 
 
 @dataclass(slots=True)
@@ -68,8 +91,11 @@ class LatestPictures:
     def __init__(
         self, database: Database, storage: StorageService, keeper: KeepOpenStreams, uploads: UploadHandler,
         now: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic,
+        places: Places | None = None,
     ) -> None:  # fmt: skip
-        """`now`: seconds since the epoch."""
+        """`now`: seconds since the epoch. `places`: where streams of other processes are asked for."""
+        self._places = places
+        self._told: OrderedDict[str, _Told] = OrderedDict()
         self._database, self._storage, self._keeper, self._uploads = database, storage, keeper, uploads
         self._now, self._monotonic = now, monotonic
         self._live: OrderedDict[str, _Live] = OrderedDict()
@@ -81,6 +107,8 @@ class LatestPictures:
         if not who.cameras.covers(camera_id):
             raise CameraNotFound
         found = await self._of_stream(camera_id, max_age)
+        if found is None:
+            found = await self._of_stream_elsewhere(camera_id, max_age)
         if found is None:
             found = await self._of_frame(camera_id, who, max_age)
         LATEST_PICTURES.labels(source=found.source).inc()
@@ -132,6 +160,56 @@ class LatestPictures:
         for name, live in list(self._live.items()):
             if not live.stream.live:
                 del self._live[name]
+
+    # -- of another process's stream ---------------------------------------------------------------------------
+
+    async def _of_stream_elsewhere(self, camera_id: str, max_age: float | None) -> LatestPicture | None:
+        """Asked for once for all who ask, at most every SPACING seconds."""
+        if self._places is None or self._places.alone:
+            return None
+        told = self._told.get(camera_id)
+        if told is None or (told.task.done() and self._monotonic() - told.begun >= SPACING):
+            former = told.task.result() if told is not None and not told.task.cancelled() else None
+            task = asyncio.create_task(self._ask(camera_id, former))
+            told = self._told[camera_id] = _Told(task, self._monotonic())
+            while len(self._told) > MAX_TOLD:
+                self._told.popitem(last=False)
+        found = await asyncio.shield(told.task)
+        if found is None or not self._fresh(found.at.timestamp(), max_age):
+            return None
+
+        async def load() -> tuple[int, AsyncIterator[bytes]]:
+            return len(found.data), _whole(found.data)
+
+        return LatestPicture(found.etag, found.at, "stream", load)
+
+    async def _ask(self, camera_id: str, former: _Shown | None) -> _Shown | None:
+        assert self._places is not None
+        try:
+            stream = (await self._places.streams([camera_id])).get(camera_id)
+            if stream is None or stream["state"] != "live":
+                return None
+            asked = {"camera_id": camera_id, "etag": former.etag if former else None}
+            answer = await self._places.ask("latest", asked, camera_id=camera_id, seconds=LATEST_SECONDS)
+        except IngestionException:  # the stored frame is there
+            return None
+        if answer.body is None:
+            return None
+        at = datetime.fromisoformat(answer.body["at"])
+        if answer.picture is None:
+            return _Shown(former.etag, at, former.data) if former is not None else None
+        return _Shown(answer.body["etag"], at, answer.picture)
+
+    async def latest_for_another(self, asked: Any) -> Answer:
+        """What another process asks by `latest`; the bytes are left out where it has them."""
+        found = await self._of_stream(asked["camera_id"], None)
+        if found is None:
+            return Answer()
+        body = {"etag": found.etag, "at": found.at.isoformat()}
+        if found.etag == asked["etag"]:
+            return Answer(body)
+        _, chunks = await found.load()
+        return Answer(body, b"".join([chunk async for chunk in chunks]))
 
     # -- of the newest frame -----------------------------------------------------------------------------------
 

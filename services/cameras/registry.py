@@ -1,9 +1,12 @@
-"""The camera registry: create, read, change and delete cameras, and try them."""
+"""The camera registry: create, read, change and delete cameras, and try them.
+
+Longer than 250 lines: what a camera is, and what is shown of it, stand in one place.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from models.access import CameraGrant, Principal
@@ -16,11 +19,14 @@ from models.schemas import (
     CameraPatch,
     ProbeRequest,
     ProbeResponse,
+    StreamStatus,
 )
 from models.values import DEFAULT_SITE, CameraFilter, Transport
 from repositories.database import Database, UnitOfWork
 from services.access.cursors import Cursors
+from services.cameras.places import Places
 from services.cameras.stream_refs import StreamRefs
+from services.execution.calls import Answer
 from services.reads.serializers.cameras import to_camera, to_probe, to_stream_status
 from services.rtsp_capture.connection.address import AddressPolicy, parse_rtsp_url
 from services.rtsp_capture.streams.keep_open import KeepOpenStreams
@@ -38,6 +44,8 @@ from utils.secret_box import SecretBox
 from utils.urls import is_masked
 
 log = get_logger(__name__)
+
+PROBE_SECONDS = 90.0  # that another process may take for a probe, its turn included
 
 _DEFAULTS: dict[str, Any] = {
     "transport": Transport.TCP,
@@ -69,9 +77,10 @@ class CameraRegistry:
 
     def __init__(
         self, database: Database, secrets: SecretBox, policy: AddressPolicy, keeper: KeepOpenStreams, prober: Prober,
-        cursors: Cursors, refs: StreamRefs, most_kept: int, *, min_retention_days: float,
+        cursors: Cursors, refs: StreamRefs, most_kept: int, places: Places, *, min_retention_days: float,
     ) -> None:  # fmt: skip
         """`most_kept`: cameras that one principal may keep open."""
+        self._places = places
         self._refs = refs
         self._most_kept = most_kept
         self._database = database
@@ -113,7 +122,8 @@ class CameraRegistry:
     async def get(self, camera_id: str, cameras: CameraGrant) -> CameraConfiguration:
         if not cameras.covers(camera_id):
             raise CameraNotFound
-        return self._shown(await self._row(camera_id))
+        row = await self._row(camera_id)
+        return (await self._all_shown([row]))[0]
 
     async def list(self, limit: int, cursor: str | None, who: Principal) -> CameraPage:
         """Cameras in the order of their registration."""
@@ -123,7 +133,7 @@ class CameraRegistry:
             rows = await uow.cameras.find(who.cameras, after=after, limit=limit + 1)
         more = rows[limit - 1] if len(rows) > limit else None
         return CameraPage(
-            items=[self._shown(row) for row in rows[:limit]],
+            items=[*await self._all_shown(rows[:limit])],
             next_cursor=self._cursors.encode(more.created_at, more.camera_id, wanted, who) if more else None,
         )
 
@@ -229,6 +239,16 @@ class CameraRegistry:
             raise CameraNotFound
         return row
 
+    async def _all_shown(self, rows: Sequence[CameraRow]) -> Sequence[CameraConfiguration]:
+        """With the streams of this process, and those that others have told of."""
+        shown = [self._shown(row) for row in rows]
+        found = await self._places.streams([camera.camera_id for camera in shown if camera.stream is None])
+        return [
+            camera if (told := found.get(camera.camera_id)) is None
+            else camera.model_copy(update={"stream": StreamStatus.model_validate(told)})
+            for camera in shown
+        ]  # fmt: skip
+
     def _shown(self, row: CameraRow) -> CameraConfiguration:
         found = self._keeper.stream_of(row.camera_id)
         return to_camera(row, self._secrets, to_stream_status(*found) if found is not None else None)
@@ -238,15 +258,28 @@ class CameraRegistry:
     async def probe_url(self, body: ProbeRequest, who: Principal) -> ProbeResponse:
         """Administrators are told more of what is no camera (`Prober`). Raises AddressNotAllowed for an IP literal outside,
         Overloaded."""
-        address = parse_rtsp_url(body.rtsp_url)
-        self._policy.check_literal(address)
-        transport = (body.transport or Transport.TCP).value
-        result = await self._prober.probe("url", address, transport, stranger=not who.admin)
-        return to_probe(result)
+        self._policy.check_literal(parse_rtsp_url(body.rtsp_url))
+        asked = ["url", body.rtsp_url, (body.transport or Transport.TCP).value, None, not who.admin]
+        return await self._probe(asked, body.site)
 
     async def probe(self, camera_id: str, who: Principal) -> ProbeResponse:
         """Also of a disabled camera. Raises Overloaded."""
         row = await self._row(camera_id)
-        address = parse_rtsp_url(self._secrets.open(row.rtsp_url))
-        result = await self._prober.probe(camera_id, address, row.transport, row.reader, stranger=not who.admin)
-        return to_probe(result)
+        asked = [camera_id, self._secrets.open(row.rtsp_url), row.transport, row.reader, not who.admin]
+        return await self._probe(asked, row.site)
+
+    async def _probe(self, asked: Sequence[Any], site: str) -> ProbeResponse:
+        """By this process, else by one of the camera's site. Raises NoWorker."""
+        if self._places.serves(site):
+            return await self._probe_here(*asked)
+        answer = await self._places.ask("probe", asked, site=site, seconds=PROBE_SECONDS)
+        return ProbeResponse.model_validate(answer.body)
+
+    async def _probe_here(
+        self, name: str, url: str, transport: str, reader: str | None, stranger: bool
+    ) -> ProbeResponse:
+        return to_probe(await self._prober.probe(name, parse_rtsp_url(url), transport, reader, stranger=stranger))
+
+    async def probe_for_another(self, asked: Any) -> Answer:
+        """What another process asks by `probe`. An address that this one may not reach is found when it connects."""
+        return Answer((await self._probe_here(*asked)).model_dump(mode="json"))

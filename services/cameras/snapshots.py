@@ -9,7 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from pydantic import TypeAdapter
 
 from models.access import Principal
 from models.entities import CameraConfiguration, Frame, IngestionRequest
@@ -17,16 +22,17 @@ from models.schemas import FrameInfo, RTSPIngestionRequest, SnapshotRequest
 from models.values import FINAL_STATUSES, CaptureMode, CaptureParams, FrameRecord, IngestionStatus
 from repositories.database import UnitOfWork
 from services.admission.captures import capture_row
+from services.cameras.places import Places, key_json
+from services.execution.calls import Answer
 from services.idempotency.operation import Operation
 from services.orchestrator import Orchestrator
 from services.reads.queries import Queries
 from services.reads.serializers.frames import to_frame_info
 from services.rtsp_capture.captures.context import CaptureDeps
 from services.rtsp_capture.frames.frame_record import CaptureFacts, frame_record
-from services.rtsp_capture.media.gop_buffer import Picture
 from services.rtsp_capture.streams.keep_open import key_of
 from services.rtsp_capture.streams.live_decoder import FOLLOW_SECONDS
-from services.rtsp_capture.streams.stream import Stream
+from services.rtsp_capture.streams.stream import StreamKey
 from services.storage_service.commit_with_reupload import commit_with_reupload
 from services.storage_service.keys import with_fresh_key
 from utils.exceptions import (
@@ -46,10 +52,24 @@ MARGIN = 15.0  # seconds beyond RTSP__CAPTURE_TIMEOUT that a snapshot may take: 
 AT_ONCE = 16  # taken from open streams at the same time; more become requests
 
 
+PICTURE_SECONDS = 15.0  # that another process may take for a picture of its open stream
+_RECORD = TypeAdapter(FrameRecord)
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """A picture whose object is stored; `data`: its bytes, where they are here."""
+
+    record: FrameRecord
+    data: bytes | None
+    source: dict[str, Any] | None
+
+
 class Snapshots:
     """Raises CameraNotFound, CameraDisabled, SecretUnreadable, DatabaseUnavailable, ShuttingDown beside what it names."""
 
-    def __init__(self, capture: CaptureDeps, orchestrator: Orchestrator, queries: Queries) -> None:
+    def __init__(self, capture: CaptureDeps, orchestrator: Orchestrator, queries: Queries, places: Places) -> None:
+        self._places = places
         self._capture = capture
         self._orchestrator = orchestrator
         self._queries = queries
@@ -60,7 +80,7 @@ class Snapshots:
         self, camera_id: str, body: SnapshotRequest, who: Principal, operation: Operation | None = None
     ) -> FrameInfo:
         """The stored frame, of the request with the operation's id. Raises CameraFailed with the capture's code,
-        TooManyPending, Overloaded, RequestInProgress when the operation's key has gone to another request."""
+        TooManyPending, Overloaded, NoWorker, RequestInProgress when the operation's key has gone to another request."""
         operation = operation or Operation()
         self._orchestrator.check_accepting()
         async with self._capture.database.one_statement() as uow:
@@ -75,7 +95,11 @@ class Snapshots:
             default_fps=self._capture.settings.DEFAULT_FPS, max_staleness=body.max_staleness,
         )  # fmt: skip
         row.id, row.owner = operation.request_id, who.row_owner
-        if (frame := await self._at_once(row, camera, operation)) is not None:
+        if await self._places.elsewhere([camera]):
+            frame = await self._from_elsewhere(row, camera, operation)
+        else:
+            frame = await self._at_once(row, camera, operation)
+        if frame is not None:
             return await self._queries.info(frame)
         return await self._by_request(wanted, body.max_staleness, who, operation)
 
@@ -83,51 +107,84 @@ class Snapshots:
 
     async def _at_once(self, row: IngestionRequest, camera: CameraConfiguration, operation: Operation) -> Frame | None:
         """The frame, stored; None when it takes a request of its own, or an earlier run of the key has made one."""
-        key, hub = key_of(camera, self._capture.secrets), self._capture.hub
+        params = CaptureParams.from_json(row.params or {})
+        facts = CaptureFacts(row.id, row.camera_id, params.jpeg_quality, row.meta)
+        taken = await self._take(key_of(camera, self._capture.secrets), facts, params.max_staleness, row.owner)
+        return await self._store(row, taken, operation) if taken is not None else None
+
+    async def _from_elsewhere(
+        self, row: IngestionRequest, camera: CameraConfiguration, operation: Operation
+    ) -> Frame | None:
+        """The same by the process that has the stream: it stores the picture, the row is written here."""
+        params = CaptureParams.from_json(row.params or {})
+        asked = {
+            "key": key_json(key_of(camera, self._capture.secrets)), "request_id": str(row.id), "owner": row.owner,
+            "quality": params.jpeg_quality, "staleness": params.max_staleness, "meta": row.meta,
+        }  # fmt: skip
+        answer = await self._places.ask(
+            "picture", asked, site=camera.site, camera_id=row.camera_id, seconds=PICTURE_SECONDS
+        )
+        if answer.body is None:
+            return None
+        taken = _Taken(_RECORD.validate_python(answer.body["record"]), None, answer.body["source"])
+        return await self._store(row, taken, operation)
+
+    async def picture_for_another(self, asked: Any) -> Answer:
+        """What another process asks by `picture`."""
+        facts = CaptureFacts(UUID(asked["request_id"]), asked["key"][0], asked["quality"], asked["meta"])
+        taken = await self._take(StreamKey(*asked["key"]), facts, asked["staleness"], asked["owner"])
+        if taken is None:
+            return Answer()
+        return Answer({"record": _RECORD.dump_python(taken.record, mode="json"), "source": taken.source})
+
+    async def _take(self, key: StreamKey, facts: CaptureFacts, staleness: float, owner: str | None) -> _Taken | None:
+        """The newest picture of the open stream, its object stored; None when there is no such stream or picture."""
+        hub = self._capture.hub
         stream = hub.find(key)
         if stream is None or not stream.live or self._busy >= AT_ONCE:
             return None
-        params = CaptureParams.from_json(row.params or {})
         stream.catch_up(FOLLOW_SECONDS)
-        picture = stream.newest(self._capture.now(), params.max_staleness)
+        picture = stream.newest(self._capture.now(), staleness)
         if picture is None:
             return None
         self._busy += 1
-        await hub.acquire(key, row.owner)  # open already: only keeps it from closing
+        await hub.acquire(key, owner)  # open already: only keeps it from closing
         try:
-            return await self._store(row, params, stream, picture, operation)
+            jpeg = await stream.decoder.snapshot(picture, facts.quality)
+            packet = picture.packet
+            record = frame_record(facts, 0, packet.timestamp, packet.timestamp, packet, jpeg)
+            await self._capture.storage.put(record.storage_path, jpeg.data, record.content_type, record.sha256)
+            source = stream.source_info(jpeg)
+            return _Taken(record, jpeg.data, source.to_json() if source is not None else None)
         except (CaptureFailure, StorageUnavailable):
             return None
         finally:
-            hub.release(key, row.owner)
+            hub.release(key, owner)
             self._busy -= 1
 
-    async def _store(
-        self, row: IngestionRequest, params: CaptureParams, stream: Stream, picture: Picture, operation: Operation
-    ) -> Frame | None:
-        jpeg = await stream.decoder.snapshot(picture, params.jpeg_quality)
-        packet = picture.packet
-        facts = CaptureFacts(row.id, row.camera_id, params.jpeg_quality, row.meta)
-        record = frame_record(facts, 0, packet.timestamp, packet.timestamp, packet, jpeg)
-        await self._capture.storage.put(record.storage_path, jpeg.data, record.content_type, record.sha256)
-        source = stream.source_info(jpeg)
-        row.source = source.to_json() if source is not None else None
-        row.grid_start = record.timestamp
+    async def _store(self, row: IngestionRequest, taken: _Taken, operation: Operation) -> Frame | None:
+        record = taken.record
+        row.source, row.grid_start = taken.source, record.timestamp
 
         async def commit(records: Sequence[FrameRecord]) -> Frame | None:
             return await self._capture.database.retry_until_known(lambda uow: _commit(uow, row, records[0], operation))
 
-        async def put_again(taken: FrameRecord) -> FrameRecord:
-            again = with_fresh_key(taken)
-            await self._capture.storage.put(again.storage_path, jpeg.data, again.content_type, again.sha256)
+        async def put_again(condemned: FrameRecord) -> FrameRecord:
+            if taken.data is None:
+                raise StorageUnavailable("The picture's object was taken by the sweeper.")
+            again = with_fresh_key(condemned)
+            await self._capture.storage.put(again.storage_path, taken.data, again.content_type, again.sha256)
             return again
 
-        frame = await commit_with_reupload([record], commit, put_again)
+        try:
+            frame = await commit_with_reupload([record], commit, put_again)
+        except StorageUnavailable:
+            return None
         if frame is None:
             return None
         FRAMES.labels(source="rtsp", outcome="stored").inc()
         CAPTURES_FINISHED.labels(status=IngestionStatus.COMPLETED.value).inc()
-        CAPTURE_TO_STORED.observe(max(0.0, self._capture.now() - packet.timestamp))
+        CAPTURE_TO_STORED.observe(max(0.0, self._capture.now() - record.timestamp.timestamp()))
         log.info("snapshot_taken", ingestion_id=str(row.id), camera_id=row.camera_id, age_s=_age(record))
         return frame
 

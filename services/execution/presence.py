@@ -6,6 +6,7 @@ be right: who runs a capture is decided by its lease. On the event loop.
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections import Counter
@@ -13,12 +14,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 from config import VERSION, Role
-from models.entities import Worker
 from repositories.database import Database
-from repositories.workers import Beat
+from repositories.workers import Beat, Peer
+from services.execution.health import Degraded
 from utils.exceptions import DatabaseUnavailable, WorkerNotFound
 from utils.ids import new_id
 from utils.logger import get_logger
@@ -38,15 +40,17 @@ class Load:
 
     captures: int
     streams: int
+    cameras: dict[str, Any]  # the status of each camera's stream; empty where nobody reads it
 
 
 class Presence:
     """One a process. Raises DatabaseUnavailable."""
 
     def __init__(
-        self, database: Database, role: Role, site: str, load: Callable[[], Load], on_drain: Callable[[], None]
-    ) -> None:
-        """`on_drain`: called once, when somebody wants this process to hand over what it runs."""
+        self, database: Database, role: Role, site: str, lease_ttl: float, load: Callable[[], Load],
+        on_drain: Callable[[], None],
+    ) -> None:  # fmt: skip
+        """`lease_ttl`: RTSP__LEASE_TTL, seconds. `on_drain`: called once, when this process is to hand over what it runs."""
         self.worker_id = new_id()
         self.role, self.site = role, site
         self.host = socket.gethostname()[:60]
@@ -55,9 +59,12 @@ class Presence:
         self._load = load
         self._on_drain = on_drain
         self._started_at = datetime.now(UTC)
-        self._others: list[Worker] = []
+        self._lease_ttl = lease_ttl
+        self._misfit: str | None = None  # why this process does not join the others
+        self._others: list[Peer] = []
         self._beats = 0
-        self._job = PeriodicJob("presence", self._beat, BEAT_INTERVAL)
+        self._told: set[tuple[str, str]] = set()  # roles and sites that the metrics have
+        self._job = PeriodicJob("presence", self._beat, self._pause)
 
     @property
     def owner(self) -> str:
@@ -67,7 +74,17 @@ class Presence:
     @property
     def captures_here(self) -> bool:
         """Whether this process runs captures, and takes new ones."""
-        return self.role is not Role.API and not self.draining
+        return self.role is not Role.API and not self.draining and self._misfit is None
+
+    @property
+    def peers(self) -> int:
+        """How many processes take captures at this site, this one included, as of the last beat."""
+        others = sum(1 for other in self._others if other.site == self.site and other.captures_there)
+        return others + self.captures_here
+
+    def serves(self, site: str) -> bool:
+        """Whether this process captures cameras of the site."""
+        return self.captures_here and site == self.site
 
     @property
     def alone(self) -> bool:
@@ -86,7 +103,17 @@ class Presence:
             async with self._database.one_statement(events=False) as uow:
                 await uow.workers.leave(self.worker_id)
 
-    async def all(self) -> list[Worker]:
+    def look(self) -> None:
+        """Beats now: somebody says that there is something to read."""
+        self._job.wake()
+
+    async def check(self) -> str:
+        """For /health. Raises Degraded while this process does not join the others."""
+        if self._misfit is not None:
+            raise Degraded(self._misfit)
+        return f"{len(self._others)} other processes, {self.peers} capture at the site {self.site}"
+
+    async def all(self) -> list[Peer]:
         """All processes that are alive."""
         async with self._database.reading() as uow:
             return await uow.workers.alive(ALIVE_SECONDS)
@@ -98,6 +125,7 @@ class Presence:
             if await uow.workers.ask_to_drain(worker_id, ALIVE_SECONDS) is None:
                 raise WorkerNotFound
             await uow.audit.write(worker_id, "worker.drain")
+            await uow.workers.notify(f"trackshift_{worker_id.hex}", "drain")
         if worker_id == self.worker_id:
             self.drain()
 
@@ -114,26 +142,47 @@ class Presence:
         load = self._load()
         own = Beat(
             self.worker_id, self.role.value, self.site, self.host, VERSION, self._started_at,
-            load.captures, load.streams, self.draining,
+            load.captures, load.streams, self.draining, self._misfit is None, self._lease_ttl,
+            json.dumps(load.cameras),
         )  # fmt: skip
         async with self._database.one_statement(events=False) as uow:
             drain = await uow.workers.beat(own, ALIVE_SECONDS)
             rows = await uow.workers.alive(ALIVE_SECONDS)
             if self._beats % LOOK_EVERY == 0:
+                await uow.workers.expire_calls()
                 self._tell(rows, await uow.workers.camera_sites(), await uow.workers.orphaned(ALIVE_SECONDS))
         self._beats += 1
         self._others = [row for row in rows if row.worker_id != self.worker_id]
+        self._compare()
         if drain:
             self.drain()
 
-    def _tell(self, rows: list[Worker], sites: list[str], orphaned: dict[str, int]) -> None:
+    def _pause(self) -> float:
+        return BEAT_INTERVAL if self.alone else BEAT_INTERVAL / 2
+
+    def _compare(self) -> None:
+        """Whether this process's settings can live with those of the processes that were there before it."""
+        others = [other for other in self._others if other.joined and other.started_at <= self._started_at]
+        differs = next((other for other in others if other.lease_ttl != self._lease_ttl), None)
+        misfit = None
+        if differs is not None:
+            misfit = (
+                f"RTSP__LEASE_TTL is {self._lease_ttl:g} here and {differs.lease_ttl:g} on {differs.host}: this process "
+                "claims no captures. Set the same in all processes"
+            )
+        if misfit != self._misfit:
+            if misfit is not None:
+                log.error("process_does_not_fit", reason=misfit, other=str(differs.worker_id) if differs else None)
+            else:
+                log.info("process_fits")
+            self._misfit = misfit
+            self._job.wake()
+
+    def _tell(self, rows: list[Peer], sites: list[str], orphaned: dict[str, int]) -> None:
         """Sets the metrics; a site whose cameras no process captures has a 0 of its own."""
-        found = Counter((row.role, row.site) for row in rows if not row.draining)
-        WORKERS.clear()
-        for site in sites:
-            WORKERS.labels(role=Role.WORKER.value, site=site).set(0)
-        for (role, site), count in found.items():
-            WORKERS.labels(role=role, site=site).set(count)
-        CAPTURES_UNCLAIMABLE.clear()
-        for site in {*sites, *orphaned}:
+        found = Counter((row.role, row.site) for row in rows if not row.draining and row.joined)
+        self._told |= {*found, *((Role.WORKER.value, site) for site in {*sites, *orphaned})}
+        for role, site in self._told:  # those that are gone are 0 from now on
+            WORKERS.labels(role=role, site=site).set(found[role, site])
+        for site in {site for _, site in self._told}:
             CAPTURES_UNCLAIMABLE.labels(site=site).set(orphaned.get(site, 0))

@@ -23,6 +23,7 @@ from repositories.database import Database, UnitOfWork
 from repositories.leases import ProcessShares
 from services.access.limits import Shares
 from services.execution.lease_watch import LeaseWatch
+from services.execution.presence import Presence
 from services.rtsp_capture.captures.context import CaptureDeps
 from services.rtsp_capture.captures.job import CaptureJob
 from utils.exceptions import DatabaseUnavailable, LeaseLost
@@ -63,11 +64,11 @@ class CaptureRunner:
 
     def __init__(
         self, deps: CaptureDeps, leases: Database, on_finished: Callable[[UUID], None], shares: Shares,
-        watch: LeaseWatch | None = None, *, owner: str, site: str,
+        watch: LeaseWatch | None = None, *, presence: Presence,
     ) -> None:  # fmt: skip
         """`leases`: a dedicated connection for renewals. `on_finished`: a capture ended here, was handed back or lost.
-        `shares`: what one principal may have running. `owner`: this process, in its leases. `site`: whose captures it
-        claims."""
+        `shares`: what one principal may have running. `presence`: this process among the others, which
+        says whose captures it claims, and how much of them is its share."""
         self._shares = shares
         self._deps = deps
         self._settings = deps.settings
@@ -75,8 +76,8 @@ class CaptureRunner:
         self._leases = leases
         self._on_finished = on_finished
         self._watch = watch or LeaseWatch(deps.settings.LEASE_TTL)
-        self.owner = owner
-        self._site = site
+        self.owner = presence.owner
+        self._presence = presence
         self._draining = False
         self._running: dict[UUID, _Running] = {}
         self._claim_seconds = (0.0, 0.0)  # that the last two polls took
@@ -190,7 +191,7 @@ class CaptureRunner:
     # -- claiming ----------------------------------------------------------------------------------------------
 
     async def _claim_all(self) -> None:
-        if self._deps.secrets.missing or self._draining:
+        if self._deps.secrets.missing or self._draining or not self._presence.captures_here:
             return  # without its keys it could not open the cameras of what it would claim
         began = self.now()
         try:
@@ -218,13 +219,15 @@ class CaptureRunner:
         shares = self._process_shares() if self._shares.limited else None
         await self._take(
             lambda uow: uow.leases.claim(
-                self.owner, ttl, room, running, new_cameras, shares, doubtful=False, site=self._site
+                self.owner, ttl, room, running, new_cameras, shares, doubtful=False, site=self._presence.site,
+                peers=self._presence.peers, worker_id=self._presence.worker_id,
             )
         )
         if self.room and self._settled:
             cameras = [*running, *(each.camera_id for each in self._running.values())]
             new_cameras = self._settings.MAX_CONCURRENT_STREAMS - len(set(cameras))
-            await self._take(lambda uow: uow.leases.claim_doubtful(self.owner, ttl, cameras, new_cameras, self._site))
+            site = self._presence.site
+            await self._take(lambda uow: uow.leases.claim_doubtful(self.owner, ttl, cameras, new_cameras, site))
 
     @property
     def _settled(self) -> bool:

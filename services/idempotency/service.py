@@ -25,7 +25,7 @@ from services.idempotency.quota import KeyQuota
 from utils.exceptions import DatabaseUnavailable, IdempotencyKeyReused, RateLimited, RequestInProgress, SecretUnreadable
 from utils.ids import new_id
 from utils.logger import get_logger
-from utils.metrics import IDEMPOTENCY, IDEMPOTENCY_RUNNING, IDEMPOTENCY_SWEPT
+from utils.metrics import IDEMPOTENCY, IDEMPOTENCY_RUNNING, IDEMPOTENCY_SWEPT, follow
 from utils.periodic import PeriodicJob
 from utils.secret_box import SecretBox
 
@@ -55,7 +55,7 @@ class IdempotencyService:
             PeriodicJob("idempotency-renew", self.renew, self._lease / 3, at_start=False),
             PeriodicJob("idempotency-sweep", self.sweep, min(SWEEP_INTERVAL, self._ttl / 20), at_start=False),
         )
-        IDEMPOTENCY_RUNNING.set_function(lambda: len(self._running))
+        follow(IDEMPOTENCY_RUNNING, lambda: len(self._running))
 
     # -- one request -------------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from services.spool.folder import Files, SpoolFolder, entry_of
 from services.spool.index import Entry, SpoolIndex
 from services.spool.record import SpoolRecord, encode
 from utils.logger import Throttle, get_logger
-from utils.metrics import SPOOL_BYTES, SPOOL_DEAD, SPOOL_DROPPED, SPOOL_FRAMES, SPOOL_OLDEST, SPOOL_WRITTEN
+from utils.metrics import SPOOL_BYTES, SPOOL_DEAD, SPOOL_DROPPED, SPOOL_FRAMES, SPOOL_OLDEST, SPOOL_WRITTEN, follow
 from utils.pool import WorkerPool
 
 log = get_logger(__name__)
@@ -82,7 +82,7 @@ class Spool:
             self.grids.setdefault(entry.request_id, record.grid_start)
         SPOOL_DROPPED.labels(reason="half_written").inc(found.half_written)
         SPOOL_DEAD.labels(reason="damaged").inc(found.damaged)
-        SPOOL_OLDEST.set_function(lambda: self.state().oldest)
+        follow(SPOOL_OLDEST, lambda: self.state().oldest)
         self._measure()
         if len(self.index) or found.half_written or found.damaged:
             log.info(
@@ -96,7 +96,7 @@ class Spool:
         if self._writes:
             await asyncio.wait(self._writes)
         await self.pool.close()
-        SPOOL_OLDEST.set_function(lambda: 0)
+        follow(SPOOL_OLDEST, lambda: 0)
 
     def state(self) -> SpoolState:
         oldest, now = self.index.oldest, self._now()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 
-from tests.faults import limits
+from tests.faults import fleet, limits
 from tests.faults.celery import BROKEN, many_at_once, redis_broken
 from tests.faults.faults import SCENARIOS
 
 SCENARIOS |= {name: partial(redis_broken, name=name) for name in BROKEN}
 SCENARIOS["Celery: 300 captures at once to 3 workers"] = many_at_once
 
-__all__ = ["ROUNDS", "SCENARIOS", "limits"]
+__all__ = ["ROUNDS", "SCENARIOS", "fleet", "limits"]
 
-ROUNDS = {"service SIGKILL": 20, "service SIGTERM": 5, "one of two SIGKILL": 5}
+ROUNDS = {"service SIGKILL": 20, "service SIGTERM": 5, "one of two SIGKILL": 5, "worker SIGKILL": 10, "worker SIGTERM": 10}

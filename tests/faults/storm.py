@@ -18,12 +18,14 @@ class Storm:
     """A service under load. `break_and_mend` may replace `service` by another one."""
 
     def __init__(
-        self, world: World, fault: str, *, clients: int, pause: float, captures: int, settings: Mapping[str, str]
-    ) -> None:
+        self, world: World, fault: str, *, clients: int, pause: float, captures: int, settings: Mapping[str, str],
+        workers: int = 0,
+    ) -> None:  # fmt: skip
         self.world = world
         self.outcome = Outcome(fault)
         self.service = world.service(**settings)
         self.services: list[Service] = [self.service]
+        self.workers = [world.service(**{**settings, "ROLE": "worker"}) for _ in range(workers)]
         self.uploads: Uploaders | None = Uploaders(lambda: self.service.url, clients, pause) if clients else None
         self.captures: Captures | None = Captures(self._urls) if captures else None
         self._wanted = captures
@@ -32,7 +34,8 @@ class Storm:
         return [each.url for each in self.services if each.url and each.process is not None and each.process.poll() is None]
 
     async def begin(self) -> None:
-        await asyncio.to_thread(self.service.start)
+        for service in (self.service, *self.workers):
+            await asyncio.to_thread(service.start)
         began, wall = time.monotonic(), time.time()
         if self.uploads is not None:
             self.uploads.start()
@@ -63,7 +66,7 @@ class Storm:
             await self.uploads.stop()
         if self.captures is not None:
             await self.captures.settle()
-        for service in self.services:
+        for service in (*self.services, *self.workers):
             if service.process is not None and service.process.poll() is None:
                 await asyncio.to_thread(service.stop)
         return await audit(self.world, self.outcome, self.uploads, self.captures, may_drop)
@@ -81,13 +84,15 @@ async def storm(
     may_drop: str = "",
     program: str = "main.py",
     settings: Mapping[str, str] | None = None,
+    workers: int = 0,
 ) -> Outcome:
     """`rounds` times: break, mend, recover. Raises AssertionError when it does not recover.
 
+    `workers`: processes that capture beside the service, whose `settings` say then that it does not.
     `pause`: seconds that a client of the `clients` waits after each upload.
     `may_drop`: reasons, by comma, for which pictures may be given up under this fault; they are counted all the same.
     """
-    made = Storm(world, fault, clients=clients, pause=pause, captures=captures, settings=settings or {})
+    made = Storm(world, fault, clients=clients, pause=pause, captures=captures, settings=settings or {}, workers=workers)
     made.service.program = program
     await made.begin()
     try:

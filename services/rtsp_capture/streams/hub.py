@@ -57,6 +57,10 @@ class StreamHub:
         shared = self._shared.get(key)
         return shared.stream if shared is not None else None
 
+    def keys(self) -> list[StreamKey]:
+        """Every stream."""
+        return list(self._shared)
+
     def streams(self) -> list[tuple[Stream, int]]:
         """Every stream, and how many use it."""
         return [(shared.stream, shared.users) for shared in self._shared.values()]

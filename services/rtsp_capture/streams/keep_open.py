@@ -1,14 +1,19 @@
 """Keeps the streams of cameras with `keep_open` open, and finds the status of a camera's stream.
 
-The table of cameras is read every few seconds, and at once when this process changed it, so that changes made by another
-process are followed, too. Everything here runs on the event loop.
+Of the processes of a site one keeps a camera open (`kept_streams`). The table of cameras is read every few seconds, and at
+once when this process changed it, so that changes made by another process are followed, too. Everything here runs on the
+event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from uuid import UUID
 
 from models.entities import CameraConfiguration
 from models.values import DEFAULT_SITE
@@ -23,6 +28,7 @@ from utils.secret_box import SecretBox
 log = get_logger(__name__)
 
 POLL_INTERVAL = 3.0  # seconds between reads of the table
+KEEP_SECONDS = 6.0  # after which another process keeps a camera open whose process does not renew that
 MAX_KEPT = 1000
 
 
@@ -42,9 +48,11 @@ class KeepOpenStreams:
 
     def __init__(
         self, database: Database, hub: StreamHub, secrets: SecretBox, *, site: str = DEFAULT_SITE,
-        poll_interval: float = POLL_INTERVAL,
+        worker_id: UUID, peers: Callable[[], int] = lambda: 1, poll_interval: float = POLL_INTERVAL,
     ) -> None:  # fmt: skip
-        """`site`: whose cameras are kept open here."""
+        """`site`: whose cameras are kept open here. `worker_id`: this process; `peers`: how many do so at this site."""
+        self._worker_id, self._peers = worker_id, peers
+        self._unkept: set[str] = set()  # cameras that nobody kept open at the last look
         self._site = site
         self._draining = False
         self._database = database
@@ -74,9 +82,12 @@ class KeepOpenStreams:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        for camera_id in list(self._kept):
+        held = list(self._kept)
+        for camera_id in held:
             await self._release(camera_id)
         self._report_without(set())
+        with suppress(DatabaseUnavailable):
+            await self._let_go(held)
 
     # -- following the table -----------------------------------------------------------------------------------
 
@@ -96,8 +107,7 @@ class KeepOpenStreams:
             self._wake.clear()
 
     async def _follow(self) -> None:
-        async with self._database.unit_of_work() as uow:
-            rows = await uow.cameras.kept_open(MAX_KEPT, self._site) if not self._draining else []
+        rows = await self._ours()
         wanted: dict[str, StreamKey] = {}
         without: set[str] = set()
         for row in rows:
@@ -116,12 +126,41 @@ class KeepOpenStreams:
                 continue
             if self._hub.find(key) is None and self._hub.free <= 0:
                 without.add(camera_id)
+                await self._let_go([camera_id])  # another process may have room
                 self._report(camera_id, "RTSP__MAX_CONCURRENT_STREAMS are open")
                 continue
             log.info("keep_open", camera_id=camera_id)
             self._kept[camera_id] = _Kept(key, asyncio.create_task(self._hub.acquire(key, None), name=f"keep-{camera_id}"))
             await asyncio.sleep(0)  # the hub counts it before the next one asks whether there is room
         self._report_without(without | {name for name, kept in self._kept.items() if not kept.acquiring.done()})
+
+    async def _ours(self) -> list[CameraConfiguration]:
+        """The cameras that this process is to keep open: a camera is kept open by one process, which renews that.
+
+        Of those that nobody keeps it takes its share; what is left over at the next look it takes beyond that.
+        """
+        if self._draining:
+            await self._let_go(list(self._kept))
+            return []
+        async with self._database.unit_of_work(events=False) as uow:
+            rows = await uow.cameras.kept_open(MAX_KEPT, self._site)
+            if not rows:
+                self._unkept = set()
+                return []
+            elsewhere = await uow.workers.kept_elsewhere(self._worker_id)
+            held = [row.camera_id for row in rows if row.camera_id in self._kept]
+            unkept = [row.camera_id for row in rows if row.camera_id not in elsewhere and row.camera_id not in self._kept]
+            share = max(0, math.ceil(len(rows) / max(1, self._peers())) - len(held))
+            left = [camera_id for camera_id in unkept if camera_id in self._unkept]
+            chosen = list(dict.fromkeys([*unkept[:share], *left]))
+            ours = await uow.workers.keep(self._worker_id, [*held, *chosen], KEEP_SECONDS)
+        self._unkept = set(unkept) - ours
+        return [row for row in rows if row.camera_id in ours]
+
+    async def _let_go(self, camera_ids: list[str]) -> None:
+        if camera_ids:
+            async with self._database.one_statement(events=False) as uow:
+                await uow.workers.let_go(self._worker_id, camera_ids)
 
     def _report_without(self, cameras: set[str]) -> None:
         """A stream reports its own outage; these cameras have none that could."""

@@ -37,6 +37,11 @@ ELSEWHERE = {
     "one of two SIGKILL": "service/test_two_services.py::test_kill_9_then_a_stop_in_good_order",
     "service SIGSTOP 20 s, another takes over": "uploads/test_idempotency.py::test_stopped_while_another_runs, "
     "service/test_two_services.py::test_a_process_that_was_stopped_finds_itself_fenced",
+    "worker SIGKILL": "service/test_two_services.py::test_kill_9_then_a_stop_in_good_order",
+    "worker SIGTERM": "service/test_roles.py::test_a_drained_worker_hands_over_and_claims_nothing",
+    "worker SIGSTOP 20 s": "service/test_two_services.py::test_a_process_that_was_stopped_finds_itself_fenced",
+    "api process SIGKILL in an upload": "service/test_processes.py::test_two_processes_behind_one_port",
+    "rolling restart": "service/test_roles.py::test_a_drained_worker_hands_over_and_claims_nothing",
     "clock +2 h, -2 h": "captures/test_clock_steps.py::test_a_wall_clock_that_is_set_costs_no_lease_and_no_slot",
     "PostgreSQL SIGKILL": "service/test_service_crash.py::test_kill_9_of_an_embedded_part",
     "PostgreSQL SIGSTOP 20 s": "service/test_two_services.py::test_postgresql_stands_still",

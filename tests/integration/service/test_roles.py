@@ -8,13 +8,16 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import cv2
 import httpx
+import numpy as np
 import pytest
 import pytest_asyncio
 
 from demo.camera import Camera
 from tests.conftest import Backends, Service, unique
 from tests.kits.service_support import capture, final, own_database, service_on, status, until
+from tests.kits.takeover_kit import fetch
 
 TTL = 3.0
 UNKNOWN = "01970a2b-5c3d-7e4f-8a9b-0c1d2e3f4a5b"
@@ -42,6 +45,7 @@ class Fleet:
 
     def __init__(self, backends: Backends, folder: Path, stack: AsyncExitStack) -> None:
         self._backends, self._folder, self._stack = backends, folder, stack
+        self.db = backends.db
         self.api: httpx.AsyncClient
 
     def service(self, name: str, **environment: str) -> Service:
@@ -160,3 +164,99 @@ async def test_a_drained_worker_hands_over_and_claims_nothing(fleet: Fleet, came
     for each in (request, *more):
         await fleet.api.post(f"/api/v1/ingest/requests/{each}/cancel")
         assert (await final(fleet.api, each))["status"] == "cancelled"
+
+
+def size(content: bytes) -> Any:
+    picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None
+    return picture.shape
+
+
+async def kept(fleet: Fleet, camera: Camera) -> str:
+    """A camera that is kept open, and told to be."""
+    camera_id = unique()
+    body = {"camera_id": camera_id, "rtsp_url": camera.url, "keep_open": True}
+    assert (await fleet.api.post("/api/v1/cameras", json=body)).status_code == 201
+
+    async def live() -> bool:
+        stream = (await fleet.api.get(f"/api/v1/cameras/{camera_id}")).json()["stream"]
+        return stream is not None and stream["state"] == "live"
+
+    await until(live, "its stream is told", 20)
+    return camera_id
+
+
+@pytest.mark.timeout(200)
+async def test_all_operations_are_done_by_a_process_that_captures(fleet: Fleet, camera: Camera) -> None:
+    one, two = await kept(fleet, camera), await kept(fleet, camera)
+    listed = (await fleet.api.get("/api/v1/cameras", params={"limit": 200})).json()["items"]
+    assert {each["camera_id"] for each in listed if each["stream"]} >= {one, two}
+    taken = await fleet.api.post(f"/api/v1/cameras/{one}/snapshot", headers={"Idempotency-Key": unique()})
+    assert taken.status_code == 201, taken.text
+    content = await fleet.api.get(f"/api/v1/frames/{taken.json()['frame_id']}/content", params={"proxy": "true"})
+    assert size(content.content) == (180, 320, 3)
+    unopened = unique()  # without a stream: by an ordinary capture
+    assert (await fleet.api.post("/api/v1/cameras", json={"camera_id": unopened, "rtsp_url": camera.url})).status_code == 201
+    assert (await fleet.api.post(f"/api/v1/cameras/{unopened}/snapshot")).status_code == 201
+    latest = await fleet.api.get(f"/api/v1/cameras/{two}/latest.jpg")
+    assert (latest.status_code, latest.headers["x-picture-source"]) == (200, "stream")
+    assert size(latest.content) == (180, 320, 3)
+    burst = await fleet.api.post("/api/v1/ingest/burst", json={"camera_ids": [one, two, unopened]})
+    assert (burst.status_code, burst.json()["stored"]) == (201, 3), burst.text
+    probes = [
+        fleet.api.post(f"/api/v1/cameras/{unopened}/probe"),
+        fleet.api.post("/api/v1/cameras/probe", json={"rtsp_url": camera.url, "site": "north"}),
+        fleet.api.post("/api/v1/cameras/discover", json={"address": "127.0.0.1:9"}),
+    ]
+    by_camera, by_url, found = await asyncio.gather(*probes)
+    assert (by_camera.json()["reachable"], by_url.json()["reachable"]) == (True, True), by_camera.text + by_url.text
+    assert (found.status_code, found.json()["code"]) == (502, "connection_refused")
+    calls = [line for line in (await fleet.api.get("/metrics")).text.splitlines() if "worker_calls_total{" in line]
+    assert not [line for line in calls if 'outcome="ok"' not in line and "discover" not in line], calls
+
+    async def gone() -> bool:
+        return not await fetch(fleet.db, "SELECT 1 FROM worker_calls")
+
+    await until(gone, "no row of a call is left")
+
+
+@pytest.mark.timeout(200)
+async def test_without_a_process_at_the_site_it_is_503_within_some_seconds(fleet: Fleet, camera: Camera) -> None:
+    camera_id = unique()
+    body = {"camera_id": camera_id, "rtsp_url": camera.url, "site": "nowhere"}
+    assert (await fleet.api.post("/api/v1/cameras", json=body)).json()["stream"] is None
+    began = asyncio.get_running_loop().time()
+    answers = await asyncio.gather(
+        fleet.api.post(f"/api/v1/cameras/{camera_id}/snapshot"), fleet.api.post(f"/api/v1/cameras/{camera_id}/probe"),
+        fleet.api.post("/api/v1/cameras/discover", json={"site": "nowhere"}),
+        fleet.api.post("/api/v1/ingest/burst", json={"camera_ids": [camera_id, (await kept(fleet, camera))]}),
+    )
+    assert {(answer.status_code, answer.json()["code"]) for answer in answers} == {(503, "no_worker")}
+    assert asyncio.get_running_loop().time() - began < 15
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers)
+    latest = await fleet.api.get(f"/api/v1/cameras/{camera_id}/latest.jpg")  # nothing is open, and nothing stored
+    assert latest.json()["code"] == "frame_not_found"
+
+
+@pytest.mark.timeout(200)
+async def test_a_camera_is_kept_open_by_one_process_and_then_by_another(fleet: Fleet, camera: Camera) -> None:
+    camera_id = await kept(fleet, camera)
+    third, _ = await fleet.start("third", ROLE="worker")
+
+    async def keeper() -> str:
+        rows = await fetch(fleet.db, "SELECT worker_id::text AS id FROM kept_streams WHERE camera_id = $1", camera_id)
+        return str(rows[0]["id"]) if rows else ""
+
+    first = await keeper()
+    query = "SELECT count(*) AS n FROM workers WHERE jsonb_exists(cameras, $1)"
+    assert [row["n"] for row in await fetch(fleet.db, query, camera_id)] == [1]
+    assert (await fleet.api.post(f"/api/v1/workers/{first}/drain")).status_code == 202
+
+    async def moved() -> bool:
+        return await keeper() not in ("", first)
+
+    await until(moved, "another process keeps it open", 10)
+    assert third.process is not None
+    assert third.process.poll() is None
+    taken = await fleet.api.post(f"/api/v1/cameras/{camera_id}/snapshot")
+    assert taken.status_code == 201, taken.text

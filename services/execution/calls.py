@@ -1,0 +1,307 @@
+"""Calls between processes, over PostgreSQL: a picture, a probe, whatever only the process with the stream can tell.
+
+A call is a row. NOTIFY wakes the one who is asked, and then the one who asked; both poll besides, so a lost notification
+costs time and nothing else. The row says everything: a caller that goes away takes it back, and who works on it stops.
+A request is encrypted. Rows that nobody took back expire. On the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+from repositories.database import Database
+from repositories.worker_calls import Taken
+from services.execution.presence import ALIVE_SECONDS, Presence
+from utils.exceptions import AnsweredElsewhere, DatabaseUnavailable, IngestionException, NoWorker
+from utils.ids import new_id
+from utils.logger import get_logger
+from utils.metrics import WORKER_CALLS
+from utils.periodic import PeriodicJob, wait_for
+from utils.secret_box import SecretBox
+from utils.tasks import cancel_all
+
+log = get_logger(__name__)
+
+NO_WORKER_AFTER = 5.0  # seconds without a process that could be asked, or that takes the call
+TAKEN_WITHIN = 1.0  # seconds after which another process is asked
+LOOK_AGAIN = 0.25  # seconds between two looks for a process of the site
+POLL_INTERVAL = 1.0  # seconds, where notifications come
+POLL_INTERVAL_UNHEARD = 0.1  # where they do not
+LISTEN_AGAIN = 1.0
+MOST_AT_ONCE = 64  # calls answered at once; more wait for their turn
+MAX_ANNOUNCEMENTS = 256  # under way at once; what is beyond is found by a poll
+FINAL_CHANNEL = "trackshift_final"
+
+
+def channel_of(worker_id: UUID) -> str:
+    """The channel on which a process is told of calls and answers."""
+    return f"trackshift_{worker_id.hex}"
+
+
+def site_channel(site: str) -> str:
+    """The channel on which the processes of a site are told that there is something to claim."""
+    return f"trackshift_site_{site}"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a process found: JSON, and a picture."""
+
+    body: Any = None
+    picture: bytes | None = None
+
+
+Handler = Callable[[Any], Awaitable[Answer]]
+
+
+class Calls:
+    """One a process. `serve` says what it can be asked."""
+
+    def __init__(
+        self, database: Database, secrets: SecretBox, presence: Presence, on_final: Callable[[UUID], None],
+        on_capture: Callable[[], None],
+    ) -> None:  # fmt: skip
+        """`on_final`: a request has ended in another process. `on_capture`: there is something to claim."""
+        self._database, self._secrets, self._presence = database, secrets, presence
+        self._on_final, self._on_capture = on_final, on_capture
+        self._handlers: dict[str, Handler] = {}
+        self._waiting: dict[UUID, asyncio.Event] = {}
+        self._answering: dict[UUID, asyncio.Task[None]] = {}
+        self._announcing: set[asyncio.Task[None]] = set()
+        self._listening: asyncio.Task[None] | None = None
+        self._heard = False  # notifications come
+        self._job = PeriodicJob("worker-calls", self._poll, self._pause)
+
+    def serve(self, handlers: dict[str, Handler]) -> None:
+        """What this process answers, by kind."""
+        self._handlers.update(handlers)
+
+    def start(self) -> None:
+        if self._database.keeps_sessions:
+            self._listening = asyncio.create_task(self._listen(), name="calls-listen")
+        if self._handlers:
+            self._job.start()
+
+    async def stop(self) -> None:
+        await self._job.stop()
+        await cancel_all(*self._answering.values(), *self._announcing)
+        if self._listening is not None:
+            await cancel_all(self._listening)
+
+    # -- asking ------------------------------------------------------------------------------------------------
+
+    async def call(
+        self, kind: str, request: Any, *, site: str = "", camera_id: str = "", to: UUID | None = None, seconds: float
+    ) -> Answer:
+        """Asks a process that captures at `site` (empty: anywhere), the one with the camera's stream before others; or `to`.
+
+        Raises NoWorker when none is there, or none takes the call, within NO_WORKER_AFTER, and when the one that works on it
+        is gone or has not answered within `seconds`; AnsweredElsewhere, SecretKeysMissing, DatabaseUnavailable.
+        """
+        outcome = "no_worker"
+        try:
+            answer = await self._call(kind, self._secrets.seal(json.dumps(request)), site, camera_id, to, seconds)
+            outcome = "ok"
+            return answer
+        except NoWorker:
+            raise
+        except IngestionException:
+            outcome = "error"
+            raise
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            raise
+        finally:
+            WORKER_CALLS.labels(kind=kind, outcome=outcome).inc()
+
+    async def _call(
+        self, kind: str, request: str, site: str, camera_id: str, to: UUID | None, seconds: float
+    ) -> Answer:
+        clock = asyncio.get_running_loop().time
+        began, tried = clock(), list[UUID]()
+        while True:
+            call_id, own = new_id(), self._presence.worker_id
+            event = self._waiting[call_id] = asyncio.Event()
+            try:
+                async with self._database.one_statement(events=False) as uow:
+                    asked = await uow.calls.post(
+                        call_id, own, kind, request, site=site, camera_id=camera_id, to=to, but=tried,
+                        seconds=seconds + 10, alive=ALIVE_SECONDS,
+                    )  # fmt: skip
+                if asked is not None:
+                    found = await self._answered(call_id, event, seconds)
+                    if found is not None:
+                        return found
+                    tried.append(asked)
+            except BaseException:
+                await asyncio.shield(self._withdraw(call_id))
+                raise
+            finally:
+                del self._waiting[call_id]
+            if clock() - began > NO_WORKER_AFTER:
+                raise NoWorker(retry_after=2)
+            if asked is None:
+                tried.clear()  # they may have been busy
+                await asyncio.sleep(LOOK_AGAIN)
+
+    async def _answered(self, call_id: UUID, event: asyncio.Event, seconds: float) -> Answer | None:
+        """The answer; None when nobody took the call in time, and nobody will. Raises NoWorker, AnsweredElsewhere."""
+        clock = asyncio.get_running_loop().time
+        began, pause = clock(), 0.005
+        while True:
+            await wait_for(event, TAKEN_WITHIN / 2 if self._heard else pause)
+            event.clear()
+            pause = min(2 * pause, POLL_INTERVAL_UNHEARD)
+            async with self._database.one_statement(events=False) as uow:
+                if (found := await uow.calls.collect(call_id)) is not None:
+                    return _opened(*found)
+                taken, alive = await uow.calls.state(call_id, ALIVE_SECONDS) or (False, False)
+            waited = clock() - began
+            if not taken and (not alive or waited > TAKEN_WITHIN):
+                await self._withdraw(call_id)
+                return None
+            if not alive or waited > seconds:
+                raise NoWorker("The process that captures this camera did not answer. Try again.", retry_after=2)
+
+    async def _withdraw(self, call_id: UUID) -> None:
+        with suppress(DatabaseUnavailable):
+            async with self._database.one_statement(events=False) as uow:
+                await uow.calls.withdraw(call_id)
+
+    async def streams(self, camera_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """The status of these cameras' streams in other processes, as they told within the last seconds."""
+        if self._presence.alone or not camera_ids:
+            return {}
+        async with self._database.reading() as uow:
+            return await uow.workers.streams(camera_ids, self._presence.worker_id, ALIVE_SECONDS)
+
+    async def holders(self, camera_ids: Sequence[str]) -> dict[str, UUID]:
+        """The other processes that have streams of these cameras."""
+        async with self._database.reading() as uow:
+            return await uow.workers.holders(camera_ids, self._presence.worker_id, ALIVE_SECONDS)
+
+    # -- telling -----------------------------------------------------------------------------------------------
+
+    def capture_waits(self, site: str) -> None:
+        """Wakes the processes of a site; each finds the capture within half a second anyway."""
+        self._announce(site_channel(site), "")
+
+    def ended(self, request_id: UUID) -> None:
+        """Wakes those who wait for the request in other processes."""
+        self._announce(FINAL_CHANNEL, str(request_id))
+
+    def tell(self, worker_id: UUID, what: str) -> None:
+        self._announce(channel_of(worker_id), what)
+
+    def _announce(self, channel: str, payload: str) -> None:
+        if self._presence.alone or len(self._announcing) >= MAX_ANNOUNCEMENTS:
+            return
+        task = asyncio.create_task(self._notify(channel, payload), name="announce")
+        self._announcing.add(task)
+        task.add_done_callback(self._announcing.discard)
+
+    async def _notify(self, channel: str, payload: str) -> None:
+        with suppress(DatabaseUnavailable):
+            async with self._database.one_statement(events=False) as uow:
+                await uow.workers.notify(channel, payload)
+
+    # -- hearing -----------------------------------------------------------------------------------------------
+
+    async def _listen(self) -> None:
+        handlers: dict[str, Callable[[str], None]] = {
+            channel_of(self._presence.worker_id): self._on_own, FINAL_CHANNEL: self._on_ended,
+            site_channel(self._presence.site): lambda _: self._on_capture(),
+        }  # fmt: skip
+        while True:
+            try:
+                async with self._database.listen(handlers) as lost:
+                    self._heard = True
+                    self._job.wake()
+                    await lost.wait()
+            except DatabaseUnavailable:
+                pass
+            except Exception:
+                log.exception("calls_listen_failed")
+            self._heard = False
+            await asyncio.sleep(LISTEN_AGAIN)
+
+    def _on_own(self, payload: str) -> None:
+        what, _, name = payload.partition(" ")
+        if what == "call":
+            self._job.wake()
+        elif what == "drain":
+            self._presence.look()
+        elif what in ("answer", "gone"):
+            call_id = UUID(name)
+            if what == "answer" and (event := self._waiting.get(call_id)) is not None:
+                event.set()
+            elif what == "gone" and (task := self._answering.get(call_id)) is not None:
+                task.cancel()
+
+    def _on_ended(self, payload: str) -> None:
+        self._on_final(UUID(payload))
+
+    # -- answering ---------------------------------------------------------------------------------------------
+
+    def _pause(self) -> float:
+        return POLL_INTERVAL if self._heard or self._presence.alone else POLL_INTERVAL_UNHEARD
+
+    async def _poll(self) -> None:
+        if self._presence.alone and not self._heard:
+            return
+        own = self._presence.worker_id
+        async with self._database.one_statement(events=False) as uow:
+            room = MOST_AT_ONCE - len(self._answering)
+            taken = await uow.calls.take(own, room) if room > 0 else []
+            wanted = await uow.calls.wanted(own) if self._answering else set()
+        for call_id, task in self._answering.items():
+            if call_id not in wanted:  # its caller has gone, and that was not heard
+                task.cancel()
+        for call in taken:
+            task = asyncio.create_task(self._answer(call), name=f"call-{call.kind}")
+            self._answering[call.id] = task
+            task.add_done_callback(partial(self._done, call.id))
+
+    def _done(self, call_id: UUID, _task: asyncio.Task[None]) -> None:
+        del self._answering[call_id]
+        if len(self._answering) == MOST_AT_ONCE - 1:
+            self._job.wake()
+
+    async def _answer(self, call: Taken) -> None:
+        picture = None
+        try:
+            handler = self._handlers.get(call.kind)
+            if handler is None:
+                raise NoWorker("The process that was asked is of another version.")
+            found = await handler(json.loads(self._secrets.open(call.request)))
+            text, picture = json.dumps({"body": found.body}), found.picture
+        except IngestionException as error:
+            text = json.dumps({"error": _error(error)})
+        except Exception:
+            log.exception("call_failed", kind=call.kind)
+            text = json.dumps({"error": _error(IngestionException())})
+        with suppress(DatabaseUnavailable):  # the caller asks again
+            async with self._database.one_statement(events=False) as uow:
+                await uow.calls.answer(call.id, text, picture)
+
+
+def _error(error: IngestionException) -> dict[str, Any]:
+    return {
+        "code": error.code, "message": error.message, "retryable": error.retryable, "retry_after": error.retry_after,
+        "details": error.details,
+    }  # fmt: skip
+
+
+def _opened(text: str, picture: bytes | None) -> Answer:
+    """Raises AnsweredElsewhere."""
+    answer = json.loads(text)
+    if "error" in answer:
+        raise AnsweredElsewhere(**answer["error"])
+    return Answer(answer["body"], picture)
