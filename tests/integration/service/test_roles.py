@@ -93,8 +93,12 @@ async def test_a_worker_captures_what_another_process_was_asked_for(fleet: Fleet
     assert roles.keys() == {"api", "worker"}
     running = await capture(fleet.api, unique(), camera.url, capture_mode="continuous", fps=5.0)
     assert await fleet.worker(running) == roles["worker"]["worker_id"]
-    listed = (await fleet.api.get("/api/v1/ingest/requests", params={"status": "in_progress"})).json()["items"]
-    assert [each["worker"] for each in listed] == [roles["worker"]["worker_id"]]
+
+    async def listed() -> bool:
+        found = (await fleet.api.get("/api/v1/ingest/requests", params={"status": "in_progress"})).json()["items"]
+        return [each["worker"] for each in found] == [roles["worker"]["worker_id"]]
+
+    await until(listed, "the list names the process that runs it")
 
     async def counted() -> bool:
         found = {each["role"]: (each["captures"], each["streams"]) for each in await fleet.workers()}
