@@ -59,7 +59,6 @@ from utils.logger import get_logger
 
 log = get_logger(__name__)
 
-DEFAULT_SITE = "default"  # of captures of cameras that are not registered
 WAIT_POLL_INTERVAL = 0.5  # seconds between polls of a request that another process runs
 
 
