@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -150,6 +151,8 @@ class KeepOpenStreams:
             elsewhere = await uow.workers.kept_elsewhere(self._worker_id)
             held = [row.camera_id for row in rows if row.camera_id in self._kept]
             unkept = [row.camera_id for row in rows if row.camera_id not in elsewhere and row.camera_id not in self._kept]
+            # Processes that look at the same time do not all begin with the same ones.
+            unkept.sort(key=lambda camera_id: zlib.crc32(f"{self._worker_id}{camera_id}".encode()))
             share = max(0, math.ceil(len(rows) / max(1, self._peers())) - len(held))
             left = [camera_id for camera_id in unkept if camera_id in self._unkept]
             chosen = list(dict.fromkeys([*unkept[:share], *left]))
