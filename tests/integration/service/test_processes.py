@@ -54,6 +54,7 @@ async def test_two_processes_behind_one_port(backends: Backends, tmp_path: Path)
         serving = [each for each in children if "main.py" in " ".join(each.cmdline())]
         assert len(serving) == 2
         os.kill(serving[0].pid, signal.SIGKILL)
+        await asyncio.to_thread(psutil.wait_procs, serving[:1], 20)  # its connections are gone then
         assert await counted(service.url) == 12  # what the dead one counted stays
         for _ in range(4):
             await upload_once(service.url)

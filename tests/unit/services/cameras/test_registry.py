@@ -18,8 +18,9 @@ from utils.exceptions import InvalidRequest
 def registry(min_days: float, prober: Any = None) -> CameraRegistry:
     nothing: Any = None  # days are judged before any of these is touched
     policy = AddressPolicy(["127.0.0.0/8"])
+    here: Any = SimpleNamespace(serves=lambda _site: True)
     return CameraRegistry(
-        nothing, nothing, policy, nothing, prober, nothing, nothing, 1, nothing, min_retention_days=min_days
+        nothing, nothing, policy, nothing, prober, nothing, nothing, 1, here, min_retention_days=min_days
     )
 
 
