@@ -54,7 +54,7 @@ async def _filter(
         "requestBody": {"content": {"application/json": {"example": examples.PAIR_NEW}}},
     },
 )
-@needs(Scope.INGEST_WRITE, Scope.FRAMES_READ)
+@needs(Scope.FRAMES_READ, Scope.INGEST_WRITE)
 async def create_pair(body: PairCreate, response: Response, services: ServicesDep, who: WhoDep) -> Any:
     """Aligned within 10 s, else `alignment.status` is `pending` and the event `pair.aligned` tells of the end."""
     pair = await services.pairs.create(body, who)
@@ -77,7 +77,7 @@ async def create_pair(body: PairCreate, response: Response, services: ServicesDe
         "requestBody": {"content": {"application/json": {"example": examples.MATCH_NEW}}},
     },
 )
-@needs(Scope.INGEST_WRITE, Scope.FRAMES_READ)
+@needs(Scope.FRAMES_READ, Scope.INGEST_WRITE)
 async def match_pairs(body: MatchRequest, response: Response, services: ServicesDep, who: WhoDep) -> Any:
     """For each camera or camera angle with frames on both sides the two that are closest in time."""
     found = await services.pairs.match(body, who)

@@ -24,7 +24,7 @@ class _BadPicture(Exception):
 
 def _rgb(data: bytes, side: int, max_pixels: int) -> tuple[Array, float, float]:
     """The picture as stored (not turned), its longer side at most `side`, and its scale in x and y."""
-    Image.MAX_IMAGE_PIXELS = max_pixels
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, max_pixels)  # ours, below, is the bound
     try:
         with Image.open(io.BytesIO(data)) as image:
             width, height = image.size
