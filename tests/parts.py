@@ -1,8 +1,7 @@
-"""`make test`: the tests that run side by side, and beside them the paced, lint and the audit of the packages; those alone.
+"""`make test`: the tests that run side by side, with lint and the audit of the packages beside them; the paced; those alone.
 
 `python -m tests.parts [pytest's options]`. What waits for cameras, leases and timeouts leaves the processor to others, so
 more tests run at once than there are cores; the longest files begin first. The marker of a test says which part is its own.
-The paced ones have the processor before those side by side, and these before lint (`nice`): each takes what is left to it.
 
 What failed is tried once more, in a new process: fixtures that a whole file shares are made anew. Nothing else is
 excused: what fails twice ends the run with exit code 1. Each part's seconds, and the names of those tests that passed
@@ -15,16 +14,13 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO
 
 import pytest
 
 SO_FAR = "TEST_PARTS_SO_FAR"  # environment: lines about the parts that are done, and the one that runs now (JSON)
-CACHE = Path(os.environ.get("TEST_PARTS_CACHE", ".pytest_cache")).resolve()
+CACHE = Path(".pytest_cache").resolve()
 ALL = ["tests/integration", "tests/model", "tests/unit"]
 # The longest ones, by seconds on a quiet machine. Then the others as they are found, and the short unit tests at the end.
 LONGEST = [
@@ -37,9 +33,6 @@ LONGEST = [
     "captures/test_capture_events", "storage/test_bucket_guard", "storage/test_retention", "service/test_embedded",
     "uploads/test_upload_pressure", "captures/test_capture_sharing", "service/test_bad_input",
 ]  # fmt: skip
-
-
-NICE = ["nice", "-n", "8"]  # side by side: beside the paced, which live by real time
 
 
 def workers(count: int) -> list[str]:
@@ -59,7 +52,7 @@ PARTS: dict[str, tuple[str, list[str]]] = {
     "alone": ("alone", []),
 }
 
-LINT = "SECONDS=0; nice -n 12 make --no-print-directory lint && echo $SECONDS"
+LINT = "SECONDS=0; make --no-print-directory lint && echo $SECONDS"
 # Exit code 1: a known vulnerability. make's own is 2: no network to install pip-audit from.
 AUDIT = 'make --no-print-directory build/tools/.install-stamp && exec "$0" -m deploy.audit build/tools/bin/pip-audit'
 
@@ -113,39 +106,25 @@ class Runs:
             subprocess.run(command, stdout=subprocess.DEVNULL, check=False)  # what is wrong with a test is told by its part
             self.lines.append(f"compiled: {time.time() - began:.0f} s")
 
-    def side_by_side(self) -> int:
-        """With the paced beside them, whose output comes in one piece afterwards. The closing line is a failure's."""
-        with tempfile.TemporaryFile() as said, ThreadPoolExecutor(1) as beside:
-            paced = beside.submit(self.tests, "paced", said)
-            code = self.tests("side by side")
-            if not code or paced.result():
-                said.seek(0)
-                print(said.read().decode(errors="replace"), flush=True)
-            return code or paced.result()
-
-    def tests(self, part: str, out: IO[bytes] | None = None) -> int:
-        """The exit code of pytest. `out`: where it prints, if not here."""
+    def tests(self, part: str) -> int:
         began = time.time()
         which, more = PARTS[part]
         folders = [] if self.chosen else marked(which) or ALL
         cache = CACHE / part.replace(" ", "-")
         select = ["-o", f"cache_dir={cache}", "-m", which]
-        code = self._pytest(part, began, [*select, "--cache-clear", *more, *folders], out)
+        code = self._pytest(part, began, [*select, "--cache-clear", *more, *folders])
         failed = sorted(json.loads(path.read_text())) if (path := cache / "v/cache/lastfailed").exists() else []
         if code == pytest.ExitCode.TESTS_FAILED and failed:
-            again = "\n  ".join(["Once more, what failed:", *failed])
-            subprocess.run(["echo", again], stdout=out, check=True)
+            print("Once more, what failed:", *failed, sep="\n  ", flush=True)
             self.flaky += failed  # unless they fail again: then the run ends here
-            code = self._pytest(part, began, [*select, "--last-failed", "--last-failed-no-failures=none", *folders], out)
+            code = self._pytest(part, began, [*select, "--last-failed", "--last-failed-no-failures=none", *folders])
         self.lines.append(f"{part}: {time.time() - began:.0f} s")
         return 0 if self.chosen and code == pytest.ExitCode.NO_TESTS_COLLECTED else code
 
-    def _pytest(self, part: str, began: float, arguments: list[str], out: IO[bytes] | None) -> int:
+    def _pytest(self, part: str, began: float, arguments: list[str]) -> int:
         now = {"lines": self.lines, "part": part, "began": began, "flaky": self.flaky}
-        first = NICE if part == "side by side" else []
-        command = [*first, sys.executable, "-m", "pytest", "-p", "tests.parts", *arguments, *self.options]
-        environment = {**os.environ, SO_FAR: json.dumps(now)}
-        return subprocess.run(command, env=environment, stdout=out, stderr=out, check=False).returncode
+        command = [sys.executable, "-m", "pytest", "-p", "tests.parts", *arguments, *self.options]
+        return subprocess.run(command, env={**os.environ, SO_FAR: json.dumps(now)}, check=False).returncode
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -167,13 +146,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 def main() -> int:
     runs = Runs(sys.argv[1:])
-    if runs.chosen:
-        return runs.lint() or next((code for part in PARTS if (code := runs.tests(part))), 0)
-    runs.begin_audit()
-    runs.begin_lint()
-    runs.compile()
-    code = runs.side_by_side()
-    return runs.end_lint() or runs.end_audit() or code or runs.tests("alone")
+    if runs.chosen and (code := runs.lint()):
+        return code
+    if not runs.chosen:
+        runs.begin_audit()
+        runs.compile()
+        runs.begin_lint()
+    for part in PARTS:
+        code = runs.tests(part)
+        if part == "side by side" and not runs.chosen:
+            code = runs.end_lint() or runs.end_audit() or code
+        if code:
+            return code
+    return 0
 
 
 if __name__ == "__main__":
