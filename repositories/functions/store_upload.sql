@@ -11,6 +11,7 @@ LANGUAGE plpgsql AS $$
 DECLARE
     f jsonb;
     twin uuid;
+    place jsonb;
     added int := 0;
     twins int := 0;
     newest timestamptz;
@@ -25,6 +26,9 @@ BEGIN
         PERFORM pg_advisory_xact_lock(k) FROM (
             SELECT DISTINCT hashtextextended((x ->> 'camera_id') || ':' || (x ->> 'sha256'), 0) AS k
             FROM jsonb_array_elements(new_frames) AS x ORDER BY 1) AS keys;
+        -- As in record_slots: where the registered camera stands; what the client says goes before.
+        SELECT jsonb_strip_nulls(jsonb_build_object('location', c.location, 'camera_angle', c.camera_angle)) INTO place
+        FROM camera_configurations c WHERE c.camera_id = camera;
         FOR f IN SELECT x FROM jsonb_array_elements(new_frames) AS x ORDER BY (x ->> 'sequence')::int LOOP
             INSERT INTO object_keys (key, state) VALUES (f ->> 'storage_path', 'live') ON CONFLICT DO NOTHING;
             IF NOT FOUND THEN
@@ -44,7 +48,7 @@ BEGIN
                 f ->> 'timestamp_source', (f ->> 'timestamp_uncertainty_ms')::float8,
                 (f ->> 'camera_timestamp')::timestamptz, (f ->> 'width')::int, (f ->> 'height')::int,
                 (f ->> 'size_bytes')::bigint, f ->> 'format', f ->> 'content_type', f ->> 'sha256',
-                twin, nullif(f -> 'exif', 'null'::jsonb), f -> 'meta', clock_timestamp());
+                twin, nullif(f -> 'exif', 'null'::jsonb), coalesce(place, '{}') || (f -> 'meta'), clock_timestamp());
             added := added + 1;
             IF twin IS NOT NULL THEN twins := twins + 1; END IF;
             newest := greatest(newest, (f ->> 'capture_timestamp')::timestamptz);

@@ -162,7 +162,7 @@ async def test_a_camera_from_birth_to_death(client: httpx.AsyncClient, own: Back
     made = answer.json()
     assert made == {
         **body, "rtsp_url": masked, "description": None, "location": None, "camera_angle": None, "enabled": True,
-        "keep_open": False, "retention_days": None, "stream": None, "created_at": made["created_at"],
+        "keep_open": False, "retention_days": None, "site": "default", "stream": None, "created_at": made["created_at"],
         "updated_at": made["updated_at"],
     }  # fmt: skip
     assert code(await client.post(CAMERAS, json={**body, "rtsp_url": "rtsp://127.0.0.1/other"}), 409) == "camera_exists"

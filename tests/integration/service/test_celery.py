@@ -20,6 +20,8 @@ from tests.conftest import Backends, Service, unique
 from tests.kits.redis_server import RedisServer
 from tests.kits.service_support import capture, final, own_database, service_on, status, until
 
+LEASE_TTL = "3"  # of all processes: one with another claims nothing
+
 
 @pytest.fixture(scope="module")
 def camera() -> Iterator[Camera]:
@@ -52,7 +54,7 @@ class Place:
 
     def worker(self, name: str, program: str = "main.py", **environment: str) -> Service:
         (self.folder / name).mkdir()
-        settings = {"ROLE": "worker", "WORKERS__MODE": "celery", "RTSP__LEASE_TTL": "3", **self.redis.environment}
+        settings = {"ROLE": "worker", "WORKERS__MODE": "celery", "RTSP__LEASE_TTL": LEASE_TTL, **self.redis.environment}
         made = service_on(self.backends, self.folder / name, **settings, **environment)
         made.program = program
         return made
@@ -76,7 +78,10 @@ async def place(backends: Backends, tmp_path_factory: pytest.TempPathFactory) ->
     async with AsyncExitStack() as stack:
         redis = stack.enter_context(RedisServer(folder / "redis"))
         (folder / "api").mkdir()
-        settings = {"ROLE": "api", "WORKERS__MODE": "celery", "API__HEALTH_INTERVAL": "0.5", **redis.environment}
+        settings = {
+            "ROLE": "api", "WORKERS__MODE": "celery", "RTSP__LEASE_TTL": LEASE_TTL, "API__HEALTH_INTERVAL": "0.5",
+            **redis.environment,
+        }  # fmt: skip
         api = await stack.enter_async_context(started(service_on(own, folder / "api", **settings)))
         yield Place(own, folder, redis, api)
 

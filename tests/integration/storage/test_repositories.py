@@ -1447,7 +1447,8 @@ async def test_other_reads_use_an_index(big: Database) -> None:
     ]
     plans = [await plan_of(big, read) for read in reads] + [await plan_of_hot(big, read) for read in hot_reads]
     for nodes in plans:
-        assert not any(node["Node Type"] == "Seq Scan" and node["Relation Name"] != "capture_gaps" for node in nodes), nodes
+        read_whole = {node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"}
+        assert read_whole <= {"capture_gaps", "capture_leases"}, nodes  # which are empty here
     nodes = await plan_of(big, lambda uow: uow.requests.count_pending(10_000))
     assert not any(node["Node Type"] == "Seq Scan" for node in nodes)
 
