@@ -24,7 +24,7 @@ CACHE = Path(".pytest_cache").resolve()
 ALL = ["tests/integration", "tests/model", "tests/unit"]
 # The longest ones, by seconds on a quiet machine. Then the others as they are found, and the short unit tests at the end.
 LONGEST = [
-    "storage/test_backup", "captures/test_capture_losses", "service/test_alerts", "faults/test_faults",
+    "storage/test_backup", "service/test_alerts", "faults/test_faults",
     "service/test_schemathesis", "service/test_two_services", "uploads/test_idempotency", "spool/test_capture_spool",
     "events/test_event_log", "service/test_celery", "events/test_websocket", "captures/test_clock_steps",
     "spool/test_spool_crash", "captures/test_capture_faults",

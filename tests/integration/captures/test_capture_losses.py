@@ -25,7 +25,7 @@ from tests.conftest import Backends, unique
 from tests.kits.capture_kit import Kit, open_kit
 from tests.kits.format_films import BLOCK, MEAN, SHOWS, Image, difference, truth
 
-pytestmark = pytest.mark.paced
+pytestmark = pytest.mark.alone
 
 
 FEW = Faults(loss=0.02)
