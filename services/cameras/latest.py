@@ -169,7 +169,8 @@ class LatestPictures:
             return None
         told = self._told.get(camera_id)
         if told is None or (told.task.done() and self._monotonic() - told.begun >= SPACING):
-            former = told.task.result() if told is not None and not told.task.cancelled() else None
+            failed = told is None or told.task.cancelled() or told.task.exception() is not None
+            former = None if told is None or failed else told.task.result()
             task = asyncio.create_task(self._ask(camera_id, former))
             told = self._told[camera_id] = _Told(task, self._monotonic())
             while len(self._told) > MAX_TOLD:
