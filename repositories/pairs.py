@@ -112,4 +112,3 @@ class PairRepository(Repository[Pair]):
             query = query.where(Frame.capture_timestamp < side.to)
         query = query.order_by(Frame.capture_timestamp, Frame.id).limit(limit)
         return list((await self.session.scalars(query)).all())
-

@@ -89,9 +89,7 @@ class WorkerCallRepository(Repository[WorkerCall]):
 
     async def answer(self, call_id: UUID, answer: str, picture: bytes | None) -> None:
         """Nothing happens when the caller waits no longer."""
-        await self.session.execute(
-            _ANSWER, {"id": call_id, "id_text": str(call_id), "answer": answer, "picture": picture}
-        )
+        await self.session.execute(_ANSWER, {"id": call_id, "id_text": str(call_id), "answer": answer, "picture": picture})
 
     async def collect(self, call_id: UUID) -> tuple[str, bytes | None] | None:
         """The answer, and its row is gone; None while there is none."""

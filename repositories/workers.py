@@ -128,9 +128,7 @@ class WorkerRepository(Repository[Worker]):
 
     async def keep(self, worker_id: UUID, camera_ids: Sequence[str], ttl: float) -> set[str]:
         """Takes or renews the keeping of these cameras' streams; returns those that are this process's now."""
-        rows = await self.session.scalars(
-            _KEEP, {"worker_id": worker_id, "ids": sorted(camera_ids), "ttl": ttl}
-        )
+        rows = await self.session.scalars(_KEEP, {"worker_id": worker_id, "ids": sorted(camera_ids), "ttl": ttl})
         return set(rows.all())
 
     async def kept_elsewhere(self, worker_id: UUID) -> set[str]:

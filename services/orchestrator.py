@@ -89,9 +89,7 @@ class Orchestrator:
         self._secrets = capture.secrets
         self._uploads = uploads
         self._policy = policy
-        self.runner = CaptureRunner(
-            capture, leases, self._ended_here, shares, presence=presence
-        )
+        self.runner = CaptureRunner(capture, leases, self._ended_here, shares, presence=presence)
         self._pending = PendingCount(settings.RTSP.MAX_PENDING)
         self._finished: dict[UUID, asyncio.Event] = {}
         self._stopping = False

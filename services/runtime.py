@@ -190,9 +190,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             keeper.drain()
             orchestrator.runner.drain()
 
-        presence = Presence(
-            database, settings.ROLE, settings.WORKERS.SITE, settings.RTSP.LEASE_TTL, load, drain
-        )
+        presence = Presence(database, settings.ROLE, settings.WORKERS.SITE, settings.RTSP.LEASE_TTL, load, drain)
         calls = Calls(
             database, secrets, presence, lambda request_id: orchestrator.note_finished(request_id),
             lambda: orchestrator.runner.wake(),

@@ -226,7 +226,8 @@ STORAGE_ERRORS = Counter("ingestion_storage_errors", "Failed object store calls.
 STORAGE_RETRIES = Counter("ingestion_storage_retries", "PUTs from memory that were tried again.", registry=REGISTRY)
 DB_POOL = Gauge("ingestion_db_pool_connections", "Database connections checked out.", registry=REGISTRY)
 DB_READ_POOL = Gauge(
-    "ingestion_db_read_connections", "Connections in use of the pool for status, lists, captures' rows and uploads.",
+    "ingestion_db_read_connections",
+    "Connections in use of the pool for status, lists, captures' rows and uploads.",
     registry=REGISTRY,
 )
 DB_ERRORS = Counter("ingestion_db_errors", "Failed transactions, by kind.", ["kind"], registry=REGISTRY)

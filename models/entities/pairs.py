@@ -43,7 +43,10 @@ class Pair(Base):
         Index("ix_pairs_label", "label", "created_at", "id", postgresql_where=text("label IS NOT NULL")),
         Index("ix_pairs_subject", "subject", "created_at", "id", postgresql_where=text("subject IS NOT NULL")),
         Index(
-            "ix_pairs_session", text("left(session, 100)"), "created_at", "id",
+            "ix_pairs_session",
+            text("left(session, 100)"),
+            "created_at",
+            "id",
             postgresql_where=text("session IS NOT NULL"),
         ),
         Index("ix_pairs_pending", "created_at", "id", postgresql_where=text("status = 'pending'")),

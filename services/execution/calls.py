@@ -121,9 +121,7 @@ class Calls:
         finally:
             WORKER_CALLS.labels(kind=kind, outcome=outcome).inc()
 
-    async def _call(
-        self, kind: str, request: str, site: str, camera_id: str, to: UUID | None, seconds: float
-    ) -> Answer:
+    async def _call(self, kind: str, request: str, site: str, camera_id: str, to: UUID | None, seconds: float) -> Answer:
         clock = asyncio.get_running_loop().time
         began, tried = clock(), list[UUID]()
         while True:

@@ -219,8 +219,16 @@ class CaptureRunner:
         shares = self._process_shares() if self._shares.limited else None
         await self._take(
             lambda uow: uow.leases.claim(
-                self.owner, ttl, room, running, new_cameras, shares, doubtful=False, site=self._presence.site,
-                peers=self._presence.peers, worker_id=self._presence.worker_id,
+                self.owner,
+                ttl,
+                room,
+                running,
+                new_cameras,
+                shares,
+                doubtful=False,
+                site=self._presence.site,
+                peers=self._presence.peers,
+                worker_id=self._presence.worker_id,
             )
         )
         if self.room and self._settled:

@@ -81,5 +81,3 @@ class Aligner:
             raise ShuttingDown from None
         finally:
             self._places += 1
-
-

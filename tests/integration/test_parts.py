@@ -57,9 +57,7 @@ def test_second_tries(tmp_path: Path, lonely: str, code: int, flaky: list[str], 
     assert [line.partition("::")[2] for line in end if line.startswith("  ")] == flaky
 
 
-def test_lint_beside_the_tests_fails_the_run(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_lint_beside_the_tests_fails_the_run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     ran: list[str] = []
 
     def tests(_: Runs, part: str) -> int:

@@ -42,9 +42,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["before_id"], ["frames.id"], name=op.f("fk_pairs_before_id"), ondelete="CASCADE"),
         sa.ForeignKeyConstraint(["after_id"], ["frames.id"], name=op.f("fk_pairs_after_id"), ondelete="CASCADE"),
         sa.CheckConstraint("before_id <> after_id", name=op.f("ck_pairs_two")),
-        sa.CheckConstraint(
-            "status IN ('aligned', 'same_size', 'failed', 'pending', 'off')", name=op.f("ck_pairs_status")
-        ),
+        sa.CheckConstraint("status IN ('aligned', 'same_size', 'failed', 'pending', 'off')", name=op.f("ck_pairs_status")),
     )
     whole: list[str | sa.TextClause] = ["before_id", "after_id", sa.text("coalesce(label, '')")]
     op.create_index("uq_pairs_frames_label", "pairs", whole, unique=True)

@@ -231,7 +231,8 @@ async def test_without_a_process_at_the_site_it_is_503_within_some_seconds(fleet
     assert (await fleet.api.post("/api/v1/cameras", json=body)).json()["stream"] is None
     began = asyncio.get_running_loop().time()
     answers = await asyncio.gather(
-        fleet.api.post(f"/api/v1/cameras/{camera_id}/snapshot"), fleet.api.post(f"/api/v1/cameras/{camera_id}/probe"),
+        fleet.api.post(f"/api/v1/cameras/{camera_id}/snapshot"),
+        fleet.api.post(f"/api/v1/cameras/{camera_id}/probe"),
         fleet.api.post("/api/v1/cameras/discover", json={"site": "nowhere"}),
         fleet.api.post("/api/v1/ingest/burst", json={"camera_ids": [camera_id, (await kept(fleet, camera))]}),
     )

@@ -19,9 +19,7 @@ def registry(min_days: float, prober: Any = None) -> CameraRegistry:
     nothing: Any = None  # days are judged before any of these is touched
     policy = AddressPolicy(["127.0.0.0/8"])
     here: Any = SimpleNamespace(serves=lambda _site: True)
-    return CameraRegistry(
-        nothing, nothing, policy, nothing, prober, nothing, nothing, 1, here, min_retention_days=min_days
-    )
+    return CameraRegistry(nothing, nothing, policy, nothing, prober, nothing, nothing, 1, here, min_retention_days=min_days)
 
 
 @pytest.mark.parametrize("days", [0.001, 0.5, 0.999])
