@@ -275,9 +275,7 @@ class CameraRegistry:
         answer = await self._places.ask("probe", asked, site=site, seconds=PROBE_SECONDS)
         return ProbeResponse.model_validate(answer.body)
 
-    async def _probe_here(
-        self, name: str, url: str, transport: str, reader: str | None, stranger: bool
-    ) -> ProbeResponse:
+    async def _probe_here(self, name: str, url: str, transport: str, reader: str | None, stranger: bool) -> ProbeResponse:
         return to_probe(await self._prober.probe(name, parse_rtsp_url(url), transport, reader, stranger=stranger))
 
     async def probe_for_another(self, asked: Any) -> Answer:

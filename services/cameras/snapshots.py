@@ -121,9 +121,7 @@ class Snapshots:
             "key": key_json(key_of(camera, self._capture.secrets)), "request_id": str(row.id), "owner": row.owner,
             "quality": params.jpeg_quality, "staleness": params.max_staleness, "meta": row.meta,
         }  # fmt: skip
-        answer = await self._places.ask(
-            "picture", asked, site=camera.site, camera_id=row.camera_id, seconds=PICTURE_SECONDS
-        )
+        answer = await self._places.ask("picture", asked, site=camera.site, camera_id=row.camera_id, seconds=PICTURE_SECONDS)
         if answer.body is None:
             return None
         taken = _Taken(_RECORD.validate_python(answer.body["record"]), None, answer.body["source"])
