@@ -45,6 +45,21 @@ class Sampling(StrEnum):
     KEYFRAME = "keyframe"
 
 
+class Encoding(StrEnum):
+    """How a capture stores its pictures: decoded and encoded as JPEG, or the camera's own keyframes as they came."""
+
+    JPEG = "jpeg"
+    SOURCE = "source"
+
+
+class Integrity(StrEnum):
+    """What is known of a stored picture being whole. `unknown`: parts may be missing, or were found to be."""
+
+    VERIFIED = "verified"  # it was decoded without an error, and nothing could be lost without a sign
+    UNKNOWN = "unknown"
+    UNDECODED = "undecoded"  # nobody has decoded it yet
+
+
 class Transport(StrEnum):
     TCP = "tcp"
     UDP = "udp"
@@ -122,6 +137,7 @@ class CaptureParams:
     post_roll: float = 5.0  # seconds after it
     motion: MotionParams = MotionParams()
     burst: BurstParams | None = None
+    encoding: Encoding = Encoding.JPEG
 
     @property
     def slots(self) -> int | None:
@@ -141,7 +157,7 @@ class CaptureParams:
             "frame_timestamp": self.frame_timestamp.isoformat() if self.frame_timestamp else None,
             "max_staleness": self.max_staleness, "reader": self.reader, "pre_roll": self.pre_roll,
             "post_roll": self.post_roll, "motion": self.motion.to_json(),
-            "burst": self.burst.to_json() if self.burst else None,
+            "burst": self.burst.to_json() if self.burst else None, "encoding": self.encoding.value,
         }  # fmt: skip
 
     @classmethod
@@ -156,6 +172,7 @@ class CaptureParams:
             pre_roll=data.get("pre_roll", 2.0), post_roll=data.get("post_roll", 5.0),
             motion=MotionParams(**data.get("motion", {})),
             burst=BurstParams(**data["burst"]) if data.get("burst") else None,
+            encoding=Encoding(data.get("encoding", "jpeg")),
         )  # fmt: skip
 
 
@@ -182,6 +199,7 @@ class FrameRecord:
     filename: str | None = None
     exif: dict[str, Any] | None = None
     meta: dict[str, Any] = field(default_factory=dict)
+    integrity: Integrity = Integrity.VERIFIED
 
 
 MAX_ATTEMPTS = 3

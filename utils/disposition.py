@@ -7,7 +7,7 @@ import unicodedata
 from urllib.parse import quote
 
 MAX_NAME = 100  # characters: the name is part of a presigned URL, percent-encoded twice
-_ENDINGS = {"jpg": (".jpg", ".jpeg"), "tiff": (".tif", ".tiff")}
+_ENDINGS = {"jpg": (".jpg", ".jpeg"), "tiff": (".tif", ".tiff"), "h264": (".mp4",), "h265": (".mp4",)}
 _PLAIN = re.compile(r"[A-Za-z0-9 ._()+-]*")  # nothing to change: nearly all names, and 200 of them make a list
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,80}[A-Za-z0-9_]\.[a-z]{2,5}")  # stays, if its ending fits
 _UNSAFE = frozenset('/\\:*?"<>|%')  # mean something to a file system, a shell or a header

@@ -17,7 +17,8 @@ FRAME: dict[str, Any] = {
     "storage_url": "http://127.0.0.1:9000/trackshift-frames/frames/2026/05/04/pit-lane-1/...?X-Amz-Signature=...",
     "url_expires_at": "2026-05-04T14:30:01.000000Z", "timestamp": _AT, "timestamp_source": "receipt",
     "timestamp_uncertainty_ms": 60.0, "camera_timestamp": None, "width": 1920, "height": 1080, "size_bytes": 251904,
-    "format": "jpg", "content_type": "image/jpeg", "sha256": _SHA256, "duplicate_of": None, "exif": None,
+    "format": "jpg", "content_type": "image/jpeg", "sha256": _SHA256, "integrity": "verified",
+    "duplicate_of": None, "exif": None,
     "meta": {"session": "FP1"}, "stored_at": "2026-05-04T13:30:00.310000Z",
     "held_at": None, "hold_reason": None,
 }  # fmt: skip
@@ -123,8 +124,8 @@ HEALTH: dict[str, Any] = {
 _CAMERA_INPUT: dict[str, Any] = {
     "name": "Pit lane, entry", "description": None, "transport": "tcp", "location": "Pit entry",
     "camera_angle": "front left, 30 degrees", "calibration": {"fx": 1400.2, "fy": 1398.7}, "default_fps": 1.0,
-    "enabled": True, "keep_open": True, "reader": None, "retention_days": 30.0, "exif_timezone": "Europe/Rome",
-    "site": "default", "meta": {"mast": 4},
+    "enabled": True, "keep_open": True, "reader": None, "encoding": "jpeg", "retention_days": 30.0,
+    "exif_timezone": "Europe/Rome", "site": "default", "meta": {"mast": 4},
 }  # fmt: skip
 CAMERA_NEW: dict[str, Any] = {
     "camera_id": "pit-lane-1", "rtsp_url": "rtsp://viewer:pass%2Fword@192.168.1.20:554/stream1", **_CAMERA_INPUT,

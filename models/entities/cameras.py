@@ -9,6 +9,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from models.entities.base import PLAIN_URL, Base, Json, created_now, one_of
 from models.entities.workers import SITE_CHECK
+from models.values import Encoding
 
 
 class CameraConfiguration(Base):
@@ -29,6 +30,7 @@ class CameraConfiguration(Base):
     keep_open: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
     kept_by: Mapped[str | None]  # who set keep_open; null while access is off
     reader: Mapped[str | None]
+    encoding: Mapped[str] = mapped_column(server_default=text("'jpeg'"))
     retention_days: Mapped[float | None]  # null: RETENTION__DAYS
     exif_timezone: Mapped[str | None]  # null: UPLOAD__EXIF_TIMEZONE
     site: Mapped[str] = mapped_column(server_default=text("'default'"))  # whose workers capture it
@@ -42,6 +44,7 @@ class CameraConfiguration(Base):
         CheckConstraint(one_of("transport", ("tcp", "udp")), name="transport"),
         CheckConstraint("default_fps IS NULL OR (default_fps > 0 AND default_fps <= 30)", name="default_fps"),
         CheckConstraint("reader IS NULL OR reader IN ('opencv', 'native')", name="reader"),
+        CheckConstraint(one_of("encoding", Encoding), name="encoding"),
         CheckConstraint(SITE_CHECK, name="site"),
         Index(None, "created_at", "camera_id"),
         Index("ix_camera_configurations_plain_url", "camera_id", postgresql_where=text(PLAIN_URL)),

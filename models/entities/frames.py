@@ -10,7 +10,10 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from models.entities.base import OBJECT_KEY, Base, Json, created_now, meta_indexes, one_of
 from models.entities.requests import IngestionRequest
-from models.values import SourceType, TimestampSource
+from models.values import Integrity, SourceType, TimestampSource
+
+FORMATS = ("jpg", "png", "bmp", "tiff", "heic", "webp", "avif", "h264", "h265")
+UNDECODED = "state = 'stored' AND integrity = 'undecoded'"
 
 
 class Frame(Base):
@@ -36,6 +39,7 @@ class Frame(Base):
     format: Mapped[str]
     content_type: Mapped[str]
     sha256: Mapped[str]
+    integrity: Mapped[str] = mapped_column(server_default=text("'verified'"))
     duplicate_of: Mapped[UUID | None]  # no foreign key: the frame that it names may be gone
     exif: Mapped[Json | None]
     meta: Mapped[Json] = mapped_column(server_default=text("'{}'::jsonb"))
@@ -51,13 +55,15 @@ class Frame(Base):
         CheckConstraint(one_of("source_type", SourceType), name="source_type"),
         CheckConstraint(one_of("timestamp_source", TimestampSource), name="timestamp_source"),
         CheckConstraint("sequence >= 0 AND width > 0 AND height > 0 AND size_bytes > 0", name="sizes"),
+        CheckConstraint(one_of("integrity", Integrity), name="integrity"),
         CheckConstraint("sha256 ~ '^[0-9a-f]{64}$'", name="sha256"),
-        CheckConstraint(one_of("format", ("jpg", "png", "bmp", "tiff", "heic", "webp", "avif")), name="format"),
+        CheckConstraint(one_of("format", FORMATS), name="format"),
         Index(None, "capture_timestamp", "id", postgresql_where=text("state = 'stored'")),
         Index(None, "camera_id", "capture_timestamp", "id", postgresql_where=text("state = 'stored'")),
         Index(None, "request_id", "capture_timestamp", "id", postgresql_where=text("state = 'stored'")),
         Index(None, "source_type", "capture_timestamp", "id", postgresql_where=text("state = 'stored'")),
         *meta_indexes("frames", "capture_timestamp", "state = 'stored'"),
+        Index("ix_frames_undecoded", "stored_at", "id", postgresql_where=text(UNDECODED)),
         Index(None, "camera_id", "sha256", "stored_at", "id"),
         CheckConstraint("hold_reason IS NULL OR held_at IS NOT NULL", name="hold"),
         # Of tombstones no key is looked up: without them the index stays as small as what is stored.

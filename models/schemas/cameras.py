@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 from models.schemas.base import BoundedObject, CameraId, FrameMeta, Input, NullIsAbsent, Output, RtspUrl, Timestamp
-from models.values import FORMER_READER, Transport
+from models.schemas.captures import not_source
+from models.values import FORMER_READER, Encoding, Transport
 from utils.logger import get_logger
 
 _Name = Annotated[str, Field(max_length=200)]
@@ -82,6 +83,10 @@ class CameraCreate(NullIsAbsent):
     enabled: bool = Field(True, description="false: captures and snapshots are 409 camera_disabled; running ones go on.")
     keep_open: bool = Field(False, description="Keep the stream open, captures or not.")
     reader: Reader | None = Field(None, description="null: RTSP__READER.")
+    encoding: Encoding = Field(
+        Encoding.JPEG, strict=False,
+        description="How captures and snapshots store its pictures that say none: source is its own keyframes as they came.",
+    )  # fmt: skip
     retention_days: RetentionDays | None = Field(
         None,
         description="Days after which its stored frames are deleted, at least 1 (less only with ENVIRONMENT=test); "
@@ -109,6 +114,7 @@ class CameraPatch(Input):
     enabled: bool | None = None
     keep_open: bool | None = None
     reader: Reader | None = None
+    encoding: Encoding | None = Field(None, strict=False)
     retention_days: RetentionDays | None = None
     exif_timezone: TimeZone | None = None
     site: Site | None = None
@@ -163,6 +169,7 @@ class CameraConfiguration(Output):
     enabled: bool
     keep_open: bool
     reader: Reader | None
+    encoding: Encoding = Encoding.JPEG
     retention_days: float | None = Field(None, description="Days after which its frames go; null: RETENTION__DAYS.")
     exif_timezone: str | None = Field(None, description="Of EXIF times without an offset; null: UPLOAD__EXIF_TIMEZONE.")
     site: str = Field("default", description="Whose workers capture it.")
@@ -206,7 +213,18 @@ class SnapshotRequest(NullIsAbsent):
     """POST /api/v1/cameras/{camera_id}/snapshot."""
 
     meta: FrameMeta = Field(default_factory=lambda: FrameMeta())
-    jpeg_quality: int = Field(90, ge=50, le=100)
+    jpeg_quality: int = Field(90, ge=50, le=100, description="Not with encoding source.")
+    encoding: Encoding | None = Field(
+        None, strict=False,
+        description="source: the camera's own keyframe as it came, the last one while it is younger than `max_staleness`, "
+        "else the next. null: the camera's, else jpeg.",
+    )  # fmt: skip
     max_staleness: float = Field(
         0, ge=0, le=3600, description="Seconds. 0: the newest picture; else the last keyframe will do while it is younger."
     )
+
+    @model_validator(mode="after")
+    def _fits_encoding(self) -> SnapshotRequest:
+        if self.encoding is Encoding.SOURCE and "jpeg_quality" in self.model_fields_set:
+            raise not_source("jpeg_quality")
+        return self

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from models.schemas.base import CameraId, FrameMeta, Input, Output, RtspUrl, Timestamp
-from models.values import CaptureMode, EventKind, Sampling, Transport
+from models.values import CaptureMode, Encoding, EventKind, Sampling, Transport
 
 
 class MotionSettings(Input):
@@ -44,9 +44,14 @@ class RTSPIngestionRequest(Input):
     frame_timestamp: Timestamp | None = Field(None, description="single_frame: the frame nearest to this moment.")
     capture_duration: float | None = Field(None, gt=0, le=3600, description="Seconds; null: until cancelled.")
     fps: float | None = Field(None, gt=0, le=30, description="Frames a second on the request's grid.")
-    sampling: Sampling = Field(Sampling.AUTO, strict=False)
+    sampling: Sampling = Field(Sampling.AUTO, strict=False, description="With encoding source: keyframe when absent.")
     max_frames: int | None = Field(None, ge=1, le=100_000)
-    jpeg_quality: int = Field(90, ge=50, le=100)
+    jpeg_quality: int = Field(90, ge=50, le=100, description="Not with encoding source.")
+    encoding: Encoding | None = Field(
+        None, strict=False,
+        description="source: the camera's own keyframe as it came, in a file of one picture (MP4, of Motion JPEG a JPEG). "
+        "null: the camera's, else jpeg.",
+    )  # fmt: skip
     transport: Transport | None = Field(None, strict=False)
     pre_roll: float | None = Field(None, ge=0, le=30, description="event_driven, seconds; 2 when absent.")
     post_roll: float | None = Field(None, ge=0, le=30, description="event_driven, seconds; 5 when absent.")
@@ -73,7 +78,26 @@ class RTSPIngestionRequest(Input):
                     "not_applicable", "{field} does not apply to capture_mode {mode}",
                     {"field": name, "mode": self.capture_mode.value},
                 )  # fmt: skip
+        if self.encoding is Encoding.SOURCE and self.only_jpeg is not None:
+            raise not_source(self.only_jpeg)
         return self
+
+    @property
+    def only_jpeg(self) -> str | None:
+        """The field that asks for what the camera's own pictures cannot be: another sampling, a quality; None: none does."""
+        sampled = "sampling" in self.model_fields_set and self.capture_mode is not CaptureMode.SINGLE_FRAME
+        if sampled and self.sampling is not Sampling.KEYFRAME:
+            return "sampling"
+        return "jpeg_quality" if "jpeg_quality" in self.model_fields_set else None
+
+
+def not_source(field: str) -> PydanticCustomError:
+    """That the field asks for what `encoding: source` cannot give."""
+    why = "sampling must be keyframe" if field == "sampling" else f"{field} does not apply"
+    return PydanticCustomError(
+        "not_applicable", "encoding source stores the camera's own keyframes as they came: {why}",
+        {"field": field, "why": why},
+    )  # fmt: skip
 
 
 class TriggerRequest(Input):

@@ -8,7 +8,7 @@ from uuid import UUID
 from pydantic import Field
 
 from models.schemas.base import Input, Output, Timestamp
-from models.values import SourceType, TimestampSource
+from models.values import Integrity, SourceType, TimestampSource
 
 
 class FrameInfo(Output):
@@ -30,9 +30,14 @@ class FrameInfo(Output):
     width: int
     height: int
     size_bytes: int
-    format: Literal["jpg", "png", "bmp", "tiff", "heic", "webp", "avif"]
+    format: Literal["jpg", "png", "bmp", "tiff", "heic", "webp", "avif", "h264", "h265"]
     content_type: str
     sha256: str
+    integrity: Integrity = Field(
+        Integrity.VERIFIED,
+        description="verified: it was decoded whole; unknown: parts may be missing; undecoded: stored as it came, and "
+        "nobody has decoded it yet.",
+    )
     duplicate_of: UUID | None
     exif: dict[str, Any] | None
     meta: dict[str, Any]

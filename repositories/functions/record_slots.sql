@@ -77,13 +77,15 @@ BEGIN
         INSERT INTO frames (
             id, request_id, camera_id, source_type, sequence, filename, storage_path, capture_timestamp,
             timestamp_source, timestamp_uncertainty_ms, camera_timestamp, width, height, size_bytes, format,
-            content_type, sha256, duplicate_of, exif, meta, stored_at)
+            content_type, sha256, integrity, duplicate_of, exif, meta, stored_at)
         VALUES (
             (f ->> 'id')::uuid, request, f ->> 'camera_id', f ->> 'source_type', seq, f ->> 'filename',
             f ->> 'storage_path', (f ->> 'capture_timestamp')::timestamptz, f ->> 'timestamp_source',
             (f ->> 'timestamp_uncertainty_ms')::float8, (f ->> 'camera_timestamp')::timestamptz,
             (f ->> 'width')::int, (f ->> 'height')::int,
             (f ->> 'size_bytes')::bigint, f ->> 'format', f ->> 'content_type', f ->> 'sha256',
+            -- Records of before the column tell what is not certain in their meta.
+            coalesce(f ->> 'integrity', f -> 'meta' ->> 'integrity', 'verified'),
             twin, nullif(f -> 'exif', 'null'::jsonb), coalesce(place, '{}') || (f -> 'meta'), clock_timestamp());
         added := added + 1;
         IF twin IS NOT NULL THEN twins := twins + 1; END IF;

@@ -8,7 +8,16 @@ from typing import Any
 from models.access import Principal, Scope
 from models.entities import CameraConfiguration, IngestionRequest
 from models.schemas import RTSPIngestionRequest
-from models.values import CaptureMode, CaptureParams, IngestionStatus, MotionParams, SourceType, Transport
+from models.values import (
+    CaptureMode,
+    CaptureParams,
+    Encoding,
+    IngestionStatus,
+    MotionParams,
+    Sampling,
+    SourceType,
+    Transport,
+)
 from utils.exceptions import CameraDisabled, Forbidden, InvalidRequest, TimestampOutOfRange
 from utils.ids import new_id
 from utils.secret_box import SecretBox
@@ -48,17 +57,19 @@ def capture_row(
         raise InvalidRequest.of("rtsp_url", "is required: this camera is not registered", code="missing")
     fps = body.fps or (camera.default_fps if camera else None) or default_fps
     single = body.capture_mode is CaptureMode.SINGLE_FRAME
+    encoding = encoding_for(body, camera)
     params = CaptureParams(
         mode=body.capture_mode,
         fps=1.0 if single else fps,
         duration=None if single else body.capture_duration,
-        sampling=body.sampling,
+        sampling=Sampling.KEYFRAME if encoding is Encoding.SOURCE else body.sampling,
         max_frames=None if single else body.max_frames,
         jpeg_quality=body.jpeg_quality,
         transport=body.transport or (Transport(camera.transport) if camera else Transport.TCP),
         frame_timestamp=body.frame_timestamp,
         max_staleness=max_staleness,
         reader=camera.reader if camera else None,
+        encoding=encoding,
         **event_params(body),
     )
     return IngestionRequest(
@@ -80,6 +91,15 @@ def with_known_url(
     if not who.has(Scope.CAMERAS_WRITE):
         raise Forbidden("Another URL for a registered camera needs cameras:write.", details={"scope": "cameras:write"})
     return body
+
+
+def encoding_for(body: RTSPIngestionRequest, camera: CameraConfiguration | None) -> Encoding:
+    """What the request says, else the camera: unless the request asks for what only a JPEG can be."""
+    if body.encoding is not None:
+        return body.encoding
+    if camera is None or body.only_jpeg is not None:
+        return Encoding.JPEG
+    return Encoding(camera.encoding)
 
 
 def event_params(body: RTSPIngestionRequest) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from models.schemas import (
     ProbeResponse,
     StreamStatus,
 )
-from models.values import DEFAULT_SITE, CameraFilter, Transport
+from models.values import DEFAULT_SITE, CameraFilter, Encoding, Transport
 from repositories.database import Database, UnitOfWork
 from services.access.cursors import Cursors
 from services.cameras.places import Places
@@ -49,6 +49,7 @@ PROBE_SECONDS = 90.0  # that another process may take for a probe, its turn incl
 
 _DEFAULTS: dict[str, Any] = {
     "transport": Transport.TCP,
+    "encoding": Encoding.JPEG,
     "enabled": True,
     "keep_open": False,
     "site": DEFAULT_SITE,

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 from models.access import Principal
 from models.entities import CameraConfiguration, Frame, IngestionRequest
 from models.schemas import FrameInfo, RTSPIngestionRequest, SnapshotRequest
-from models.values import FINAL_STATUSES, CaptureMode, CaptureParams, FrameRecord, IngestionStatus
+from models.values import FINAL_STATUSES, CaptureMode, CaptureParams, Encoding, FrameRecord, IngestionStatus
 from repositories.database import UnitOfWork
 from services.admission.captures import capture_row
 from services.cameras.places import Places, key_json
@@ -29,6 +29,7 @@ from services.orchestrator import Orchestrator
 from services.reads.queries import Queries
 from services.reads.serializers.frames import to_frame_info
 from services.rtsp_capture.captures.context import CaptureDeps
+from services.rtsp_capture.frames.encodings import encoding_named, encoding_of
 from services.rtsp_capture.frames.frame_record import CaptureFacts, frame_record
 from services.rtsp_capture.streams.keep_open import key_of
 from services.rtsp_capture.streams.live_decoder import FOLLOW_SECONDS
@@ -87,9 +88,8 @@ class Snapshots:
             camera = await uow.cameras.get(camera_id)
         if camera is None:
             raise CameraNotFound
-        wanted = RTSPIngestionRequest(
-            camera_id=camera_id, capture_mode=CaptureMode.SINGLE_FRAME, jpeg_quality=body.jpeg_quality, meta=body.meta
-        )
+        asked = body.model_dump(include={"jpeg_quality", "encoding"}, exclude_unset=True)
+        wanted = RTSPIngestionRequest(camera_id=camera_id, capture_mode=CaptureMode.SINGLE_FRAME, meta=body.meta, **asked)
         row = capture_row(
             wanted, camera, self._capture.secrets,
             default_fps=self._capture.settings.DEFAULT_FPS, max_staleness=body.max_staleness,
@@ -108,7 +108,7 @@ class Snapshots:
     async def _at_once(self, row: IngestionRequest, camera: CameraConfiguration, operation: Operation) -> Frame | None:
         """The frame, stored; None when it takes a request of its own, or an earlier run of the key has made one."""
         params = CaptureParams.from_json(row.params or {})
-        facts = CaptureFacts(row.id, row.camera_id, params.jpeg_quality, row.meta)
+        facts = CaptureFacts(row.id, row.camera_id, encoding_of(params), row.meta)
         taken = await self._take(key_of(camera, self._capture.secrets), facts, params.max_staleness, row.owner)
         return await self._store(row, taken, operation) if taken is not None else None
 
@@ -119,7 +119,8 @@ class Snapshots:
         params = CaptureParams.from_json(row.params or {})
         asked = {
             "key": key_json(key_of(camera, self._capture.secrets)), "request_id": str(row.id), "owner": row.owner,
-            "quality": params.jpeg_quality, "staleness": params.max_staleness, "meta": row.meta,
+            "encoding": params.encoding.value, "quality": params.jpeg_quality,
+            "staleness": params.max_staleness, "meta": row.meta,
         }  # fmt: skip
         answer = await self._places.ask("picture", asked, site=camera.site, camera_id=row.camera_id, seconds=PICTURE_SECONDS)
         if answer.body is None:
@@ -129,7 +130,8 @@ class Snapshots:
 
     async def picture_for_another(self, asked: Any) -> Answer:
         """What another process asks by `picture`."""
-        facts = CaptureFacts(UUID(asked["request_id"]), asked["key"][0], asked["quality"], asked["meta"])
+        encoding = encoding_named(Encoding(asked.get("encoding", "jpeg")), asked["quality"])
+        facts = CaptureFacts(UUID(asked["request_id"]), asked["key"][0], encoding, asked["meta"])
         taken = await self._take(StreamKey(*asked["key"]), facts, asked["staleness"], asked["owner"])
         if taken is None:
             return Answer()
@@ -142,18 +144,18 @@ class Snapshots:
         if stream is None or not stream.live or self._busy >= AT_ONCE:
             return None
         stream.catch_up(FOLLOW_SECONDS)
-        picture = stream.newest(self._capture.now(), staleness)
+        picture = stream.newest(self._capture.now(), staleness, keyframe=facts.encoding.keyframes_only)
         if picture is None:
             return None
         self._busy += 1
         await hub.acquire(key, owner)  # open already: only keeps it from closing
         try:
-            jpeg = await stream.decoder.snapshot(picture, facts.quality)
+            file = await facts.encoding.make(stream.decoder, picture, at_once=True)
             packet = picture.packet
-            record = frame_record(facts, 0, packet.timestamp, packet.timestamp, packet, jpeg)
-            await self._capture.storage.put(record.storage_path, jpeg.data, record.content_type, record.sha256)
-            source = stream.source_info(jpeg)
-            return _Taken(record, jpeg.data, source.to_json() if source is not None else None)
+            record = frame_record(facts, 0, packet.timestamp, packet.timestamp, packet, file)
+            await self._capture.storage.put(record.storage_path, file.data, record.content_type, record.sha256)
+            source = stream.source_info(file)
+            return _Taken(record, file.data, source.to_json() if source is not None else None)
         except (CaptureFailure, StorageUnavailable):
             return None
         finally:

@@ -19,7 +19,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from models.values import FrameRecord, SourceType, TimestampSource
+from models.values import FrameRecord, Integrity, SourceType, TimestampSource
 
 MAGIC = b"TSSPOOL\x01"
 _HEAD = struct.Struct(">8sI32s")
@@ -108,6 +108,10 @@ def _record(fields: dict[str, Any]) -> SpoolRecord:
         frame[name] = UUID(frame[name])
     for name in ("timestamp", "camera_timestamp"):
         frame[name] = datetime.fromisoformat(frame[name]) if frame[name] is not None else None
+    if "integrity" in frame:  # not in records of before there was such a field
+        frame["integrity"] = Integrity(frame["integrity"])
+    elif frame["meta"].get("integrity") == Integrity.UNKNOWN:
+        frame["integrity"] = Integrity.UNKNOWN
     frame["source_type"] = SourceType(frame["source_type"])
     frame["timestamp_source"] = TimestampSource(frame["timestamp_source"])
     return SpoolRecord(

@@ -14,21 +14,22 @@ _CAMERA_ID = re.compile(CAMERA_ID_PATTERN)
 _ATTEMPT = re.compile(r"[0-9a-f]{16}")
 FRAMES_PREFIX = "frames/"
 THUMBNAILS_PREFIX = "thumbnails/"
+EXTENSION_OF = {"h264": "mp4", "h265": "mp4"}  # by format; of the others it is the format
 THUMBNAIL_WIDTHS = (160, 320, 480, 640, 1024)  # pixels
 _THUMBNAIL = re.compile(r"thumbnails/(?P<frame>.+)\.(?P<width>[0-9]{3,4})\.jpg")
-EXTENSIONS = frozenset({"jpg", "png", "bmp", "tiff", "heic", "webp", "avif"})
+EXTENSIONS = frozenset({"jpg", "png", "bmp", "tiff", "heic", "webp", "avif", "mp4"})
 _FRAME_KEY = re.compile(
     r"frames/[0-9]{4}/[0-9]{2}/[0-9]{2}/(?P<camera>[^/]+)/"
     r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}-[0-9a-f]{16}\.(?P<ext>[a-z]+)"
 )
 
 
-def fresh_object_key(camera_id: str, frame_id: UUID, at: datetime, ext: str) -> str:
+def fresh_object_key(camera_id: str, frame_id: UUID, at: datetime, fmt: str) -> str:
     """A key that no other PUT uses, so that a stalled earlier PUT can never replace this one's bytes.
 
     Raises ValueError as `object_key` does.
     """
-    return object_key(camera_id, frame_id, at, secrets.token_hex(8), ext)
+    return object_key(camera_id, frame_id, at, secrets.token_hex(8), EXTENSION_OF.get(fmt, fmt))
 
 
 def is_frame_key(key: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import io
 import time
 from collections.abc import AsyncIterator, Callable
 from collections.abc import Set as AbstractSet
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -167,13 +169,23 @@ class Kit:
         for info in sorted(infos, key=lambda item: item.sequence):
             data = await self.storage.get(info.storage_path)
             assert len(data) == info.size_bytes
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-            assert image is not None
+            image = opened(data, info.format)
             number = read_frame_number(image)
             assert number is not None, f"slot {info.sequence}: the frame number cannot be read: a damaged picture"
             taken = capture_time(number, FPS, PICTURES, info.timestamp.timestamp())
-            made.append(Stored(info, image.astype(np.uint8), number, taken))
+            made.append(Stored(info, image, number, taken))
         return made
+
+
+def opened(data: bytes, fmt: str) -> NDArray[np.uint8]:
+    """A stored picture in colour, BGR."""
+    if fmt in ("h264", "h265"):
+        with av.open(io.BytesIO(data), "r") as file:
+            (frame,) = file.decode(video=0)
+        return frame.to_ndarray(format="bgr24").astype(np.uint8, copy=False)
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None
+    return image.astype(np.uint8, copy=False)
 
 
 @asynccontextmanager

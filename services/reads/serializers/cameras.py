@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from models.entities import CameraConfiguration as CameraRow
 from models.schemas import CameraClock, CameraConfiguration, ProbeResponse, StreamError, StreamStatus
-from models.values import Transport
+from models.values import Encoding, Transport
 from services.rtsp_capture.media.gop_buffer import Packet
 from services.rtsp_capture.streams.probe import ProbeResult
 from services.rtsp_capture.streams.stream import Stream
@@ -21,7 +21,8 @@ def to_camera(row: CameraRow, secrets: SecretBox, stream: StreamStatus | None) -
         camera_id=row.camera_id, name=row.name, description=row.description, rtsp_url=secrets.masked(row.rtsp_url),
         transport=Transport(row.transport), location=row.location, camera_angle=row.camera_angle,
         calibration=row.calibration, default_fps=row.default_fps, enabled=row.enabled, keep_open=row.keep_open,
-        reader=row.reader, retention_days=row.retention_days, exif_timezone=row.exif_timezone, site=row.site, meta=row.meta,
+        reader=row.reader, encoding=Encoding(row.encoding), retention_days=row.retention_days,
+        exif_timezone=row.exif_timezone, site=row.site, meta=row.meta,
         created_at=row.created_at, updated_at=row.updated_at, stream=stream,
     )  # fmt: skip
 

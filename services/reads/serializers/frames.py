@@ -48,6 +48,7 @@ def frame_json(row: Frame | Row | Part, url: Presigned | None) -> dict[str, Any]
         "format": row.format,
         "content_type": row.content_type,
         "sha256": row.sha256,
+        "integrity": row.integrity,
         "duplicate_of": None if first is None else str(first),
         "exif": row.exif,
         "meta": row.meta,

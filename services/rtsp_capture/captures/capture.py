@@ -20,10 +20,11 @@ from services.rtsp_capture.captures.context import CaptureContext, CaptureDeps
 from services.rtsp_capture.captures.mode import PICTURE_LAG_SECONDS, Mode
 from services.rtsp_capture.captures.request_state import RequestState
 from services.rtsp_capture.captures.slot_filler import SlotFiller
+from services.rtsp_capture.frames.encodings import encoding_of
 from services.rtsp_capture.frames.frame_pipeline import FramePipeline
 from services.rtsp_capture.frames.frame_record import CaptureFacts
 from services.rtsp_capture.frames.slot_ledger import SlotLedger
-from services.rtsp_capture.media.packets import Jpeg
+from services.rtsp_capture.media.packets import PictureFile
 from services.rtsp_capture.streams.stream import Stream
 from utils.exceptions import CaptureFailure
 from utils.logger import get_logger
@@ -49,7 +50,7 @@ class Capture:
     ) -> None:
         clock = CaptureClock(deps.host)
         self._ledger = SlotLedger(kind.grid(params, deps.settings), clock.now)
-        facts = CaptureFacts(row.id, row.camera_id, params.jpeg_quality, row.meta)
+        facts = CaptureFacts(row.id, row.camera_id, encoding_of(params), row.meta)
         self._frames = FramePipeline(facts, deps, self._ledger, self, claim.epoch)
         self._context = CaptureContext(claim, deps, control, state, row, params, clock, self._ledger, self._frames)
         self._clock, self._control, self._state, self._row = clock, control, state, row
@@ -58,7 +59,7 @@ class Capture:
 
     # -- from the pipeline -------------------------------------------------------------------------------------
 
-    def on_stored(self, picture: Jpeg) -> None:
+    def on_stored(self, picture: PictureFile) -> None:
         if self._stream is not None:
             self._state.source = self._stream.source_info(picture)
         self._control.wake.set()

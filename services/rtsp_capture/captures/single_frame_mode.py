@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from config import RtspSettings
-from models.values import CaptureParams, DropReason, Sampling
+from models.values import CaptureParams, DropReason, Encoding, Sampling
 from services.rtsp_capture.captures.camera_stream import open_stream
 from services.rtsp_capture.captures.context import CaptureContext
 from services.rtsp_capture.captures.mode import PICTURE_LAG_SECONDS, Mode
@@ -31,7 +31,8 @@ class SingleFrameMode(Mode):
 
     @staticmethod
     def grid(params: CaptureParams, settings: RtspSettings) -> GridPlan:
-        return GridPlan(1 / (4 * max(LEAD_SECONDS, settings.CAPTURE_TIMEOUT)), Sampling.EXACT, 1, params.max_frames)
+        sampling = Sampling.KEYFRAME if params.encoding is Encoding.SOURCE else Sampling.EXACT
+        return GridPlan(1 / (4 * max(LEAD_SECONDS, settings.CAPTURE_TIMEOUT)), sampling, 1, params.max_frames)
 
     def resume_slot(self, now: float) -> int:
         return self._context.row.stored
@@ -74,7 +75,8 @@ class SingleFrameMode(Mode):
         self._began = since
         if self._moment is not None:
             return list(stream.ring.pictures())
-        newest = stream.newest(context.deps.now(), context.params.max_staleness)
+        keyframe = context.params.encoding is Encoding.SOURCE
+        newest = stream.newest(context.deps.now(), context.params.max_staleness, keyframe=keyframe)
         if ledger.sampler is not None or not stream.live or newest is None:
             return ()
         ledger.begin_grid(context.clock.picture(newest).timestamp)

@@ -1,4 +1,4 @@
-"""From a chosen picture to a stored frame, or to the spool: decode, PUT, row, each stage bounded, the newest winning.
+"""From a chosen picture to a stored frame, or to the spool: file, PUT, row, each stage bounded, the newest winning.
 
 Each frame has one task, which takes it through all stages. A slot is pending from the moment its picture is submitted
 until it is stored, spooled or dropped. A picture waits a few seconds at most. Not decoded within RTSP__MAX_LAG: dropped
@@ -18,10 +18,11 @@ from functools import partial
 from models.entities import IngestionRequest
 from models.values import DropReason
 from repositories.ledger import Recorded
+from services.rtsp_capture.frames.encodings import PictureSource
 from services.rtsp_capture.frames.frame_puts import FramePuts
 from services.rtsp_capture.frames.frame_record import CaptureFacts, PendingFrame, frame_record
 from services.rtsp_capture.frames.frame_spool import FrameSpool
-from services.rtsp_capture.frames.interfaces import FrameListener, PictureSource, PipelineDeps
+from services.rtsp_capture.frames.interfaces import FrameListener, PipelineDeps
 from services.rtsp_capture.frames.ledger_writer import LedgerWriter
 from services.rtsp_capture.frames.slot_ledger import SlotLedger
 from services.rtsp_capture.grid.sampler import Chosen
@@ -192,11 +193,11 @@ class FramePipeline:
                 self._decoded.pop(slot, None)
 
     async def _decode(self, chosen: Chosen, timestamp: float, source: PictureSource) -> PendingFrame | None:
-        """The decoded picture; None when it is damaged."""
+        """The picture as a file; None when it is damaged."""
         slot = chosen.slot
         _DECODE.inc()
         try:
-            jpeg = await source.decode(chosen.picture, self._facts.quality)
+            file = await self._facts.encoding.make(source, chosen.picture)
         except CaptureFailure as failure:
             self.decode_failures += 1
             if (withheld := _throttle.allow(str(self._facts.request_id))) is not None:
@@ -212,9 +213,9 @@ class FramePipeline:
             _DECODE.dec()
             self._decoding.pop(slot, None)
         grid = self._ledger.grid
-        record = frame_record(self._facts, slot, grid.time_of(slot), timestamp, chosen.picture.packet, jpeg)
-        reservation = self._budget.hold(len(jpeg.data), partial(self._evict, slot))
-        frame = PendingFrame(record, jpeg, datetime.fromtimestamp(grid.grid_start, UTC), time.monotonic(), reservation)
+        record = frame_record(self._facts, slot, grid.time_of(slot), timestamp, chosen.picture.packet, file)
+        reservation = self._budget.hold(len(file.data), partial(self._evict, slot))
+        frame = PendingFrame(record, file, datetime.fromtimestamp(grid.grid_start, UTC), time.monotonic(), reservation)
         self._decoded[slot] = frame
         return frame
 
@@ -238,7 +239,7 @@ class FramePipeline:
             self._ledger.store(frame.slot)
             FRAMES.labels(source="rtsp", outcome="stored").inc()
             CAPTURE_TO_STORED.observe(max(0.0, time.time() - record.timestamp.timestamp()))
-            self._listener.on_stored(frame.jpeg)
+            self._listener.on_stored(frame.file)
         elif outcome == "refused":
             self._ledger.drop(frame.slot, DropReason.SPOOL_FULL)
         else:

@@ -51,7 +51,7 @@ class FramePuts:
         record = frame.record
         for attempt in range(1, _TRIES + 1):
             try:
-                await self._storage.put(record.storage_path, frame.jpeg.data, record.content_type, record.sha256)
+                await self._storage.put(record.storage_path, frame.file.data, record.content_type, record.sha256)
                 return True
             except StorageUnavailable:
                 if attempt == _TRIES or time.monotonic() - frame.since > self._max_wait:

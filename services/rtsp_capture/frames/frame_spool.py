@@ -41,7 +41,7 @@ class FrameSpool:
         slot = frame.slot
         try:
             kept = await self._spool.put(
-                frame.record, frame.jpeg.data, grid_start=frame.grid_start, fps=self._ledger.plan.fps, epoch=self._epoch
+                frame.record, frame.file.data, grid_start=frame.grid_start, fps=self._ledger.plan.fps, epoch=self._epoch
             )
             if not kept:
                 self._ledger.drop(slot, DropReason.SPOOL_FULL)

@@ -1,4 +1,4 @@
-"""What a frame pipeline needs from others: its stores, the stream that decodes, the capture that it reports to."""
+"""What a frame pipeline needs from others: its stores, the capture that it reports to."""
 
 from __future__ import annotations
 
@@ -7,23 +7,15 @@ from typing import Protocol
 from config import RtspSettings
 from repositories.database import Database
 from services.rtsp_capture.frames.picture_budget import PictureBudget
-from services.rtsp_capture.media.gop_buffer import Picture
-from services.rtsp_capture.media.packets import Jpeg
+from services.rtsp_capture.media.packets import PictureFile
 from services.spool.spool import Spool
 from services.storage_service.service import StorageService
-
-
-class PictureSource(Protocol):
-    """Turns a picture into a JPEG: a stream's decoder."""
-
-    async def decode(self, picture: Picture, quality: int) -> Jpeg:
-        """Raises CaptureFailure decode_failed."""
 
 
 class FrameListener(Protocol):
     """What the pipeline reports to its capture; drops it reports to the ledger. Both must return at once."""
 
-    def on_stored(self, picture: Jpeg) -> None:
+    def on_stored(self, picture: PictureFile) -> None:
         """A frame is stored, and the ledger has it."""
 
     def on_damaged(self, slot: int) -> bool:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from models.values import Integrity
 from services.rtsp_capture.media.damage import Damage
 from services.rtsp_capture.media.decoder import PictureDecoder
 from services.rtsp_capture.media.gop_buffer import Gop, Packet, Picture
@@ -79,7 +80,7 @@ def decode(spec: dict[str, Any], attached: bytes) -> tuple[dict[str, Any], bytes
     try:
         if "quality" in wanted:
             jpeg = decoder.decode(picture, wanted["quality"])
-            answer, back = {"jpeg": [jpeg.width, jpeg.height, jpeg.integrity]}, jpeg.data
+            answer, back = {"jpeg": [jpeg.width, jpeg.height, jpeg.integrity.value]}, jpeg.data
         else:
             luma = decoder.luma(picture, wanted["width"])
             answer, back = {"luma": list(luma.shape)}, luma.tobytes()
@@ -110,13 +111,15 @@ def learn(answer: Any, picture: Picture) -> None:
 def jpeg_of(answer: dict[str, Any], data: bytes) -> Jpeg:
     """In any thread. Raises CaptureFailure decode_failed."""
     try:
-        width, height, integrity = answer["jpeg"]
-        sound = 0 < int(width) <= _MAX_SIDE and 0 < int(height) <= _MAX_SIDE and integrity in (None, "unknown")
+        width, height, told = answer["jpeg"]
+        sound = 0 < int(width) <= _MAX_SIDE and 0 < int(height) <= _MAX_SIDE and told in ("verified", "unknown")
+        integrity = Integrity(told)
     except (KeyError, TypeError, ValueError):
         sound = False
     if not (sound and data.startswith(b"\xff\xd8") and data.endswith(b"\xff\xd9")):
         raise CaptureFailure("decode_failed", _UNKNOWN)
-    return Jpeg(data, int(width), int(height), hashlib.sha256(data).hexdigest(), integrity)
+    digest, silent = hashlib.sha256(data).hexdigest(), integrity is Integrity.UNKNOWN
+    return Jpeg(data, int(width), int(height), digest, integrity, silent=silent)
 
 
 def luma_of(answer: dict[str, Any], data: bytes) -> Luma:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from models.values import Integrity
 from services.rtsp_capture.media.contexts import DecoderContexts, Key, key_of
 from services.rtsp_capture.media.damage import Damage
 from services.rtsp_capture.media.gop_buffer import Packet, Picture
@@ -64,9 +65,7 @@ class PictureDecoder:
         self._info = info
         self._contexts = contexts
         self._shared: Key | None = None  # under which others may have the context, once it has decoded one keyframe alone
-        # Of data lost within an access unit H.265's decoder mostly says nothing, and H.264's not always.
-        silent = info.codec != "mjpeg" and not info.tells_losses
-        self._integrity = "unknown" if lossy and silent else None
+        self._integrity = Integrity.UNKNOWN if lossy and silent(info) else Integrity.VERIFIED
         self._monotonic = monotonic
         self._context: Any = None
         self._last: Packet | None = None  # the packet fed last; None: it has to begin at a keyframe
@@ -263,6 +262,12 @@ class PictureDecoder:
         if self._info.codec == "mjpeg":
             return received_luma(picture.packet.data, width)
         return small_luma(self.frame(picture), width)
+
+
+def silent(info: StreamInfo) -> bool:
+    """Whether a lost part may show nowhere: H.265's decoder mostly says nothing of one within an access unit, and H.264's
+    not always."""
+    return info.codec != "mjpeg" and not info.tells_losses
 
 
 def refuse_incomplete(picture: Picture) -> None:

@@ -17,6 +17,7 @@ import simplejpeg
 from av.video.reformatter import ColorRange, VideoReformatter
 from numpy.typing import NDArray
 
+from models.values import Integrity
 from services.rtsp_capture.media.packets import Jpeg
 from utils.exceptions import CaptureFailure
 
@@ -32,14 +33,14 @@ _SOI, _EOI, _SOS, _DHT, _APP0 = b"\xff\xd8", b"\xff\xd9", 0xDA, 0xC4, 0xE0
 _NO_LENGTH = frozenset((0x01, *range(0xD0, 0xDA)))  # markers without a segment
 
 
-def _jpeg(data: bytes, width: int, height: int, integrity: str | None = None) -> Jpeg:
-    return Jpeg(data, width, height, hashlib.sha256(data).hexdigest(), integrity)
+def _jpeg(data: bytes, width: int, height: int, integrity: Integrity = Integrity.VERIFIED) -> Jpeg:
+    return Jpeg(data, width, height, hashlib.sha256(data).hexdigest(), integrity, silent=integrity is Integrity.UNKNOWN)
 
 
 # -- decoded frames ----------------------------------------------------------------------------------------------
 
 
-def encode_jpeg(frame: Any, quality: int, integrity: str | None = None) -> Jpeg:
+def encode_jpeg(frame: Any, quality: int, integrity: Integrity = Integrity.VERIFIED) -> Jpeg:
     """Of a decoded av.VideoFrame, 4:2:0, `quality` 50-100; an odd last row or column is left out.
 
     A stream that names no matrix is taken as BT.709 from 720 lines up, else BT.601, as players do.

@@ -1,8 +1,12 @@
-"""The output of a reader: encoded packets, and what is known about their stream. And that of a decoder: a JPEG."""
+"""The output of a reader: encoded packets, and what is known about their stream. And what is made of a picture: a file."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+
+from models.values import Integrity
+
+CONTENT_TYPES = {"jpg": "image/jpeg", "h264": "video/mp4", "h265": "video/mp4"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +37,23 @@ class StreamInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class Jpeg:
-    """One encoded picture. `integrity`: "unknown" where parts may be lost without any sign of it."""
+class PictureFile:
+    """One picture as it is stored."""
 
     data: bytes
     width: int
     height: int
     sha256: str  # hex
-    integrity: str | None = None
+    integrity: Integrity = Integrity.VERIFIED
+    format: str = "jpg"  # a key of CONTENT_TYPES
+    silent: bool = False  # parts may be lost without any sign of it
+
+    @property
+    def content_type(self) -> str:
+        return CONTENT_TYPES[self.format]
+
+
+class Jpeg(PictureFile):
+    """One encoded as JPEG."""
+
+    __slots__ = ()

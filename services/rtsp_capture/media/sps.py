@@ -14,12 +14,13 @@ _MAX_SUB_LAYERS = 7
 
 @dataclass(frozen=True, slots=True)
 class PictureFormat:
-    """`coded`: pixels that a decoder holds, the cropped ones included; `fps`: None where it is not said."""
+    """`coded`: pixels that a decoder holds, the cropped ones included; `fps`: None where it is not said; `id`: the set's."""
 
     width: int
     height: int
     coded: int
     fps: float | None = None
+    id: int = 0
 
 
 def picture_format(codec: str, nal: bytes) -> PictureFormat:
@@ -41,7 +42,7 @@ def _h264(nal: bytes) -> PictureFormat:
     wide = 2 if chroma in (1, 2) and not planes else 1
     high = (2 if chroma == 1 and not planes else 1) * fields
     fps = _frame_rate(bits) if bits.u(1) else None
-    return _format(coded_width, coded_height, (left + right) * wide, (top + bottom) * high, fps)
+    return _format(coded_width, coded_height, (left + right) * wide, (top + bottom) * high, fps, sequence.id)
 
 
 def _crop(bits: Bits) -> tuple[int, int, int, int]:
@@ -83,17 +84,17 @@ def _hevc(nal: bytes) -> PictureFormat:
         bits.u(2 * (8 - layers))
     for profile, level in present:
         bits.u(88 * profile + 8 * level)
-    bits.ue()
+    name = bits.ue()
     chroma = bits.ue()
     planes = chroma == 3 and bool(bits.u(1))
     width, height = bits.ue(), bits.ue()
     left, right, top, bottom = _crop(bits)
     wide = 2 if chroma in (1, 2) and not planes else 1
     high = 2 if chroma == 1 and not planes else 1
-    return _format(width, height, (left + right) * wide, (top + bottom) * high, None)
+    return _format(width, height, (left + right) * wide, (top + bottom) * high, None, name)
 
 
-def _format(width: int, height: int, across: int, down: int, fps: float | None) -> PictureFormat:
+def _format(width: int, height: int, across: int, down: int, fps: float | None, name: int) -> PictureFormat:
     if not (0 < width <= 65536 and 0 < height <= 65536 and across < width and down < height):
         raise ValueError("no such size")
-    return PictureFormat(width - across, height - down, width * height, fps)
+    return PictureFormat(width - across, height - down, width * height, fps, name)

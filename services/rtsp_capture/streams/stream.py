@@ -20,7 +20,7 @@ from services.rtsp_capture.connection.address import CameraAddress
 from services.rtsp_capture.connection.reader import Connection, ConnectionEnd, ConnectionPlan, Connector
 from services.rtsp_capture.media.contexts import DecoderContexts
 from services.rtsp_capture.media.gop_buffer import Packet, Picture, Ring
-from services.rtsp_capture.media.packets import Jpeg, StreamInfo
+from services.rtsp_capture.media.packets import PictureFile, StreamInfo
 from services.rtsp_capture.media.ring_budget import RingBudget
 from services.rtsp_capture.streams.back_off import BackOff
 from services.rtsp_capture.streams.stream_decoder import StreamDecoder
@@ -148,7 +148,7 @@ class Stream:
         """How often the stream was reconnected."""
         return max(0, self._segment - 1)
 
-    def source_info(self, picture: Jpeg | None = None) -> SourceInfo | None:
+    def source_info(self, picture: PictureFile | None = None) -> SourceInfo | None:
         if self.info is None:
             return None
         width, height = (picture.width, picture.height) if picture else (self.info.width, self.info.height)
@@ -160,16 +160,19 @@ class Stream:
         if self._connection is not None:
             self._connection.catch_up(prompt)
 
-    def newest(self, now: float, max_staleness: float) -> Picture | None:
+    def newest(self, now: float, max_staleness: float, *, keyframe: bool = False) -> Picture | None:
         """A picture that is there now: the last keyframe when it is at most `max_staleness` seconds old, else the newest.
 
-        None when nothing came for RTSP__READ_TIMEOUT, or when it is not known when the picture was taken.
+        `keyframe`: no other will do. None when nothing came for RTSP__READ_TIMEOUT, or when it is not known when the picture
+        was taken.
         """
         if self.status.silent > self._settings.READ_TIMEOUT:
             return None
         key = self.ring.last_key()
         if key is not None and key.packet.timed and now - key.packet.timestamp <= max_staleness:
             return key
+        if keyframe:
+            return None
         newest = self.ring.newest()
         return newest if newest is not None and newest.packet.timed else None
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from services.rtsp_capture.media.contexts import DecoderContexts
 from services.rtsp_capture.media.decoder import KEPT_SECONDS, PictureDecoder
 from services.rtsp_capture.media.gop_buffer import Picture
-from services.rtsp_capture.media.packets import Jpeg, StreamInfo
+from services.rtsp_capture.media.packets import Jpeg, PictureFile, StreamInfo
 from services.rtsp_capture.streams.live_decoder import LiveDecoder
 from services.rtsp_capture.streams.trials import StreamTrial
 from utils.exceptions import CaptureFailure
@@ -87,6 +87,20 @@ class StreamDecoder:
             if not self._wanted[key]:
                 del self._wanted[key]
 
+    async def original(self, picture: Picture) -> PictureFile:
+        """The camera's own keyframe, not decoded; of Motion JPEG its JPEG, whose scan is read as ever.
+
+        Raises CaptureFailure decode_failed.
+        """
+        if self.info is None:
+            raise CaptureFailure("decode_failed", "The stream was never open.")
+        if self.info.codec == "mjpeg":
+            return await self.decode(picture, 100)
+        file = await self._pool.run(_source_file, self.info, picture, self._lossy)
+        if picture.packet.segment == self._segment:
+            self._note_size(file)
+        return file
+
     def _decoded(self, key: tuple[int, float, int], task: asyncio.Task[Jpeg]) -> None:
         if self._decoding.get(key) is task:
             del self._decoding[key]
@@ -122,11 +136,11 @@ class StreamDecoder:
             return await trial.jpeg(self.info, picture, quality)
         return await self._pool.run(self._decoder_for(picture).decode, picture, quality)
 
-    def _note_size(self, jpeg: Jpeg) -> None:
+    def _note_size(self, file: PictureFile) -> None:
         """Some cameras switch their size while they send (a JPEG leaves out an odd last row or column)."""
         info = self.info
-        if info is not None and (jpeg.width, jpeg.height) != (info.width & ~1, info.height & ~1):
-            self.info = replace(info, width=jpeg.width, height=jpeg.height)
+        if info is not None and (file.width & ~1, file.height & ~1) != (info.width & ~1, info.height & ~1):
+            self.info = replace(info, width=file.width, height=file.height)
 
     async def inspect(self, picture: Picture, width: int, judge: Callable[[Luma], Verdict]) -> Verdict:
         """The verdict of `judge`, which is called in the decode pool, on the picture's luma, `width` wide.
@@ -165,3 +179,10 @@ class StreamDecoder:
         await self._live_decoder.close()
         if self._release_timer is not None:
             self._release_timer.cancel()
+
+
+def _source_file(info: StreamInfo, picture: Picture, lossy: bool) -> PictureFile:
+    """In the pool, which imports FFmpeg with the first picture."""
+    from services.rtsp_capture.media.source_file import source_file
+
+    return source_file(info, picture, lossy=lossy)

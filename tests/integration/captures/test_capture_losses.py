@@ -152,10 +152,11 @@ async def test_what_gets_lost_never_makes_a_damaged_picture(
     for info, image in result.frames:
         number = read_frame_number(image)
         if silent:
-            assert info.meta.get("integrity") == "unknown"
+            assert info.integrity == info.meta.get("integrity") == "unknown"
             mean, block = difference(image, pictures[number]) if number is not None else (255.0, 255.0)
             uncertain += mean > MEAN or block > BLOCK
             continue
+        assert info.integrity == "verified"
         assert "integrity" not in info.meta
         if unseen:
             continue

@@ -26,7 +26,8 @@ GOOD: dict[str, Any] = {"camera_id": "pit-1", "rtsp_url": "rtsp://user:pw@127.0.
 FULL: dict[str, Any] = {
     **GOOD, "name": "n", "description": "d", "transport": "udp", "location": "l", "camera_angle": "a",
     "calibration": {"k": [1, 2]}, "default_fps": 0.5, "enabled": False, "keep_open": True, "reader": "native",
-    "retention_days": 30.5, "exif_timezone": "Europe/Berlin", "site": "north", "meta": {"m": 1},
+    "retention_days": 30.5, "exif_timezone": "Europe/Berlin", "site": "north", "encoding": "source",
+    "meta": {"m": 1},
 }  # fmt: skip
 MERGE = {"Content-Type": "application/merge-patch+json"}
 

@@ -138,6 +138,25 @@ async def test_not_applicable_names_the_field(api: Api) -> None:
     assert found["errors"][0]["pointer"] == "/pre_roll"
 
 
+@pytest.mark.parametrize("mode", ["continuous", "event_driven"])
+@pytest.mark.parametrize(("more", "pointer"), [
+    ({"sampling": "auto"}, "/sampling"), ({"sampling": "exact"}, "/sampling"), ({"jpeg_quality": 90}, "/jpeg_quality"),
+])  # fmt: skip
+async def test_what_only_a_jpeg_can_be_is_not_applicable_to_source(
+    api: Api, mode: str, more: dict[str, Any], pointer: str
+) -> None:
+    body = {**RTSP, "capture_mode": mode, "encoding": "source", **more}
+    found = problem(await api("POST", RTSP_PATH, json=body), 422, "not_applicable")
+    assert found["errors"][0]["pointer"] == pointer
+    assert "keyframes as they came" in json.dumps(found)
+
+
+async def test_a_snapshot_of_the_source_has_no_quality(api: Api) -> None:
+    path = "/api/v1/cameras/cam/snapshot"
+    found = problem(await api("POST", path, json={"encoding": "source", "jpeg_quality": 90}), 422, "not_applicable")
+    assert found["errors"][0]["pointer"] == "/jpeg_quality"
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -12,6 +12,7 @@ import pytest
 from models.values import FrameRecord, Sampling
 from repositories.database import Database
 from repositories.ledger import Recorded
+from services.rtsp_capture.frames.encodings import AsJpeg
 from services.rtsp_capture.frames.frame_record import CaptureFacts, PendingFrame
 from services.rtsp_capture.frames.ledger_writer import LedgerWriter
 from services.rtsp_capture.frames.slot_ledger import GridPlan, SlotLedger
@@ -43,7 +44,7 @@ def begun_ledger() -> SlotLedger:
 
 
 def writer(database: Commits, ledger: SlotLedger, most: int) -> LedgerWriter:
-    facts = CaptureFacts(new_id(), "cam", 90, {})
+    facts = CaptureFacts(new_id(), "cam", AsJpeg(90), {})
     return LedgerWriter(facts, cast("Database", database), ledger, max_wait=30, max_waiting=most)
 
 

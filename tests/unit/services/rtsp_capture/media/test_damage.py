@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from models.values import Integrity
 from services.rtsp_capture.media import h264
 from services.rtsp_capture.media.damage import Damage, LossWatch
 from services.rtsp_capture.media.decoder import PictureDecoder
@@ -144,13 +145,13 @@ def test_beginning_at_an_open_groups_keyframe_is_no_damage() -> None:
 def test_it_is_said_where_nothing_would_have_told() -> None:
     """A part lost within an access unit may be silent; a transport that loses nothing has none of that."""
     picture = received(film("hevc").packets, film("hevc").info)[3]
-    assert PictureDecoder(film("hevc").info).decode(picture, 90).integrity is None
+    assert PictureDecoder(film("hevc").info).decode(picture, 90).integrity is Integrity.VERIFIED
     assert PictureDecoder(film("hevc").info, lossy=True).decode(picture, 90).integrity == "unknown"
     other = received(film("h264").packets, film("h264").info)[3]
-    assert PictureDecoder(film("h264").info).decode(other, 90).integrity is None
+    assert PictureDecoder(film("h264").info).decode(other, 90).integrity is Integrity.VERIFIED
     assert PictureDecoder(film("h264").info, lossy=True).decode(other, 90).integrity == "unknown"
     told = replace(film("h264").info, tells_losses=True)
-    assert PictureDecoder(told, lossy=True).decode(other, 90).integrity is None
+    assert PictureDecoder(told, lossy=True).decode(other, 90).integrity is Integrity.VERIFIED
 
 
 def test_a_packet_that_the_reader_knows_to_be_damaged_spoils_what_follows() -> None:

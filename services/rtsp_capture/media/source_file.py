@@ -1,0 +1,140 @@
+"""A camera's keyframe in a file of its own, as it came: MP4 with one sample. Not decoded, so not judged by a decoder.
+
+FFmpeg's muxer writes the file, from memory to memory (0.1 ms); what it is given is one access unit of a whole picture, with
+every parameter set that the stream has named. The same picture always becomes the same bytes. Any thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable
+from fractions import Fraction
+
+import av
+
+from models.values import Integrity
+from services.rtsp_capture.media import h264
+from services.rtsp_capture.media.decoder import refuse_incomplete, silent
+from services.rtsp_capture.media.ffmpeg import FFmpegError
+from services.rtsp_capture.media.gop_buffer import Picture
+from services.rtsp_capture.media.packets import PictureFile, StreamInfo
+from services.rtsp_capture.media.parameter_sets import MOST
+from services.rtsp_capture.media.sps import PictureFormat, picture_format
+from utils.exceptions import CaptureFailure
+
+_TICKS = 90_000  # a second
+_FPS = 25.0  # where the camera names none: the file shows its picture for so long
+_FORMATS = {"h264": "h264", "hevc": "h265"}
+# Kinds of NAL units by codec (tables 7-1): parameter sets in the order in which they refer to each other; and what is no
+# part of the picture: delimiters, ends of sequence and stream, filler, which some cameras send by the kilobyte.
+_SETS = {"h264": (7, 8), "hevc": (32, 33, 34)}
+_LEFT_OUT = {"h264": frozenset((9, 10, 11, 12)), "hevc": frozenset((35, 36, 37, 38))}
+_SPS = {"h264": 7, "hevc": 33}
+
+
+def source_file(info: StreamInfo, picture: Picture, *, lossy: bool) -> PictureFile:
+    """The file of a keyframe of H.264 or H.265. `lossy`: the transport may lose data without a word (UDP).
+
+    Raises CaptureFailure decode_failed for a picture that is not whole by itself, or known not to be whole at all.
+    """
+    refuse_incomplete(picture)
+    if not picture.packet.key or picture.needs_previous:
+        raise _failed("The picture is no keyframe that is whole by itself.")
+    sets, units = _Sets(info.codec), _nals(picture.packet.data)
+    sets.take(_nals(h264.annex_b(info.extradata)))
+    sets.take(units)
+    try:
+        form, field = sets.used_by(units)
+    except (ValueError, LookupError):
+        raise _failed("The picture's parameter sets never came, or make no sense.") from None
+    if field is not None:
+        units += _other_field(picture)
+    body = [nal for nal in units if sets.kind(nal) not in sets.left_out]
+    data = _mp4(info, form, b"".join(b"\0\0\0\1" + nal for nal in (*sets.all(), *body)))
+    return PictureFile(
+        data, form.width, form.height, hashlib.sha256(data).hexdigest(), Integrity.UNDECODED, _FORMATS[info.codec],
+        silent=lossy and silent(info),
+    )  # fmt: skip
+
+
+def _failed(message: str) -> CaptureFailure:
+    return CaptureFailure("decode_failed", message)
+
+
+def _nals(data: bytes) -> list[bytes]:
+    """The NAL units of an Annex B access unit, without the zeros after them."""
+    return [nal for part in data.split(b"\0\0\1")[1:] if len(nal := part.rstrip(b"\0")) > 1]
+
+
+def _other_field(picture: Picture) -> list[bytes]:
+    """Of an interlaced picture whose fields are access units of their own: the second one belongs to the picture."""
+    following = picture.gop.packets[1:2]
+    if not following or not following[0].second_field or picture.gop.damage.spoils(1):
+        raise _failed("The second field of the interlaced picture has not come.")
+    return _nals(following[0].data)
+
+
+class _Sets:
+    """The parameter sets that the picture may refer to: of each id the newest."""
+
+    def __init__(self, codec: str) -> None:
+        self._codec = codec
+        self._found: dict[tuple[int, int], bytes] = {}  # by kind and id
+        self.left_out = _LEFT_OUT[codec] | frozenset(_SETS[codec])
+
+    def kind(self, nal: bytes) -> int:
+        return nal[0] & 31 if self._codec == "h264" else nal[0] >> 1 & 63
+
+    def take(self, nals: Iterable[bytes]) -> None:
+        for nal in nals:
+            if (kind := self.kind(nal)) in _SETS[self._codec] and len(self._found) < MOST:
+                try:
+                    self._found[kind, self._id(kind, nal)] = nal
+                except ValueError:
+                    continue  # what refers to it finds nothing
+
+    def all(self) -> list[bytes]:
+        """In the order in which they refer to each other."""
+        return [nal for kind in _SETS[self._codec] for (of, _), nal in self._found.items() if of == kind]
+
+    def _id(self, kind: int, nal: bytes) -> int:
+        if kind == _SPS[self._codec]:
+            return picture_format(self._codec, nal).id
+        if self._codec == "h264":
+            return h264.parse_pps(nal)[0]
+        return h264.Bits(nal[2:18]).u(4) if kind == 32 else h264.Bits(nal[2:18]).ue()
+
+    def used_by(self, units: list[bytes]) -> tuple[PictureFormat, int | None]:
+        """The picture's size, and which field its first slice is of. Raises ValueError, LookupError."""
+        if self._codec == "hevc":
+            first = next(nal for nal in units if self.kind(nal) < 32)
+            bits = h264.Bits(first[2:18])
+            bits.u(1)
+            if 16 <= self.kind(first) <= 23:
+                bits.u(1)
+            pps = h264.Bits(self._found[34, bits.ue()][2:18])
+            pps.ue()
+            return picture_format("hevc", self._found[33, pps.ue()]), None
+        first = next(nal for nal in units if self.kind(nal) in (h264.SLICE, h264.IDR))
+        _, sequence_id = h264.parse_pps(self._found[h264.PPS, h264.slice_pps(first)])
+        sps = self._found[h264.SPS, sequence_id]
+        return picture_format("h264", sps), h264.parse_slice(first[:64], h264.parse_sps(sps)).field
+
+
+def _mp4(info: StreamInfo, form: PictureFormat, unit: bytes) -> bytes:
+    out = io.BytesIO()
+    base = Fraction(1, _TICKS)
+    try:
+        # `bitexact`: no version of FFmpeg inside, so that equal pictures are equal files.
+        with av.open(out, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
+            stream = container.add_mux_stream(info.codec, width=form.width, height=form.height)
+            stream.time_base = base
+            packet = av.Packet(unit)
+            packet.pts = packet.dts = 0
+            packet.duration = round(_TICKS / (info.fps if info.fps and 0.1 <= info.fps <= 1000 else _FPS))
+            packet.time_base, packet.is_keyframe, packet.stream = base, True, stream
+            container.mux_one(packet)
+    except (FFmpegError, ValueError):
+        raise _failed("The picture's parameter sets make no sense.") from None
+    return out.getvalue()
