@@ -7,6 +7,7 @@ is a transaction by itself and sees one snapshot. A principal's cameras are an a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from operator import itemgetter
 from typing import Any
 from uuid import UUID
@@ -26,24 +27,30 @@ SORTED_WINDOW = 10_000  # frames; a larger window of `stored_at` is read in the 
 
 
 class RequestRow(LedgerCounts, Row):
-    """A row of ingestion_requests."""
+    """A row of ingestion_requests, with its `version`."""
 
     __slots__ = ()
 
 
 class FrameRow(Row):
-    """A row of frames."""
+    """A row of frames, with its `version`."""
 
     __slots__ = ()
+
+
+# Which version of a row is current: its id and its `xmin`, which every change of the row sets anew. Plain rows, since a page
+# has up to 200 of them.
+Version = tuple[UUID, int]
+Place = tuple[UUID, int, datetime]  # a frame's version, and where the frame stands in a list by capture time
 
 
 def _columns(entity: Any, row: type[Row]) -> str:
     """The columns of a statement, and each as a property of `row`: a tenth of what Row.__getattr__ takes, and a list of 50
     frames reads 1,600 of them."""
     names = [column.name for column in entity.__table__.columns]
-    for name in names:
+    for name in (*names, "version"):
         setattr(row, name, property(itemgetter(name)))
-    return ", ".join(names)
+    return ", ".join([*names, "xmin AS version"])
 
 
 _FRAME, _COLUMNS = _columns(Frame, FrameRow), _columns(IngestionRequest, RequestRow)
@@ -53,13 +60,26 @@ _REQUEST = f"""
     FROM ingestion_requests WHERE id = $1
 """
 _UNHELD = f"SELECT EXISTS (SELECT 1 FROM capture_leases l WHERE {LAPSED})"
-_OF_REQUEST = f"SELECT {_FRAME} FROM frames WHERE request_id = $1 AND state = 'stored' ORDER BY sequence {{}} LIMIT $2"
+_OF_REQUEST = (
+    "SELECT id, xmin FROM frames WHERE request_id = $1 AND state = 'stored' ORDER BY sequence {} LIMIT $2"
+)
 _OF_UPLOAD, _OF_CAPTURE = _OF_REQUEST.format("ASC"), _OF_REQUEST.format("DESC")
 _GAPS = """
     SELECT from_at, to_at, reason FROM (
         SELECT id, from_at, to_at, reason FROM capture_gaps WHERE request_id = $1 ORDER BY from_at DESC, id DESC LIMIT $2
     ) AS newest ORDER BY from_at, id
 """
+_VERSIONS = """
+    SELECT r.xmin AS request_version, f.id, f.version
+    FROM ingestion_requests r LEFT JOIN LATERAL (
+        SELECT id, xmin AS version, sequence FROM frames WHERE request_id = $1 AND state = 'stored'
+        ORDER BY sequence {order} LIMIT $2
+    ) AS f ON true
+    WHERE r.id = $1 ORDER BY f.sequence {order}
+"""
+_VERSIONS_OF_UPLOAD, _VERSIONS_OF_CAPTURE = _VERSIONS.format(order="ASC"), _VERSIONS.format(order="DESC")
+_PLACE = "id, xmin AS version, capture_timestamp"
+_BY_IDS = f"SELECT {_FRAME} FROM frames WHERE id = ANY($1::uuid[]) AND state = 'stored'"
 _NAMED = f"SELECT {_COLUMNS} FROM ingestion_requests WHERE id = ANY($1::uuid[])"
 _RUNNING = f"""
     SELECT {_COLUMNS} FROM ingestion_requests
@@ -130,21 +150,40 @@ class HotReads:
 
     async def request(
         self, request_id: UUID, cameras: CameraGrant, *, newest: int
-    ) -> tuple[RequestRow, Sequence[Row], Sequence[FrameRow]] | None:
+    ) -> tuple[RequestRow, Sequence[Row], list[Version]] | None:
         """A request, its newest 100 gaps, and its frames: an upload's all by sequence, a capture's `newest`, newest first.
 
         None for an unknown request, and for one whose camera is not among `cameras`.
         """
 
-        async def work(connection: asyncpg.Connection) -> tuple[RequestRow, Sequence[Row], Sequence[FrameRow]] | None:
+        async def work(connection: asyncpg.Connection) -> tuple[RequestRow, Sequence[Row], list[Version]] | None:
             row: RequestRow | None = await connection.fetchrow(_REQUEST, request_id, record_class=RequestRow)
             if row is None or not cameras.covers(row.camera_id):
                 return None
             if row.capture_mode is None:
-                return row, [], await connection.fetch(_OF_UPLOAD, request_id, row.expected, record_class=FrameRow)
+                return row, [], await connection.fetch(_OF_UPLOAD, request_id, row.expected)
             gaps = await connection.fetch(_GAPS, request_id, 100, record_class=Row)
-            frames = await connection.fetch(_OF_CAPTURE, request_id, newest, record_class=FrameRow) if row.stored else []
+            frames = await connection.fetch(_OF_CAPTURE, request_id, newest) if row.stored else []
             return row, gaps, frames
+
+        return await self._reader.read(work)
+
+    async def request_versions(
+        self, request_id: UUID, *, newest_first: bool, limit: int
+    ) -> tuple[int, list[Version]] | None:
+        """The request's version and those of its `limit` first or newest frames, in one snapshot; None for no request."""
+        query = _VERSIONS_OF_CAPTURE if newest_first else _VERSIONS_OF_UPLOAD
+        rows = await self._reader.read(lambda connection: connection.fetch(query, request_id, limit))
+        if not rows:
+            return None
+        return rows[0][0], [row[1:] for row in rows if row[1] is not None]
+
+    async def frames_by_ids(self, frame_ids: Sequence[UUID], cameras: CameraGrant) -> list[FrameRow]:
+        """Those of these frames that are stored, of `cameras`, in no order."""
+
+        async def work(connection: asyncpg.Connection) -> list[FrameRow]:
+            found = await connection.fetch(_BY_IDS, frame_ids, record_class=FrameRow)
+            return [row for row in found if cameras.covers(row.camera_id)]
 
         return await self._reader.read(work)
 
@@ -175,27 +214,28 @@ class HotReads:
 
     async def frames(
         self, wanted: FrameFilter, cameras: CameraGrant, *, after: Key | None, limit: int
-    ) -> Sequence[FrameRow]:
+    ) -> list[Place]:
         """At most `limit` stored frames of `cameras` by capture time, beginning after `after`."""
 
-        async def work(connection: asyncpg.Connection) -> Sequence[FrameRow]:
+        async def work(connection: asyncpg.Connection) -> list[Place]:
             statement = _matching(wanted, cameras)
             source, conditions = "frames", list(statement.conditions)
             if (wanted.stored_from or wanted.stored_to) and await _few_stored(connection, wanted):
                 # OFFSET 0: read by the window's index and sort. Left to itself the planner takes the index by capture
                 # time and passes over every older frame: 448 ms instead of 5 for an hour of 500,000 frames.
-                source, conditions = f"(SELECT {_FRAME} FROM frames WHERE {statement} OFFSET 0) AS chosen", []
+                source, conditions = f"(SELECT {_PLACE} FROM frames WHERE {statement} OFFSET 0) AS chosen", []
             if after is not None:
                 sign = "<" if wanted.descending else ">"
                 # `<=` beside the row comparison lets the index skip to the cursor in one step.
                 conditions.append(statement.bound(f"capture_timestamp {sign}= {{}}", after[0]))
                 conditions.append(statement.bound(f"(capture_timestamp, id) {sign} ({{}}, {{}})", *after))
             order = "DESC" if wanted.descending else "ASC"
+            columns, where = _PLACE if source == "frames" else "*", " AND ".join(conditions) or "true"
             query = (
-                f"SELECT {_FRAME} FROM {source}{' WHERE ' if conditions else ''}{' AND '.join(conditions)} "
+                f"SELECT {columns} FROM {source} WHERE {where} "
                 f"ORDER BY capture_timestamp {order}, id {order} LIMIT {statement.bound('{}', limit)}"
             )
-            found: Sequence[FrameRow] = await connection.fetch(query, *statement.values, record_class=FrameRow)
+            found: list[Place] = await connection.fetch(query, *statement.values)
             return found
 
         return await self._reader.read(work)

@@ -66,6 +66,10 @@ HTTP_DURATION = Histogram(
     ["endpoint", "method"], buckets=_LATENCY, registry=REGISTRY,
 )  # fmt: skip
 HTTP_IN_FLIGHT = Gauge("ingestion_http_in_flight", "HTTP requests being served.", registry=REGISTRY)
+KEPT_ANSWERS = Counter(
+    "ingestion_kept_answers", "Frames and requests that a read asked for, by whether their JSON was kept in memory.",
+    ["kind", "found"], registry=REGISTRY,
+)  # fmt: skip
 FRAMES = Counter("ingestion_frames", "Frames that reached an end.", ["source", "outcome"], registry=REGISTRY)
 FRAMES_DROPPED = Counter("ingestion_frames_dropped", "Slots without a frame, by reason.", ["reason"], registry=REGISTRY)
 REJECTED = Counter("ingestion_upload_rejected", "Files refused, by code.", ["code"], registry=REGISTRY)

@@ -64,7 +64,7 @@ async def list_frames(
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Response:
-    return json_answer(await services.queries.frames_json(matching, limit, cursor, who))
+    return json_answer(await services.queries.frames_body(matching, limit, cursor, who))
 
 
 # Before /{frame_id}, which would take "nearest" for an id.

@@ -88,9 +88,9 @@ async def get_request(
 ) -> Response:
     """With `Prefer: wait=N`: as soon as the state is final, or after N seconds."""
     headers = MutableHeaders({"Vary": "Prefer"})
-    current = await services.queries.request_json(request_id, who)  # an unknown one is 404 without a wait
+    current = await services.queries.request_body(request_id, who)  # an unknown one is 404 without a wait
     if await wait_final(request, headers, state, services, request_id) or "Preference-Applied" in headers:
-        current = await services.queries.request_json(request_id, who)
+        current = await services.queries.request_body(request_id, who)
     return json_answer(current, headers)
 
 

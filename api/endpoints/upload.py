@@ -107,7 +107,7 @@ async def upload_images(request: Request, response: Response, services: Services
         "Location": status_location(operation.request_id if stored is None else stored.request.id),
     }
     if stored is None:  # another run of this key was first: its answer takes the place of this one
-        found = await services.queries.request_json(operation.request_id, who)
+        found = await services.queries.request_body(operation.request_id, who)
     else:
-        found = await services.queries.upload_json(stored)
+        found = await services.queries.upload_body(stored)
     return json_answer(found, headers, 201)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 from uuid import UUID
+
+from pydantic_core import from_json, to_json
 
 from models.access import CameraGrant, Principal
 from models.entities import CaptureGap, Frame, IngestionRequest
@@ -18,13 +19,15 @@ from models.schemas import (
     RequestPage,
     VerifiedFrame,
 )
-from models.values import EventFilter, FrameFilter, RequestFilter, SourceType
+from models.schemas.base import format_time
+from models.values import FINAL_STATUSES, EventFilter, FrameFilter, RequestFilter, SourceType
 from repositories.database import Database, UnitOfWork
 from repositories.frames import Removal
-from repositories.reader import Row
-from repositories.uploads import Part, StoredUpload
+from repositories.hot_reads import Place, Version
+from repositories.uploads import StoredUpload
 from services.access.cursors import Cursors
 from services.housekeeping.object_deletion import delete_objects
+from services.reads.kept import Kept, KeptFrame, KeptRequest
 from services.reads.serializers.capture_events import to_event, window_of
 from services.reads.serializers.frames import frame_json, served, to_frame_info
 from services.reads.serializers.requests import request_json, to_summary
@@ -39,6 +42,7 @@ log = get_logger(__name__)
 
 VERIFIED_AT_ONCE = 2
 VERIFY_WAITING = 20
+_FINAL = frozenset(status.value for status in FINAL_STATUSES)
 CAPTURE_FRAMES = 100  # newest frames of a capture in its status
 
 
@@ -71,6 +75,11 @@ async def read_request(
     return row, [] if upload else await uow.requests.gaps(request_id), frames
 
 
+def _with_frames(head: bytes, frames: list[bytes]) -> bytes:
+    """A request's JSON, and its frames behind its other members."""
+    return b'%b,"frames":[%b]}' % (head[:-1], b",".join(frames))
+
+
 class Queries:
     """Raises RequestNotFound, FrameNotFound, InvalidRequest for a cursor, DatabaseUnavailable, StorageUnavailable."""
 
@@ -79,24 +88,43 @@ class Queries:
         self._storage = storage
         self._secrets = secrets
         self._cursors = cursors
+        self._frames: Kept[KeptFrame] = Kept("frame", KeptFrame.size)
+        self._requests: Kept[KeptRequest] = Kept("request", lambda kept: len(kept.head))
         self._verifying = Turns(VERIFIED_AT_ONCE, VERIFY_WAITING, "Too many frames are being verified. Try again.")
 
-    async def request_json(self, request_id: UUID, who: Principal) -> dict[str, Any]:
-        """The request, its ledger in one snapshot, its frames: an upload's all, a capture's newest 100. As JSON has it."""
+    async def request_body(self, request_id: UUID, who: Principal) -> bytes:
+        """The request, its ledger in one snapshot, its frames: an upload's all, a capture's newest 100. An
+        IngestionResponse as JSON."""
+        kept = self._requests.get(request_id)
+        if kept is not None and who.cameras.covers(kept.camera_id):
+            current = await self._database.hot.request_versions(
+                request_id, newest_first=kept.newest_first, limit=kept.limit
+            )
+            if current is not None and current[0] == kept.version:
+                self._requests.count(1, 0)
+                return _with_frames(kept.head, await self._frames_of(current[1], who))
+            self._requests.drop(request_id)
         found = await self._database.hot.request(request_id, who.cameras, newest=CAPTURE_FRAMES)
         if found is None:
             raise RequestNotFound
+        self._requests.count(0, 1)
         row, gaps, frames = found
-        shown = request_json(row, gaps, self._secrets, row.lease_owner)
-        return {**shown, "frames": await self._frames_json(frames)}
+        head = to_json(request_json(row, gaps, self._secrets, row.lease_owner))
+        if row.lease_owner is None and row.status in _FINAL:
+            capture = row.capture_mode is not None
+            limit = CAPTURE_FRAMES if capture else row.expected
+            self._requests.put(request_id, KeptRequest(row.version, row.camera_id, capture, limit, head))
+        return _with_frames(head, await self._frames_of(frames, who))
 
-    async def upload_json(self, stored: StoredUpload) -> dict[str, Any]:
-        """An upload as it was committed, as JSON has it: what `request_json` would read."""
-        return {**request_json(stored.request, [], self._secrets), "frames": await self._frames_json(stored.frames)}
+    async def upload_body(self, stored: StoredUpload) -> bytes:
+        """An upload as it was committed: what `request_body` would read."""
+        urls = await self._storage.presign([served(frame) for frame in stored.frames])
+        frames = [frame_json(frame, url) for frame, url in zip(stored.frames, urls, strict=True)]
+        return to_json({**request_json(stored.request, [], self._secrets), "frames": frames})
 
     async def get_request(self, request_id: UUID, who: Principal) -> IngestionResponse:
         """The same as a model."""
-        return IngestionResponse.model_validate(await self.request_json(request_id, who))
+        return IngestionResponse.model_validate(from_json(await self.request_body(request_id, who)))
 
     async def list_requests(self, wanted: RequestFilter, limit: int, cursor: str | None, who: Principal) -> RequestPage:
         """Requests, newest first."""
@@ -144,15 +172,14 @@ class Queries:
         found = [*await self._infos(stored), *gone]
         return {info.frame_id: info.model_dump(mode="json", by_alias=True) for info in found}
 
-    async def frames_json(self, wanted: FrameFilter, limit: int, cursor: str | None, who: Principal) -> dict[str, Any]:
-        """Stored frames by capture time: a FramePage, as JSON has it."""
+    async def frames_body(self, wanted: FrameFilter, limit: int, cursor: str | None, who: Principal) -> bytes:
+        """Stored frames by capture time: a FramePage as JSON. One that is deleted meanwhile is left out."""
         after = self._cursors.decode(cursor, wanted, who, UUID)
-        rows = await self._database.hot.frames(wanted, who.cameras, after=after, limit=limit + 1)
-        more = rows[limit - 1] if len(rows) > limit else None
-        return {
-            "items": await self._frames_json(rows[:limit]),
-            "next_cursor": self._cursors.encode(more.capture_timestamp, more.id, wanted, who) if more else None,
-        }
+        places = await self._database.hot.frames(wanted, who.cameras, after=after, limit=limit + 1)
+        more = places[limit - 1] if len(places) > limit else None
+        items = await self._frames_of(places[:limit], who)
+        next_cursor = self._cursors.encode(more[2], more[0], wanted, who) if more else None
+        return b'{"items":[%b],"next_cursor":%b}' % (b",".join(items), to_json(next_cursor))
 
     async def nearest_frame(self, camera_id: str, at: datetime, who: Principal) -> NearestFrame:
         """The camera's frame closest in time. Raises FrameNotFound when it has none."""
@@ -232,9 +259,21 @@ class Queries:
             raise FrameNotFound
         return row
 
-    async def _frames_json(self, rows: Sequence[Row | Part]) -> list[dict[str, Any]]:
-        urls = await self._storage.presign([served(row) for row in rows])
-        return [frame_json(row, url) for row, url in zip(rows, urls, strict=True)]
+    async def _frames_of(self, wanted: Sequence[Version] | Sequence[Place], who: Principal) -> list[bytes]:
+        """These frames as JSON, in order, with URLs of this moment: kept ones of that version, the others as they are now.
+
+        Frames that are no longer stored are left out.
+        """
+        found = self._frames.current(wanted)
+        missing = [each[0] for each in wanted if each[0] not in found]
+        if missing:
+            for row in await self._database.hot.frames_by_ids(missing, who.cameras):
+                found[row.id] = entry = KeptFrame.of(row, self._storage.prepare)
+                self._frames.put(row.id, entry)
+        entries = [found[each[0]] for each in wanted if each[0] in found]
+        urls, expires_at = self._storage.sign([entry.prepared for entry in entries])
+        expires = to_json(format_time(expires_at))
+        return [entry.json(url, expires) for entry, url in zip(entries, urls, strict=True)]
 
     async def _infos(self, rows: Sequence[Frame]) -> list[FrameInfo]:
         urls = await self._storage.presign([served(row) for row in rows])

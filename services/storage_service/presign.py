@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import NamedTuple
@@ -29,6 +29,13 @@ class Served(NamedTuple):
         return {"response-content-type": self.content_type, "response-content-disposition": self.disposition}
 
 
+class Prepared(NamedTuple):
+    """What a GET of an object signs whenever it is signed: the quoted path, and the query behind the moment's part."""
+
+    path: bytes
+    query: bytes
+
+
 class Presigned(NamedTuple):
     """A URL that works without credentials until `expires_at` (UTC)."""
 
@@ -43,6 +50,7 @@ class _Moment(NamedTuple):
     query: str
     to_sign: str
     key: bytes
+    keyed: tuple[hashlib._Hash, hashlib._Hash]
     expires_at: datetime
 
 
@@ -55,6 +63,20 @@ def _quoted(value: str) -> str:
     if _HEADER.fullmatch(value):  # a fifth of the time of `quote`, and each frame has a disposition of its own
         return value.replace(";", "%3B").replace(" ", "%20").replace("=", "%3D").replace('"', "%22")
     return quote(value, safe="-_.~")
+
+
+def _keyed(key: bytes) -> tuple[hashlib._Hash, hashlib._Hash]:
+    """HMAC-SHA-256 (RFC 2104, section 2) up to its text: two hashes, to be copied. `key`: at most 64 bytes.
+
+    1.6 µs for each text beside 3.0 of a copied `hmac.HMAC` and 4.1 of `hmac.digest`.
+    """
+    padded = key.ljust(64, b"\0")
+    return hashlib.sha256(bytes(byte ^ 0x36 for byte in padded)), hashlib.sha256(bytes(byte ^ 0x5C for byte in padded))
+
+
+def _named(parameters: Mapping[str, str]) -> str:
+    """Query parameters behind those of the moment: their names begin with small letters, so they come after those."""
+    return "".join([f"&{name}={_quoted(value)}" for name, value in sorted(parameters.items())])
 
 
 def endpoint_url(endpoint: str, secure: bool) -> str:
@@ -114,9 +136,30 @@ class Presigner:
         self._expiry = expiry
         self._moment: _Moment | None = None
 
+    def prepare(self, served: Served) -> Prepared:
+        """What does not depend on the time."""
+        return Prepared(self._path(served.key).encode(), _named(served.overrides()).encode())
+
+    def sign(self, objects: Iterable[Prepared], now: datetime) -> tuple[list[bytes], datetime]:
+        """URLs for GET of objects, in order, valid from `now`, and when they expire: 2.3 µs each, for pages of them."""
+        moment = self._moment_of(now, self._expiry, "host")
+        base, query, to_sign, sha256 = self._base.encode(), moment.query.encode(), moment.to_sign.encode(), hashlib.sha256
+        rest = f"\nhost:{self._host}\n\nhost\nUNSIGNED-PAYLOAD".encode()
+        inner, outer = moment.keyed
+        urls = []
+        for path, own in objects:
+            first, second = inner.copy(), outer.copy()
+            canonical = b"GET\n%b\n%b%b%b" % (path, query, own, rest)
+            first.update(b"%b%b" % (to_sign, sha256(canonical).hexdigest().encode()))
+            second.update(first.digest())
+            urls.append(b"%b%b?%b%b&X-Amz-Signature=%b" % (base, path, query, own, second.hexdigest().encode()))
+        return urls, moment.expires_at
+
     def get(self, key: str, now: datetime, response_headers: Mapping[str, str] | None = None) -> Presigned:
         """A URL for GET of `key`, valid from `now`; `response_headers`: e.g. `response-content-disposition`."""
-        return self._signed("GET", key, now, self._expiry, response_headers or {}, {})
+        asked = Prepared(self._path(key).encode(), _named(response_headers or {}).encode())
+        (url,), expires_at = self.sign([asked], now)
+        return Presigned(url.decode(), expires_at)
 
     def put(self, key: str, now: datetime, size: int, at_most: float, query: Mapping[str, str] | None = None) -> Presigned:
         """A URL for PUT of exactly `size` bytes to `key`, valid for `at_most` seconds or less: the length is signed.
@@ -124,27 +167,17 @@ class Presigner:
         `query`: `partNumber` and `uploadId` of a part.
         """
         expiry = max(1, min(self._expiry, int(at_most)))
-        return self._signed("PUT", key, now, expiry, query or {}, {"content-length": str(size)})
-
-    def _signed(
-        self, method: str, key: str, now: datetime, expiry: int, parameters: Mapping[str, str], headers: Mapping[str, str]
-    ) -> Presigned:
-        if headers:
-            sent = {**headers, "host": self._host}
-            names = ";".join(sorted(sent))
-            lines = "".join(f"{name}:{value}\n" for name, value in sorted(sent.items()))
-        else:
-            names, lines = "host", f"host:{self._host}\n"
-        moment = self._moment_of(now, expiry, names)
-        path = self._prefix + key
-        if not _PATH.fullmatch(path):
-            path = quote(path, safe="/~")
-        # Their names begin with small letters: they come after those of the moment.
-        query = moment.query + "".join([f"&{name}={_quoted(value)}" for name, value in sorted(parameters.items())])
-        canonical = f"{method}\n{path}\n{query}\n{lines}\n{names}\nUNSIGNED-PAYLOAD"
+        moment = self._moment_of(now, expiry, "content-length;host")
+        lines = f"content-length:{size}\nhost:{self._host}\n"
+        path, asked = self._path(key), moment.query + _named(query or {})
+        canonical = f"PUT\n{path}\n{asked}\n{lines}\n{moment.asked[2]}\nUNSIGNED-PAYLOAD"
         to_sign = moment.to_sign + hashlib.sha256(canonical.encode()).hexdigest()
         signature = hmac.digest(moment.key, to_sign.encode(), "sha256").hex()
-        return Presigned(f"{self._base}{path}?{query}&X-Amz-Signature={signature}", moment.expires_at)
+        return Presigned(f"{self._base}{path}?{asked}&X-Amz-Signature={signature}", moment.expires_at)
+
+    def _path(self, key: str) -> str:
+        path = self._prefix + key
+        return path if _PATH.fullmatch(path) else quote(path, safe="/~")
 
     def _moment_of(self, now: datetime, expiry: int, names: str) -> _Moment:
         """What all URLs of one second share: a list signs up to 200 in one."""
@@ -162,8 +195,10 @@ class Presigner:
             "X-Amz-Expires": str(expiry),
             "X-Amz-SignedHeaders": names,
         }
+        key = self._keys.of(stamp[:8])
         self._moment = moment = _Moment(
             asked, "&".join(f"{name}={_quoted(value)}" for name, value in query.items()),
-            f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n", self._keys.of(stamp[:8]), now + timedelta(seconds=expiry),
+            f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n", key, _keyed(key),
+            now + timedelta(seconds=expiry),
         )  # fmt: skip
         return moment

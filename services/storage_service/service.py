@@ -24,7 +24,7 @@ from services.storage_service.bucket import BATCH, Bucket, Digest, ListedObject,
 from services.storage_service.client import STORE_FAILURES, closed, make_client, translated
 from services.storage_service.guard import Guard, Unguarded
 from services.storage_service.keys import EXTENSIONS
-from services.storage_service.presign import Presigned, Presigner, Served, endpoint_url
+from services.storage_service.presign import Prepared, Presigned, Presigner, Served, endpoint_url
 from services.storage_service.put_signer import PutSigner
 from services.storage_service.puts import MOST, Elsewhere, ObjectPuts, by_proxy
 from services.storage_service.staging import Staging
@@ -202,6 +202,14 @@ class StorageService:
         if len(wanted) <= 50:  # a millisecond: little more than the way to a thread and back under load
             return self._presign_all(wanted)
         return await self._call("presign", self._presign_all, wanted)
+
+    def prepare(self, served: Served) -> Prepared:
+        """What `sign` needs of an object, worth keeping."""
+        return self._presigner.prepare(served)
+
+    def sign(self, objects: Iterable[Prepared]) -> tuple[list[bytes], datetime]:
+        """As `presign`, of prepared objects, and when the URLs expire; on the event loop for all of a page."""
+        return self._presigner.sign(objects, datetime.now(UTC))
 
     async def check(self) -> None:
         """Raises StorageUnavailable unless the bucket can be used. Takes 2 s at most, whatever else hangs."""

@@ -161,7 +161,7 @@ class Kit:
         infos: list[FrameInfo] = []
         cursor = None
         while True:
-            page = FramePage.model_validate(await self.services.queries.frames_json(wanted, 200, cursor, ANONYMOUS))
+            page = FramePage.model_validate_json(await self.services.queries.frames_body(wanted, 200, cursor, ANONYMOUS))
             infos += page.items
             if (cursor := page.next_cursor) is None:
                 break

@@ -120,8 +120,8 @@ async def losses(kit: Kit, shows: dict[str, Show]) -> dict[str, Lossy]:
         await asyncio.sleep(AFTER)
         found = await kit.final(request, 40)
         took = time.time() - ended
-        page = await kit.services.queries.frames_json(FrameFilter(request_id=request), 200, None, ANONYMOUS)
-        infos = FramePage.model_validate(page).items
+        page = await kit.services.queries.frames_body(FrameFilter(request_id=request), 200, None, ANONYMOUS)
+        infos = FramePage.model_validate_json(page).items
         images = [await kit.storage.get(info.storage_path) for info in infos]
         read = [cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) for data in images]
         frames = [(info, image.astype(np.uint8)) for info, image in zip(infos, read, strict=True) if image is not None]

@@ -74,7 +74,7 @@ async def db(backends: Backends) -> AsyncIterator[Database]:
 
 
 async def list_frames(queries: Queries, wanted: FrameFilter, limit: int, cursor: str | None, who: Principal) -> FramePage:
-    return FramePage.model_validate(await queries.frames_json(wanted, limit, cursor, who))
+    return FramePage.model_validate_json(await queries.frames_body(wanted, limit, cursor, who))
 
 
 def capture_row(camera_id: str = "cam", max_frames: int | None = None) -> IngestionRequest:

@@ -175,11 +175,11 @@ class FakeQueries:
             raise RequestNotFound
         return response_of(request_id, self.status)
 
-    async def upload_json(self, stored: Any) -> dict[str, Any]:
-        return (await self.get_request(stored.request.id, ANONYMOUS)).model_dump(mode="json", by_alias=True)
+    async def upload_body(self, stored: Any) -> bytes:
+        return (await self.get_request(stored.request.id, ANONYMOUS)).model_dump_json(by_alias=True).encode()
 
-    async def request_json(self, request_id: UUID, who: Principal) -> dict[str, Any]:
-        return (await self.get_request(request_id, who)).model_dump(mode="json", by_alias=True)
+    async def request_body(self, request_id: UUID, who: Principal) -> bytes:
+        return (await self.get_request(request_id, who)).model_dump_json(by_alias=True).encode()
 
     async def list_requests(self, matching: RequestFilter, limit: int, cursor: str | None, _who: Principal) -> RequestPage:
         self.filters.append((matching, limit, cursor))
@@ -196,9 +196,9 @@ class FakeQueries:
             raise FrameNotFound
         return frame_of(frame_id)
 
-    async def frames_json(self, matching: FrameFilter, limit: int, cursor: str | None, _who: Principal) -> dict[str, Any]:
+    async def frames_body(self, matching: FrameFilter, limit: int, cursor: str | None, _who: Principal) -> bytes:
         self.filters.append((matching, limit, cursor))
-        return {"items": [], "next_cursor": None}
+        return b'{"items":[],"next_cursor":null}'
 
     async def nearest_frame(self, _camera_id: str, _at: datetime, _who: Principal) -> NearestFrame:
         return NearestFrame(**frame_of(KNOWN).model_dump(), distance_ms=1.0)
