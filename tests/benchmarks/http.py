@@ -106,22 +106,25 @@ def beside(bench: Bench, what: str, ours: Side, bare: Side, goal: Goal) -> None:
 
 
 async def _compare(bench: Bench, what: str, goal: Goal, own: str, bare: str) -> None:
+    """Beside the bare route twice: as most write it, and with a return type, by which pydantic writes the answer."""
     async with both(bench.folder) as sides:
         for _ in range(FRAMES // 10):
             (await upload(sides.client, "bench", *(jpeg((64, 48)) for _ in range(10)))).raise_for_status()
         request_id = (await upload(sides.client, "bench", jpeg())).raise_for_status().json()["request_id"]
         mine = Side(*sides.ours, [get(own.format(request_id))])
-        other = Side(*sides.bare, [get(bare.format(request_id))])
-        await turns(bench.rounds, mine, other)
-        beside(bench, what, mine, other, goal)
+        untyped = Side(*sides.bare, [get(f"/untyped{bare.format(request_id)}")])
+        typed = Side(*sides.bare, [get(bare.format(request_id))])
+        await turns(bench.rounds, mine, untyped, typed)
+        beside(bench, f"{what} / bare route", mine, untyped, goal)
+        beside(bench, f"{what} / bare route with a return type", mine, typed, goal)
 
 
 def status(bench: Bench) -> None:
     """Of an upload with one frame."""
-    what = f"GET status, {CLIENTS} clients / bare route"
+    what = f"GET status, {CLIENTS} clients"
     uvloop.run(_compare(bench, what, Goal(">=", 0.9), "/api/v1/ingest/status/{}", "/status/{}"))
 
 
 def frames(bench: Bench) -> None:
-    what = f"GET /frames?limit=50, {CLIENTS} clients / bare route"
+    what = f"GET /frames?limit=50, {CLIENTS} clients"
     uvloop.run(_compare(bench, what, Goal(">=", 1.5), "/api/v1/frames?limit=50", "/frames?limit=50"))
