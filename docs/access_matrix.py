@@ -34,8 +34,8 @@ ALIEN: dict[str, str] = {
 WITHOUT_CAMERA = frozenset(
     {
         "probe_url", "discover_cameras", "create_api_key", "list_api_keys", "get_api_key", "revoke_api_key",
-        "rotate_api_key", "me", "open_session", "end_session", "protected_resource", "list_audit", "list_workers",
-        "drain_worker", "create_ticket", "open_socket",
+        "rotate_api_key", "me", "get_session", "open_session", "end_session", "protected_resource", "list_audit",
+        "list_workers", "drain_worker", "create_ticket", "open_socket",
         "health", "health_ready", "health_live", "metrics", "openapi", "swagger", "redoc", "asset",
     }
 )  # fmt: skip

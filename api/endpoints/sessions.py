@@ -17,7 +17,7 @@ from api.http.dependencies import ServicesDep, StateDep
 from api.http.openapi import answer, problems
 from api.http.routing import make_router
 from models.access import ANONYMOUS, Scope
-from models.schemas import Me, ProtectedResource, SessionCreate
+from models.schemas import BrowserSessionState, Me, ProtectedResource, SessionCreate
 from services.reads.serializers.access import to_me
 from utils.exceptions import Unauthorized
 
@@ -35,6 +35,32 @@ router = make_router(tags=["access"])
 async def me(request: Request, who: WhoDep) -> Any:
     value = cookie_of(request) if who.session_id is not None else None
     return to_me(who, csrf_token(value) if value is not None else None)
+
+
+@router.get(
+    "/api/v1/session",
+    operation_id="get_session",
+    summary="Whether the browser session holds",
+    response_model=BrowserSessionState,
+    responses={
+        200: answer("Whether credentials are asked for, and whose session it is.", {"login": True, "caller": examples.ME}),
+        **problems(),
+    },
+)
+@public
+async def get_session(request: Request, services: ServicesDep) -> Any:
+    """Never 401: a page asks it before it shows its login. `caller` is null without a session that holds."""
+    access = services.access
+    if not access.on:
+        return BrowserSessionState(login=False, caller=to_me(ANONYMOUS, None))
+    value = cookie_of(request)
+    if value is None:
+        return BrowserSessionState(login=True, caller=None)
+    try:
+        who = await access.credentials.session(value)
+    except Unauthorized:
+        return BrowserSessionState(login=True, caller=None)
+    return BrowserSessionState(login=True, caller=to_me(who, csrf_token(value)))
 
 
 @router.post(

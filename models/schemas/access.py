@@ -60,6 +60,13 @@ class SessionCreate(Input):
     credential: str = Field(min_length=1, max_length=8192, description="A key, the bootstrap secret or a JWT.")
 
 
+class BrowserSessionState(Output):
+    """GET /api/v1/session."""
+
+    login: bool = Field(description="Whether credentials are asked for (AUTH__MODE).")
+    caller: Me | None = Field(description="Whose session the cookie is; anonymous with access off; null: nobody's.")
+
+
 class AuditEntry(Output):
     at: Timestamp
     subject: str | None

@@ -1,7 +1,7 @@
 // What the views are made of. Every text is a child or an attribute, never markup.
 import { html, signal, useCallback, useEffect, useId, useRef, useState } from './html.js';
-import { get } from './api.js';
-import { returned } from './live.js';
+import { can, get } from './api.js';
+import { returned, subscribe } from './live.js';
 import { wordsOf } from './words.js';
 
 // -- reading ----------------------------------------------------------------------------------------------------
@@ -56,6 +56,32 @@ export function useList(path, params = {}, { limit = 50, pause = false } = {}) {
     loading: first.loading || own.loading, reload: first.reload, more, hasMore: Boolean(cursor),
     set: (change) => first.set((data) => data && { ...data, items: change(data.items) }),
   };
+}
+
+/** Calls `act` every so many ms while the page is looked at, and when it is looked at again. */
+export function usePoll(act, ms) {
+  const latest = useRef(act);
+  latest.current = act;
+  useEffect(() => {
+    if (!ms) return undefined;
+    const tick = () => { if (!document.hidden) latest.current(); };
+    const timer = setInterval(tick, ms);
+    document.addEventListener('visibilitychange', tick);
+    return () => {
+      clearInterval(timer);
+      document.removeEventListener('visibilitychange', tick);
+    };
+  }, [ms]);
+}
+
+/** Events and progress while the view is there, as live.js's subscribe has them; nothing without events:read. */
+export function useLive(wanted, told) {
+  const latest = useRef(told);
+  latest.current = told;
+  useEffect(() => {
+    if (!wanted || !can('events:read')) return undefined;
+    return subscribe(wanted, (message) => latest.current(message));
+  }, [JSON.stringify(wanted)]);
 }
 
 /** Something that a button does: {run, busy, problem, clear}. `run` gives the result, or undefined after a problem. */

@@ -1,8 +1,8 @@
 // Whether the service can do its work, part by part, in words.
-import { html, useEffect } from '../lib/html.js';
+import { html } from '../lib/html.js';
 import { ask } from '../lib/api.js';
 import { Age, number } from '../lib/time.js';
-import { Badge, Page, Waiting, useLoad } from '../lib/ui.js';
+import { Badge, Page, Waiting, useLoad, usePoll } from '../lib/ui.js';
 
 const EVERY = 5000; // ms
 
@@ -44,10 +44,7 @@ function Part({ name, check }) {
 
 export default function Health() {
   const health = useLoad(read);
-  useEffect(() => {
-    const timer = setInterval(() => { if (!document.hidden) health.reload(); }, EVERY);
-    return () => clearInterval(timer);
-  }, []);
+  usePoll(health.reload, EVERY);
   const found = health.data?.checks ? health.data : null;
   return html`
     <${Page} title="Health" hint=${found && `TrackShift ${found.version}`}>

@@ -1,18 +1,15 @@
 // The processes of the deployment, and taking one out of service without a capture noticing.
-import { html, useEffect } from '../lib/html.js';
+import { html } from '../lib/html.js';
 import { get, post } from '../lib/api.js';
 import { Age } from '../lib/time.js';
-import { Badge, Empty, ErrorBox, Page, Table, Waiting, confirm, notify, useAction, useLoad } from '../lib/ui.js';
+import { Badge, Empty, ErrorBox, Page, Table, Waiting, confirm, notify, useAction, useLoad, usePoll } from '../lib/ui.js';
 
 const EVERY = 5000; // ms
 const ROLE = { all: 'serves and captures', api: 'serves', worker: 'captures' };
 
 export default function Workers() {
   const workers = useLoad((abort) => get('/workers', null, { signal: abort }));
-  useEffect(() => {
-    const timer = setInterval(() => { if (!document.hidden) workers.reload(); }, EVERY);
-    return () => clearInterval(timer);
-  }, []);
+  usePoll(workers.reload, EVERY);
   const draining = useAction(async (worker) => {
     const yes = await confirm({
       title: `Drain ${worker.host}?`, action: 'Drain',
