@@ -200,6 +200,7 @@ class FrameRecord:
     exif: dict[str, Any] | None = None
     meta: dict[str, Any] = field(default_factory=dict)
     integrity: Integrity = Integrity.VERIFIED
+    quality: dict[str, Any] | None = None  # FrameInfo.quality; None: it could not be judged
 
 
 MAX_ATTEMPTS = 3
@@ -336,6 +337,26 @@ class FrameFilter:
     descending: bool = False
 
 
+class QualityVerdict(StrEnum):
+    """Whether a frame is fit to be compared."""
+
+    GOOD = "good"
+    SUSPECT = "suspect"
+    BAD = "bad"
+
+
+class QualityReason(StrEnum):
+    """Why a frame is not good (docs/quality.md). The last two: of captures only."""
+
+    BLURRED = "blurred"
+    DARK = "dark"
+    BRIGHT = "bright"
+    FLAT = "flat"
+    COVERED = "covered"
+    FROZEN = "frozen"
+    MOVED = "moved"
+
+
 class AlignmentStatus(StrEnum):
     """How a pair's frames lie on each other. same_size: as they are, which no alignment found was better than."""
 
@@ -406,6 +427,7 @@ class LogEventType(StrEnum):
     REQUEST_CANCELLED = "request.cancelled"
     GAP_OPENED = "camera.gap_opened"
     GAP_CLOSED = "camera.gap_closed"
+    QUALITY_CHANGED = "camera.quality_changed"
     PAIR_CREATED = "pair.created"
     PAIR_ALIGNED = "pair.aligned"
 

@@ -58,7 +58,8 @@ def frame_json(frame: FrameRecord) -> dict[str, Any]:
         "camera_timestamp": frame.camera_timestamp.isoformat() if frame.camera_timestamp else None,
         "width": frame.width, "height": frame.height,
         "size_bytes": frame.size_bytes, "format": frame.format, "content_type": frame.content_type,
-        "sha256": frame.sha256, "integrity": frame.integrity.value, "exif": frame.exif, "meta": frame.meta,
+        "sha256": frame.sha256, "integrity": frame.integrity.value,
+        "exif": frame.exif, "meta": frame.meta, "quality": frame.quality,
     }  # fmt: skip
 
 

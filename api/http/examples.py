@@ -19,7 +19,12 @@ FRAME: dict[str, Any] = {
     "timestamp_uncertainty_ms": 60.0, "camera_timestamp": None, "width": 1920, "height": 1080, "size_bytes": 251904,
     "format": "jpg", "content_type": "image/jpeg", "sha256": _SHA256, "integrity": "verified",
     "duplicate_of": None, "exif": None,
-    "meta": {"session": "FP1"}, "stored_at": "2026-05-04T13:30:00.310000Z",
+    "meta": {"session": "FP1"},
+    "quality": {
+        "verdict": "suspect", "reasons": ["blurred"], "sharpness": 41.7, "brightness": 104.2, "contrast": 48.9,
+        "dark_share": 0.012, "bright_share": 0.003, "frozen_s": 0.0,
+    },
+    "stored_at": "2026-05-04T13:30:00.310000Z",
     "held_at": None, "hold_reason": None,
 }  # fmt: skip
 HOLD: dict[str, Any] = {"reason": "protest of car 44"}

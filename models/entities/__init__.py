@@ -18,6 +18,7 @@ from models.entities.housekeeping import (
     SweeperState,
 )
 from models.entities.pairs import Pair
+from models.entities.quality import CameraQuality
 from models.entities.requests import (
     CaptureEvent,
     CaptureGap,
@@ -37,6 +38,7 @@ __all__ = [
     "Base",
     "BrowserSession",
     "CameraConfiguration",
+    "CameraQuality",
     "CaptureEvent",
     "CaptureGap",
     "CaptureLease",

@@ -15,6 +15,9 @@ from models.values import Integrity, SourceType, TimestampSource
 FORMATS = ("jpg", "png", "bmp", "tiff", "heic", "webp", "avif", "h264", "h265")
 UNDECODED = "state = 'stored' AND integrity = 'undecoded'"
 
+_VERDICT = text("(quality ->> 'verdict')")
+POOR = "state = 'stored' AND quality ->> 'verdict' IN ('suspect', 'bad')"  # frames that an index knows: most are good
+
 
 class Frame(Base):
     """A stored frame; its own tombstone once deleted (stored, deleting, deleted)."""
@@ -44,6 +47,9 @@ class Frame(Base):
     exif: Mapped[Json | None]
     meta: Mapped[Json] = mapped_column(server_default=text("'{}'::jsonb"))
     stored_at: Mapped[datetime] = created_now()
+    # FrameInfo.quality, or null: a frame from before it was judged, or whose judging failed. The sharpness of a stored frame
+    # is (quality ->> 'sharpness')::float8, in Python frame.quality["sharpness"]; comparable within one camera and size.
+    quality: Mapped[Json | None]
     held_at: Mapped[datetime | None]  # on hold: neither clients nor retention delete it
     hold_reason: Mapped[str | None]
 
@@ -65,6 +71,8 @@ class Frame(Base):
         *meta_indexes("frames", "capture_timestamp", "state = 'stored'"),
         Index("ix_frames_undecoded", "stored_at", "id", postgresql_where=text(UNDECODED)),
         Index(None, "camera_id", "sha256", "stored_at", "id"),
+        Index("ix_frames_poor", _VERDICT, "capture_timestamp", "id", postgresql_where=text(POOR)),
+        Index("ix_frames_camera_poor", "camera_id", _VERDICT, "capture_timestamp", "id", postgresql_where=text(POOR)),
         CheckConstraint("hold_reason IS NULL OR held_at IS NOT NULL", name="hold"),
         # Of tombstones no key is looked up: without them the index stays as small as what is stored.
         Index("uq_frames_storage_path", "storage_path", unique=True, postgresql_where=text("state <> 'deleted'")),

@@ -8,7 +8,20 @@ from uuid import UUID
 from pydantic import Field
 
 from models.schemas.base import Input, Output, Timestamp
-from models.values import Integrity, SourceType, TimestampSource
+from models.values import Integrity, QualityReason, QualityVerdict, SourceType, TimestampSource
+
+
+class FrameQuality(Output):
+    """Whether the picture is fit to be compared, judged against its camera's own recent frames (docs/quality.md)."""
+
+    verdict: QualityVerdict
+    reasons: list[QualityReason] = Field(description="Worst first; empty when it is good.")
+    sharpness: float = Field(description="Variance of the Laplacian; comparable within one camera and size.")
+    brightness: float = Field(description="Mean of the grey levels, 0 to 255.")
+    contrast: float = Field(description="Standard deviation of the grey levels.")
+    dark_share: float = Field(description="Share of the picture that is black, or nearly so.")
+    bright_share: float = Field(description="Share of the picture that is white, or nearly so.")
+    frozen_s: float | None = Field(description="For how long the camera has shown this same picture; null of an upload.")
 
 
 class FrameInfo(Output):
@@ -41,6 +54,7 @@ class FrameInfo(Output):
     duplicate_of: UUID | None
     exif: dict[str, Any] | None
     meta: dict[str, Any]
+    quality: FrameQuality | None = Field(None, description="Null: not judged.")
     stored_at: Timestamp
     held_at: Timestamp | None = Field(None, description="On hold since: the frame is not deleted until it is released.")
     hold_reason: str | None = None

@@ -13,7 +13,7 @@ DECLARE
     f jsonb;
     seq int;
     held text;
-    twin uuid;
+    made record;
     place jsonb;
     is_final boolean;
     cap int;
@@ -65,30 +65,14 @@ BEGIN
             RETURN NEXT;
             CONTINUE;
         END IF;
-        INSERT INTO object_keys (key, state) VALUES (f ->> 'storage_path', 'live') ON CONFLICT DO NOTHING;
-        IF NOT FOUND THEN
+        made := insert_frame(request, f, place);
+        IF NOT made.inserted THEN
             sequence := seq; outcome := 'condemned'; storage_path := NULL;
             RETURN NEXT;
             CONTINUE;
         END IF;
-        SELECT fr.id INTO twin FROM frames fr
-        WHERE fr.camera_id = f ->> 'camera_id' AND fr.sha256 = f ->> 'sha256'
-        ORDER BY fr.stored_at, fr.id LIMIT 1;
-        INSERT INTO frames (
-            id, request_id, camera_id, source_type, sequence, filename, storage_path, capture_timestamp,
-            timestamp_source, timestamp_uncertainty_ms, camera_timestamp, width, height, size_bytes, format,
-            content_type, sha256, integrity, duplicate_of, exif, meta, stored_at)
-        VALUES (
-            (f ->> 'id')::uuid, request, f ->> 'camera_id', f ->> 'source_type', seq, f ->> 'filename',
-            f ->> 'storage_path', (f ->> 'capture_timestamp')::timestamptz, f ->> 'timestamp_source',
-            (f ->> 'timestamp_uncertainty_ms')::float8, (f ->> 'camera_timestamp')::timestamptz,
-            (f ->> 'width')::int, (f ->> 'height')::int,
-            (f ->> 'size_bytes')::bigint, f ->> 'format', f ->> 'content_type', f ->> 'sha256',
-            -- Records of before the column tell what is not certain in their meta.
-            coalesce(f ->> 'integrity', f -> 'meta' ->> 'integrity', 'verified'),
-            twin, nullif(f -> 'exif', 'null'::jsonb), coalesce(place, '{}') || (f -> 'meta'), clock_timestamp());
         added := added + 1;
-        IF twin IS NOT NULL THEN twins := twins + 1; END IF;
+        IF made.twin IS NOT NULL THEN twins := twins + 1; END IF;
         newest := greatest(newest, (f ->> 'capture_timestamp')::timestamptz);
         moved := moved + int4multirange(int4range(seq, seq + 1));
         sequence := seq; outcome := 'stored'; storage_path := f ->> 'storage_path';

@@ -12,7 +12,8 @@ BEGIN
             'timestamp_source', NEW.timestamp_source, 'timestamp_uncertainty_ms', NEW.timestamp_uncertainty_ms,
             'camera_timestamp', wire_time(NEW.camera_timestamp), 'width', NEW.width, 'height', NEW.height,
             'size_bytes', NEW.size_bytes, 'format', NEW.format, 'content_type', NEW.content_type, 'sha256', NEW.sha256,
-            'duplicate_of', NEW.duplicate_of, 'exif', NEW.exif, 'meta', NEW.meta, 'stored_at', wire_time(NEW.stored_at))));
+            'integrity', NEW.integrity, 'duplicate_of', NEW.duplicate_of, 'exif', NEW.exif, 'meta', NEW.meta,
+            'quality', NEW.quality, 'stored_at', wire_time(NEW.stored_at))));
     RETURN NULL;
 END $$;
 

@@ -10,7 +10,7 @@ RETURNS TABLE (req ingestion_requests, frame frames)
 LANGUAGE plpgsql AS $$
 DECLARE
     f jsonb;
-    twin uuid;
+    made record;
     place jsonb;
     added int := 0;
     twins int := 0;
@@ -30,27 +30,13 @@ BEGIN
         SELECT jsonb_strip_nulls(jsonb_build_object('location', c.location, 'camera_angle', c.camera_angle)) INTO place
         FROM camera_configurations c WHERE c.camera_id = camera;
         FOR f IN SELECT x FROM jsonb_array_elements(new_frames) AS x ORDER BY (x ->> 'sequence')::int LOOP
-            INSERT INTO object_keys (key, state) VALUES (f ->> 'storage_path', 'live') ON CONFLICT DO NOTHING;
-            IF NOT FOUND THEN
+            made := insert_frame(request, f, place);
+            IF NOT made.inserted THEN
                 taken := taken || (f ->> 'storage_path');
                 CONTINUE;
             END IF;
-            SELECT fr.id INTO twin FROM frames fr
-            WHERE fr.camera_id = f ->> 'camera_id' AND fr.sha256 = f ->> 'sha256'
-            ORDER BY fr.stored_at, fr.id LIMIT 1;
-            INSERT INTO frames (
-                id, request_id, camera_id, source_type, sequence, filename, storage_path, capture_timestamp,
-                timestamp_source, timestamp_uncertainty_ms, camera_timestamp, width, height, size_bytes, format,
-                content_type, sha256, duplicate_of, exif, meta, stored_at)
-            VALUES (
-                (f ->> 'id')::uuid, request, f ->> 'camera_id', f ->> 'source_type', (f ->> 'sequence')::int,
-                f ->> 'filename', f ->> 'storage_path', (f ->> 'capture_timestamp')::timestamptz,
-                f ->> 'timestamp_source', (f ->> 'timestamp_uncertainty_ms')::float8,
-                (f ->> 'camera_timestamp')::timestamptz, (f ->> 'width')::int, (f ->> 'height')::int,
-                (f ->> 'size_bytes')::bigint, f ->> 'format', f ->> 'content_type', f ->> 'sha256',
-                twin, nullif(f -> 'exif', 'null'::jsonb), coalesce(place, '{}') || (f -> 'meta'), clock_timestamp());
             added := added + 1;
-            IF twin IS NOT NULL THEN twins := twins + 1; END IF;
+            IF made.twin IS NOT NULL THEN twins := twins + 1; END IF;
             newest := greatest(newest, (f ->> 'capture_timestamp')::timestamptz);
             last_slot := greatest(last_slot, (f ->> 'sequence')::int + 1);
         END LOOP;

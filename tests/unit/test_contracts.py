@@ -26,7 +26,7 @@ LEAVES = "utils are leaves: no settings, no main, no demo"
 MAIN = "Nobody knows main; the product does not know the demo"
 BOTO3 = "Only storage_service knows boto3"
 REDIS = "Only services.redis knows redis"
-CV2 = "Only rtsp_capture, the worker of pairs and the demo know cv2 and av"
+CV2 = "Only rtsp_capture, quality, the worker of pairs and the demo know cv2 and av"
 # (contract, the module that the import is planted in, what it imports). A module that does not exist is made: a new room.
 PLANTS = [
     (ONE_WAY, "services.runtime", "api.http.errors"),

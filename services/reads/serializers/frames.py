@@ -52,6 +52,7 @@ def frame_json(row: Frame | Row | Part, url: Presigned | None) -> dict[str, Any]
         "duplicate_of": None if first is None else str(first),
         "exif": row.exif,
         "meta": row.meta,
+        "quality": row.quality,
         "stored_at": format_time(row.stored_at),
         "held_at": None if held is None else format_time(held),
         "hold_reason": row.hold_reason,

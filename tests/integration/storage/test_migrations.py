@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from config import DbSettings, database_url
-from models.entities import Base
+from models.entities import Base, Frame
 from repositories.migrations import functions
 from repositories.migrations.run import LOCK_KEY, downgrade, upgrade
 from tests.conftest import ROOT, Backends, clean_environment, make_database
@@ -50,7 +51,7 @@ SELECT 'type ' || typname FROM pg_type WHERE typnamespace = 'public'::regnamespa
 
 _SCRIPTS = ScriptDirectory(str(ROOT / "repositories" / "migrations"))
 HEAD = _SCRIPTS.get_current_head()
-REVISIONS = sorted(script.revision for script in _SCRIPTS.walk_revisions())
+REVISIONS = [script.revision for script in _SCRIPTS.walk_revisions()][::-1]  # in the order in which they are made
 
 
 async def fresh(backends: Backends) -> DbSettings:
@@ -163,15 +164,26 @@ async def test_the_database_has_exactly_the_functions_of_the_files(backends: Bac
     found, wanted = await functions_and_triggers(db), await only_the_files(await fresh(backends))
     assert found == wanted
     assert {name.partition("(")[0] for name in found if "(" in name} == set(functions.names())
-    assert sum("." in name for name in found) == 15  # triggers
+    assert sum("." in name for name in found) == 16  # triggers
 
 
-# Functions with the signatures of older versions, and the revision that replaced the last of those.
+def test_the_one_insert_of_a_frame_names_every_column() -> None:
+    """But those that say what becomes of a stored frame later."""
+    text = functions.statements("insert_frame")[0]
+    listed = re.search(r"INSERT INTO frames \(([^)]*)\)", text)
+    assert listed is not None
+    columns = {column.name for column in Frame.__table__.columns} - {"state", "held_at", "hold_reason"}
+    assert {name.strip() for name in listed[1].split(",")} == columns
+
+
+# Functions with the signatures, or for the columns, of older versions, and the revision that replaced the last of those.
 _OLD_FUNCTIONS = {
     "0007": """CREATE OR REPLACE FUNCTION record_slots(request uuid, new_frames jsonb, drops jsonb, due int)
     RETURNS TABLE (sequence int, outcome text, storage_path text) LANGUAGE plpgsql AS $$ BEGIN RETURN; END $$""",
     "0003": """CREATE OR REPLACE FUNCTION settle_slots(request uuid, reason text, due int) RETURNS int
     LANGUAGE plpgsql AS $$ BEGIN RETURN 0; END $$""",
+    "0026": """CREATE OR REPLACE FUNCTION report_frame_stored() RETURNS trigger
+    LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$""",
 }
 _OLD_ROWS = (
     "INSERT INTO camera_configurations (camera_id, rtsp_url) VALUES ('gate', 'enc1:k:1')",
@@ -194,7 +206,7 @@ async def test_a_database_of_any_revision_with_rows_comes_up_to_date(backends: B
     await upgrade(db, revision)
     connection = await connect(db)
     for replaced_by, statement in _OLD_FUNCTIONS.items():
-        if revision < replaced_by:
+        if REVISIONS.index(revision) < REVISIONS.index(replaced_by):
             await connection.execute(statement)
     for statement in _OLD_ROWS:
         await connection.execute(statement)
