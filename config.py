@@ -439,6 +439,11 @@ class RtspSettings(Group):
     TRIAL_TIMEOUT: float = Field(
         10, ge=1, le=600, description="Seconds that decoding one picture may take there; then it is `decode_failed`."
     )
+    SOURCE_CHECK: float = Field(
+        0.02, ge=0, le=1,
+        description="Share of the pictures stored as they came (`encoding: source`) that is decoded in the background, while"
+        " the machine is idle, to find out whether they are whole.",
+    )  # fmt: skip
     ALLOWED_NETWORKS: list[Annotated[str, AfterValidator(_network)]] | None = Field(
         None,
         description="JSON list of CIDRs that camera URLs may point to. Unset: private networks, outside production also "

@@ -15,6 +15,7 @@ from sqlalchemy import ColumnElement, delete, exists, func, or_, select, update
 
 from models.access import ACTOR, CameraGrant
 from models.entities import Audit, Frame, ObjectKey, Pair
+from models.values import Integrity
 from repositories.base import Key, Repository
 from repositories.grants import granted
 from repositories.sql import sql
@@ -200,6 +201,16 @@ class FrameRepository(Repository[Frame]):
             query = query.where(sql("(stored_at, id) > (:at, :id)").bindparams(at=after[0], id=after[1]))
         rows = await self.session.execute(query.order_by(Frame.stored_at, Frame.id).limit(limit))
         return [Old(*row) for row in rows]
+
+    async def note_integrity(self, frame_id: UUID, found: Integrity) -> bool:
+        """What a stored frame's first decoding showed; False where somebody has decoded it before."""
+        changed = await self.session.scalar(
+            update(Frame)
+            .where(Frame.id == frame_id, Frame.state == "stored", Frame.integrity == Integrity.UNDECODED)
+            .values(integrity=found)
+            .returning(Frame.id)
+        )
+        return changed is not None
 
     # -- holds -------------------------------------------------------------------------------------------------
 

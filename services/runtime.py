@@ -56,6 +56,7 @@ from services.live.hub import LiveHub
 from services.orchestrator import Orchestrator
 from services.pairs.service import POLL_INTERVAL as PAIRS_INTERVAL
 from services.pairs.service import Pairs
+from services.reads.jpegs import Jpegs
 from services.reads.queries import Queries
 from services.reads.serializers.cameras import to_stream_status
 from services.reads.thumbnails import Thumbnails
@@ -71,7 +72,9 @@ from services.rtsp_capture.connection.own_services import own_services
 from services.rtsp_capture.connection.reader import Connector
 from services.rtsp_capture.connection.relayed import RelayedConnector
 from services.rtsp_capture.connection.session import SessionOpener
+from services.rtsp_capture.frames.integrity import FrameIntegrity
 from services.rtsp_capture.frames.picture_budget import PictureBudget
+from services.rtsp_capture.frames.source_checks import SourceChecks
 from services.rtsp_capture.streams.hub import StreamHub
 from services.rtsp_capture.streams.keep_open import KeepOpenStreams
 from services.rtsp_capture.streams.probe import Prober
@@ -109,6 +112,7 @@ class Services:
     discovery: Discovery
     latest: LatestPictures
     thumbnails: Thumbnails
+    jpegs: Jpegs
     snapshots: Snapshots
     pairs: Pairs
     bursts: BurstService
@@ -178,7 +182,12 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         pictures = PictureBudget(settings.RTSP.PICTURE_BUDGET, settings.STORAGE.THREADS)
         spool = await _open_spool(settings, stack)
         replay = Replay(spool, database, storage, lambda: pictures.contended)
-        capture = CaptureDeps(settings.RTSP, database, storage, hub, secrets, pictures, spool, compare_keys=keys.look)
+        checks = SourceChecks(settings.RTSP.SOURCE_CHECK, trials.pool, settings.RTSP.MAX_PIXELS, FrameIntegrity(database))
+        checks.start()
+        stack.push_async_callback(checks.stop)
+        capture = CaptureDeps(
+            settings.RTSP, database, storage, hub, secrets, pictures, spool, checks=checks, compare_keys=keys.look
+        )
 
         def load() -> Load:
             streams = {stream.key.camera_id: users for stream, users in hub.streams() if users}
@@ -304,6 +313,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             discovery=discovery,
             latest=latest,
             thumbnails=Thumbnails(database, storage, uploads),
+            jpegs=Jpegs(database, storage, uploads),
             snapshots=snapshots,
             pairs=pairs,
             bursts=bursts,

@@ -219,6 +219,12 @@ TRIAL_PICTURES = Counter(
     "unavailable.",
     ["outcome"], registry=REGISTRY,
 )  # fmt: skip
+SOURCE_PICTURES_DECODED = Counter(
+    "ingestion_source_pictures_decoded",
+    "Source pictures that were decoded for the first time after they were stored, by what was found: verified, unknown "
+    "(parts may be lost without a sign), damaged.",
+    ["outcome"], registry=REGISTRY,
+)  # fmt: skip
 STREAMS_CONDEMNED = Counter(
     "ingestion_streams_condemned", "Streams left alone because their pictures made workers die again and again.",
     registry=REGISTRY,

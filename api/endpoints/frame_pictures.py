@@ -35,7 +35,7 @@ router = make_router("/api/v1/frames", tags=["frames"])
             "headers": {"ETag": {"description": "Of this picture in this width.", "schema": {"type": "string"}}},
         },
         304: {"description": "If-None-Match names the ETag."},
-        **problems("frame_not_found", "image_too_large", "invalid_image", "storage_unavailable", "disk_full"),
+        **problems("frame_not_found", "image_too_large", "invalid_image", "storage_unavailable"),
     },
 )
 @needs(Scope.FRAMES_READ)

@@ -160,7 +160,7 @@ async def release_frame(frame_id: FrameId, services: ServicesDep, who: WhoDep) -
         206: {"description": "One range.", "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}},
         304: {"description": "If-None-Match names the ETag."},
         307: {"headers": {"Location": {"description": "Presigned URL.", "schema": {"type": "string"}}}},
-        **problems("frame_not_found", "range_not_satisfiable", "storage_unavailable"),
+        **problems("frame_not_found", "range_not_satisfiable", "image_too_large", "invalid_image", "storage_unavailable"),
     },
 )
 @needs(Scope.FRAMES_READ)
@@ -170,33 +170,39 @@ async def get_frame_content(
     services: ServicesDep,
     who: WhoDep,
     proxy: Annotated[Flag, Query(description="true: the bytes from here, instead of the redirect.")] = False,
+    as_: Annotated[
+        Literal["jpeg"] | None,
+        Query(alias="as", description="jpeg: a frame of another kind as JPEG in its size, made now and sent from here."),
+    ] = None,
 ) -> Response:
-    content = await services.queries.open_frame(frame_id, who)
+    made = await services.jpegs.open(frame_id, who) if as_ is not None else None
+    content = made or await services.queries.open_frame(frame_id, who)
     head = bool(request.scope.get("trackshift.head"))
-    if not (proxy or head):
+    if not (proxy or head) and content.presigned_url is not None:
         return RedirectResponse(content.presigned_url, 307, headers={"Cache-Control": "no-store"})
-    etag, size = f'"{content.sha256}"', content.size_bytes
+    etag = content.etag
     # The bytes never change, but the frame may be deleted: clients keep them and ask.
     headers = {"ETag": etag, "Accept-Ranges": "bytes", "Cache-Control": "private, no-cache"}
     headers["Content-Security-Policy"] = "sandbox"  # a picture that a browser takes for a page runs nothing
     if none_match(_joined(request, "if-none-match"), etag):
         return Response(status_code=304, headers=headers)
+    size = await content.size()
     span: Span | None = None
     if not head:  # RFC 9110: Range is for GET only
         try:
             span = requested_span(_joined(request, "range"), request.headers.get("if-range"), etag, size)
         except Unsatisfiable:
             return problem_response(request.scope, RangeNotSatisfiable(), {"Content-Range": f"bytes */{size}"})
-    headers["Content-Disposition"] = content.served.disposition
+    headers["Content-Disposition"] = content.disposition
     start, stop = (span.start, span.stop) if span else (0, size)
     headers["Content-Length"] = str(stop - start)
     if span:
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
     status = 206 if span else 200
     if head:
-        return Response(status_code=status, headers=headers, media_type=content.served.content_type)
+        return Response(status_code=status, headers=headers, media_type=content.content_type)
     body = await begun(content.read(start, stop))
-    return StreamingResponse(body, status, headers, media_type=content.served.content_type)
+    return StreamingResponse(body, status, headers, media_type=content.content_type)
 
 
 def _joined(request: Request, name: str) -> str | None:

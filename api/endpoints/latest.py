@@ -47,8 +47,7 @@ _HEADERS = {
             "content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}},
         },
         304: {"description": "If-None-Match names the ETag."},
-        **problems("camera_not_found", "frame_not_found", "image_too_large", "invalid_image", "storage_unavailable",
-                   "disk_full"),
+        **problems("camera_not_found", "frame_not_found", "image_too_large", "invalid_image", "storage_unavailable"),
     },
 )  # fmt: skip
 @needs(Scope.FRAMES_READ)

@@ -22,6 +22,7 @@ from models.entities import Frame
 from repositories.database import Database
 from services.cameras.places import Places
 from services.execution.calls import Answer
+from services.rtsp_capture.frames.integrity import FrameIntegrity
 from services.rtsp_capture.media.gop_buffer import Picture
 from services.rtsp_capture.media.packets import Jpeg
 from services.rtsp_capture.streams.keep_open import KeepOpenStreams
@@ -29,7 +30,7 @@ from services.rtsp_capture.streams.live_decoder import FOLLOW_SECONDS
 from services.rtsp_capture.streams.stream import Stream
 from services.storage_service.service import StorageService
 from services.upload_handler.handler import UploadHandler
-from utils.exceptions import CameraNotFound, CaptureFailure, FrameNotFound, ImageTooLarge, IngestionException
+from utils.exceptions import CameraNotFound, CaptureFailure, FrameNotFound, ImageTooLarge, IngestionException, InvalidImage
 from utils.kept_bytes import KeptBytes
 from utils.metrics import LATEST_PICTURES
 
@@ -98,6 +99,7 @@ class LatestPictures:
         self._told: OrderedDict[str, _Told] = OrderedDict()
         self._database, self._storage, self._keeper, self._uploads = database, storage, keeper, uploads
         self._now, self._monotonic = now, monotonic
+        self._integrity = FrameIntegrity(database)
         self._live: OrderedDict[str, _Live] = OrderedDict()
         self._kept = KeptBytes(MAX_KEPT_BYTES)
         self._converting = asyncio.Semaphore(CONVERSIONS)
@@ -238,7 +240,11 @@ class LatestPictures:
             raise ImageTooLarge("The newest frame is too large to be shown.")
         async with self._converting:
             data = await self._storage.get(row.storage_path)
-            return await self._uploads.to_jpeg(data, row.format, row.width, row.height)
+            made = await self._uploads.to_jpeg(data, row.format, row.width, row.height)
+        await self._integrity.shown(row, made.whole)
+        if not made.data:
+            raise InvalidImage("Nothing of the picture can be decoded.")
+        return made.data
 
 
 async def _whole(data: bytes) -> AsyncIterator[bytes]:

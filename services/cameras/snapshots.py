@@ -31,6 +31,7 @@ from services.reads.serializers.frames import to_frame_info
 from services.rtsp_capture.captures.context import CaptureDeps
 from services.rtsp_capture.frames.encodings import encoding_named, encoding_of
 from services.rtsp_capture.frames.frame_record import CaptureFacts, frame_record
+from services.rtsp_capture.media.packets import PictureFile
 from services.rtsp_capture.streams.keep_open import key_of
 from services.rtsp_capture.streams.live_decoder import FOLLOW_SECONDS
 from services.rtsp_capture.streams.stream import StreamKey
@@ -59,10 +60,10 @@ _RECORD = TypeAdapter(FrameRecord)
 
 @dataclass(frozen=True, slots=True)
 class _Taken:
-    """A picture whose object is stored; `data`: its bytes, where they are here."""
+    """A picture whose object is stored; `file`: where its bytes are here."""
 
     record: FrameRecord
-    data: bytes | None
+    file: PictureFile | None
     source: dict[str, Any] | None
 
 
@@ -155,7 +156,7 @@ class Snapshots:
             record = frame_record(facts, 0, packet.timestamp, packet.timestamp, packet, file)
             await self._capture.storage.put(record.storage_path, file.data, record.content_type, record.sha256)
             source = stream.source_info(file)
-            return _Taken(record, file.data, source.to_json() if source is not None else None)
+            return _Taken(record, file, source.to_json() if source is not None else None)
         except (CaptureFailure, StorageUnavailable):
             return None
         finally:
@@ -170,10 +171,10 @@ class Snapshots:
             return await self._capture.database.retry_until_known(lambda uow: _commit(uow, row, records[0], operation))
 
         async def put_again(condemned: FrameRecord) -> FrameRecord:
-            if taken.data is None:
+            if taken.file is None:
                 raise StorageUnavailable("The picture's object was taken by the sweeper.")
             again = with_fresh_key(condemned)
-            await self._capture.storage.put(again.storage_path, taken.data, again.content_type, again.sha256)
+            await self._capture.storage.put(again.storage_path, taken.file.data, again.content_type, again.sha256)
             return again
 
         try:
@@ -182,6 +183,8 @@ class Snapshots:
             return None
         if frame is None:
             return None
+        if taken.file is not None and self._capture.checks is not None:
+            self._capture.checks.offer(record, taken.file)
         FRAMES.labels(source="rtsp", outcome="stored").inc()
         CAPTURES_FINISHED.labels(status=IngestionStatus.COMPLETED.value).inc()
         CAPTURE_TO_STORED.observe(max(0.0, self._capture.now() - record.timestamp.timestamp()))

@@ -22,6 +22,7 @@ MAX_FILE = 268_435_456  # bytes
 MAX_PIXELS = 100_000_000
 MAX_VIEW = 33_554_432  # bytes
 WAITING = 16
+_PER_PIXEL = {"jpg": 0, "h264": 80, "h265": 80}  # bytes while a picture of that format is decoded; 8 of the others
 _ALIGN, _VIEW = "services.pairs.worker:align", "services.pairs.worker:view"
 
 
@@ -70,7 +71,7 @@ class Aligner:
         try:
             data = await asyncio.gather(*(self._storage.get(frame.storage_path) for frame in frames))
             sizes = [len(part) for part in data]
-            memory = ALLOWANCE + 2 * sum(sizes) + max(0 if f.format == "jpg" else 8 * f.width * f.height for f in frames)
+            memory = ALLOWANCE + 2 * sum(sizes) + max(_PER_PIXEL.get(f.format, 8) * f.width * f.height for f in frames)
             memory = min(memory, self._pool.largest)
             return await self._pool.run_with_bytes(
                 job, sizes, MAX_PIXELS, *args, attached=data, most=most, memory=memory, patience=TIMEOUT

@@ -25,6 +25,8 @@ class _BadPicture(Exception):
 def _rgb(data: bytes, side: int, max_pixels: int) -> tuple[Array, float, float]:
     """The picture as stored (not turned), its longer side at most `side`, and its scale in x and y."""
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, max_pixels)  # ours, below, is the bound
+    if data[4:8] == b"ftyp" and (found := _source(data, max_pixels)) is not None:
+        return _scaled(found, found.shape[1], found.shape[0], side)
     try:
         with Image.open(io.BytesIO(data)) as image:
             width, height = image.size
@@ -44,6 +46,22 @@ def _rgb(data: bytes, side: int, max_pixels: int) -> tuple[Array, float, float]:
         raise _BadPicture("image_too_large") from None
     except (OSError, ValueError, SyntaxError, UnidentifiedImageError):
         raise _BadPicture("invalid_image") from None
+    return _scaled(whole, width, height, side)
+
+
+def _source(data: bytes, max_pixels: int) -> Array | None:
+    """A source picture; None: it is of another kind."""
+    from services.rtsp_capture.media.source_reading import is_source, open_source, rgb  # pairs of others need no FFmpeg
+
+    if not is_source(data):
+        return None
+    frame = open_source(data, max_pixels).frame
+    if frame is None:
+        raise _BadPicture("invalid_image")
+    return rgb(frame)
+
+
+def _scaled(whole: Array, width: int, height: int, side: int) -> tuple[Array, float, float]:
     share = min(1.0, side / max(width, height))
     size = max(1, round(width * share)), max(1, round(height * share))
     if (whole.shape[1], whole.shape[0]) != size:

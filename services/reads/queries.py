@@ -32,7 +32,7 @@ from services.reads.kept import Kept, KeptFrame, KeptRequest
 from services.reads.serializers.capture_events import to_event, window_of
 from services.reads.serializers.frames import frame_json, served, to_frame_info
 from services.reads.serializers.requests import request_json, to_summary
-from services.storage_service.service import Digest, Served, StorageService
+from services.storage_service.service import Digest, StorageService
 from utils.exceptions import FrameNotFound, ObjectMissing, RequestNotFound
 from utils.logger import get_logger
 from utils.metrics import INTEGRITY_VIOLATIONS
@@ -51,15 +51,21 @@ CAPTURE_FRAMES = 100  # newest frames of a capture in its status
 class FrameContent:
     """A stored frame's bytes, to be read in ranges."""
 
-    sha256: str
-    size_bytes: int
-    served: Served
+    etag: str
+    content_type: str
+    disposition: str
     presigned_url: str
-    storage: StorageService
+    _size: int
+    _key: str
+    _storage: StorageService
+
+    async def size(self) -> int:
+        """In bytes."""
+        return self._size
 
     async def read(self, start: int, stop: int) -> AsyncIterator[bytes]:
         """The bytes [start, stop) in chunks. Raises StorageUnavailable, ObjectMissing."""
-        async for chunk in self.storage.read_range(self.served.key, start, stop):
+        async for chunk in self._storage.read_range(self._key, start, stop):
             yield chunk
 
 
@@ -196,7 +202,9 @@ class Queries:
         row = await self._frame(frame_id, who)
         shown = served(row)
         (url,) = await self._storage.presign([shown])
-        return FrameContent(row.sha256, row.size_bytes, shown, url.url, self._storage)
+        return FrameContent(
+            f'"{row.sha256}"', shown.content_type, shown.disposition, url.url, row.size_bytes, shown.key, self._storage
+        )
 
     async def verify_frame(self, frame_id: UUID, who: Principal) -> VerifiedFrame:
         """Reads all of a frame's object. What is wrong with it is told, logged, and noted as the sweeper does.

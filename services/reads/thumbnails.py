@@ -16,10 +16,11 @@ from uuid import UUID
 from models.access import Principal
 from models.entities import Frame
 from repositories.database import Database
+from services.rtsp_capture.frames.integrity import FrameIntegrity
 from services.storage_service.keys import THUMBNAIL_WIDTHS, thumbnail_key
 from services.storage_service.service import StorageService
 from services.upload_handler.handler import UploadHandler
-from utils.exceptions import FrameNotFound, ImageTooLarge, StorageUnavailable
+from utils.exceptions import FrameNotFound, ImageTooLarge, InvalidImage, StorageUnavailable
 from utils.kept_bytes import KeptBytes
 from utils.metrics import THUMBNAILS
 from utils.turns import Turns
@@ -45,6 +46,7 @@ class Thumbnails:
 
     def __init__(self, database: Database, storage: StorageService, uploads: UploadHandler) -> None:
         self._database, self._storage, self._uploads = database, storage, uploads
+        self._integrity = FrameIntegrity(database)
         self._kept = KeptBytes(MAX_KEPT_BYTES)
         self._turns = Turns(MAKING, WAITING, _BUSY)
 
@@ -69,7 +71,10 @@ class Thumbnails:
             raise ImageTooLarge("The frame is too large for a thumbnail.")
         async with self._turns.turn():
             data = await self._storage.get(row.storage_path)
-            made = await self._uploads.thumbnail(data, row.format, (row.width, row.height), width)
+            converted = await self._uploads.thumbnail(data, row.format, (row.width, row.height), width)
+        await self._integrity.shown(row, converted.whole)
+        if not (made := converted.data):
+            raise InvalidImage("Nothing of the picture can be decoded.")
         THUMBNAILS.labels(outcome="made").inc()
         try:
             await self._storage.put(key, made, "image/jpeg", hashlib.sha256(made).hexdigest())

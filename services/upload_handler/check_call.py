@@ -19,10 +19,11 @@ from utils.exceptions import (
     UnsupportedImageFormat,
 )
 
-TO_JPEG = "services.upload_handler.jpeg_job:to_jpeg"
-THUMBNAIL = "services.upload_handler.jpeg_job:thumbnail"
 _PIXEL = 32  # bytes a pixel while `to_jpeg` decodes and changes it
 _REDUCED = 8  # bytes a pixel of a JPEG that is decoded at half its size or less; a progressive one keeps its coefficients
+SOURCES = frozenset(("h264", "h265"))  # what a camera's own keyframe is stored as
+_DECODER = 67_108_864  # bytes that FFmpeg takes beside its pictures
+_HELD = 80  # bytes a pixel of a source picture: its decoder may hold 20 pictures, though one comes
 CHECK = "services.upload_handler.check_job:check"
 CHECK_BYTES = "services.upload_handler.check_job:check_bytes"
 _REFUSALS: dict[str, type[IngestionException]] = {
@@ -46,8 +47,23 @@ def arguments(file: ReceivedFile, formats: Sequence[str], max_pixels: int, memor
     return [about, list(formats), max_pixels, memory]
 
 
-def memory_of(size_bytes: int, width: int, height: int, *, reduced: bool = False) -> int:
+class Converted(NamedTuple):
+    """A JPEG; empty where a source picture has nothing that could be decoded. `whole`: of a source picture, whether it was
+    decoded without an error; None: of other kinds, which were checked before they were stored."""
+
+    data: bytes
+    whole: bool | None
+
+
+def conversion(name: str, kind: str) -> str:
+    """The job of that name (to_jpeg, thumbnail, whole_jpeg) for pictures of this kind."""
+    return f"services.upload_handler.{'source_job' if kind in SOURCES else 'jpeg_job'}:{name}"
+
+
+def memory_of(kind: str, size_bytes: int, width: int, height: int, *, reduced: bool = False) -> int:
     """Bytes that a conversion to JPEG takes at most. `reduced`: of a JPEG, to a smaller one."""
+    if kind in SOURCES:
+        return to_read(size_bytes) + _DECODER + _HELD * width * height
     return to_read(size_bytes) + MARGIN + (_REDUCED if reduced else _PIXEL) * width * height
 
 

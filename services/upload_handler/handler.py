@@ -6,9 +6,7 @@ Longer than 250 lines: checks and conversions share the worker processes, and wh
 from __future__ import annotations
 
 import asyncio
-import base64
 import errno
-import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -25,10 +23,11 @@ from services.storage_service.service import StorageService
 from services.upload_handler.check_call import (
     CHECK,
     CHECK_BYTES,
-    THUMBNAIL,
-    TO_JPEG,
+    SOURCES,
     CheckedImage,
+    Converted,
     arguments,
+    conversion,
     image_of,
     memory_of,
 )
@@ -38,7 +37,6 @@ from utils.exceptions import DiskFull, ImageTooLarge, IngestionException, Invali
 from utils.ids import frame_id
 from utils.logger import get_logger
 from utils.process_pool import JobFailed, PoolClosed, PoolUnavailable, ProcessPool
-from utils.temp_folder import TempRoot
 
 __all__ = ["SERVER_SIDE", "UploadHandler", "UploadResult"]
 
@@ -48,6 +46,7 @@ LARGE = 8_388_608  # bytes
 LARGE_AT_ONCE = 4  # such files put at once: more of them starve each other, and each write to a socket has a limit
 # Bytes that a check may take without waiting for its share of UPLOAD__DECODE_MEMORY: a photo of 10 megapixels.
 ALLOWANCE = 67_108_864
+MAX_JPEG = 268_435_456  # bytes that a conversion may give
 _FAILED = {
     "timeout": "The picture could not be decoded within UPLOAD__DECODE_TIMEOUT.",
     "crashed": "The picture made its decoder fail.",
@@ -81,7 +80,6 @@ class UploadHandler:
         )  # fmt: skip
         self._at_once = bounds.DECODE_PROCESSES + 2  # files of one upload: some decode while others are stored
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
-        self._temp = TempRoot(settings.temp_dir)  # made when a picture is first converted
         self._closed = False
 
     def warm(self) -> None:
@@ -133,32 +131,30 @@ class UploadHandler:
         await self._put(again.storage_path, file, again.content_type)
         return again
 
-    async def to_jpeg(self, data: bytes, kind: str, width: int, height: int) -> bytes:
+    async def to_jpeg(self, data: bytes, kind: str, width: int, height: int) -> Converted:
         """A stored picture of this kind and size (of its row) as JPEG, upright, at most LONGEST pixels wide and high.
 
-        Raises ImageTooLarge, InvalidImage, Overloaded, ShuttingDown, DiskFull.
+        Raises ImageTooLarge, InvalidImage, Overloaded, ShuttingDown.
         """
-        return await self._converted(TO_JPEG, data, kind, memory_of(len(data), width, height))
+        return await self._converted("to_jpeg", data, kind, memory_of(kind, len(data), width, height))
 
-    async def thumbnail(self, data: bytes, kind: str, size: tuple[int, int], width: int) -> bytes:
+    async def whole_jpeg(self, data: bytes, kind: str, width: int, height: int) -> Converted:
+        """The same in its size."""
+        return await self._converted("whole_jpeg", data, kind, memory_of(kind, len(data), width, height))
+
+    async def thumbnail(self, data: bytes, kind: str, size: tuple[int, int], width: int) -> Converted:
         """A stored picture of this kind and size (of its row) as a JPEG at most `width` wide. Raises as `to_jpeg`."""
         reduced = kind == "jpg" and size[0] > 2 * width and size[1] > 2 * width
-        return await self._converted(THUMBNAIL, data, kind, memory_of(len(data), *size, reduced=reduced), width)
+        return await self._converted("thumbnail", data, kind, memory_of(kind, len(data), *size, reduced=reduced), width)
 
-    async def _converted(self, job: str, data: bytes, kind: str, memory: int, *more: int) -> bytes:
+    async def _converted(self, name: str, data: bytes, kind: str, memory: int, *more: int) -> Converted:
         if memory > self._pool.largest:
             raise ImageTooLarge("Converting the picture needs more memory than UPLOAD__DECODE_MEMORY.")
         try:
-            folder = await asyncio.to_thread(self._temp.folder, "shown-")
-            try:
-                await asyncio.to_thread((folder / "picture").write_bytes, data)
-                call = (str(folder / "picture"), kind, self._settings.MAX_PIXELS, *more)
-                answer = await self._pool.run(job, *call, memory=max(memory, self._pool.allowance))
-                return base64.b64decode(answer)
-            finally:
-                await asyncio.shield(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
-        except OSError as error:
-            raise (Overloaded if error.errno in (errno.EMFILE, errno.ENFILE) else DiskFull)() from None
+            answer, made = await self._pool.run_with_bytes(
+                conversion(name, kind), kind, self._settings.MAX_PIXELS, *more,
+                attached=[data], most=MAX_JPEG, memory=max(memory, self._pool.allowance),
+            )  # fmt: skip
         except JobFailed as failure:
             _log.warning("picture_not_shown", reason=failure.reason, error=failure.error)
             raise InvalidImage(_FAILED.get(failure.reason)) from None
@@ -166,12 +162,12 @@ class UploadHandler:
             raise Overloaded("No process is free to convert the picture. Try again.") from None
         except PoolClosed:
             raise ShuttingDown() from None
+        return Converted(made, answer.get("whole") if kind in SOURCES else None)
 
     async def close(self) -> None:
         """Waits for the pictures being checked. Repeating it is fine."""
         self._closed = True
         await self._pool.close()
-        await asyncio.to_thread(self._temp.close)
 
     async def _one(
         self,

@@ -1,10 +1,9 @@
-"""A stored picture of any kind as a JPEG that browsers show: a job of a worker process, JSON in, JSON out."""
+"""A stored picture as a JPEG that browsers show: jobs of a worker process. Source pictures: `source_job`."""
 
 from __future__ import annotations
 
-import base64
 import io
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps
@@ -15,49 +14,59 @@ LONGEST = 1920  # pixels of the longer side
 _ON_ITS_SIDE = (5, 6, 7, 8)  # EXIF's orientations whose width is the picture's height
 _TALLEST = 4  # times as high as wide: a strip becomes a narrower thumbnail
 _MAX_PROFILE = 4_096  # bytes
-_THUMBNAIL_QUALITY = 82
-_MAX_BYTES = 700_000  # of the JPEG: an answer of a worker has at most 1 MiB, in base64
+WHOLE_QUALITY, _SHOWN_QUALITY, _THUMBNAIL_QUALITY = 90, 85, 82
 
 
-def to_jpeg(path: str, kind: str, max_pixels: int) -> str:
-    """In the worker: the first page or frame, upright, at most LONGEST pixels wide and high; base64."""
-    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, max_pixels)
-    with pillow_image(kind, io.BytesIO(Path(path).read_bytes())) as image:
+def whole_jpeg(kind: str, max_pixels: int, data: bytes) -> tuple[dict[str, Any], bytes]:
+    """In the worker: the first page or frame in its size, upright, without EXIF."""
+    with _opened(kind, max_pixels, data) as image:
         image.load()
-        shown = _eight_bits(image)
-        shown.thumbnail((LONGEST, LONGEST))
-        shown = ImageOps.exif_transpose(_opaque(shown))
-    for quality in (85, 70, 50):
-        out = io.BytesIO()
-        shown.save(out, "JPEG", quality=quality)
-        if out.tell() <= _MAX_BYTES:
-            break
-    else:
-        shown.thumbnail((LONGEST // 2, LONGEST // 2))
-        out = io.BytesIO()
-        shown.save(out, "JPEG", quality=50)
-    return base64.b64encode(out.getvalue()).decode()
+        return {}, _saved(ImageOps.exif_transpose(_opaque(_eight_bits(image))), WHOLE_QUALITY)
 
 
-def thumbnail(path: str, kind: str, max_pixels: int, width: int) -> str:
-    """In the worker: the first page or frame, upright, at most `width` pixels wide, without EXIF; base64.
+def to_jpeg(kind: str, max_pixels: int, data: bytes) -> tuple[dict[str, Any], bytes]:
+    """In the worker: the first page or frame, upright, at most LONGEST pixels wide and high."""
+    with _opened(kind, max_pixels, data) as image:
+        image.load()
+        return {}, shown(_eight_bits(image))
+
+
+def shown(image: Image.Image) -> bytes:
+    """At most LONGEST pixels wide and high."""
+    image.thumbnail((LONGEST, LONGEST))
+    return _saved(ImageOps.exif_transpose(_opaque(image)), _SHOWN_QUALITY)
+
+
+def thumbnail(kind: str, max_pixels: int, width: int, data: bytes) -> tuple[dict[str, Any], bytes]:
+    """In the worker: the first page or frame, upright, at most `width` pixels wide, without EXIF.
 
     A JPEG is decoded at an eighth, a quarter or half of its size where that is enough. A small picture is not enlarged.
     """
-    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, max_pixels)
-    with pillow_image(kind, io.BytesIO(Path(path).read_bytes())) as image:
-        lies = image.getexif().get(ExifTags.Base.Orientation) in _ON_ITS_SIDE
-        box = (_TALLEST * width, width) if lies else (width, _TALLEST * width)
-        profile = image.info.get("icc_profile", b"") if image.mode == "RGB" else b""
+    with _opened(kind, max_pixels, data) as image:
         image.draft(image.mode if image.mode in ("L", "RGB") else None, (2 * width, 2 * width))
+        lies = image.getexif().get(ExifTags.Base.Orientation) in _ON_ITS_SIDE
+        profile = image.info.get("icc_profile", b"") if image.mode == "RGB" else b""
         image.load()
-        shown = _eight_bits(image)
-        shown.thumbnail(box, Image.Resampling.LANCZOS, reducing_gap=2.0)
-        shown = ImageOps.exif_transpose(_opaque(shown))
-    out = io.BytesIO()
+        return {}, small(_eight_bits(image), width, lies=lies, profile=profile)
+
+
+def small(image: Image.Image, width: int, *, lies: bool = False, profile: bytes = b"") -> bytes:
+    """At most `width` pixels wide when it is upright. `lies`: it is to be turned."""
+    box = (_TALLEST * width, width) if lies else (width, _TALLEST * width)
+    image.thumbnail(box, Image.Resampling.LANCZOS, reducing_gap=2.0)
     kept = {"icc_profile": profile} if 0 < len(profile) <= _MAX_PROFILE else {}  # a phone's wide colours stay as they are
-    shown.save(out, "JPEG", quality=_THUMBNAIL_QUALITY, optimize=True, exif=b"", **kept)
-    return base64.b64encode(out.getvalue()).decode()
+    return _saved(ImageOps.exif_transpose(_opaque(image)), _THUMBNAIL_QUALITY, optimize=True, **kept)
+
+
+def _opened(kind: str, max_pixels: int, data: bytes) -> ImageFile.ImageFile:
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, max_pixels)
+    return pillow_image(kind, io.BytesIO(data))
+
+
+def _saved(image: Image.Image, quality: int, **options: Any) -> bytes:
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=quality, exif=b"", **options)
+    return out.getvalue()
 
 
 def _eight_bits(image: ImageFile.ImageFile) -> Image.Image:

@@ -18,11 +18,15 @@ _expiry = lru_cache(maxsize=16)(format_time)  # one for all URLs of a second
 
 def served(row: Frame | Row | Part) -> Served:
     """The frame's object as clients get it, from the store and from here."""
-    name = row.filename
-    if not name:
-        at = format_time(row.capture_timestamp).replace("-", "").replace(":", "")
-        name = f"{row.camera_id}-{at}"
-    return Served(row.storage_path, row.content_type, inline(name, row.format))
+    return Served(row.storage_path, row.content_type, inline(name_of(row), row.format))
+
+
+def name_of(row: Frame | Row | Part) -> str:
+    """What the frame's file is called: as its client named it, else by camera and capture time."""
+    if row.filename:
+        return str(row.filename)
+    at = format_time(row.capture_timestamp).replace("-", "").replace(":", "")
+    return f"{row.camera_id}-{at}"
 
 
 def frame_json(row: Frame | Row | Part, url: Presigned | None) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from services.rtsp_capture.captures.request_state import RequestState
 from services.rtsp_capture.frames.frame_pipeline import FramePipeline
 from services.rtsp_capture.frames.picture_budget import PictureBudget
 from services.rtsp_capture.frames.slot_ledger import SlotLedger
+from services.rtsp_capture.frames.source_checks import SourceChecks
 from services.rtsp_capture.streams.hub import StreamHub
 from services.rtsp_capture.timing.host_clock import HOST, HostClock
 from services.spool.spool import Spool
@@ -36,6 +37,7 @@ class CaptureDeps:
     spool: Spool
     now: Callable[[], float] = time.time
     host: HostClock = HOST
+    checks: SourceChecks | None = None
     compare_keys: Callable[[], Awaitable[None]] | None = None  # `secrets` with the database
 
 

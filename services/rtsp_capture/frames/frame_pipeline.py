@@ -49,6 +49,7 @@ class FramePipeline:
         self._max_lag = deps.settings.MAX_LAG
         self._ledger = ledger
         self._listener = listener
+        self._checks = deps.checks
         self._tasks: dict[int, asyncio.Task[None]] = {}  # by slot, oldest first
         self._decoding: dict[int, float] = {}  # slots whose picture is not decoded yet, since when; oldest first
         self._decoded: dict[int, PendingFrame] = {}  # by slot
@@ -240,6 +241,8 @@ class FramePipeline:
             FRAMES.labels(source="rtsp", outcome="stored").inc()
             CAPTURE_TO_STORED.observe(max(0.0, time.time() - record.timestamp.timestamp()))
             self._listener.on_stored(frame.file)
+            if self._checks is not None:
+                self._checks.offer(record, frame.file)
         elif outcome == "refused":
             self._ledger.drop(frame.slot, DropReason.SPOOL_FULL)
         else:

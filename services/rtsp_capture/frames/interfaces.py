@@ -7,6 +7,7 @@ from typing import Protocol
 from config import RtspSettings
 from repositories.database import Database
 from services.rtsp_capture.frames.picture_budget import PictureBudget
+from services.rtsp_capture.frames.source_checks import SourceChecks
 from services.rtsp_capture.media.packets import PictureFile
 from services.spool.spool import Spool
 from services.storage_service.service import StorageService
@@ -30,3 +31,4 @@ class PipelineDeps(Protocol):
     storage: StorageService
     pictures: PictureBudget
     spool: Spool
+    checks: SourceChecks | None

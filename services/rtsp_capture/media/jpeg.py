@@ -28,7 +28,7 @@ _BT601 = (0.299, 0.114)
 _BT709 = (0.2126, 0.0722)
 _WEIGHTS = {0: _BT601, 1: _BT709, 4: (0.30, 0.11), 5: _BT601, 6: _BT601, 7: (0.212, 0.087), 9: (0.2627, 0.0593)}
 _PLANAR = ("yuv420p", "yuvj420p")  # what needs no conversion but that of colours; others go by libswscale first
-_HD = 720  # lines
+HD = 720  # lines
 _SOI, _EOI, _SOS, _DHT, _APP0 = b"\xff\xd8", b"\xff\xd9", 0xDA, 0xC4, 0xE0
 _NO_LENGTH = frozenset((0x01, *range(0xD0, 0xDA)))  # markers without a segment
 
@@ -45,7 +45,7 @@ def encode_jpeg(frame: Any, quality: int, integrity: Integrity = Integrity.VERIF
 
     A stream that names no matrix is taken as BT.709 from 720 lines up, else BT.601, as players do.
     """
-    weights = _WEIGHTS.get(int(frame.colorspace), _BT709 if frame.height >= _HD else _BT601)
+    weights = _WEIGHTS.get(int(frame.colorspace), _BT709 if frame.height >= HD else _BT601)
     full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
     width, height = frame.width - frame.width % 2, frame.height - frame.height % 2
     if frame.format.name not in _PLANAR:  # 4:2:2, 4:4:4, more than 8 bits: subsampled only, colours as they are

@@ -46,7 +46,7 @@ def source_file(info: StreamInfo, picture: Picture, *, lossy: bool) -> PictureFi
     sets.take(units)
     try:
         form, field = sets.used_by(units)
-    except (ValueError, LookupError):
+    except (ValueError, LookupError, StopIteration):
         raise _failed("The picture's parameter sets never came, or make no sense.") from None
     if field is not None:
         units += _other_field(picture)
@@ -106,7 +106,7 @@ class _Sets:
         return h264.Bits(nal[2:18]).u(4) if kind == 32 else h264.Bits(nal[2:18]).ue()
 
     def used_by(self, units: list[bytes]) -> tuple[PictureFormat, int | None]:
-        """The picture's size, and which field its first slice is of. Raises ValueError, LookupError."""
+        """The picture's size, and which field its first slice is of. Raises ValueError, LookupError, StopIteration."""
         if self._codec == "hevc":
             first = next(nal for nal in units if self.kind(nal) < 32)
             bits = h264.Bits(first[2:18])

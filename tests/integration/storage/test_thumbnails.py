@@ -19,6 +19,7 @@ from repositories.frames import Removal
 from services.housekeeping.object_deletion import delete_objects
 from services.reads.thumbnails import Thumbnails
 from services.storage_service.keys import thumbnail_key, thumbnail_keys
+from services.upload_handler.check_call import Converted
 from services.upload_handler.handler import UploadHandler
 from tests.conftest import Backends
 from tests.kits.service_support import jpeg
@@ -94,7 +95,7 @@ async def test_a_frame_that_is_deleted_meanwhile_leaves_none(made: Made, monkeyp
     thumbnail = await made.anew().get(frame.frame_id, 320, ANONYMOUS)
     make = made.uploads.thumbnail
 
-    async def late(*arguments: object) -> bytes:
+    async def late(*arguments: object) -> Converted:
         data = await make(*arguments)  # type: ignore[arg-type]
         await made.delete(frame)
         return data

@@ -51,7 +51,6 @@ from models.values import (
 )
 from services.execution.health import Health
 from services.idempotency.operation import Operation
-from services.storage_service.presign import Served
 from utils.disposition import inline
 from utils.exceptions import (
     CameraNotFound,
@@ -146,11 +145,13 @@ class FakeOrchestrator:
 
 class FakeContent:
     def __init__(self) -> None:
-        self.sha256, self.size_bytes = SHA256, len(CONTENT)
-        self.served = Served("frames/x.jpg", "image/jpeg", inline('ü"x.jpg', "jpg"))
-        self.presigned_url = "http://store/bucket/key?X-Amz-Signature=1"
+        self.etag, self.content_type, self.disposition = f'"{SHA256}"', "image/jpeg", inline('ü"x.jpg', "jpg")
+        self.presigned_url: str | None = "http://store/bucket/key?X-Amz-Signature=1"
         self.reads: list[tuple[int, int]] = []
         self.fail_at: int | None = None
+
+    async def size(self) -> int:
+        return len(CONTENT)
 
     async def read(self, start: int, stop: int) -> AsyncIterator[bytes]:
         self.reads.append((start, stop))

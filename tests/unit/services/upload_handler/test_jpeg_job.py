@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,8 @@ def quarters(width: int, height: int) -> Image.Image:
 def made(tmp_path: Path, kind: str, picture: Image.Image, width: int, **saved: Any) -> Image.Image:
     path = tmp_path / "picture"
     picture.save(path, {"jpg": "JPEG"}.get(kind, kind.upper()), **saved)
-    found = Image.open(io.BytesIO(base64.b64decode(thumbnail(str(path), kind, MAX_PIXELS, width))))
+    _, data = thumbnail(kind, MAX_PIXELS, width, path.read_bytes())
+    found = Image.open(io.BytesIO(data))
     assert found.format == "JPEG"
     assert not found.getexif()
     return found

@@ -1,0 +1,71 @@
+"""Source pictures opened: the one picture of an MP4 that `source_file` made. For worker processes: a stranger's bits.
+
+The container was written by this service; what is in it was the camera's.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+from av.codec.context import ThreadType
+from av.video.reformatter import ColorRange, VideoReformatter
+from numpy.typing import NDArray
+
+from services.rtsp_capture.media.ffmpeg import FFmpegError, decoder_errors
+from services.rtsp_capture.media.jpeg import HD
+
+CHECK = f"{__name__}:check"
+# swscale's names of the matrices (`sws_getCoefficients`), by H.273's.
+_SWSCALE = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
+_BT709, _BT601 = 1, 5
+
+
+class Opened(NamedTuple):
+    """`frame`: an av.VideoFrame, None where nothing could be decoded; `whole`: it was decoded without an error."""
+
+    frame: Any
+    whole: bool
+
+
+def is_source(data: bytes) -> bool:
+    """Whether a stored picture is one: no picture of an upload has this brand."""
+    return data[4:12] == b"ftypisom"
+
+
+def open_source(data: bytes, max_pixels: int) -> Opened:
+    """Of a damaged picture whatever its decoder shows. Raises nothing but MemoryError, whatever the bytes."""
+    strict = _decoded(data, max_pixels, {"err_detect": "explode"})
+    return strict if strict.whole else Opened(_decoded(data, max_pixels, {}).frame, False)
+
+
+def _decoded(data: bytes, max_pixels: int, options: dict[str, str]) -> Opened:
+    with decoder_errors() as damaged:
+        try:
+            with av.open(io.BytesIO(data), "r", format="mp4") as file:
+                context = file.streams.video[0].codec_context
+                context.thread_count, context.thread_type = 1, ThreadType.NONE
+                context.options = {"max_pixels": str(max_pixels), **options}
+                frames = list(file.decode(video=0))
+        except (FFmpegError, IndexError, ValueError):
+            return Opened(None, False)
+        whole = len(frames) == 1 and not damaged() and not frames[0].is_corrupt
+    return Opened(frames[0] if frames else None, whole)
+
+
+def rgb(frame: Any) -> NDArray[np.uint8]:
+    """The frame in colour, its matrix and range as the stream says, or as `jpeg.encode_jpeg` takes them to be."""
+    matrix = _SWSCALE.get(int(frame.colorspace), _BT709 if frame.height >= HD else _BT601)
+    full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
+    made = VideoReformatter().reformat(
+        frame, format="rgb24", src_colorspace=matrix, dst_colorspace=matrix, threads=1,
+        src_color_range=ColorRange.JPEG if full else ColorRange.MPEG, dst_color_range=ColorRange.JPEG,
+    )  # fmt: skip
+    return made.to_ndarray().astype(np.uint8, copy=False)
+
+
+def check(max_pixels: int, data: bytes) -> tuple[bool, bytes]:
+    """A job of a worker process: whether the picture is whole."""
+    return open_source(bytes(data), max_pixels).whole, b""
