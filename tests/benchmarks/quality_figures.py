@@ -1,0 +1,59 @@
+"""False alarms and misses of quality's reasons over photographs and the demo's film: the tables of docs/quality.md.
+
+python -m tests.benchmarks.quality_figures
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from services.quality.judge import Judge
+from tests.kits.poor_pictures import FAULTS, FRAMES, LEARN, NAMES, camera, demo_film, grey, judged, with_fault
+
+SEEDS = (3,)
+QUIET = 120  # pictures of a camera that nothing is wrong with
+
+
+def _counted(found: Counter[str]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in found.most_common())
+
+
+def main() -> None:
+    alarms: Counter[str] = Counter()
+    bad = suspect = total = 0
+    for name in NAMES:
+        for seed in SEEDS:
+            for quality in judged(Judge(FRAMES, capture=True), camera(grey(name), seed), QUIET):
+                total += 1
+                bad += quality.verdict == "bad"
+                suspect += quality.verdict == "suspect"
+                alarms.update(reason.value for reason in quality.reasons)
+    cameras = len(NAMES) * len(SEEDS)
+    print(f"Nothing wrong: {total} pictures of {cameras} cameras, {bad} bad, {suspect} suspect: {_counted(alarms)}\n")
+    print("| fault | cameras | told | as bad | missed | another reason too |\n|---|---|---|---|---|---|")
+    for fault, (reason, _) in FAULTS.items():
+        told = as_bad = 0
+        others: Counter[str] = Counter()
+        missed = []
+        for name in NAMES:
+            for seed in SEEDS:
+                found = with_fault(name, fault, seed)
+                hit = [quality for quality in found if reason in quality.reasons]
+                told += bool(hit)
+                as_bad += any(quality.verdict == "bad" for quality in hit)
+                if not hit:
+                    missed.append(name)
+                others.update({str(one) for quality in found for one in quality.reasons} - {reason})
+        count = len(NAMES) * len(SEEDS)
+        names = f"{count - told} {', '.join(sorted(set(missed)))}".strip()
+        print(f"| {fault} | {count} | {told} | {as_bad} | {names} | {_counted(others)} |", flush=True)
+    print("\n| the demo's film | pictures | bad | suspect | reasons |\n|---|---|---|---|---|")
+    for weather in ("day", "night", "rain", "dirt"):
+        found = judged(Judge(FRAMES, capture=True), demo_film(weather), LEARN + QUIET)[LEARN:]
+        reasons = Counter(reason.value for quality in found for reason in quality.reasons)
+        verdicts = Counter(quality.verdict.value for quality in found)
+        print(f"| {weather} | {len(found)} | {verdicts['bad']} | {verdicts['suspect']} | {_counted(reasons)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
