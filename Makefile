@@ -42,6 +42,14 @@ browser: ## Debian's Chromium, for the tests that look at pages (as root; CHROMI
 	  echo "Installing Debian's chromium (about a minute) ..."; export DEBIAN_FRONTEND=noninteractive; \
 	  apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
 
+.PHONY: vlc
+vlc: ## Debian's VLC without its windows, for the test that opens source pictures (as root; VLC names another one; 6 MB)
+	@[ -n "$$VLC" ] || command -v vlc >/dev/null || { \
+	  command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] || { \
+	  echo "No VLC. Install your system's (Debian: sudo apt-get install vlc-bin vlc-plugin-base), or name one: VLC=/path" >&2; exit 1; }; \
+	  echo "Installing Debian's vlc-bin ..."; export DEBIAN_FRONTEND=noninteractive; \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends vlc-bin vlc-plugin-base >/dev/null; }
+
 .PHONY: pgbouncer
 pgbouncer: ## Debian's PgBouncer, for the tests behind a pooler (as root; PGBOUNCER names another one)
 	@[ -n "$$PGBOUNCER" ] || PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v pgbouncer >/dev/null || { \

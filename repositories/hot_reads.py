@@ -60,9 +60,7 @@ _REQUEST = f"""
     FROM ingestion_requests WHERE id = $1
 """
 _UNHELD = f"SELECT EXISTS (SELECT 1 FROM capture_leases l WHERE {LAPSED})"
-_OF_REQUEST = (
-    "SELECT id, xmin FROM frames WHERE request_id = $1 AND state = 'stored' ORDER BY sequence {} LIMIT $2"
-)
+_OF_REQUEST = "SELECT id, xmin FROM frames WHERE request_id = $1 AND state = 'stored' ORDER BY sequence {} LIMIT $2"
 _OF_UPLOAD, _OF_CAPTURE = _OF_REQUEST.format("ASC"), _OF_REQUEST.format("DESC")
 _GAPS = """
     SELECT from_at, to_at, reason FROM (
@@ -212,9 +210,7 @@ class HotReads:
         """Whether there is a capture that nobody runs: every claim begins with that."""
         return bool(await self._reader.read(lambda connection: connection.fetchval(_UNHELD)))
 
-    async def frames(
-        self, wanted: FrameFilter, cameras: CameraGrant, *, after: Key | None, limit: int
-    ) -> list[Place]:
+    async def frames(self, wanted: FrameFilter, cameras: CameraGrant, *, after: Key | None, limit: int) -> list[Place]:
         """At most `limit` stored frames of `cameras` by capture time, beginning after `after`."""
 
         async def work(connection: asyncpg.Connection) -> list[Place]:

@@ -104,9 +104,7 @@ class Queries:
         IngestionResponse as JSON."""
         kept = self._requests.get(request_id)
         if kept is not None and who.cameras.covers(kept.camera_id):
-            current = await self._database.hot.request_versions(
-                request_id, newest_first=kept.newest_first, limit=kept.limit
-            )
+            current = await self._database.hot.request_versions(request_id, newest_first=kept.newest_first, limit=kept.limit)
             if current is not None and current[0] == kept.version:
                 self._requests.count(1, 0)
                 return _with_frames(kept.head, await self._frames_of(current[1], who))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import struct
 from collections.abc import Iterable
 from fractions import Fraction
 
@@ -30,6 +31,11 @@ _FORMATS = {"h264": "h264", "hevc": "h265"}
 # part of the picture: delimiters, ends of sequence and stream, filler, which some cameras send by the kilobyte.
 _SETS = {"h264": (7, 8), "hevc": (32, 33, 34)}
 _LEFT_OUT = {"h264": frozenset((9, 10, 11, 12)), "hevc": frozenset((35, 36, 37, 38))}
+# The boxes around what a player is told of a picture, and how many of their bytes come before the next one.
+_PATH = (
+    ((b"moov",), 8), ((b"trak",), 8), ((b"mdia",), 8), ((b"minf",), 8), ((b"stbl",), 8), ((b"stsd",), 16),
+    ((b"avc1", b"hev1"), 0),
+)  # fmt: skip
 _SPS = {"h264": 7, "hevc": 33}
 
 
@@ -137,4 +143,31 @@ def _mp4(info: StreamInfo, form: PictureFormat, unit: bytes) -> bytes:
             container.mux_one(packet)
     except (FFmpegError, ValueError):
         raise _failed("The picture's parameter sets make no sense.") from None
-    return out.getvalue()
+    return with_look(out.getvalue(), form)
+
+
+def with_look(data: bytes, form: PictureFormat) -> bytes:
+    """The file with the shape of its pixels and its colours in its own boxes too (ISO/IEC 14496-12, 12.1.4 and 12.1.5).
+
+    PyAV's streams without an encoder cannot be told them, and Chromium looks nowhere else. The boxes that hold these grow;
+    the picture lies before them, so its place stays.
+    """
+    pixel, colour = form.look.pixel, form.look.colour
+    extra = b""
+    if pixel is not None and pixel[0] != pixel[1]:
+        extra += struct.pack(">I4sII", 16, b"pasp", *pixel)
+    if colour is not None:
+        extra += struct.pack(">I4s4sHHHB", 19, b"colr", b"nclx", *colour[:3], colour.full << 7)
+    if not extra:
+        return data
+    grown, at, end = bytearray(data), 0, len(data)
+    for name, header in _PATH:
+        while bytes(grown[at + 4 : at + 8]) not in name:
+            at += int.from_bytes(grown[at : at + 4])
+            if at >= end:
+                raise _failed("The picture's file has no place for its colours.")
+        size = int.from_bytes(grown[at : at + 4])
+        grown[at : at + 4] = (size + len(extra)).to_bytes(4)
+        at, end = at + header, at + size
+    grown[end:end] = extra
+    return bytes(grown)
