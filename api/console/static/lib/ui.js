@@ -164,7 +164,7 @@ export const Card = ({ title, actions, children, kind = '' }) => {
 /** Names and values: [[name, value], …]; pairs without a value are left out. */
 export const Facts = ({ items }) => html`
   <dl class="facts">
-    ${items.filter((item) => item && item[1] !== null && item[1] !== undefined && item[1] !== '')
+    ${items.filter((item) => item && item[1] !== null && item[1] !== undefined && item[1] !== '' && item[1] !== false)
     .map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}
   </dl>`;
 

@@ -194,7 +194,15 @@ export default function Camera({ params: { camera_id: cameraId } }) {
       <div class="stack">
         ${editing && html`<${Edit} camera=${found.data} done=${(saved) => { setEditing(false); if (saved) found.reload(); }} />`}
         <div class="columns wide-left">
-          <${Live} camera=${camera} />
+          <div class="stack">
+            <${Live} camera=${camera} />
+            <${Card} title="Gaps in captures, 24 hours">
+              ${gaps.error && gaps.error.code !== 'no_answer' && html`<${ErrorBox} error=${gaps.error} retry=${gaps.reload} />`}
+              ${gaps.data && html`<${GapStrip} gaps=${gaps.data} />`}
+              ${!gaps.data && !gaps.error && html`<p class="muted">Reading the gaps …</p>`}
+            </${Card}>
+            ${can('frames:read') && html`<${Newest} cameraId=${cameraId} />`}
+          </div>
           <div class="stack">
             ${(probed || probing.busy) && html`<${Card} title="What the camera sends" actions=${probed && html`<button type="button" class="quiet" onClick=${() => setProbed(null)}>Close</button>`}>
               ${probed ? html`<${Findings} found=${probed} />` : html`<p class="muted" role="status">Connecting and reading some seconds of pictures …</p>`}</${Card}>`}
@@ -202,12 +210,6 @@ export default function Camera({ params: { camera_id: cameraId } }) {
             <${Settings} camera=${camera} />
           </div>
         </div>
-        <${Card} title="Gaps in captures, 24 hours">
-          ${gaps.error && gaps.error.code !== 'no_answer' && html`<${ErrorBox} error=${gaps.error} retry=${gaps.reload} />`}
-          ${gaps.data && html`<${GapStrip} gaps=${gaps.data} />`}
-          ${!gaps.data && !gaps.error && html`<p class="muted">Reading the gaps …</p>`}
-        </${Card}>
-        ${can('frames:read') && html`<${Newest} cameraId=${cameraId} />`}
         ${can('ingest:read') && html`<${Card} title="Captures" actions=${html`<${Link} to=${`/console/captures?camera_id=${encodeURIComponent(cameraId)}`}>All captures</${Link}>`}>
           <${RequestList} filter=${{ camera_id: cameraId }} limit=${8} camera=${false} none=${html`<${Empty} title="No captures yet" />`} /></${Card}>`}
       </div>

@@ -67,13 +67,13 @@ function Discovery({ site, use }) {
     <${Card} title="Find on the network">
       <div class="form">
         <p class="muted">Cameras that know ONVIF answer a search and tell their streams, so that nobody needs to know the URL.</p>
-        <div class="form-row">
-          <${Field} label="Network (may stay empty)" name="networks" value=${network} onInput=${setNetwork} placeholder="192.168.1.0/24" problem=${search.problem} pointer="/networks/0" />
-          <div class="field"><span class="label-space" aria-hidden="true"> </span><button type="button" onClick=${look} disabled=${search.busy}>${search.busy ? 'Looking …' : 'Look for cameras'}</button></div>
+        <div class="form-row ended">
+          <${Field} label="Network, if you like" name="networks" value=${network} onInput=${setNetwork} placeholder="192.168.1.0/24" problem=${search.problem} pointer="/networks/0" />
+          <button type="button" onClick=${look} disabled=${search.busy}>${search.busy ? 'Looking …' : 'Look for cameras'}</button>
         </div>
-        <div class="form-row">
-          <${Field} label="Or one device's address" name="address" value=${address} onInput=${setAddress} placeholder="192.168.1.20" />
-          <div class="field"><span class="label-space" aria-hidden="true"> </span><button type="button" onClick=${add}>Add it to the list</button></div>
+        <div class="form-row ended">
+          <${Field} label="Or one address" name="address" value=${address} onInput=${setAddress} placeholder="192.168.1.20" />
+          <button type="button" onClick=${add}>Add to the list</button>
         </div>
         <${ErrorBox} error=${search.problem} />
         ${found && found.length === 0 && html`<${Empty} title="Nothing answered">Is ONVIF switched on in the camera, and is it in the service's own

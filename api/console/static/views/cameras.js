@@ -4,6 +4,7 @@ import { can } from '../lib/api.js';
 import { QualityBadge, Picture, Sparkline, StateBadge, gapsOf, newestFrame, noPicture, useLatest } from '../lib/cameras.js';
 import { Link, link, queried, setQuery } from '../lib/router.js';
 import { Age } from '../lib/time.js';
+import { wordsOf } from '../lib/words.js';
 import { Badge, Empty, Field, Page, Pager, Waiting, useList, useLive, useLoad, usePoll } from '../lib/ui.js';
 
 const LIST_EVERY = 5000; // ms: how the streams stand
@@ -45,6 +46,8 @@ function Tile({ camera }) {
   usePoll(gaps.reload, GAPS_EVERY);
 
   const name = camera.name || camera.camera_id;
+  const error = camera.enabled && camera.stream?.state !== 'live' ? camera.stream?.last_error : null;
+  const trouble = error && wordsOf(error.code, error.message).what;
   const at = latest.at ?? newest.data?.timestamp;
   return html`
     <li class="tile">
@@ -59,9 +62,10 @@ function Tile({ camera }) {
         <span class="small muted tile-age">${at && html`<${Age} at=${at} />`}</span>
       </div>
       <div class="tile-facts">
-        ${gaps.data ? html`<${Sparkline} gaps=${gaps.data} />` : html`<span></span>`}
+        ${gaps.data && html`<${Sparkline} gaps=${gaps.data} />`}
         <span class="small muted tile-age">${camera.stream?.jobs ? `${camera.stream.jobs} capture${camera.stream.jobs > 1 ? 's' : ''}` : ''}</span>
       </div>
+      ${trouble && html`<p class="small tile-trouble">${trouble}</p>`}
     </li>`;
 }
 

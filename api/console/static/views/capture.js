@@ -25,7 +25,8 @@ async function storedSlots(request, abort) {
 }
 
 function Slots({ request, frames, events }) {
-  const { expected, in_flight: flying } = request.progress;
+  const { expected } = request.progress;
+  const missing = lost(request.progress);
   const count = Math.max(expected, ...(events ?? []).map((event) => (event.last_sequence ?? -1) + 1), 0);
   const byEvent = request.capture_mode === 'event_driven';
   const inEvent = (slot) => (events ?? []).find((event) => event.first_sequence !== null && slot >= event.first_sequence && slot <= event.last_sequence);
@@ -37,7 +38,7 @@ function Slots({ request, frames, events }) {
     let text = 'dropped';
     if (frame) [kind, text] = ['stored', `stored, taken ${timeText(frame.timestamp, { ms: true })}`];
     else if (byEvent && !event) [kind, text] = ['idle', 'no event'];
-    else if (slot > last && slot >= count - flying && !FINAL.includes(request.status)) [kind, text] = ['flight', 'in flight'];
+    else if (!FINAL.includes(request.status) && (slot > last || missing === 0)) [kind, text] = ['flight', 'in flight']; // or just stored
     const title = `Slot ${slot}: ${text}${event ? `, ${event.label || event.kind}` : ''}`;
     return { slot, kind, title, frame };
   });
@@ -47,6 +48,27 @@ function Slots({ request, frames, events }) {
     ? html`<${Link} to=${link('frames', frame.frame_id)} title=${title} aria-label=${title} tabindex=${slot === 0 ? undefined : '-1'} />`
     : html`<span title=${title}></span>`}</li>`)}
     </ol>`;
+}
+
+/** Of more slots than can be shown one by one: the time from the first picture on, with gaps and events. */
+function Strip({ request, events, end }) {
+  const from = new Date(request.grid_start).getTime();
+  const to = Math.max(end.getTime(), from + 1000);
+  const place = (at) => Math.max(0, Math.min(960, ((at - from) / (to - from)) * 960));
+  const span = (item) => {
+    const x = place(new Date(item.from).getTime());
+    return { x, width: Math.max(2, place(item.to ? new Date(item.to).getTime() : to) - x) };
+  };
+  const byEvent = request.capture_mode === 'event_driven';
+  return html`
+    <div class="strip">
+      <svg viewBox="0 0 960 40" preserveAspectRatio="none" role="img" aria-label=${`${request.progress.gaps.length} gaps between ${timeText(from)} and ${timeText(to)}`}>
+        <rect class=${byEvent ? 'base' : 'kept'} width="960" height="40" />
+        ${byEvent && (events ?? []).map((event) => html`<rect key=${event.event_id} class="kept" ...${span(event)} y="0" height="40"><title>${event.label || event.kind}</title></rect>`)}
+        ${request.progress.gaps.map((gap, index) => html`<rect key=${index} class="lost" ...${span(gap)} y="0" height="40"><title>${DROPPED[gap.reason] ?? gap.reason}</title></rect>`)}
+      </svg>
+      <div class="strip-scale small muted"><span>${timeText(from)}</span><span>${request.completed_at ? timeText(to) : 'now'}</span></div>
+    </div>`;
 }
 
 function Gaps({ gaps }) {
@@ -68,9 +90,9 @@ function Trigger({ requestId, done }) {
   };
   return html`
     <form class="form" onSubmit=${submit}>
-      <div class="form-row">
+      <div class="form-row ended">
         <${Field} label="Label (may stay empty)" name="label" value=${label} onInput=${setLabel} maxlength="200" placeholder="car 44 enters" problem=${sending.problem} />
-        <div class="field"><span class="label-space" aria-hidden="true"> </span><button type="submit" class="primary" disabled=${sending.busy}>Trigger an event now</button></div>
+        <button type="submit" class="primary" disabled=${sending.busy}>Trigger an event now</button>
       </div>
       <${ErrorBox} error=${sending.problem} />
     </form>`;
@@ -138,7 +160,7 @@ export default function Capture({ params: { request_id: id } }) {
             ${!upload && html`<${Card} title="Slots">
               ${few && slots.data && html`<${Slots} request=${request} frames=${slots.data} events=${events.items} />`}
               ${few && !slots.data && can('frames:read') && html`<p class="muted">Reading the slots …</p>`}
-              ${!few && html`<p class="muted">${request.progress.expected.toLocaleString()} slots are too many to show one by one.</p>`}
+              ${!few && request.grid_start && html`<${Strip} request=${request} events=${events.items} end=${end} />`}
               <h3 class="space">Gaps</h3><${Gaps} gaps=${request.progress.gaps} />
             </${Card}>`}
             ${request.rejected.length > 0 && html`<${Card} title="Refused files"><ul class="plain">${request.rejected.map((file) => html`
@@ -146,8 +168,7 @@ export default function Capture({ params: { request_id: id } }) {
             ${mode === 'event_driven' && html`<${Card} title="Events">
               ${events.items?.length === 0 && html`<p class="muted">None yet.</p>`}
               <ul class="plain">${(events.items ?? []).map((event) => html`<li key=${event.event_id}><${Time} at=${event.from} ms />
-                ${event.label ? html` <strong>${event.label}</strong>` : ` ${event.kind}`}${event.to ? `, ${duration((new Date(event.to) - new Date(event.from)) / 1000)}` : ', goes on'},
-                ${event.frames} frames${event.score !== null ? `, ${number(event.score * 100, 1)} % of the picture moved` : ''}</li>`)}</ul></${Card}>`}
+                ${event.label ? html` <strong>${event.label}</strong>` : ` ${event.kind}`}${event.to ? `, ${duration((new Date(event.to) - new Date(event.from)) / 1000)}` : ', goes on'}${`, ${event.frames} frames`}${event.score !== null ? `, ${number(event.score * 100, 1)} % of the picture moved` : ''}</li>`)}</ul></${Card}>`}
             ${request.frames.length > 0 && can('frames:read') && html`<${Card} title=${upload ? 'Frames' : 'Newest frames'}><${Thumbs} frames=${request.frames} /></${Card}>`}
           </div>
           <${Card} title="Facts"><${Facts} items=${[
