@@ -50,6 +50,10 @@ vlc: ## Debian's VLC without its windows, for the test that opens source picture
 	  echo "Installing Debian's vlc-bin ..."; export DEBIAN_FRONTEND=noninteractive; \
 	  apt-get update -qq && apt-get install -y -qq --no-install-recommends vlc-bin vlc-plugin-base >/dev/null; }
 
+.PHONY: vendor
+vendor: $(STAMP) ## The console's browser libraries, by npm, at the versions of api/console/vendor.json (they are in the repository)
+	$(PY) -m deploy.vendor $(ARGS)
+
 .PHONY: pgbouncer
 pgbouncer: ## Debian's PgBouncer, for the tests behind a pooler (as root; PGBOUNCER names another one)
 	@[ -n "$$PGBOUNCER" ] || PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v pgbouncer >/dev/null || { \

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 from starlette.middleware import Middleware
 
+from api.console import pages
 from api.endpoints import (
     api_keys,
     audit,
@@ -121,7 +122,7 @@ def create_app(settings: Settings | None = None, *, open_services: OpenServices 
         events,
         live,
     )
-    for module in (*ingestion, api_keys, sessions, audit, workers, health):
+    for module in (*ingestion, api_keys, sessions, audit, workers, health, pages):
         # include_router would make each route a second time, which is for prefixes and dependencies that we do not add.
         app.router.routes.extend(module.router.routes)
     install_docs(app)

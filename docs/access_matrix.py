@@ -37,6 +37,7 @@ WITHOUT_CAMERA = frozenset(
         "rotate_api_key", "me", "get_session", "open_session", "end_session", "protected_resource", "list_audit",
         "list_workers", "drain_worker", "create_ticket", "open_socket",
         "health", "health_ready", "health_live", "metrics", "openapi", "swagger", "redoc", "asset",
+        "console", "console_root", "root",
     }
 )  # fmt: skip
 

@@ -105,6 +105,7 @@ class Services:
     """What the HTTP layer is given."""
 
     settings: Settings
+    store_url: str  # what presigned URLs begin with
     orchestrator: Orchestrator
     queries: Queries
     health: HealthService
@@ -306,6 +307,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         stack.callback(gc.unfreeze)
         yield Services(
             settings=settings,
+            store_url=storage.public_url,
             orchestrator=orchestrator,
             queries=queries,
             health=health,

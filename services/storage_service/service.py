@@ -63,6 +63,7 @@ class StorageService:
         keys = (access_key or settings.ACCESS_KEY.get_secret_value(), secret_key or settings.SECRET_KEY.get_secret_value())
         region, threads = settings.REGION, settings.THREADS
         self.bucket = settings.BUCKET_NAME
+        self.public_url = public  # what presigned URLs begin with
         self._pool = WorkerPool("storage", threads)
         # The health check has threads and connections of its own: it shall not wait behind a hundred hanging PUTs.
         self._check_pool = WorkerPool("storage-check", 2)
