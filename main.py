@@ -34,6 +34,7 @@ from api.endpoints import (
     pairs,
     requests,
     sessions,
+    timelines,
     upload,
     upload_sessions,
     workers,
@@ -114,6 +115,7 @@ def create_app(settings: Settings | None = None, *, open_services: OpenServices 
         requests,
         upload,
         upload_sessions,
+        timelines,  # before frames, which would take "histogram" for an id
         frames,
         frame_pictures,
         cameras,

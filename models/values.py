@@ -433,6 +433,15 @@ class LogEventType(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class GapFilter:
+    """What a camera's gaps are narrowed to: those that last at some moment of `from_` to `to`."""
+
+    camera_id: str
+    from_: datetime | None = None
+    to: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class LogFilter:
     """What a reader of the event log may see (`cameras`) and wants; None: all."""
 

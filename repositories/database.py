@@ -46,6 +46,7 @@ from repositories.reader import Reader
 from repositories.retention import RetentionRepository
 from repositories.secrets import SecretsRepository
 from repositories.storage_usage import StorageUsageRepository
+from repositories.timelines import TimelineReads
 from repositories.upload_sessions import UploadSessionRepository
 from repositories.uploads import StoredUpload, Upload, store
 from repositories.worker_calls import WorkerCallRepository
@@ -203,6 +204,7 @@ class Database:
         self._reads = async_sessionmaker(reads, expire_on_commit=False)
         self._reader = Reader(settings, application_name, self._unavailable)
         self.hot = HotReads(self._reader)
+        self.timelines = TimelineReads(self._reader)
         pool = self.engine.sync_engine.pool
         if not dedicated:
             follow(DB_POOL, lambda: pool.checkedout() if isinstance(pool, AsyncAdaptedQueuePool) else 0)

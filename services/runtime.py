@@ -60,6 +60,7 @@ from services.reads.jpegs import Jpegs
 from services.reads.queries import Queries
 from services.reads.serializers.cameras import to_stream_status
 from services.reads.thumbnails import Thumbnails
+from services.reads.timelines import Timelines
 from services.redis.link import RedisAway, RedisLink
 from services.rtsp_capture.captures.context import CaptureDeps
 from services.rtsp_capture.connection.address import camera_policy
@@ -113,6 +114,7 @@ class Services:
     discovery: Discovery
     latest: LatestPictures
     thumbnails: Thumbnails
+    timelines: Timelines
     jpegs: Jpegs
     snapshots: Snapshots
     pairs: Pairs
@@ -314,6 +316,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             cameras=cameras,
             discovery=discovery,
             latest=latest,
+            timelines=Timelines(database, access.cursors),
             thumbnails=Thumbnails(database, storage, uploads),
             jpegs=Jpegs(database, storage, uploads),
             snapshots=snapshots,

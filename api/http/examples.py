@@ -103,6 +103,16 @@ BURST: dict[str, Any] = {
 }  # fmt: skip
 REQUEST_PAGE: dict[str, Any] = {"items": [SUMMARY], "next_cursor": None}
 FRAME_PAGE: dict[str, Any] = {"items": [FRAME], "next_cursor": None}
+HISTOGRAM: dict[str, Any] = {
+    "buckets": [{"at": _AT, "frames": 60, "bad": 2}, {"at": "2026-05-04T13:31:00.000000Z", "frames": 0, "bad": 0}]
+}
+GAP_PAGE: dict[str, Any] = {
+    "items": [
+        {"from": _AT, "to": "2026-05-04T13:30:12.480000Z", "reason": "camera_down", "request_id": _REQUEST},
+        {"from": "2026-05-04T14:02:00.000000Z", "to": None, "reason": "camera_down", "request_id": _REQUEST},
+    ],
+    "next_cursor": None,
+}
 TRIGGER: dict[str, Any] = {"label": "car 44 enters", "at": _AT}
 TRIGGERED: dict[str, Any] = {"event_id": "01934f5e-2e00-7a11-8c44-5b6a79880011"}
 EVENT: dict[str, Any] = {

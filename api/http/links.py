@@ -57,11 +57,15 @@ LINKS: dict[str, tuple[list[Source], list[Target]]] = {
             Target("get_camera", "path.camera_id"), Target("update_camera", "path.camera_id"),
             Target("probe_camera", "path.camera_id"), Target("take_snapshot", "path.camera_id"),
             Target("delete_camera", "path.camera_id"), Target("latest_picture", "path.camera_id"),
+            Target("list_gaps", "path.camera_id"),
         ],
     ),
     "frames of the camera": (
         [Source("upload_images", "201", "/camera_id"), Source("take_snapshot", "201", "/camera_id")],
-        [Target("list_frames", "query.camera_id"), Target("nearest_frame", "query.camera_id")],
+        [
+            Target("list_frames", "query.camera_id"), Target("nearest_frame", "query.camera_id"),
+            Target("frames_histogram", "query.camera_id"),
+        ],
     ),
     "session": (
         [Source("open_upload_session", "201", "/session_id")],

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, Computed, ForeignKey, Index, Integer, text
+from sqlalchemy import BigInteger, CheckConstraint, Computed, FetchedValue, ForeignKey, Index, Integer, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.entities.base import (
@@ -157,6 +157,7 @@ class CaptureGap(Base):
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
     request_id: Mapped[UUID] = mapped_column(ForeignKey("ingestion_requests.id", ondelete="CASCADE"))
+    camera_id: Mapped[str] = mapped_column(server_default=FetchedValue())  # by a trigger: the request's
     from_at: Mapped[datetime]
     to_at: Mapped[datetime | None]
     reason: Mapped[str]
@@ -164,6 +165,8 @@ class CaptureGap(Base):
     __table_args__ = (
         CheckConstraint("to_at IS NULL OR to_at >= from_at", name="order"),
         Index(None, "request_id", "from_at", "id"),
+        Index(None, "camera_id", "from_at", "id"),
+        Index("ix_capture_gaps_camera_until", "camera_id", text("coalesce(to_at, 'infinity'::timestamptz)")),
         Index("uq_capture_gaps_open", "request_id", unique=True, postgresql_where=text("to_at IS NULL")),
     )
 

@@ -52,7 +52,7 @@ from models.schemas.captures import (
 )
 from models.schemas.discovery import DiscoveredCamera, DiscoverRequest, DiscoverResponse, MediaProfile
 from models.schemas.events import CloudEvent, CloudEventPage
-from models.schemas.frames import FrameInfo, FramePage, HoldRequest, NearestFrame, VerifiedFrame
+from models.schemas.frames import FrameInfo, FramePage, Histogram, HistogramBucket, HoldRequest, NearestFrame, VerifiedFrame
 from models.schemas.live import ClientMessage, Ping, Subscribe, Ticket, Unsubscribe
 from models.schemas.operations import HealthCheck, HealthCheckResponse, LiveResponse, ReadyResponse
 from models.schemas.pairs import (
@@ -69,6 +69,8 @@ from models.schemas.pairs import (
 )
 from models.schemas.problems import Problem, ProblemField
 from models.schemas.requests import (
+    CameraGap,
+    CameraGapPage,
     Gap,
     IngestionResponse,
     Progress,
@@ -107,6 +109,8 @@ __all__ = [
     "CameraClock",
     "CameraConfiguration",
     "CameraCreate",
+    "CameraGap",
+    "CameraGapPage",
     "CameraId",
     "CameraPage",
     "CameraPatch",
@@ -127,6 +131,8 @@ __all__ = [
     "Gap",
     "HealthCheck",
     "HealthCheckResponse",
+    "Histogram",
+    "HistogramBucket",
     "HoldRequest",
     "IngestionResponse",
     "Input",

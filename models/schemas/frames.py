@@ -77,6 +77,16 @@ class FramePage(Output):
     next_cursor: str | None
 
 
+class HistogramBucket(Output):
+    at: Timestamp = Field(description="Where it begins: `from` plus a whole number of `bucket_s`.")
+    frames: int = Field(description="Stored frames with a capture time in it.")
+    bad: int = Field(description="Those of them whose quality is bad.")
+
+
+class Histogram(Output):
+    buckets: list[HistogramBucket] = Field(description="All of `from` to `to`, empty ones too, by time; at most 2000.")
+
+
 class HoldRequest(Input):
     """POST /api/v1/frames/{frame_id}/hold."""
 

@@ -20,6 +20,18 @@ class Gap(Output):
     reason: str
 
 
+class CameraGap(Gap):
+    """A time in which a capture of the camera had no pictures."""
+
+    to: Timestamp | None = Field(description="null while it lasts.")
+    request_id: UUID
+
+
+class CameraGapPage(Output):
+    items: list[CameraGap]
+    next_cursor: str | None
+
+
 class Progress(Output):
     expected: int = Field(description="Slots that have come due = stored + in_flight + the sum of dropped.")
     stored: int

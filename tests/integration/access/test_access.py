@@ -108,6 +108,9 @@ class Place:
             "probe_url": {"json": {"rtsp_url": NOWHERE}},
             "discover_cameras": {"json": {"timeout_s": 0.1}},
             "nearest_frame": {"params": {"camera_id": camera.camera_id, "at": "2026-05-04T13:30:00Z"}},
+            "frames_histogram": {
+                "params": {"camera_id": camera.camera_id, "from": AT, "to": "2026-05-04T13:40:00Z", "bucket_s": "300"}
+            },
             "create_api_key": {"json": {"name": "x", "scopes": ["frames:read"]}},
             "create_pair": {
                 "json": {"before": {"frame_id": self.mine.frame_id}, "after": {"camera_id": camera.camera_id, "at": AT}}

@@ -1,0 +1,162 @@
+"""A camera over time, on a real PostgreSQL: frames by bucket, and the times without pictures."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+import pytest_asyncio
+
+from models.access import ANONYMOUS, CameraGrant
+from models.schemas import CameraGap
+from models.values import GapFilter
+from repositories.database import Database
+from repositories.timelines import _HISTOGRAM
+from services.access.cursors import Cursors
+from services.reads.timelines import MAX_BUCKETS, Timelines
+from tests.conftest import Backends, migrated_database
+from utils.exceptions import CameraNotFound, InvalidRequest
+
+AT = datetime(2026, 5, 4, 13, 30, tzinfo=UTC)
+ALIEN = replace(ANONYMOUS, cameras=CameraGrant(("other",)))
+SECOND = timedelta(seconds=1)
+
+
+@dataclass
+class Place:
+    timelines: Timelines
+    sql: asyncpg.Connection
+
+    async def request(self, camera: str) -> UUID:
+        request_id = uuid4()
+        await self.sql.execute(
+            "INSERT INTO ingestion_requests (id, camera_id, source_type, capture_mode, status) "
+            "VALUES ($1, $2, 'rtsp', 'continuous', 'in_progress')", request_id, camera,
+        )  # fmt: skip
+        return request_id
+
+    async def gap(self, request_id: UUID, begin: float, end: float | None) -> None:
+        """Written as the version before writes one: without the camera."""
+        to = None if end is None else AT + end * SECOND
+        await self.sql.execute(
+            "INSERT INTO capture_gaps (id, request_id, from_at, to_at, reason) VALUES ($1, $2, $3, $4, 'camera_down')",
+            uuid4(), request_id, AT + begin * SECOND, to,
+        )  # fmt: skip
+
+    async def frames(self, camera: str, count: int, bad_every: int = 10**9, state: str = "stored") -> None:
+        """One a second from AT on."""
+        request_id = await self.request(camera)
+        await self.sql.execute("SET session_replication_role = replica")  # without the triggers of events: 100,000 rows
+        await self.sql.execute(
+            """
+            INSERT INTO frames (id, request_id, camera_id, source_type, sequence, storage_path, capture_timestamp, state,
+                timestamp_source, width, height, size_bytes, format, content_type, sha256, quality)
+            SELECT gen_random_uuid(), $1::text::uuid, $2, 'rtsp', n, 'frames/' || $1::text || '/' || n,
+                $3::timestamptz + n * interval '1 s', $6, 'rtcp', 4, 3, 500, 'jpg', 'image/jpeg', repeat('a', 64),
+                CASE WHEN n % $5 = $5 - 1 THEN '{"verdict": "bad"}'::jsonb
+                     WHEN n % 7 = 0 THEN '{"verdict": "suspect"}' WHEN n % 7 = 1 THEN '{"verdict": "good"}' END
+            FROM generate_series(0, $4::int - 1) AS n
+            """,
+            str(request_id), camera, AT, count, bad_every, state,
+        )  # fmt: skip
+        await self.sql.execute("SET session_replication_role = origin")
+
+
+@pytest_asyncio.fixture
+async def place(backends: Backends) -> AsyncIterator[Place]:
+    own = await migrated_database(backends.db, f"time_{secrets.token_hex(5)}")
+    db = Database(own, "trackshift-timelines")
+    sql = await asyncpg.connect(
+        host=own.HOST, port=own.PORT, user=own.USER, database=own.NAME, password=own.PASSWORD.get_secret_value() or None
+    )
+    yield Place(Timelines(db, Cursors(b"k")), sql)
+    await sql.close()
+    await db.close()
+
+
+async def test_frames_and_bad_ones_by_bucket(place: Place) -> None:
+    await place.frames("gate", 90, bad_every=40)  # bad: 39 and 79
+    await place.frames("gate", 90, state="deleted")
+    await place.frames("lane", 90, bad_every=1)
+    found = (await place.timelines.histogram("gate", AT + 30 * SECOND, AT + 135 * SECOND, 30, ANONYMOUS)).buckets
+    assert [(each.at, each.frames, each.bad) for each in found] == [
+        (AT + 30 * SECOND, 30, 1), (AT + 60 * SECOND, 30, 1), (AT + 90 * SECOND, 0, 0), (AT + 120 * SECOND, 0, 0)
+    ]  # fmt: skip
+    for camera, who in (("gate", ALIEN), ("nobody", ANONYMOUS)):
+        found = (await place.timelines.histogram(camera, AT, AT + 60 * SECOND, 30, who)).buckets
+        assert [(each.frames, each.bad) for each in found] == [(0, 0)] * 2
+
+
+async def test_the_last_bucket_ends_where_the_time_ends(place: Place) -> None:
+    await place.frames("gate", 90)
+    found = (await place.timelines.histogram("gate", AT, AT + 45 * SECOND, 30, ANONYMOUS)).buckets
+    assert [each.frames for each in found] == [30, 15]
+    assert (await place.timelines.histogram("gate", AT, AT, 30, ANONYMOUS)).buckets == []
+
+
+async def test_too_many_buckets_say_what_to_change(place: Place) -> None:
+    hour = AT + 3600 * SECOND
+    assert len((await place.timelines.histogram("gate", AT, hour, 1.8, ANONYMOUS)).buckets) == MAX_BUCKETS
+    with pytest.raises(InvalidRequest) as refused:
+        await place.timelines.histogram("gate", AT, hour, 1.7, ANONYMOUS)
+    assert "2118 buckets" in str(refused.value)
+    assert "at least 1.800000" in str(refused.value)
+
+
+async def test_frames_are_counted_by_an_index_alone(place: Place) -> None:
+    await place.frames("gate", 20_000, bad_every=100)
+    await place.frames("lane", 20_000)
+    await place.sql.execute("VACUUM ANALYZE frames")
+    span = AT, AT + 20_000 * SECOND
+    found = (await place.timelines.histogram("gate", *span, 60, ANONYMOUS)).buckets
+    assert (len(found), sum(each.frames for each in found), sum(each.bad for each in found)) == (334, 20_000, 200)
+    plan = await place.sql.fetch(f"EXPLAIN (ANALYZE, TIMING OFF) {_HISTOGRAM}", "gate", *span, 60 * SECOND)
+    nodes = [row[0] for row in plan if "frames" in row[0] and "Scan" in row[0]]
+    counted, bad = sorted(nodes, key=lambda node: "poor" in node)
+    assert "Index Only Scan" in counted, plan
+    assert "ix_frames_camera_poor" in bad, plan
+
+
+def _spans(items: list[CameraGap]) -> list[tuple[float, float | None]]:
+    return [
+        ((gap.from_ - AT) / SECOND, None if gap.to is None else (gap.to - AT) / SECOND) for gap in items
+    ]  # fmt: skip
+
+
+async def test_gaps_of_a_camera_by_time(place: Place) -> None:
+    first, second, other = await place.request("gate"), await place.request("gate"), await place.request("lane")
+    for request_id, begin, end in ((first, 0, 10), (second, 5, 6), (first, 20, None), (second, 30, 40), (other, 1, 2)):
+        await place.gap(request_id, begin, end)
+    page = await place.timelines.gaps(GapFilter("gate"), 50, None, ANONYMOUS)
+    assert _spans(page.items) == [(0, 10), (5, 6), (20, None), (30, 40)]
+    assert [gap.request_id for gap in page.items] == [first, second, first, second]
+    assert page.next_cursor is None
+    # Those that last at some moment of the time, however long ago they began.
+    inside = GapFilter("gate", AT + 8 * SECOND, AT + 30 * SECOND)
+    assert _spans((await place.timelines.gaps(inside, 50, None, ANONYMOUS)).items) == [(0, 10), (20, None)]
+    seen, cursor = [], None
+    while True:
+        page = await place.timelines.gaps(GapFilter("gate"), 1, cursor, ANONYMOUS)
+        seen += _spans(page.items)
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+        with pytest.raises(InvalidRequest):
+            await place.timelines.gaps(inside, 1, cursor, ANONYMOUS)
+    assert seen == [(0, 10), (5, 6), (20, None), (30, 40)]
+
+
+async def test_a_camera_that_nobody_knows_and_one_without_gaps(place: Place) -> None:
+    await place.request("gate")
+    await place.sql.execute("INSERT INTO camera_configurations (camera_id, rtsp_url) VALUES ('lane', 'enc1:k:1')")
+    for camera in ("gate", "lane"):
+        assert (await place.timelines.gaps(GapFilter(camera), 50, None, ANONYMOUS)).items == []
+        with pytest.raises(CameraNotFound):
+            await place.timelines.gaps(GapFilter(camera), 50, None, ALIEN)
+    with pytest.raises(CameraNotFound):
+        await place.timelines.gaps(GapFilter("nobody"), 50, None, ANONYMOUS)
