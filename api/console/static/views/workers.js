@@ -31,7 +31,7 @@ export default function Workers() {
     { name: 'Started', cell: (row) => html`<${Age} at=${row.started_at} />` },
     { name: 'Seen', cell: (row) => html`<${Age} at=${row.seen_at} />` },
     { name: 'State', cell: (row) => (row.draining ? html`<${Badge} kind="warn">draining</${Badge}>` : html`<${Badge} kind="good">at work</${Badge}>`) },
-    { name: '', cell: (row) => !row.draining && html`<button type="button" onClick=${() => draining.run(row)} disabled=${draining.busy}
+    { name: html`<span class="hidden">What can be done</span>`, cell: (row) => !row.draining && html`<button type="button" onClick=${() => draining.run(row)} disabled=${draining.busy}
       aria-label=${`Drain ${row.host}`}>Drain</button>` },
   ];
   return html`

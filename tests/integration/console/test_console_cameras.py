@@ -1,0 +1,305 @@
+"""The console in a real browser: who may see what, the wall, cameras and captures live, a service that goes and comes back.
+
+One service with a real camera; a capture runs all the while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+from playwright.async_api import Page, expect
+
+from demo.camera import Camera
+from tests.conftest import Backends, Service, free_port, running
+from tests.kits.browser import Tab, browser, tab
+from tests.kits.console import PATIENCE, go, log_in, misdeeds, violations_in_both
+from tests.kits.service_support import own_database, service_on, status, until
+
+__all__ = ["browser", "tab"]
+
+SECRET = "bootstrap-secret-of-the-console-tests-01"
+MARKUP = "<img src=x onerror=document.title='broken'>"
+WALL, OTHER = "wall-1", "other-1"
+REFUSED = "status of 401"  # Chromium notes every refused request, also one that the page expects
+
+
+@dataclass
+class Place:
+    service: Service
+    client: httpx.AsyncClient
+    capture: str
+
+    async def key(self, name: str, scopes: list[str], cameras: list[str] | None = None) -> dict[str, Any]:
+        answer = await self.client.post("/api/v1/api-keys", json={"name": name, "scopes": scopes, "cameras": cameras})
+        found: dict[str, Any] = answer.raise_for_status().json()
+        return found
+
+
+@pytest_asyncio.fixture(scope="module")
+async def place(backends: Backends, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place]:
+    own = await own_database(backends)
+    service = service_on(
+        own, tmp_path_factory.mktemp("console"), AUTH__MODE="keys", AUTH__BOOTSTRAP_KEY=SECRET, API__PORT=str(free_port()),
+        RTSP__CAPTURE_TIMEOUT="5",
+    )  # fmt: skip
+    with Camera(size=(320, 180), fps=10, bitrate=300_000) as camera:
+        async with running(service) as client:
+            client.headers["Authorization"] = f"Bearer {SECRET}"
+            for name, more in ((WALL, {"name": MARKUP, "location": "pit lane"}), (OTHER, {})):
+                body = {"camera_id": name, "rtsp_url": camera.url, **more}
+                (await client.post("/api/v1/cameras", json=body)).raise_for_status()
+            asked = {"camera_id": WALL, "capture_mode": "continuous", "fps": 2, "meta": {"session": "FP1"}}
+            request_id = (await client.post("/api/v1/ingest/rtsp", json=asked)).raise_for_status().json()["request_id"]
+
+            async def stored() -> bool:
+                return bool((await status(client, request_id))["progress"]["stored"] >= 2)
+
+            await until(stored, "two frames")
+            yield Place(service, client, request_id)
+
+
+async def _views(page: Page) -> list[str]:
+    return [text.strip() for text in await page.locator("nav a").all_text_contents()]
+
+
+async def test_a_wrong_key_is_refused_in_words_and_a_right_one_is_never_kept_by_the_page(place: Place, tab: Tab) -> None:
+    page = tab.page
+    await page.goto(f"{place.service.url}/")
+    await expect(page.locator("main h1")).to_have_text("TrackShift")
+    assert misdeeds(tab) == []  # nothing fails for somebody who has not logged in
+    assert await violations_in_both(page) == []
+    await page.fill("input[type=password]", "tsk_wrong")
+    await page.click("main button[type=submit]")
+    await expect(page.get_by_text("This key or token is wrong, has expired or was revoked.")).to_be_visible()
+    assert await violations_in_both(page) == []
+    await log_in(page, place.service.url, SECRET)
+    kept = "JSON.stringify([document.cookie, Object.entries(localStorage), Object.entries(sessionStorage)])"
+    assert await page.evaluate(kept) == '["",[],[]]'
+    await page.reload()
+    await expect(page.locator("nav a", has_text="Keys")).to_be_attached(timeout=PATIENCE)
+    assert SECRET not in await page.content()
+    await page.get_by_role("button", name="Log out").click()
+    await expect(page.locator("input[type=password]")).to_be_visible()
+    assert misdeeds(tab, REFUSED) == []
+
+
+async def test_the_wall_shows_the_cameras_pictures_as_they_come(place: Place, tab: Tab) -> None:
+    page = tab.page
+    await log_in(page, place.service.url, SECRET)
+    tile = page.locator("main li.tile", has_text=MARKUP)  # a text, and no element
+    picture = tile.locator("img")
+    await expect(picture).to_be_visible(timeout=PATIENCE)
+    assert await picture.evaluate("async img => { await img.decode(); return [img.naturalWidth, img.naturalHeight]; }") == [
+        320,
+        180,
+    ]
+    first = await picture.get_attribute("src")
+    assert first is not None
+    await expect(picture).not_to_have_attribute("src", first, timeout=PATIENCE)
+    await expect(tile.get_by_text("live", exact=True)).to_be_visible()
+    await expect(page.locator("main li.tile", has_text=OTHER).get_by_text("No picture yet")).to_be_visible()
+    assert await page.title() == "Cameras · TrackShift"
+    assert await violations_in_both(page) == []
+    assert misdeeds(tab) == []
+
+
+async def test_a_hidden_page_asks_for_no_pictures(place: Place, tab: Tab) -> None:
+    page = tab.page
+    await log_in(page, place.service.url, SECRET)
+    await expect(page.locator("main li.tile img").first).to_be_visible(timeout=PATIENCE)
+    await page.evaluate("Object.defineProperty(document, 'hidden', {value: true}); 0")
+    await asyncio.sleep(2.5)  # one that was on its way when the page was hidden
+    before = sum("latest.jpg" in url for url in tab.requests)
+    await asyncio.sleep(3)
+    assert sum("latest.jpg" in url for url in tab.requests) == before
+    assert (await status(place.client, place.capture))["status"] == "in_progress"
+
+
+async def test_a_camera_is_looked_at_and_a_snapshot_taken(place: Place, tab: Tab) -> None:
+    page = tab.page
+    await log_in(page, place.service.url, SECRET, f"/console/cameras/{WALL}")
+    await expect(page.locator("main h1")).to_have_text(MARKUP, timeout=PATIENCE)
+    await expect(page.locator("section.live img")).to_be_visible(timeout=PATIENCE)
+    await expect(page.get_by_text("320 × 180, h264")).to_be_visible(timeout=PATIENCE)
+    await page.get_by_role("button", name="Take a snapshot").click()
+    link = page.locator("p.notice a")
+    await expect(link).to_be_visible(timeout=PATIENCE)
+    frame_id = str(await link.get_attribute("href")).rsplit("/", 1)[1]
+    assert (await place.client.get(f"/api/v1/frames/{frame_id}")).json()["camera_id"] == WALL
+    await page.get_by_role("button", name="Edit").click()
+    await page.fill("input[name=location]", "pit exit")
+    assert await violations_in_both(page) == []
+    await page.locator("main button[type=submit]").first.click()
+    await expect(page.get_by_text("Saved.")).to_be_visible(timeout=PATIENCE)
+    assert (await place.client.get(f"/api/v1/cameras/{WALL}")).json()["location"] == "pit exit"
+    assert misdeeds(tab) == []
+
+
+async def test_a_camera_is_registered_with_what_a_probe_finds(place: Place, tab: Tab) -> None:
+    page = tab.page
+    url = "rtsp://viewer:secret@127.0.0.1:9/none"
+    await log_in(page, place.service.url, SECRET, "/console/cameras/new")
+    await page.fill("input[name=camera_id]", "made-here")
+    await page.fill("input[name=rtsp_url]", "http://127.0.0.1/")
+    await page.locator("main button[type=submit]").first.click()
+    await expect(page.locator(".field-error").first).to_be_visible(timeout=PATIENCE)  # the API's words, at the field
+    assert await page.locator("input[name=rtsp_url]").get_attribute("aria-invalid") == "true"
+    assert await violations_in_both(page) == []
+    await page.fill("input[name=rtsp_url]", url)
+    await page.get_by_role("button", name="Try it first").click()
+    await expect(page.get_by_text("Nothing listens at this address and port.")).to_be_visible(timeout=PATIENCE)
+    await page.locator("main button[type=submit]").first.click()
+    await expect(page.locator("main h1")).to_have_text("made-here", timeout=PATIENCE)
+    assert "secret" not in await page.content()
+    await page.get_by_role("button", name="Delete").click()
+    await page.locator("dialog").get_by_role("button", name="Delete").click()
+    await expect(page.locator("main h1")).to_have_text("Cameras", timeout=PATIENCE)
+    assert (await place.client.get("/api/v1/cameras/made-here")).status_code == 404
+    assert misdeeds(tab, "status of 422") == []
+
+
+async def test_progress_moves_by_itself(place: Place, tab: Tab) -> None:
+    page = tab.page
+    await log_in(page, place.service.url, SECRET, "/console/captures")
+    row = page.locator("main tr", has_text=WALL).filter(has_text="running")
+    await expect(row).to_be_visible(timeout=PATIENCE)
+    assert await violations_in_both(page) == []
+    lists = sum("/ingest/requests" in url for url in tab.requests)
+    text = await row.locator("td.bars").inner_text()
+    await expect(row.locator("td.bars")).not_to_have_text(text, timeout=PATIENCE)
+    assert sum("/ingest/requests" in url for url in tab.requests) == lists  # by the WebSocket alone
+    await row.get_by_role("link", name="continuous").click()
+    await expect(page.locator("main h1")).to_have_text(f"{WALL}, continuous", timeout=PATIENCE)
+    await expect(page.locator("ol.slots li.stored").first).to_be_visible(timeout=PATIENCE)
+    many = await page.locator("ol.slots li.stored").count()
+    await expect(page.locator("ol.slots li.stored").nth(many + 1)).to_be_visible(timeout=PATIENCE)
+    assert await violations_in_both(page) == []
+    assert misdeeds(tab) == []
+
+
+async def test_a_capture_is_started_triggered_and_cancelled(place: Place, tab: Tab) -> None:
+    page = tab.page
+    await log_in(page, place.service.url, SECRET, f"/console/captures/new?camera_id={OTHER}")
+    await page.select_option("select[name=capture_mode]", "event_driven")
+    await page.fill("input[name=fps]", "2")
+    await page.uncheck("input[name=motion]")
+    assert await violations_in_both(page) == []
+    await page.locator("main button[type=submit]").first.click()
+    await expect(page.locator("main h1")).to_have_text(f"{OTHER}, around events", timeout=PATIENCE)
+    await page.fill("input[name=label]", MARKUP)
+    await page.get_by_role("button", name="Trigger an event now").click()
+    await expect(page.locator("main li strong", has_text=MARKUP)).to_be_visible(timeout=PATIENCE)
+    await page.get_by_role("button", name="Cancel", exact=True).click()
+    await page.get_by_role("button", name="Cancel the capture").click()
+    await expect(page.locator(".badge", has_text="cancelled")).to_be_visible(timeout=PATIENCE)
+    assert await violations_in_both(page) == []
+    assert misdeeds(tab) == []
+
+
+async def test_health_and_workers_in_words(place: Place, tab: Tab) -> None:
+    page = tab.page
+    await log_in(page, place.service.url, SECRET, "/console/health")
+    await expect(page.get_by_text("Everything works.")).to_be_visible(timeout=PATIENCE)
+    await expect(page.get_by_role("heading", name="Object store")).to_be_visible()
+    assert await violations_in_both(page) == []
+    await go(page, "/console/workers", "Workers")
+    await expect(page.locator("main tbody tr")).to_have_count(1, timeout=PATIENCE)
+    assert await violations_in_both(page) == []
+    assert misdeeds(tab) == []
+
+
+async def test_a_limited_key_sees_its_camera_and_is_offered_nothing_else(place: Place, tab: Tab) -> None:
+    page = tab.page
+    key = await place.key("viewer", ["cameras:read", "frames:read"], [WALL])
+    await log_in(page, place.service.url, key["key"])
+    await expect(page.locator("main li.tile")).to_have_count(1, timeout=PATIENCE)
+    await expect(page.locator("main li.tile")).to_contain_text(MARKUP)
+    assert await _views(page) == ["Cameras", "Frames", "Pairs"]
+    await expect(page.get_by_text("Register a camera")).to_have_count(0)
+    await go(page, "/console/captures", "Captures")
+    await expect(page.get_by_text("Your key does not include this.")).to_be_visible()
+    await go(page, f"/console/cameras/{WALL}", MARKUP)
+    await expect(page.get_by_role("button", name="Delete")).to_have_count(0)
+    await expect(page.get_by_role("button", name="Take a snapshot")).to_have_count(0)
+    await page.goto(f"{place.service.url}/console/cameras/{OTHER}")
+    await expect(page.get_by_text("There is no such camera, or your key does not include it.")).to_be_visible(
+        timeout=PATIENCE
+    )
+    assert misdeeds(tab, "status of 404") == []
+
+
+async def test_the_session_ends_with_its_key_and_the_page_says_so(place: Place, tab: Tab) -> None:
+    page = tab.page
+    key = await place.key("short", ["cameras:read", "events:read", "frames:read"])
+    await log_in(page, place.service.url, key["key"])
+    await expect(page.locator("main li.tile").first).to_be_visible(timeout=PATIENCE)
+    (await place.client.delete(f"/api/v1/api-keys/{key['key_id']}")).raise_for_status()
+    await expect(page.get_by_text("Your key was revoked or has expired.")).to_be_visible(timeout=6000)
+    await expect(page.locator("input[type=password]")).to_be_visible()
+    assert await page.locator("main li.tile").count() == 0  # nothing of what it showed stays
+    assert await violations_in_both(page) == []
+    assert misdeeds(tab, REFUSED) == []
+
+
+async def test_on_a_phone_nothing_runs_out_of_the_page(place: Place, tab: Tab) -> None:
+    page = tab.page
+    await page.set_viewport_size({"width": 390, "height": 844})
+    await log_in(page, place.service.url, SECRET)
+    for path, heading in (
+        ("/console/cameras", "Cameras"), ("/console/cameras/new", "Register a camera"), (f"/console/cameras/{WALL}", MARKUP),
+        ("/console/captures", "Captures"), ("/console/captures/new", "Start a capture"), ("/console/health", "Health"),
+        (f"/console/captures/{place.capture}", f"{WALL}, continuous"), ("/console/workers", "Workers"),
+    ):  # fmt: skip
+        await go(page, path, heading)
+        await page.wait_for_load_state("networkidle") if heading == "Health" else None
+        wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        assert await page.evaluate(wide) <= 0, path
+    await page.get_by_role("button", name="Menu").click()
+    await page.locator("nav a", has_text="Captures").click()
+    await expect(page.locator("main h1")).to_have_text("Captures")
+    assert misdeeds(tab) == []
+
+
+async def test_by_keyboard_alone(place: Place, tab: Tab) -> None:
+    page = tab.page
+    await page.goto(f"{place.service.url}/")
+    await expect(page.locator("input[type=password]")).to_be_focused()
+    await page.keyboard.type(SECRET)
+    await page.keyboard.press("Enter")
+    await expect(page.locator("main li.tile").first).to_be_visible(timeout=PATIENCE)
+    await page.evaluate("document.activeElement.blur()")
+    await page.keyboard.press("Tab")
+    await expect(page.get_by_text("To the content")).to_be_focused()
+    await page.keyboard.press("Enter")
+    await expect(page.locator("main")).to_be_focused()
+    await page.keyboard.press("Tab")
+    await expect(page.get_by_role("link", name="Register a camera")).to_be_focused()
+    await page.keyboard.press("Enter")
+    await expect(page.locator("main h1")).to_have_text("Register a camera", timeout=PATIENCE)
+    await expect(page.locator("main")).to_be_focused()  # a screen reader goes on at the new view
+
+
+async def test_the_service_dies_and_comes_back_while_the_page_is_open(place: Place, tab: Tab) -> None:
+    """Last: the others' service is killed."""
+    page = tab.page
+    await log_in(page, place.service.url, SECRET, f"/console/captures/{place.capture}")
+    before = page.locator("main p", has_text=" stored")
+    await expect(page.locator("ol.slots li.stored").first).to_be_visible(timeout=PATIENCE)
+    await asyncio.to_thread(place.service.kill)
+    await expect(page.get_by_text("The service does not answer; trying again")).to_be_visible(timeout=PATIENCE)
+    await expect(before.first).to_be_visible()  # what was shown stays
+    count = (await page.locator("main p", has_text=" of ").first.inner_text()).split()[0]
+    await asyncio.to_thread(place.service.start)
+    await expect(page.get_by_text("The service does not answer; trying again")).to_have_count(0, timeout=PATIENCE)
+    progress = page.locator("main p", has_text=" of ").first
+    await expect(progress).not_to_contain_text(f"{count} of", timeout=PATIENCE)  # the capture goes on, and so does the page
+    assert (
+        misdeeds(tab, "ERR_CONNECTION_REFUSED", "ERR_CONNECTION_RESET", "ERR_EMPTY_RESPONSE", "ERR_SOCKET", "WebSocket")
+        == []
+    )
