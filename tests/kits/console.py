@@ -43,7 +43,7 @@ async def violations_in_both(page: Page) -> list[str]:
     """The same in light and in dark."""
     found = []
     for scheme in ("light", "dark"):
-        await page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        await page.emulate_media(color_scheme=scheme)
         found += [f"{scheme}: {line}" for line in await violations(page)]
     return found
 
