@@ -570,6 +570,15 @@ class UploadSettings(Group):
         return list(dict.fromkeys(_KINDS[extension] for extension in self.ALLOWED_EXTENSIONS))
 
 
+class QualitySettings(Group):
+    BASELINE_FRAMES: int = Field(
+        100, ge=10, le=500, description="A camera's own pictures that the next ones are judged by, at most one a second."
+    )
+    BAD_FRAMES: int = Field(
+        5, ge=1, le=10_000, description="Bad frames in a row after which a camera is bad, and others after which it is good."
+    )
+
+
 class EventsSettings(Group):
     RETENTION: float = Field(604_800, ge=1, le=31_622_400, description="Seconds that events are kept for consumers.")
     MAX_READERS: int = Field(
@@ -765,6 +774,7 @@ class Settings(BaseSettings):
     RTSP: RtspSettings = Field(default_factory=lambda: RtspSettings())
     SPOOL: SpoolSettings = Field(default_factory=lambda: SpoolSettings())
     UPLOAD: UploadSettings = Field(default_factory=lambda: UploadSettings())
+    QUALITY: QualitySettings = Field(default_factory=lambda: QualitySettings())
     EVENTS: EventsSettings = Field(default_factory=lambda: EventsSettings())
     SWEEPER: SweeperSettings = Field(default_factory=lambda: SweeperSettings())
     RETENTION: RetentionSettings = Field(default_factory=lambda: RetentionSettings())

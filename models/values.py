@@ -334,6 +334,7 @@ class FrameFilter:
     subject: str | None = None
     session: str | None = None
     phase: Phase | None = None
+    quality: QualityVerdict | None = None
     descending: bool = False
 
 

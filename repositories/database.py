@@ -29,6 +29,7 @@ from repositories.access.browser_sessions import BrowserSessionRepository
 from repositories.access.state import AccessStateRepository
 from repositories.access.ws_tickets import WsTicketRepository
 from repositories.camera_configs import CameraConfigRepository
+from repositories.camera_quality import CameraQualityRepository
 from repositories.capture_events import CaptureEventRepository
 from repositories.captures import CaptureRepository
 from repositories.connections import connect
@@ -96,6 +97,10 @@ class UnitOfWork:
     @cached_property
     def cameras(self) -> CameraConfigRepository:
         return CameraConfigRepository(self.session)
+
+    @cached_property
+    def quality(self) -> CameraQualityRepository:
+        return CameraQualityRepository(self.session)
 
     @cached_property
     def events(self) -> CaptureEventRepository:

@@ -56,6 +56,8 @@ from services.live.hub import LiveHub
 from services.orchestrator import Orchestrator
 from services.pairs.service import POLL_INTERVAL as PAIRS_INTERVAL
 from services.pairs.service import Pairs
+from services.quality.keeper import SAVE_INTERVAL as QUALITY_INTERVAL
+from services.quality.keeper import QualityKeeper
 from services.reads.jpegs import Jpegs
 from services.reads.queries import Queries
 from services.reads.serializers.cameras import to_stream_status
@@ -180,7 +182,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         stack.push_async_callback(hub.close)
         prober = Prober(streams)
         stack.push_async_callback(prober.close)
-        uploads = UploadHandler(settings, storage)
+        quality = QualityKeeper(settings.QUALITY, database)
+        stack.push_async_callback(quality.close)
+        uploads = UploadHandler(settings, storage, quality)
         stack.push_async_callback(uploads.close)
         pictures = PictureBudget(settings.RTSP.PICTURE_BUDGET, settings.STORAGE.THREADS)
         spool = await _open_spool(settings, stack)
@@ -189,7 +193,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         checks.start()
         stack.push_async_callback(checks.stop)
         capture = CaptureDeps(
-            settings.RTSP, database, storage, hub, secrets, pictures, spool, checks=checks, compare_keys=keys.look
+            settings.RTSP, database, storage, hub, secrets, pictures, spool, quality, checks=checks, compare_keys=keys.look
         )
 
         def load() -> Load:
@@ -264,6 +268,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             PeriodicJob("secret-keys", keys.look, KEYS_INTERVAL, at_start=False),
             PeriodicJob("health", health.check, settings.API.HEALTH_INTERVAL),
         ]
+        jobs.append(PeriodicJob("quality", quality.save, QUALITY_INTERVAL, at_start=False, wake=quality.changed))
         if answers:
             jobs.append(PeriodicJob("pairs", pairs.align_pending, PAIRS_INTERVAL, jitter=0.2))
             jobs += [*idempotency.jobs, PeriodicJob("staging-sweeper", staging.sweep, staging_interval)]

@@ -72,6 +72,17 @@ KEPT_ANSWERS = Counter(
 )  # fmt: skip
 FRAMES = Counter("ingestion_frames", "Frames that reached an end.", ["source", "outcome"], registry=REGISTRY)
 FRAMES_DROPPED = Counter("ingestion_frames_dropped", "Slots without a frame, by reason.", ["reason"], registry=REGISTRY)
+QUALITY_FRAMES = Counter(
+    "ingestion_quality_frames", "Pictures judged, by verdict; failed: they could not be.", ["verdict"], registry=REGISTRY
+)
+QUALITY_CHANGES = Counter(
+    "ingestion_quality_changes", "Cameras that became bad, or good again, as this process told.", ["verdict"],
+    registry=REGISTRY,
+)  # fmt: skip
+CAMERAS_BAD = Gauge(
+    "ingestion_cameras_bad", "Cameras that this process judges and that are bad.", registry=REGISTRY,
+    multiprocess_mode="livemax",
+)  # fmt: skip
 REJECTED = Counter("ingestion_upload_rejected", "Files refused, by code.", ["code"], registry=REGISTRY)
 UPLOADS_IN_FLIGHT = Gauge("ingestion_uploads_in_flight", "Uploads being received or stored.", registry=REGISTRY)
 UPLOAD_BYTES = Gauge(

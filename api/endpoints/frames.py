@@ -21,7 +21,7 @@ from api.http.routing import json_answer, make_router
 from api.http.streaming import begun
 from models.access import Scope
 from models.schemas import CameraId, FrameInfo, FramePage, HoldRequest, NearestFrame, Timestamp
-from models.values import FrameFilter, Phase, SourceType
+from models.values import FrameFilter, Phase, QualityVerdict, SourceType
 from utils.exceptions import RangeNotSatisfiable
 
 router = make_router("/api/v1/frames", tags=["frames"])
@@ -40,11 +40,13 @@ async def _filter(
     subject: Annotated[MetaText | None, Query(description="`meta.subject`.", examples=["car-44"])] = None,
     session: Annotated[MetaText | None, Query(description="`meta.session`.", examples=["FP1"])] = None,
     phase: Annotated[Phase | None, Query(description="`meta.phase`.")] = None,
+    quality: Annotated[QualityVerdict | None, Query(description="`quality.verdict`.")] = None,
     order: Annotated[Literal["asc", "desc"], Query(description="By `timestamp`.")] = "asc",
 ) -> FrameFilter:
     return FrameFilter(
         camera_id=camera_id, request_id=request_id, from_=from_, to=to, stored_from=stored_from, stored_to=stored_to,
-        source_type=source_type, subject=subject, session=session, phase=phase, descending=order == "desc",
+        source_type=source_type, subject=subject, session=session, phase=phase, quality=quality,
+        descending=order == "desc",
     )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ from services.reads.queries import Queries
 from services.reads.serializers.frames import to_frame_info
 from services.rtsp_capture.captures.context import CaptureDeps
 from services.rtsp_capture.frames.encodings import encoding_named, encoding_of
-from services.rtsp_capture.frames.frame_record import CaptureFacts, frame_record
+from services.rtsp_capture.frames.frame_record import CaptureFacts, frame_record, quality_of
 from services.rtsp_capture.media.packets import PictureFile
 from services.rtsp_capture.streams.keep_open import key_of
 from services.rtsp_capture.streams.live_decoder import FOLLOW_SECONDS
@@ -153,7 +153,8 @@ class Snapshots:
         try:
             file = await facts.encoding.make(stream.decoder, picture, at_once=True)
             packet = picture.packet
-            record = frame_record(facts, 0, packet.timestamp, packet.timestamp, packet, file)
+            quality = await quality_of(self._capture.quality, facts, file, packet.timestamp)
+            record = frame_record(facts, 0, packet.timestamp, packet.timestamp, packet, file, quality)
             await self._capture.storage.put(record.storage_path, file.data, record.content_type, record.sha256)
             source = stream.source_info(file)
             return _Taken(record, file, source.to_json() if source is not None else None)

@@ -31,6 +31,8 @@ LEARN_INTERVAL = 1.0  # seconds of capture time between two pictures that are le
 CELLS = (9, 16)  # rows and columns of parts
 FROZEN_SECONDS = 10.0  # the same picture for so long, at least, is frozen
 FROZEN_PICTURES = 3  # and in so many pictures
+GAP_SECONDS = 30.0  # between two pictures, beyond which nobody knows what was shown; of slow captures GAPS of the usual
+GAPS = 3
 MOVED_SECONDS = 5.0  # another scene for so long, and in MOVED_PICTURES pictures, is another view for good
 MOVED_PICTURES = 5
 COVERED_SECONDS = 3.0  # a part without structure for so long is covered; before, something passes by
@@ -112,6 +114,7 @@ class Judge:
         self._begin((0, 0))
         self._before: _Before | None = None
         self._last: tuple[float, Quality] | None = None
+        self._intervals: deque[float] = deque(maxlen=11)  # seconds between pictures
         self.learnt_total = 0  # rises with every picture that is learnt: what is kept elsewhere is old when it has risen
 
     def _begin(self, size: tuple[int, int]) -> None:
@@ -239,7 +242,10 @@ class Judge:
     def _frozen(self, seen: Measures, at: float, found: _Found) -> tuple[float, bool]:
         """For how long the picture has been the same, and whether it is the same as the one before."""
         before = self._before
-        if before is None or before.view.shape != seen.view.shape:
+        if self._last is not None:
+            self._intervals.append(at - self._last[0])
+        apart = max(GAP_SECONDS, GAPS * statistics.median(self._intervals)) if self._intervals else GAP_SECONDS
+        if before is None or before.view.shape != seen.view.shape or at - before.at > apart:
             self._before = _Before(seen.view, at, at)
             return 0.0, False
         change = float(cv2.norm(seen.view, before.view, cv2.NORM_L1)) / seen.view.size

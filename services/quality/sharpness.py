@@ -7,6 +7,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+# Its threads cost more than they bring for pictures of this size, and their stacks count against a worker's memory.
+cv2.setNumThreads(1)
+
 Luma = NDArray[np.uint8]
 WIDTH = 960  # pixels, the most that are measured: noise and what compression does to single pixels are averaged out
 

@@ -5,8 +5,9 @@ No decoder is imported here: Pillow and the others are 0.15 s of CPU, and only w
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from models.values import ReceivedFile
 from services.upload_handler.memory import MARGIN, to_read
@@ -18,6 +19,9 @@ from utils.exceptions import (
     PayloadTooLarge,
     UnsupportedImageFormat,
 )
+
+if TYPE_CHECKING:
+    from services.quality.measures import Measures
 
 _PIXEL = 32  # bytes a pixel while `to_jpeg` decodes and changes it
 _REDUCED = 8  # bytes a pixel of a JPEG that is decoded at half its size or less; a progressive one keeps its coefficients
@@ -39,12 +43,13 @@ class CheckedImage(NamedTuple):
     width: int
     height: int
     exif: dict[str, Any] | None
+    measures: Measures | None = None  # None: it could not be measured
 
 
-def arguments(file: ReceivedFile, formats: Sequence[str], max_pixels: int, memory: int) -> list[Any]:
-    """What `check` is called with; `check_bytes` gets the file's bytes besides."""
+def arguments(file: ReceivedFile, formats: Sequence[str], max_pixels: int, memory: int, most: int) -> list[Any]:
+    """What `check` is called with; `check_bytes` gets the file's bytes besides. `most`: bytes that could be granted."""
     about = [file.filename, file.declared_type, str(file.path), file.size, file.too_large]
-    return [about, list(formats), max_pixels, memory]
+    return [about, list(formats), max_pixels, memory, most]
 
 
 class Converted(NamedTuple):
@@ -79,6 +84,14 @@ def image_of(answer: dict[str, Any]) -> CheckedImage:
         if "errno" in answer:
             raise OSError(answer["errno"], "the temporary file cannot be read")
         fmt, content_type, width, height, exif = answer["image"]
+        numbers, view = answer.get("measures") or ((), "")
+        size, seen = (int(width), int(height)), base64.b64decode(view)
     except (KeyError, TypeError, ValueError):
         raise InvalidImage() from None
-    return CheckedImage(str(fmt), str(content_type), int(width), int(height), exif)
+    return CheckedImage(str(fmt), str(content_type), *size, exif, _measures(numbers, seen))
+
+
+def _measures(numbers: Sequence[Any], view: bytes) -> Measures | None:
+    from services.quality.measures import unpacked
+
+    return unpacked(numbers, view)

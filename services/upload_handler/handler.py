@@ -18,6 +18,7 @@ from zoneinfo import ZoneInfo
 from config import Settings
 from models.schemas import UploadIngestionRequest
 from models.values import FrameRecord, ReceivedFile, Rejected, SourceType
+from services.quality.keeper import QualityKeeper
 from services.storage_service.keys import fresh_object_key, with_fresh_key
 from services.storage_service.service import StorageService
 from services.upload_handler.check_call import (
@@ -52,6 +53,8 @@ _FAILED = {
     "crashed": "The picture made its decoder fail.",
     "killed": "The picture could not be decoded: its decoder was ended.",
 }
+
+
 CameraZone = Callable[[], Awaitable[str | None]]
 """The camera's `exif_timezone`. Raises DatabaseUnavailable."""
 _log = get_logger(__name__)
@@ -69,9 +72,11 @@ class UploadResult:
 class UploadHandler:
     """Belongs to one event loop. Pictures are checked in UPLOAD__DECODE_PROCESSES processes of its own."""
 
-    def __init__(self, settings: Settings, storage: StorageService) -> None:
+    def __init__(self, settings: Settings, storage: StorageService, quality: QualityKeeper | None = None) -> None:
+        """Without `quality` frames have none."""
         self._settings = settings.UPLOAD
         self._storage = storage
+        self._quality = quality
         self._zone = ZoneInfo(settings.UPLOAD.EXIF_TIMEZONE)
         bounds = settings.UPLOAD
         self._pool = ProcessPool(
@@ -200,7 +205,7 @@ class UploadHandler:
                 if memory > self._pool.largest:
                     raise ImageTooLarge("Decoding the picture needs more memory than UPLOAD__DECODE_MEMORY.")
                 granted = max(memory, self._pool.allowance)
-                call = arguments(file, settings.formats, settings.MAX_PIXELS, granted)
+                call = arguments(file, settings.formats, settings.MAX_PIXELS, granted, self._pool.largest)
                 answer: dict[str, Any]
                 if file.data is None:
                     answer = await self._pool.run(CHECK, *call, memory=granted)
@@ -242,6 +247,9 @@ class UploadHandler:
         taken = upload_time(form.meta.timestamp_ref, image.exif, zone, arrived_at)
         identity = frame_id(request_id, file.index, taken.at)
         key = fresh_object_key(form.camera_id, identity, taken.at, image.format)
+        quality = None
+        if self._quality is not None:
+            quality = await self._quality.judge(form.camera_id, SourceType.UPLOAD, image.measures, taken.at)
         async with self._large if file.size > LARGE else nullcontext():
             await self._put(key, file, image.content_type)
         return FrameRecord(
@@ -250,6 +258,7 @@ class UploadHandler:
             timestamp_uncertainty_ms=taken.uncertainty_ms, width=image.width, height=image.height,
             size_bytes=file.size, format=image.format, content_type=image.content_type, sha256=file.sha256,
             filename=file.filename, exif=self._recorded(image.exif), meta=form.meta.to_json(),
+            quality=quality,
         )  # fmt: skip
 
     async def _put(self, key: str, file: ReceivedFile, content_type: str) -> None:

@@ -10,12 +10,16 @@ import io
 import re
 from typing import NamedTuple
 
+import numpy as np
 import simplejpeg
+from numpy.typing import NDArray
 from PIL import JpegImagePlugin
 
 from services.upload_handler.memory import Afford
 from utils.exceptions import ImageTooLarge, InvalidImage
 
+Luma = NDArray[np.uint8]
+MEASURED = 480  # points of width, at least, of what a picture's quality is measured on
 _WINDOW = 524_288  # bytes searched without letting other threads run: a regular expression holds the GIL
 _IN_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _BETWEEN = re.compile(rb"\xff[^\x00\xff]")
@@ -39,6 +43,7 @@ class JpegFacts(NamedTuple):
     width: int
     height: int
     exif: bytes | None
+    luma: Luma  # of a part of its size
 
 
 class _Layout:
@@ -134,17 +139,17 @@ class _Layout:
         return bytearray().join([*pieces, b"\xff\xd9"])
 
 
-def _decode(data: bytes | bytearray) -> str | None:
-    """Decodes at an eighth of the size, every bit of the scans read; the first warning or error, or None."""
+def _decode(data: bytes | bytearray, width: int) -> Luma | str:
+    """In grey, made smaller but not below `width`, every bit of the scans read; or the first warning or error."""
     try:
         # It scales down only as far as the least size allows, which has to be said.
-        simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, min_factor=8, fastdct=True, fastupsample=True)
+        grey = simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=width, fastdct=True, fastupsample=True)
     except ValueError as error:
         return str(error)
-    return None
+    return np.asarray(grey[:, :, 0], np.uint8)
 
 
-def _decode_odd_sampling(layout: _Layout) -> None:
+def _decode_odd_sampling(layout: _Layout) -> Luma:
     """By Pillow, without an end marker: so a decoder that has not had every block asks for more, and is refused.
 
     A cut of less than the padding, 8 bytes, or one that was filled with zeros, is not seen.
@@ -154,6 +159,7 @@ def _decode_odd_sampling(layout: _Layout) -> None:
     with JpegImagePlugin.JpegImageFile(io.BytesIO(whole)) as image:
         image.draft("L", (max(1, image.width // 8), max(1, image.height // 8)))
         image.load()
+        return np.asarray(image.convert("L"), np.uint8)
 
 
 def check_jpeg(data: bytes, max_pixels: int, afford: Afford) -> JpegFacts:
@@ -165,18 +171,21 @@ def check_jpeg(data: bytes, max_pixels: int, afford: Afford) -> JpegFacts:
     width, height = layout.size()
     if width * height > max_pixels or layout.coefficient_bytes() > 4 * max_pixels:
         raise ImageTooLarge()
-    afford(layout.coefficient_bytes() + width * height // 64 + _ROW_BYTES * width)
-    trouble = _decode(data)
-    if trouble and _SAMPLING.search(trouble):
-        _decode_odd_sampling(layout)
-    elif trouble:
+    # What is decoded is at most twice as wide as asked for, or an eighth.
+    decoded = max(width * height // 64, 4 * MEASURED * (-(-MEASURED * height // width) + 8))
+    afford(layout.coefficient_bytes() + min(decoded, width * height) + _ROW_BYTES * width)
+    least = min(width, max(MEASURED, width // 8))
+    seen = _decode(data, least)
+    if isinstance(seen, str) and _SAMPLING.search(seen):
+        seen = _decode_odd_sampling(layout)
+    elif isinstance(seen, str):
         bare = layout.bare()
-        trouble = _decode(bare)
-        padding = _BEFORE_EOI.search(trouble or "")
+        seen = _decode(bare, least)
+        padding = _BEFORE_EOI.search(seen) if isinstance(seen, str) else None
         if padding:  # the scans are complete; some cameras pad them
             del bare[len(bare) - 2 - int(padding[1]) :]
             bare += b"\xff\xd9"
-            trouble = _decode(bare)
-        if trouble:
-            raise InvalidImage("The JPEG's picture data is cut off or damaged.")
-    return JpegFacts(width, height, layout.exif)
+            seen = _decode(bare, least)
+    if isinstance(seen, str):
+        raise InvalidImage("The JPEG's picture data is cut off or damaged.")
+    return JpegFacts(width, height, layout.exif, seen)

@@ -10,6 +10,7 @@ import io
 import warnings
 from collections.abc import Callable, Sequence
 
+import numpy as np
 from pi_heif import options as heif_options
 from pi_heif.as_plugin import HeifImageFile
 from PIL import (
@@ -24,12 +25,13 @@ from PIL import (
 )
 
 from models.values import ReceivedFile
+from services.quality.measures import Measures, measure
 from services.upload_handler.check_call import CheckedImage
 from services.upload_handler.exif import read_exif
 from services.upload_handler.formats import CONTENT_TYPES, format_by_name
 from services.upload_handler.heif_check import check_heif, heif_kind
-from services.upload_handler.jpeg_check import check_jpeg
-from services.upload_handler.memory import Afford, NeedsMemory, granted
+from services.upload_handler.jpeg_check import Luma, check_jpeg
+from services.upload_handler.memory import Afford, NeedsMemory, granted, to_read
 from services.upload_handler.png_check import check_png
 from services.upload_handler.tiff_check import check_tiff
 from services.upload_handler.webp_check import check_webp
@@ -43,6 +45,8 @@ from utils.exceptions import (
 )
 
 MAX_PAGES = 100
+_PNG_PIXEL = 8  # bytes, of the decoded picture
+MEASURED_SIDE = 960  # points, at least, of what a picture's quality is measured on
 NO_LIMIT = 1 << 62  # bytes
 MAX_RLE_PIXELS = 4_000_000  # Pillow decodes run-length BMPs in Python
 _DECLARED = {
@@ -86,9 +90,12 @@ def _bmp_memory(image: ImageFile.ImageFile) -> int:
     return image.size[0] * image.size[1] * (pixel + (3 if coded else 0))
 
 
-def _decode(data: bytes, fmt: str, max_pixels: int, pages: int, afford: Afford | None = None) -> tuple[int, int]:
-    """Every page through Pillow, one in memory at a time; the first one's size. `afford`: of a BMP, whose header is
-    Pillow's to read."""
+def _decode(
+    data: bytes, fmt: str, max_pixels: int, pages: int, afford: Afford | None = None
+) -> tuple[int, int, Luma | None]:
+    """Every page through Pillow, one in memory at a time; the first one's size, and what is measured of it.
+
+    `afford`: of a BMP, whose header is Pillow's to read."""
     with _PILLOW[fmt](io.BytesIO(data)) as image:
         size = image.size
         if size[0] * size[1] > max_pixels:
@@ -103,26 +110,62 @@ def _decode(data: bytes, fmt: str, max_pixels: int, pages: int, afford: Afford |
                 if image.size[0] * image.size[1] > max_pixels:
                     raise ImageTooLarge()
             image.load()
-    return size
+            if not page:
+                grey = _grey(image)
+    return *size, grey
 
 
-def _checked(data: bytes, fmt: str, max_pixels: int, afford: Afford) -> tuple[int, int, bytes | None]:
-    """Width, height and EXIF block."""
+def _png_grey(data: bytes, pixels: int, max_pixels: int, afford: Afford, most: int) -> Luma | None:
+    """Of a picture that is known to be whole, and has not been decoded. None where that takes more memory than `most`, or
+    Pillow's reader is stricter: it refuses nothing."""
+    if to_read(len(data)) + _PNG_PIXEL * pixels > most:
+        return None
+    afford(_PNG_PIXEL * pixels)
+    try:
+        return _decode(data, "png", max_pixels, 1)[2]
+    except Exception:
+        return None
+
+
+def _grey(image: Image.Image) -> Luma | None:
+    """A loaded picture in grey, made smaller in little memory. None where that fails: it refuses no file."""
+    try:
+        part = max(1, min(max(image.size) // MEASURED_SIDE, *image.size))
+        if image.mode not in ("L", "LA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"):  # of others a mean is none, or takes more
+            part *= 2
+            image = image.resize((max(1, image.width // part), max(1, image.height // part)), Image.Resampling.NEAREST)
+            part = 1
+        less = image.reduce(part) if part > 1 else image
+        if less.mode.startswith(("I", "F")):  # numbers of any range
+            deep = np.asarray(less, np.float32)
+            low, high = float(deep.min()), float(deep.max())
+            return np.asarray((deep - low) * (255.0 / max(high - low, 1.0)), np.uint8)
+        return np.asarray(less.convert("L"), np.uint8)
+    except Exception:
+        return None
+
+
+def _checked(
+    data: bytes, fmt: str, max_pixels: int, afford: Afford, most: int
+) -> tuple[int, int, bytes | None, Luma | None]:  # fmt: skip
+    """Width, height, EXIF block, and what is measured of the picture."""
     if fmt == "jpg":
         return check_jpeg(data, max_pixels, afford)
     if fmt == "png":
         png = check_png(data, max_pixels, MAX_PAGES)
         if png.frames > 1:
             afford(png.memory)
-            _decode(data, fmt, max_pixels, png.frames)
-        return png.width, png.height, png.exif
+            *_, seen = _decode(data, fmt, max_pixels, png.frames)
+            return png.width, png.height, png.exif, seen
+        return png.width, png.height, png.exif, _png_grey(data, png.width * png.height, max_pixels, afford, most)
     if fmt == "tiff":
         pages = check_tiff(data, max_pixels, MAX_PAGES)
         afford(max(page.memory for page in pages) + (max(page.stored for page in pages) if len(pages) > 1 else 0))
-        _decode(data, fmt, max_pixels, len(pages))
-        return pages[0].width, pages[0].height, data
+        *_, grey = _decode(data, fmt, max_pixels, len(pages))
+        return pages[0].width, pages[0].height, data, grey
     if fmt == "bmp":
-        return *_decode(data, fmt, max_pixels, 1, afford), None
+        width, height, grey = _decode(data, fmt, max_pixels, 1, afford)
+        return width, height, None, grey
     if fmt == "webp":
         webp = check_webp(data, max_pixels, MAX_PAGES)
         afford(webp.memory)
@@ -130,14 +173,25 @@ def _checked(data: bytes, fmt: str, max_pixels: int, afford: Afford) -> tuple[in
         afford(check_heif(data, max_pixels).memory)
     with _PILLOW[fmt](io.BytesIO(data)) as image:
         exif = image.info.get("exif")
-    return *_decode(data, fmt, max_pixels, webp.frames if fmt == "webp" else 1), exif if isinstance(exif, bytes) else None
+    width, height, grey = _decode(data, fmt, max_pixels, webp.frames if fmt == "webp" else 1)
+    return width, height, exif if isinstance(exif, bytes) else None, grey
 
 
-def check_image(file: ReceivedFile, formats: Sequence[str], max_pixels: int, memory: int = NO_LIMIT) -> CheckedImage:
+def _measured(grey: Luma | None, width: int, height: int) -> Measures | None:
+    """None where that fails, which refuses no file."""
+    try:
+        return measure(grey, width, height) if grey is not None else None
+    except Exception:
+        return None
+
+
+def check_image(
+    file: ReceivedFile, formats: Sequence[str], max_pixels: int, memory: int = NO_LIMIT, most: int = NO_LIMIT
+) -> CheckedImage:  # fmt: skip
     """Raises PayloadTooLarge, UnsupportedImageFormat, ImageTypeMismatch, ImageTooLarge or InvalidImage.
 
     NeedsMemory when it would take more than `memory` bytes, which must be enough to read the file (memory.to_read).
-    OSError only when the temporary file cannot be read.
+    OSError only when the temporary file cannot be read. `most`: bytes that it could be granted.
     """
     if file.too_large:
         raise PayloadTooLarge("The file is larger than UPLOAD__MAX_FILE_SIZE.")
@@ -158,7 +212,7 @@ def check_image(file: ReceivedFile, formats: Sequence[str], max_pixels: int, mem
     if len(data) != file.size:
         raise OSError("the temporary file is not as long as what was received")
     try:
-        width, height, exif = _checked(data, fmt, max_pixels, granted(len(data), memory))
+        width, height, exif, grey = _checked(data, fmt, max_pixels, granted(len(data), memory), most)
     except (IngestionException, NeedsMemory):
         raise
     except Image.DecompressionBombError:
@@ -168,4 +222,4 @@ def check_image(file: ReceivedFile, formats: Sequence[str], max_pixels: int, mem
     except Exception:
         # Decoders raise anything: OSError, SyntaxError, struct.error, zlib.error, IndexError, RecursionError ...
         raise InvalidImage() from None
-    return CheckedImage(fmt, CONTENT_TYPES[fmt], width, height, read_exif(exif))
+    return CheckedImage(fmt, CONTENT_TYPES[fmt], width, height, read_exif(exif), _measured(grey, width, height))

@@ -10,6 +10,7 @@ from config import RtspSettings
 from models.entities import IngestionRequest
 from models.values import CaptureParams, Claim
 from repositories.database import Database
+from services.quality.keeper import QualityKeeper
 from services.rtsp_capture.captures.capture_clock import CaptureClock
 from services.rtsp_capture.captures.capture_control import CaptureControl
 from services.rtsp_capture.captures.request_state import RequestState
@@ -35,6 +36,7 @@ class CaptureDeps:
     secrets: SecretBox
     pictures: PictureBudget
     spool: Spool
+    quality: QualityKeeper
     now: Callable[[], float] = time.time
     host: HostClock = HOST
     checks: SourceChecks | None = None

@@ -20,7 +20,7 @@ from models.values import DropReason
 from repositories.ledger import Recorded
 from services.rtsp_capture.frames.encodings import PictureSource
 from services.rtsp_capture.frames.frame_puts import FramePuts
-from services.rtsp_capture.frames.frame_record import CaptureFacts, PendingFrame, frame_record
+from services.rtsp_capture.frames.frame_record import CaptureFacts, PendingFrame, frame_record, quality_of
 from services.rtsp_capture.frames.frame_spool import FrameSpool
 from services.rtsp_capture.frames.interfaces import FrameListener, PipelineDeps
 from services.rtsp_capture.frames.ledger_writer import LedgerWriter
@@ -47,6 +47,7 @@ class FramePipeline:
         self._budget = deps.pictures
         self._size = size = deps.settings.FRAME_BUFFER_SIZE
         self._max_lag = deps.settings.MAX_LAG
+        self._judge = deps.quality
         self._ledger = ledger
         self._listener = listener
         self._checks = deps.checks
@@ -213,8 +214,10 @@ class FramePipeline:
         finally:
             _DECODE.dec()
             self._decoding.pop(slot, None)
+        quality = await quality_of(self._judge, self._facts, file, timestamp)
         grid = self._ledger.grid
-        record = frame_record(self._facts, slot, grid.time_of(slot), timestamp, chosen.picture.packet, file)
+        at, packet = grid.time_of(slot), chosen.picture.packet
+        record = frame_record(self._facts, slot, at, timestamp, packet, file, quality)
         reservation = self._budget.hold(len(file.data), partial(self._evict, slot))
         frame = PendingFrame(record, file, datetime.fromtimestamp(grid.grid_start, UTC), time.monotonic(), reservation)
         self._decoded[slot] = frame

@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from models.values import FrameRecord, Integrity, SourceType
+from services.quality.keeper import QualityKeeper
 from services.rtsp_capture.frames.encodings import PictureEncoding
 from services.rtsp_capture.frames.picture_budget import Reservation
 from services.rtsp_capture.media.gop_buffer import Packet
@@ -43,9 +44,17 @@ class PendingFrame:
 
 
 def frame_record(
-    facts: CaptureFacts, slot: int, slot_time: float, timestamp: float, packet: Packet, file: PictureFile
+    facts: CaptureFacts,
+    slot: int,
+    slot_time: float,
+    timestamp: float,
+    packet: Packet,
+    file: PictureFile,
+    quality: dict[str, Any] | None,
 ) -> FrameRecord:
-    """The record of the slot's picture, with a fresh object key. `timestamp`: its capture time; seconds since the epoch."""
+    """The record of the slot's picture, with a fresh object key. `timestamp`: its capture time; seconds since the epoch.
+    `quality`: as `quality_of` has it.
+    """
     at = datetime.fromtimestamp(timestamp, UTC)
     identity = frame_id(facts.request_id, slot, datetime.fromtimestamp(slot_time, UTC))
     camera_at = datetime.fromtimestamp(packet.camera_time, UTC) if packet.camera_time is not None else None
@@ -57,5 +66,14 @@ def frame_record(
         timestamp=at, timestamp_source=packet.source,
         timestamp_uncertainty_ms=round(packet.uncertainty * 1000, 3), camera_timestamp=camera_at,
         width=file.width, height=file.height, size_bytes=len(file.data), format=file.format,
-        content_type=file.content_type, sha256=file.sha256, meta=meta, integrity=file.integrity,
+        content_type=file.content_type, sha256=file.sha256, meta=meta, integrity=file.integrity, quality=quality,
     )  # fmt: skip
+
+
+async def quality_of(
+    keeper: QualityKeeper, facts: CaptureFacts, file: PictureFile, timestamp: float
+) -> dict[str, Any] | None:  # fmt: skip
+    """Of the capture's next picture; None also for one that nobody has decoded."""
+    if file.integrity is Integrity.UNDECODED:
+        return None
+    return await keeper.judge(facts.camera_id, SourceType.RTSP, file.measures, datetime.fromtimestamp(timestamp, UTC))

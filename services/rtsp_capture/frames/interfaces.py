@@ -6,6 +6,7 @@ from typing import Protocol
 
 from config import RtspSettings
 from repositories.database import Database
+from services.quality.keeper import QualityKeeper
 from services.rtsp_capture.frames.picture_budget import PictureBudget
 from services.rtsp_capture.frames.source_checks import SourceChecks
 from services.rtsp_capture.media.packets import PictureFile
@@ -31,4 +32,5 @@ class PipelineDeps(Protocol):
     storage: StorageService
     pictures: PictureBudget
     spool: Spool
+    quality: QualityKeeper
     checks: SourceChecks | None

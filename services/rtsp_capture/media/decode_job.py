@@ -81,6 +81,11 @@ def decode(spec: dict[str, Any], attached: bytes) -> tuple[dict[str, Any], bytes
         if "quality" in wanted:
             jpeg = decoder.decode(picture, wanted["quality"])
             answer, back = {"jpeg": [jpeg.width, jpeg.height, jpeg.integrity.value]}, jpeg.data
+            if jpeg.measures is not None:
+                from services.quality.measures import packed
+
+                answer["measures"], view = packed(jpeg.measures)
+                answer["view"], back = len(view), back + view
         else:
             luma = decoder.luma(picture, wanted["width"])
             answer, back = {"luma": list(luma.shape)}, luma.tobytes()
@@ -113,13 +118,17 @@ def jpeg_of(answer: dict[str, Any], data: bytes) -> Jpeg:
     try:
         width, height, told = answer["jpeg"]
         sound = 0 < int(width) <= _MAX_SIDE and 0 < int(height) <= _MAX_SIDE and told in ("verified", "unknown")
-        integrity = Integrity(told)
+        integrity, view = Integrity(told), int(answer.get("view", 0))
+        data, seen = (data[:-view], data[-view:]) if 0 < view < len(data) else (data, b"")
     except (KeyError, TypeError, ValueError):
         sound = False
     if not (sound and data.startswith(b"\xff\xd8") and data.endswith(b"\xff\xd9")):
         raise CaptureFailure("decode_failed", _UNKNOWN)
     digest, silent = hashlib.sha256(data).hexdigest(), integrity is Integrity.UNKNOWN
-    return Jpeg(data, int(width), int(height), digest, integrity, silent=silent)
+    from services.quality.measures import unpacked
+
+    measures = unpacked(answer.get("measures", ()), seen)
+    return Jpeg(data, int(width), int(height), digest, integrity, silent=silent, measures=measures)
 
 
 def luma_of(answer: dict[str, Any], data: bytes) -> Luma:

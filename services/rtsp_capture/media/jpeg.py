@@ -18,6 +18,7 @@ from av.video.reformatter import ColorRange, VideoReformatter
 from numpy.typing import NDArray
 
 from models.values import Integrity
+from services.quality.measures import Measures, measure
 from services.rtsp_capture.media.packets import Jpeg
 from utils.exceptions import CaptureFailure
 
@@ -29,12 +30,25 @@ _BT709 = (0.2126, 0.0722)
 _WEIGHTS = {0: _BT601, 1: _BT709, 4: (0.30, 0.11), 5: _BT601, 6: _BT601, 7: (0.212, 0.087), 9: (0.2627, 0.0593)}
 _PLANAR = ("yuv420p", "yuvj420p")  # what needs no conversion but that of colours; others go by libswscale first
 HD = 720  # lines
+_MEASURED = 480  # points of width, at least, of what a received picture's quality is measured on
 _SOI, _EOI, _SOS, _DHT, _APP0 = b"\xff\xd8", b"\xff\xd9", 0xDA, 0xC4, 0xE0
 _NO_LENGTH = frozenset((0x01, *range(0xD0, 0xDA)))  # markers without a segment
 
 
-def _jpeg(data: bytes, width: int, height: int, integrity: Integrity = Integrity.VERIFIED) -> Jpeg:
-    return Jpeg(data, width, height, hashlib.sha256(data).hexdigest(), integrity, silent=integrity is Integrity.UNKNOWN)
+def _jpeg(
+    data: bytes, width: int, height: int, luma: Plane, integrity: Integrity = Integrity.VERIFIED
+) -> Jpeg:  # fmt: skip
+    silent = integrity is Integrity.UNKNOWN
+    measures = _measured(luma, width, height)
+    return Jpeg(data, width, height, hashlib.sha256(data).hexdigest(), integrity, silent=silent, measures=measures)
+
+
+def _measured(luma: Plane, width: int, height: int) -> Measures | None:
+    """For the frame's quality, which costs no frame: None where it fails."""
+    try:
+        return measure(luma, width, height)
+    except (cv2.error, ValueError, MemoryError):
+        return None
 
 
 # -- decoded frames ----------------------------------------------------------------------------------------------
@@ -61,7 +75,7 @@ def encode_jpeg(frame: Any, quality: int, integrity: Integrity = Integrity.VERIF
     if not full or weights != _BT601:
         luma, cb, cr = to_jfif(luma, cb, cr, weights, full=full)
     planes = [np.ascontiguousarray(plane) for plane in (luma, cb, cr)]
-    return _jpeg(simplejpeg.encode_jpeg_yuv_planes(*planes, quality), width, height, integrity)
+    return _jpeg(simplejpeg.encode_jpeg_yuv_planes(*planes, quality), width, height, planes[0], integrity)
 
 
 @cache
@@ -107,7 +121,7 @@ def _mix(a: Plane, weight_a: float, b: Plane, weight_b: float, add: float) -> Pl
 
 
 def received_jpeg(data: bytes) -> Jpeg:
-    """A camera's own picture, its bytes unchanged, once its whole scan has been read (at 1/8 of its size).
+    """A camera's own picture, its bytes unchanged, once its whole scan has been read (at a part of its size).
 
     Where it names no Huffman tables (Motion JPEG may leave out the standard ones, RFC 2435 does) they are put in.
     Raises CaptureFailure decode_failed: cut off, damaged, or two fields in one (AVI1), which no viewer shows whole.
@@ -123,10 +137,11 @@ def received_jpeg(data: bytes) -> Jpeg:
         data = data[:scan] + standard_tables() + data[scan:]
     try:
         height, width, *_ = simplejpeg.decode_jpeg_header(data)
-        simplejpeg.decode_jpeg(data, "GRAY", min_width=-(-width // 8), min_height=-(-height // 8), strict=True)
+        least = max(-(-width // 8), min(width, _MEASURED))
+        grey = simplejpeg.decode_jpeg(data, "GRAY", min_width=least, min_height=-(-height // 8), strict=True)
     except ValueError:
         raise _failed("The picture's data is damaged.") from None
-    return _jpeg(data, width, height)
+    return _jpeg(data, width, height, grey[:, :, 0])
 
 
 def _failed(message: str) -> CaptureFailure:

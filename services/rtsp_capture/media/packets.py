@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from models.values import Integrity
+
+if TYPE_CHECKING:
+    from services.quality.measures import Measures
 
 CONTENT_TYPES = {"jpg": "image/jpeg", "h264": "video/mp4", "h265": "video/mp4"}
 
@@ -47,6 +51,7 @@ class PictureFile:
     integrity: Integrity = Integrity.VERIFIED
     format: str = "jpg"  # a key of CONTENT_TYPES
     silent: bool = False  # parts may be lost without any sign of it
+    measures: Measures | None = field(default=None, compare=False, repr=False)  # None: not decoded, or not measured
 
     @property
     def content_type(self) -> str:

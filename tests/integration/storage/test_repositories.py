@@ -38,6 +38,7 @@ from models.values import (
     FrameRecord,
     IngestionStatus,
     Phase,
+    QualityVerdict,
     RequestFilter,
     Sampling,
     SourceInfo,
@@ -1300,11 +1301,12 @@ async def big(backends: Backends) -> AsyncIterator[Database]:
             text("""
             INSERT INTO frames (id, request_id, camera_id, source_type, sequence, storage_path, capture_timestamp,
                                 timestamp_source, width, height, size_bytes, format, content_type, sha256, state, stored_at,
-                                meta)
+                                meta, quality)
             SELECT gen_random_uuid(), r.id, r.camera_id, r.source_type, n, r.id || '/' || n,
                    r.created_at + n * interval '1 second', 'receipt', 1, 1, 1, 'jpg', 'image/jpeg', :sha,
                    CASE WHEN n = 2 THEN 'deleted' ELSE 'stored' END, r.created_at + n * interval '1 second',
-                   r.meta
+                   r.meta, jsonb_build_object('verdict', CASE WHEN extract(minute FROM r.created_at) = 7 THEN 'bad'
+                       WHEN extract(minute FROM r.created_at) = 8 THEN 'suspect' ELSE 'good' END)
             FROM ingestion_requests r, generate_series(0, 2) AS n"""),
             {"sha": SHA},
         )
@@ -1392,6 +1394,10 @@ FRAME_FILTERS = [
     FrameFilter(subject="car-3"),
     FrameFilter(session="FP1", descending=True),
     FrameFilter(phase=Phase.AFTER),
+    FrameFilter(quality=QualityVerdict.BAD),
+    FrameFilter(quality=QualityVerdict.SUSPECT, descending=True),
+    FrameFilter(camera_id="cam-7", quality=QualityVerdict.BAD),
+    FrameFilter(camera_id="cam-7", quality=QualityVerdict.GOOD),
 ]
 MIDDLE = (datetime(2026, 1, 6, tzinfo=UTC), UUID(int=1 << 127))
 

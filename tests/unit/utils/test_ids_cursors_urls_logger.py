@@ -100,6 +100,7 @@ FILTERS = [
     FrameFilter(subject="a"),
     FrameFilter(session="a"),
     FrameFilter(phase=Phase.BEFORE),
+    FrameFilter(quality=QualityVerdict.BAD),
     RequestFilter(subject="a"),
 ]
 

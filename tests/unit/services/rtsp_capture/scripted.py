@@ -392,6 +392,13 @@ class CaptureRun:
         return [frame.timestamp.timestamp() - T0 for _, frame in sorted(self.database.stored.items())]
 
 
+class _Unjudged:
+    """Frames without quality: how it comes about is tested by itself."""
+
+    async def judge(self, *_: object) -> None:
+        return None
+
+
 @asynccontextmanager
 async def capture_run(
     params: CaptureParams, connections: Iterable[Connection], path: Path, *, resumed: bool = False,
@@ -414,7 +421,7 @@ async def capture_run(
     hub = StreamHub(StreamDeps(rtsp, script.connect, pool, host=clock.host))
     deps = CaptureDeps(
         rtsp, cast(Any, database), cast(Any, storage), hub, cast(Any, _Keys()),
-        PictureBudget(10**8, 4), spool, clock.wall, clock.host,
+        PictureBudget(10**8, 4), spool, cast(Any, _Unjudged()), clock.wall, clock.host,
     )  # fmt: skip
     await spool.open()
     may_act = [True]

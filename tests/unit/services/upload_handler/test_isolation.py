@@ -155,15 +155,15 @@ def _pictures() -> dict[str, tuple[str, bytes]]:
 async def test_what_a_picture_needs_is_known_before_it_is_decoded(received: Received) -> None:
     """Each is decoded within what its headers ask for, without most of the margin; nor do they ask for far too much."""
     pool = ProcessPool("exact", 1, max_memory=2048 * MEGABYTE, allowance=0, preload=[CHECK.partition(":")[0]])
-    await pool.run(CHECK, *arguments(received("a.jpg", encoded("JPEG")), NAMES, 10**8, MARGIN), memory=MARGIN)
+    await pool.run(CHECK, *arguments(received("a.jpg", encoded("JPEG")), NAMES, 10**8, MARGIN, 10**10), memory=MARGIN)
     pictures = await asyncio.to_thread(_pictures)
     too_much = []
     for what, (name, data) in pictures.items():
         file = received(name, data)
         reading = to_read(file.size)
-        asked = await pool.run(CHECK, *arguments(file, NAMES, 10**8, reading), memory=reading)
+        asked = await pool.run(CHECK, *arguments(file, NAMES, 10**8, reading, 10**10), memory=reading)
         need = asked.get("needs", reading)
-        image = image_of(await pool.run(CHECK, *arguments(file, NAMES, 10**8, need), memory=need - MARGIN * 3 // 4))
+        image = image_of(await pool.run(CHECK, *arguments(file, NAMES, 10**8, need, 10**10), memory=need - MARGIN * 3 // 4))
         assert isinstance(image, CheckedImage), what
         decoding = need - reading
         print(f"{what:40} {file.size / 1e6:6.1f} MB, decoding {decoding / image.width / image.height:5.1f} bytes a pixel")
