@@ -35,6 +35,7 @@ TITLES = {
     "RTSP": "RTSP: cameras and captures",
     "SPOOL": "SPOOL: captured frames that wait on disk for the store or the database",
     "UPLOAD": "UPLOAD: images that clients send",
+    "QUALITY": "QUALITY: whether pictures are fit to be compared",
     "EVENTS": "EVENTS: the event log at /api/v1/events",
     "SWEEPER": "SWEEPER: objects without rows, rows without objects",
     "RETENTION": "RETENTION: how long frames are kept",

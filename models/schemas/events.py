@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any, Literal
-from uuid import UUID
 
 from pydantic import Field
 
@@ -18,13 +17,14 @@ class CloudEvent(Output):
     id: str = Field(description="Also the cursor after this event.")
     source: str
     type: LogEventType
-    subject: UUID = Field(description="The frame's or the request's id.")
+    subject: str = Field(description="The id of the frame, request or pair, or of camera.quality_changed the camera's.")
     time: Timestamp
     datacontenttype: Literal["application/json"]
     cameraid: str
     data: dict[str, Any] = Field(
         description="frame.stored: FrameInfo without storage_url and url_expires_at. frame.deleted: which frame it was. "
-        "request.*: the request's state, error and ledger. camera.gap_*: request_id, gap_id, from, to, reason."
+        "request.*: the request's state, error and ledger. camera.gap_*: request_id, gap_id, from, to, reason. "
+        "camera.quality_changed: verdict, reasons, frames, since."
     )
 
 

@@ -255,7 +255,8 @@ class Judge:
         if same:
             before.at, before.same = at, before.same + 1
             frozen_s = at - before.same_since
-            if frozen_s >= limit and before.same >= FROZEN_PICTURES:
+            empty = found.bad & {"dark", "bright", "flat"}  # nothing is in it that could move
+            if frozen_s >= limit and before.same >= FROZEN_PICTURES and not empty:
                 found.bad.add("frozen")
             return frozen_s, True
         # A scene that stands still by itself widens the limit, but one long freeze by no more than twice.

@@ -164,7 +164,7 @@ async def test_the_database_has_exactly_the_functions_of_the_files(backends: Bac
     found, wanted = await functions_and_triggers(db), await only_the_files(await fresh(backends))
     assert found == wanted
     assert {name.partition("(")[0] for name in found if "(" in name} == set(functions.names())
-    assert sum("." in name for name in found) == 16  # triggers
+    assert sum("." in name for name in found) == 17  # triggers
 
 
 def test_the_one_insert_of_a_frame_names_every_column() -> None:

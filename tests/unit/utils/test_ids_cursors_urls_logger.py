@@ -18,7 +18,7 @@ from uuid import UUID
 import pytest
 import structlog
 
-from models.values import FrameFilter, IngestionStatus, Phase, RequestFilter, SourceType
+from models.values import FrameFilter, IngestionStatus, Phase, QualityVerdict, RequestFilter, SourceType
 from utils.cursors import _TAG_BYTES, _tag, decode_key, encode_cursor
 from utils.exceptions import InvalidRequest
 from utils.ids import frame_id, new_id
