@@ -18,7 +18,7 @@ from config import RtspSettings
 from models.access import ALL_CAMERAS, CameraGrant, Principal
 from models.entities import CameraConfiguration
 from models.schemas import BurstRequest, BurstResponse, RTSPIngestionRequest
-from models.values import FINAL_STATUSES, CaptureMode
+from models.values import FINAL_STATUSES, CaptureMode, Encoding
 from repositories.database import Database
 from services.cameras.places import Places, key_json
 from services.idempotency.operation import Operation
@@ -183,8 +183,9 @@ class BurstService:
     @staticmethod
     def _single(camera: CameraConfiguration, body: BurstRequest, at: datetime) -> RTSPIngestionRequest:
         return RTSPIngestionRequest(
-            camera_id=camera.camera_id, capture_mode=CaptureMode.SINGLE_FRAME, frame_timestamp=at, meta=body.meta
-        )
+            camera_id=camera.camera_id, capture_mode=CaptureMode.SINGLE_FRAME, frame_timestamp=at, meta=body.meta,
+            encoding=Encoding.JPEG,  # keyframes of several cameras are of no common moment
+        )  # fmt: skip
 
     # -- in other processes ------------------------------------------------------------------------------------
 

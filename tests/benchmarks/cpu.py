@@ -5,6 +5,7 @@ Store and database are not counted on either side (ffmpeg writes files); PUTs, r
 
 from __future__ import annotations
 
+import statistics
 import time
 from pathlib import Path
 
@@ -23,8 +24,8 @@ _RATE: tuple[list[str], list[str]] = ([], ["-vf", "fps=1"])
 _ALL: tuple[list[str], list[str]] = ([], ["-vsync", "passthrough"])
 
 
-def _ours(running: Running, url: str, cameras: int, sampling: str, fps: float) -> dict[str, float]:
-    ids = [running.capture(f"bench-{each}", url, fps=fps, sampling=sampling) for each in range(cameras)]
+def _ours(running: Running, url: str, cameras: int, sampling: str, fps: float, **more: object) -> dict[str, float]:
+    ids = [running.capture(f"bench-{each}", url, fps=fps, sampling=sampling, **more) for each in range(cameras)]
     running.until_live(ids)
     time.sleep(_SETTLE)
     stored = sum(running.status(each)["progress"]["stored"] for each in ids)
@@ -39,6 +40,7 @@ def _ours(running: Running, url: str, cameras: int, sampling: str, fps: float) -
     }  # fmt: skip
     running.cancel(ids)
     running.until_ended(ids)
+    figures["bytes"] = statistics.mean(frame["size_bytes"] for frame in running.frames(ids[0]))
     return figures
 
 
@@ -85,6 +87,26 @@ def captures_native(bench: Bench) -> None:
 def captures_opencv(bench: Bench) -> None:
     """The same by OpenCV."""
     _captures(bench, "opencv", 0.75)
+
+
+def source(bench: Bench) -> None:
+    """The camera's own keyframes, one a second, by the native reader: CPU, and bytes beside JPEG's at quality 90."""
+    film = bench_film(FILMS, gop=FPS)
+    told: dict[str, float] = {}
+    with Camera(film.path, join="now") as camera, service(
+        bench.folder / "source", RTSP__LINGER=0, RTSP__READER="native"
+    ) as running:  # fmt: skip
+
+        def ours() -> float:
+            told.update(_ours(running, camera.url, 20, "keyframe", 1, encoding="source"))
+            return told["cpu"]
+
+        mine, files = bench.turns(ours, lambda: _peer(camera.url, 10, _NOKEY, bench.folder / "files")["cpu"])
+        jpeg = _ours(running, camera.url, 1, "keyframe", 1)
+    more = {name: told[name] for name in ("rss_mb", "dropped")}
+    what = "source, GOP 25, 20 cameras / ffmpeg -skip_frame nokey to JPEG"
+    bench.compare(what, "ms a camera and s", mine, files, Goal("<=", 0.25), **more)
+    bench.compare("bytes a frame, source / JPEG 90", "bytes", [told["bytes"]], [jpeg["bytes"]], Goal("<=", 0.6))
 
 
 def exact(bench: Bench) -> None:

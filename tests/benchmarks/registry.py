@@ -33,6 +33,7 @@ BENCHMARKS = {
     "large": Entry("large:large", "memory while 32 uploads of 34-50 MB are received"),
     "capture-native": Entry("cpu:captures_native", "CPU a camera at one frame a second, native reader, beside ffmpeg's"),
     "capture-opencv": Entry("cpu:captures_opencv", "the same by OpenCV"),
+    "source": Entry("cpu:source", "CPU and bytes of keyframes stored as they came, beside ffmpeg's and JPEG's"),
     "exact": Entry("cpu:exact", "CPU a camera of exact pictures at GOP 50, beside ffmpeg's"),
     "dense": Entry("cpu:every_frame", "every frame of one camera, beside ffmpeg's"),
     "idle-streams": Entry("cpu:idle_streams", "CPU of 40 open streams of which nothing is wanted, beside ffmpeg's"),

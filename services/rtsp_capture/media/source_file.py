@@ -11,6 +11,7 @@ import io
 import struct
 from collections.abc import Iterable
 from fractions import Fraction
+from functools import lru_cache
 
 import av
 
@@ -24,12 +25,13 @@ from services.rtsp_capture.media.parameter_sets import MOST
 from services.rtsp_capture.media.sps import PictureFormat, picture_format
 from utils.exceptions import CaptureFailure
 
+_VPS = 32
 _TICKS = 90_000  # a second
 _FPS = 25.0  # where the camera names none: the file shows its picture for so long
 _FORMATS = {"h264": "h264", "hevc": "h265"}
 # Kinds of NAL units by codec (tables 7-1): parameter sets in the order in which they refer to each other; and what is no
 # part of the picture: delimiters, ends of sequence and stream, filler, which some cameras send by the kilobyte.
-_SETS = {"h264": (7, 8), "hevc": (32, 33, 34)}
+_SETS = {"h264": (7, 8), "hevc": (_VPS, 33, 34)}
 _LEFT_OUT = {"h264": frozenset((9, 10, 11, 12)), "hevc": frozenset((35, 36, 37, 38))}
 # The boxes around what a player is told of a picture, and how many of their bytes come before the next one.
 _PATH = (
@@ -81,6 +83,24 @@ def _other_field(picture: Picture) -> list[bytes]:
     return _nals(following[0].data)
 
 
+# A stream's parameter sets are the same for hours.
+_format = lru_cache(256)(picture_format)
+_sequence = lru_cache(256)(h264.parse_sps)
+
+
+@lru_cache(1024)
+def _id(codec: str, kind: int, nal: bytes) -> int | None:
+    """The parameter set's; None for one that makes no sense: what refers to it finds nothing."""
+    try:
+        if kind == _SPS[codec]:
+            return _format(codec, nal).id
+        if codec == "h264":
+            return h264.parse_pps(nal)[0]
+        return h264.Bits(nal[2:18]).u(4) if kind == _VPS else h264.Bits(nal[2:18]).ue()
+    except ValueError:
+        return None
+
+
 class _Sets:
     """The parameter sets that the picture may refer to: of each id the newest."""
 
@@ -94,22 +114,15 @@ class _Sets:
 
     def take(self, nals: Iterable[bytes]) -> None:
         for nal in nals:
-            if (kind := self.kind(nal)) in _SETS[self._codec] and len(self._found) < MOST:
-                try:
-                    self._found[kind, self._id(kind, nal)] = nal
-                except ValueError:
-                    continue  # what refers to it finds nothing
+            kind = self.kind(nal)
+            if kind not in _SETS[self._codec] or len(self._found) >= MOST:
+                continue
+            if (number := _id(self._codec, kind, nal)) is not None:
+                self._found[kind, number] = nal
 
     def all(self) -> list[bytes]:
         """In the order in which they refer to each other."""
         return [nal for kind in _SETS[self._codec] for (of, _), nal in self._found.items() if of == kind]
-
-    def _id(self, kind: int, nal: bytes) -> int:
-        if kind == _SPS[self._codec]:
-            return picture_format(self._codec, nal).id
-        if self._codec == "h264":
-            return h264.parse_pps(nal)[0]
-        return h264.Bits(nal[2:18]).u(4) if kind == 32 else h264.Bits(nal[2:18]).ue()
 
     def used_by(self, units: list[bytes]) -> tuple[PictureFormat, int | None]:
         """The picture's size, and which field its first slice is of. Raises ValueError, LookupError, StopIteration."""
@@ -121,11 +134,11 @@ class _Sets:
                 bits.u(1)
             pps = h264.Bits(self._found[34, bits.ue()][2:18])
             pps.ue()
-            return picture_format("hevc", self._found[33, pps.ue()]), None
+            return _format("hevc", self._found[33, pps.ue()]), None
         first = next(nal for nal in units if self.kind(nal) in (h264.SLICE, h264.IDR))
         _, sequence_id = h264.parse_pps(self._found[h264.PPS, h264.slice_pps(first)])
         sps = self._found[h264.SPS, sequence_id]
-        return picture_format("h264", sps), h264.parse_slice(first[:64], h264.parse_sps(sps)).field
+        return _format("h264", sps), h264.parse_slice(first[:64], _sequence(sps)).field
 
 
 def _mp4(info: StreamInfo, form: PictureFormat, unit: bytes) -> bytes:

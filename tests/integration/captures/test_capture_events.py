@@ -245,9 +245,15 @@ async def pre_roll_is_sampled_by_keyframes(kit: Kit, camera: Camera) -> None:
     await _pre_roll(kit, camera, "keyframe")
 
 
-async def _pre_roll(kit: Kit, camera: Camera, sampling: str) -> None:
+@scenario
+async def pre_roll_is_stored_as_it_came(kit: Kit, camera: Camera) -> None:
+    """Of the ring's keyframes."""
+    await _pre_roll(kit, camera, "keyframe", encoding="source")
+
+
+async def _pre_roll(kit: Kit, camera: Camera, sampling: str, **more: str) -> None:
     request_id = await submit(
-        kit, camera.url_of("car"), fps=1.0, sampling=sampling, capture_duration=6.0, pre_roll=3, post_roll=0
+        kit, camera.url_of("car"), fps=1.0, sampling=sampling, capture_duration=6.0, pre_roll=3, post_roll=0, **more
     )
     await begun(kit, request_id, 4.2)
     await trigger(kit, request_id)
@@ -256,6 +262,7 @@ async def _pre_roll(kit: Kit, camera: Camera, sampling: str) -> None:
     assert len(found.frames) == 3
     if sampling == "keyframe":
         assert [frame.number % FPS for frame in found.frames] == [0, 0, 0]
+    assert {frame.info.format for frame in found.frames} == {"h264" if more else "jpg"}
 
 
 @scenario

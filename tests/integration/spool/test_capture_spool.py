@@ -133,6 +133,37 @@ async def test_no_frame_is_lost_while_store_or_database_is_away(
         print(f"\n{part} {fault} for {OUTAGE:.0f} s: {found.progress.stored} stored, {most} in the spool at most, 0 lost")
 
 
+async def test_source_pictures_wait_in_the_spool_and_another_process_goes_on(
+    backends: Backends, storage: StorageService, camera: Camera, tmp_path: Path
+) -> None:
+    """One process takes keyframes while the store is away, and stops; the next one has its folder."""
+    own = await own_database(backends)
+    wanted = {
+        "capture_mode": "continuous",
+        "capture_duration": 9.0,
+        "fps": 1.0,
+        "sampling": "keyframe",
+        "encoding": "source",
+    }
+    with store_proxy(own.storage) as proxy:
+        through = behind(own, store=proxy)
+        async with open_kit(through, storage, tmp_path, SPOOL, STORE_RETRY=30, SOURCE_CHECK=0) as kit:
+            request = await kit.submit(camera.url, unique(), **wanted)
+            await kit.until(request, lambda r: r.progress.stored >= 1)
+            proxy.fail("killed")
+            await until(lambda: len(spool_of(kit).index) >= 2, 15)
+    async with open_kit(own, storage, tmp_path, SPOOL, STORE_RETRY=30, SOURCE_CHECK=0) as kit:
+        found = await kit.replayed((await kit.final(request, 30)).request_id, but={"lease_lost"})
+        frames = await kit.frames(request)
+    assert found.status is IngestionStatus.COMPLETED
+    assert len(frames) == found.progress.stored >= 5
+    for frame in frames:
+        info = frame.info
+        assert (info.format, info.content_type, info.integrity) == ("h264", "video/mp4", "undecoded")
+        assert info.storage_path.endswith(".mp4")
+        assert frame.number % 25 == 0
+
+
 async def test_a_capture_that_ends_while_the_store_is_away(
     backends: Backends, storage: StorageService, camera: Camera, tmp_path: Path
 ) -> None:

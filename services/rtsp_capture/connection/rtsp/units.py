@@ -273,5 +273,5 @@ class UnitAssembler:
                 self._after_loss = False
             corrupt = corrupt or self._after_loss
             self._after_loss = False
-        data = _START + _START.join(nals)
+        data = b"".join(part for nal in nals for part in (_START, nal))  # one copy of it all
         return [Unit(data, first, last[1], key, corrupt)]

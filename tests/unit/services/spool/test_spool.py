@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import random
+import struct
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
@@ -14,9 +17,10 @@ from uuid import UUID
 import pytest
 
 from config import SpoolSettings
+from models.values import Integrity
 from services.spool.folder import Files, SpoolFolder
 from services.spool.index import Entry, SpoolIndex
-from services.spool.record import DamagedRecord, SpoolRecord, decode, decode_header, encode
+from services.spool.record import HEAD_BYTES, MAGIC, DamagedRecord, SpoolRecord, decode, decode_header, encode
 from services.spool.spool import Spool
 from tests.kits.spool_frames import FPS, GRID, frame_of, picture
 from utils.ids import new_id
@@ -34,6 +38,20 @@ def test_a_record_says_all_that_is_known() -> None:
     record = record_of(data)
     assert decode(encode(record, data) + data) == (record, data)
     assert decode_header(encode(record, data), len(encode(record, data)) + len(data)) == record
+
+
+def test_integrity_is_told_and_records_of_before_there_was_any_are_read() -> None:
+    data = picture()
+    record = record_of(data)
+    told = replace(record, frame=replace(record.frame, integrity=Integrity.UNDECODED, format="h264"))
+    assert decode(encode(told, data) + data) == (told, data)
+    for meta, found in (({}, Integrity.VERIFIED), ({"integrity": "unknown"}, Integrity.UNKNOWN)):
+        fields = json.loads(encode(record, data)[HEAD_BYTES:])
+        del fields["frame"]["integrity"]
+        fields["frame"]["meta"] = meta
+        header = json.dumps(fields).encode()
+        head = struct.pack(">8sI32s", MAGIC, len(header), hashlib.sha256(header).digest())
+        assert decode(head + header + data)[0].frame.integrity is found
 
 
 def test_a_record_cut_anywhere_is_recognised() -> None:
