@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from demo.colour import matrix_of, name_colours, to_planes
-from demo.frame_number import NUMBER_BITS, read_frame_number
+from demo.frame_number import NUMBER_BITS, draw_frame_number, read_frame_number
 from demo.paint import Picture
 from demo.scene import Scene
 
@@ -51,6 +51,7 @@ def make_film(
     interlaced: bool = False,
     slices: int = 1,
     named_colours: bool = True,
+    sharp_every: int = 1,
 ) -> Path:
     """An MP4 file whose picture number n carries `first` + n, readable by people and by `read_frame_number`.
 
@@ -58,6 +59,7 @@ def make_film(
     `open_gop`: key pictures that pictures shown before them refer across (H.264: recovery points, H.265: CRA).
     `intra_refresh`: one key picture only, then a column of intra blocks that wanders in `gop` pictures.
     `interlaced`: coded in fields where that is better (MBAFF; H.264 only). `slices` of each picture (H.264 only).
+    `sharp_every`: all pictures but those whose number is a multiple of it are blurred, their number is not.
     `mjpeg` takes neither these nor `bitrate`.
 
     A `target` that ends in .mp4 is that file; any other is a folder, where the parameters give the name.
@@ -65,6 +67,7 @@ def make_film(
     """
     key = f"film-{_VERSION}-{codec}-{width}x{height}-{fps}-{seconds}-{gop}-{bframes}-{bitrate}-{label}-{seed}"
     key += f"-{first}-{open_gop}-{intra_refresh}-{interlaced}-{slices}-{named_colours}"
+    key += f"-sharp-{sharp_every}" if sharp_every > 1 else ""
     path = _place(target, key)
     if path.exists():
         return path
@@ -86,6 +89,9 @@ def make_film(
         stream.width, stream.height = width, height
         for number in range(round(seconds * fps)):
             image = scene.render(number / fps, _film_clock(number, fps), first + number)
+            if (first + number) % sharp_every:
+                image = np.asarray(cv2.GaussianBlur(image, (0, 0), height / 60), np.uint8)
+                draw_frame_number(image, first + number)
             if codec == "mjpeg":
                 film.mux(_jpeg_packet(image, stream, number, fps))
                 continue

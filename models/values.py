@@ -120,6 +120,17 @@ class BurstParams:
 
 
 @dataclass(frozen=True, slots=True)
+class PickParams:
+    """Of several pictures around a moment the sharpest."""
+
+    of: int  # pictures that are compared, the nearest ones
+    within_s: float  # seconds from the moment
+
+    def to_json(self) -> dict[str, Any]:
+        return {"of": self.of, "within_s": self.within_s}
+
+
+@dataclass(frozen=True, slots=True)
 class CaptureParams:
     """What a capture was asked to do. Kept as JSON in the request row (`to_json`, `from_json`)."""
 
@@ -138,6 +149,7 @@ class CaptureParams:
     motion: MotionParams = MotionParams()
     burst: BurstParams | None = None
     encoding: Encoding = Encoding.JPEG
+    pick: PickParams | None = None  # None: the nearest picture
 
     @property
     def slots(self) -> int | None:
@@ -158,6 +170,7 @@ class CaptureParams:
             "max_staleness": self.max_staleness, "reader": self.reader, "pre_roll": self.pre_roll,
             "post_roll": self.post_roll, "motion": self.motion.to_json(),
             "burst": self.burst.to_json() if self.burst else None, "encoding": self.encoding.value,
+            "pick": self.pick.to_json() if self.pick else None,
         }  # fmt: skip
 
     @classmethod
@@ -173,6 +186,7 @@ class CaptureParams:
             motion=MotionParams(**data.get("motion", {})),
             burst=BurstParams(**data["burst"]) if data.get("burst") else None,
             encoding=Encoding(data.get("encoding", "jpeg")),
+            pick=PickParams(**data["pick"]) if data.get("pick") else None,
         )  # fmt: skip
 
 

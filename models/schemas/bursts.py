@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from models.schemas.base import CameraId, FrameMeta, NullIsAbsent, Output, Timestamp
+from models.schemas.captures import Pick
 from models.schemas.frames import FrameInfo
 from models.values import IngestionStatus
 
@@ -27,6 +28,7 @@ class BurstRequest(NullIsAbsent):
         description="The moment: at most RTSP__RING_SECONDS ago, or 10 s ahead. null: now, once all streams are open.",
     )
     tolerance_ms: float = Field(100, ge=1, le=5000, description="How far from the moment a frame may lie.")
+    pick: Pick | None = Field(None, description="Per camera: the sharpest of several pictures within the tolerance.")
     meta: FrameMeta = Field(default_factory=lambda: FrameMeta())
 
     @field_validator("camera_ids")

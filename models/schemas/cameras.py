@@ -10,7 +10,7 @@ from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 from models.schemas.base import BoundedObject, CameraId, FrameMeta, Input, NullIsAbsent, Output, RtspUrl, Timestamp
-from models.schemas.captures import not_source
+from models.schemas.captures import Pick, not_source
 from models.values import FORMER_READER, Encoding, Transport
 from utils.logger import get_logger
 
@@ -222,6 +222,7 @@ class SnapshotRequest(NullIsAbsent):
     max_staleness: float = Field(
         0, ge=0, le=3600, description="Seconds. 0: the newest picture; else the last keyframe will do while it is younger."
     )
+    pick: Pick | None = None
 
     @model_validator(mode="after")
     def _fits_encoding(self) -> SnapshotRequest:

@@ -27,10 +27,20 @@ class MotionSettings(Input):
     )
 
 
+class Pick(Input):
+    """Of several pictures around the moment, or around each slot's time, the sharpest is stored; the others are not."""
+
+    of: int = Field(ge=2, le=25, description="Pictures that are compared, the nearest ones; at most 5 a slot in continuous.")
+    within_s: float = Field(
+        ge=0, le=5, description="Seconds from the moment; in continuous at most half a slot, in a burst its tolerance."
+    )
+    best: Literal["sharpest"] = "sharpest"
+
+
 _UNUSED_BY_MODE: dict[CaptureMode, tuple[str, ...]] = {
     CaptureMode.SINGLE_FRAME: ("pre_roll", "post_roll", "motion"),
     CaptureMode.CONTINUOUS: ("frame_timestamp", "pre_roll", "post_roll", "motion"),
-    CaptureMode.EVENT_DRIVEN: ("frame_timestamp",),
+    CaptureMode.EVENT_DRIVEN: ("frame_timestamp", "pick"),
 }
 
 
@@ -56,6 +66,7 @@ class RTSPIngestionRequest(Input):
     pre_roll: float | None = Field(None, ge=0, le=30, description="event_driven, seconds; 2 when absent.")
     post_roll: float | None = Field(None, ge=0, le=30, description="event_driven, seconds; 5 when absent.")
     motion: MotionSettings | None = None
+    pick: Pick | None = Field(None, description="Not with event_driven. With sampling keyframe, keyframes are compared.")
     meta: FrameMeta = Field(default_factory=lambda: FrameMeta())
 
     model_config = ConfigDict(

@@ -14,6 +14,7 @@ from models.values import (
     Encoding,
     IngestionStatus,
     MotionParams,
+    PickParams,
     Sampling,
     SourceType,
     Transport,
@@ -70,6 +71,7 @@ def capture_row(
         max_staleness=max_staleness,
         reader=camera.reader if camera else None,
         encoding=encoding,
+        pick=PickParams(body.pick.of, body.pick.within_s) if body.pick else None,
         **event_params(body),
     )
     return IngestionRequest(

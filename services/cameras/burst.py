@@ -185,6 +185,7 @@ class BurstService:
         return RTSPIngestionRequest(
             camera_id=camera.camera_id, capture_mode=CaptureMode.SINGLE_FRAME, frame_timestamp=at, meta=body.meta,
             encoding=Encoding.JPEG,  # keyframes of several cameras are of no common moment
+            pick=body.pick,
         )  # fmt: skip
 
     # -- in other processes ------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 from models.access import Principal
 from models.entities import CameraConfiguration, Frame, IngestionRequest
 from models.schemas import FrameInfo, RTSPIngestionRequest, SnapshotRequest
-from models.values import FINAL_STATUSES, CaptureMode, CaptureParams, Encoding, FrameRecord, IngestionStatus
+from models.values import FINAL_STATUSES, CaptureMode, CaptureParams, Encoding, FrameRecord, IngestionStatus, PickParams
 from repositories.database import UnitOfWork
 from services.admission.captures import capture_row
 from services.cameras.places import Places, key_json
@@ -31,6 +31,7 @@ from services.reads.serializers.frames import to_frame_info
 from services.rtsp_capture.captures.context import CaptureDeps
 from services.rtsp_capture.frames.encodings import encoding_named, encoding_of
 from services.rtsp_capture.frames.frame_record import CaptureFacts, frame_record, quality_of
+from services.rtsp_capture.frames.picking import of_newest
 from services.rtsp_capture.media.packets import PictureFile
 from services.rtsp_capture.streams.keep_open import key_of
 from services.rtsp_capture.streams.live_decoder import FOLLOW_SECONDS
@@ -89,7 +90,7 @@ class Snapshots:
             camera = await uow.cameras.get(camera_id)
         if camera is None:
             raise CameraNotFound
-        asked = body.model_dump(include={"jpeg_quality", "encoding"}, exclude_unset=True)
+        asked = body.model_dump(include={"jpeg_quality", "encoding", "pick"}, exclude_unset=True)
         wanted = RTSPIngestionRequest(camera_id=camera_id, capture_mode=CaptureMode.SINGLE_FRAME, meta=body.meta, **asked)
         row = capture_row(
             wanted, camera, self._capture.secrets,
@@ -110,7 +111,8 @@ class Snapshots:
         """The frame, stored; None when it takes a request of its own, or an earlier run of the key has made one."""
         params = CaptureParams.from_json(row.params or {})
         facts = CaptureFacts(row.id, row.camera_id, encoding_of(params), row.meta)
-        taken = await self._take(key_of(camera, self._capture.secrets), facts, params.max_staleness, row.owner)
+        key = key_of(camera, self._capture.secrets)
+        taken = await self._take(key, facts, params.max_staleness, row.owner, params.pick)
         return await self._store(row, taken, operation) if taken is not None else None
 
     async def _from_elsewhere(
@@ -122,6 +124,7 @@ class Snapshots:
             "key": key_json(key_of(camera, self._capture.secrets)), "request_id": str(row.id), "owner": row.owner,
             "encoding": params.encoding.value, "quality": params.jpeg_quality,
             "staleness": params.max_staleness, "meta": row.meta,
+            "pick": params.pick.to_json() if params.pick is not None else None,
         }  # fmt: skip
         answer = await self._places.ask("picture", asked, site=camera.site, camera_id=row.camera_id, seconds=PICTURE_SECONDS)
         if answer.body is None:
@@ -133,13 +136,17 @@ class Snapshots:
         """What another process asks by `picture`."""
         encoding = encoding_named(Encoding(asked.get("encoding", "jpeg")), asked["quality"])
         facts = CaptureFacts(UUID(asked["request_id"]), asked["key"][0], encoding, asked["meta"])
-        taken = await self._take(StreamKey(*asked["key"]), facts, asked["staleness"], asked["owner"])
+        pick = PickParams(**asked["pick"]) if asked.get("pick") else None
+        taken = await self._take(StreamKey(*asked["key"]), facts, asked["staleness"], asked["owner"], pick)
         if taken is None:
             return Answer()
         return Answer({"record": _RECORD.dump_python(taken.record, mode="json"), "source": taken.source})
 
-    async def _take(self, key: StreamKey, facts: CaptureFacts, staleness: float, owner: str | None) -> _Taken | None:
-        """The newest picture of the open stream, its object stored; None when there is no such stream or picture."""
+    async def _take(
+        self, key: StreamKey, facts: CaptureFacts, staleness: float, owner: str | None, pick: PickParams | None
+    ) -> _Taken | None:
+        """The newest picture of the open stream, or the sharpest of the newest ones, its object stored; None when there is
+        no such stream or picture."""
         hub = self._capture.hub
         stream = hub.find(key)
         if stream is None or not stream.live or self._busy >= AT_ONCE:
@@ -151,7 +158,10 @@ class Snapshots:
         self._busy += 1
         await hub.acquire(key, owner)  # open already: only keeps it from closing
         try:
-            file = await facts.encoding.make(stream.decoder, picture, at_once=True)
+            if pick is not None:
+                ring, keyframes = stream.ring.pictures(), facts.encoding.keyframes_only
+                picture = await of_newest(picture, ring, pick, stream.decoder, keyframes=keyframes)
+            file = await facts.encoding.make(stream.decoder, picture, at_once=pick is None)
             packet = picture.packet
             quality = await quality_of(self._capture.quality, facts, file, packet.timestamp)
             record = frame_record(facts, 0, packet.timestamp, packet.timestamp, packet, file, quality)

@@ -17,10 +17,12 @@ from repositories.captures import EventsAtEnd
 from services.rtsp_capture.captures.context import CaptureContext
 from services.rtsp_capture.captures.slot_filler import SlotFiller
 from services.rtsp_capture.frames.slot_ledger import GridPlan
+from services.rtsp_capture.grid.sampler import Choice
 from services.rtsp_capture.media.gop_buffer import Picture
 from services.rtsp_capture.streams.stream import Stream
 from utils.exceptions import FATAL_BEFORE_FIRST_PICTURE
 
+MAX_COMPARED = 5  # pictures of one slot of a continuous capture
 PICTURE_LAG_SECONDS = 1.0  # by which a live stream's pictures may lag behind their time
 
 
@@ -115,7 +117,9 @@ class ContinuousMode(Mode):
 
     @staticmethod
     def grid(params: CaptureParams, settings: RtspSettings) -> GridPlan:
-        return GridPlan(params.fps, params.sampling, params.slots, params.max_frames)
+        pick = params.pick
+        choice = Choice(min(pick.of, MAX_COMPARED), min(pick.within_s, 0.5 / params.fps)) if pick is not None else None
+        return GridPlan(params.fps, params.sampling, params.slots, params.max_frames, choice=choice)
 
     def resume_slot(self, now: float) -> int:
         """The slot after now."""

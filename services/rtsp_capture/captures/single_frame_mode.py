@@ -10,12 +10,20 @@ from services.rtsp_capture.captures.camera_stream import open_stream
 from services.rtsp_capture.captures.context import CaptureContext
 from services.rtsp_capture.captures.mode import PICTURE_LAG_SECONDS, Mode
 from services.rtsp_capture.frames.slot_ledger import GridPlan
+from services.rtsp_capture.grid.sampler import Choice
 from services.rtsp_capture.media.gop_buffer import Picture
 from services.rtsp_capture.streams.stream import Stream
 from utils.exceptions import CaptureFailure
 
 LEAD_SECONDS = 10.0  # before a future frame_timestamp that the stream is opened
 _POLL_INTERVAL = 5.0  # seconds, while a future frame_timestamp is waited for: the clock may be set meanwhile
+
+
+def _choice(params: CaptureParams) -> Choice | None:
+    if params.pick is None:
+        return None
+    within = params.pick.within_s
+    return Choice(params.pick.of, min(within, params.burst.tolerance_ms / 1000) if params.burst else within)
 
 
 class SingleFrameMode(Mode):
@@ -32,7 +40,8 @@ class SingleFrameMode(Mode):
     @staticmethod
     def grid(params: CaptureParams, settings: RtspSettings) -> GridPlan:
         sampling = Sampling.KEYFRAME if params.encoding is Encoding.SOURCE else Sampling.EXACT
-        return GridPlan(1 / (4 * max(LEAD_SECONDS, settings.CAPTURE_TIMEOUT)), sampling, 1, params.max_frames)
+        fps = 1 / (4 * max(LEAD_SECONDS, settings.CAPTURE_TIMEOUT))
+        return GridPlan(fps, sampling, 1, params.max_frames, choice=_choice(params))
 
     def resume_slot(self, now: float) -> int:
         return self._context.row.stored
@@ -79,8 +88,11 @@ class SingleFrameMode(Mode):
         newest = stream.newest(context.deps.now(), context.params.max_staleness, keyframe=keyframe)
         if ledger.sampler is not None or not stream.live or newest is None:
             return ()
-        ledger.begin_grid(context.clock.picture(newest).timestamp)
-        return (newest,)
+        moment = context.clock.picture(newest).timestamp
+        ledger.begin_grid(moment)
+        if (choice := ledger.plan.choice) is None:
+            return (newest,)
+        return [one for one in stream.ring.pictures() if moment - context.clock.picture(one).timestamp <= choice.within]
 
     @property
     def first_picture_timeout(self) -> float | None:
@@ -89,6 +101,11 @@ class SingleFrameMode(Mode):
     def expiry(self, now: float, *, live: bool) -> float:
         if self._moment is not None:
             return float("inf") if now >= self._moment + self._moment_timeout else float("-inf")
+        choice, sampler = self._context.ledger.plan.choice, self._context.ledger.sampler
+        if choice is not None and sampler is not None and sampler.has_picture:
+            # The stream has fallen silent while others were to come that the picture is compared with.
+            end = sampler.grid_start + choice.within + PICTURE_LAG_SECONDS
+            return float("inf") if now >= end else float("-inf")
         return super().expiry(now, live=live)
 
     @property

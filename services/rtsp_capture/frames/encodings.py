@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +22,9 @@ class PictureSource(Protocol):
 
     async def original(self, picture: Picture) -> PictureFile:
         """The camera's own keyframe."""
+
+    async def sharpest(self, pictures: Sequence[Picture], seconds: float) -> Picture:
+        """The sharpest of them, as far as `seconds` are enough to compare them."""
 
 
 class PictureEncoding(Protocol):

@@ -5,6 +5,8 @@ until it is stored, spooled or dropped. A picture waits a few seconds at most. N
 as queue_full. Decoded, and not stored within SPOOL__AFTER or two tries: spooled. Beyond RTSP__FRAME_BUFFER_SIZE pictures
 of a capture, and RTSP__PICTURE_BUDGET bytes of all, the oldest that wait go the same ways. A picture that is being
 decoded or PUT does not count as waiting: with a slow store every PUT would be abandoned half-way, and none would end.
+
+Longer than 250 lines: a slot's way through the stages, and out of each, is read as one.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from services.rtsp_capture.frames.frame_record import CaptureFacts, PendingFrame
 from services.rtsp_capture.frames.frame_spool import FrameSpool
 from services.rtsp_capture.frames.interfaces import FrameListener, PipelineDeps
 from services.rtsp_capture.frames.ledger_writer import LedgerWriter
+from services.rtsp_capture.frames.picking import picture_of
 from services.rtsp_capture.frames.slot_ledger import SlotLedger
 from services.rtsp_capture.grid.sampler import Chosen
 from services.storage_service.keys import with_fresh_key
@@ -92,15 +95,16 @@ class FramePipeline:
                 self._ledger.drop(chosen.slot, DropReason.QUEUE_FULL)
                 return
             self._evict(oldest)
-        timestamp = chosen.picture.timestamp
+        earliest = float("-inf")
         if chosen.slot > self._last_slot:
             # Never backwards within one capture, whatever the clocks did. An earlier slot, which a capture event reaches
             # back to, has its place by itself: a picture lies within half a slot of its slot's time.
-            timestamp = max(timestamp, self._last_timestamp + 1e-6)
-            self._last_timestamp, self._last_slot = timestamp, chosen.slot
+            earliest = self._last_timestamp + 1e-6
+            latest = max(one.timestamp for one in (chosen.picture, *chosen.candidates))
+            self._last_timestamp, self._last_slot = max(latest, earliest), chosen.slot
         self._ledger.pend(chosen.slot)
         self._decoding[chosen.slot] = now
-        self._tasks[chosen.slot] = asyncio.create_task(self._run(chosen, timestamp, source))
+        self._tasks[chosen.slot] = asyncio.create_task(self._run(chosen, earliest, source))
 
     # -- making room -------------------------------------------------------------------------------------------
 
@@ -177,10 +181,10 @@ class FramePipeline:
 
     # -- one frame ---------------------------------------------------------------------------------------------
 
-    async def _run(self, chosen: Chosen, timestamp: float, source: PictureSource) -> None:
+    async def _run(self, chosen: Chosen, earliest: float, source: PictureSource) -> None:
         slot = chosen.slot
         try:
-            frame = await self._decode(chosen, timestamp, source)
+            frame = await self._decode(chosen, earliest, source)
             del chosen, source  # the picture's whole GOP would stay in memory while it waits for the store
             if frame is not None:
                 await self._store(frame)
@@ -194,12 +198,13 @@ class FramePipeline:
                 del self._tasks[slot]
                 self._decoded.pop(slot, None)
 
-    async def _decode(self, chosen: Chosen, timestamp: float, source: PictureSource) -> PendingFrame | None:
-        """The picture as a file; None when it is damaged."""
+    async def _decode(self, chosen: Chosen, earliest: float, source: PictureSource) -> PendingFrame | None:
+        """The picture as a file; None when it is damaged. `earliest`: the capture time that it has at least."""
         slot = chosen.slot
         _DECODE.inc()
         try:
-            file = await self._facts.encoding.make(source, chosen.picture)
+            picture = await picture_of(chosen, source, max_lag=self._max_lag, waiting=len(self._decoding))
+            file = await self._facts.encoding.make(source, picture)
         except CaptureFailure as failure:
             self.decode_failures += 1
             if (withheld := _throttle.allow(str(self._facts.request_id))) is not None:
@@ -214,10 +219,10 @@ class FramePipeline:
         finally:
             _DECODE.dec()
             self._decoding.pop(slot, None)
+        timestamp = max(picture.timestamp, earliest)
         quality = await quality_of(self._judge, self._facts, file, timestamp)
         grid = self._ledger.grid
-        at, packet = grid.time_of(slot), chosen.picture.packet
-        record = frame_record(self._facts, slot, at, timestamp, packet, file, quality)
+        record = frame_record(self._facts, slot, grid.time_of(slot), timestamp, picture.packet, file, quality)
         reservation = self._budget.hold(len(file.data), partial(self._evict, slot))
         frame = PendingFrame(record, file, datetime.fromtimestamp(grid.grid_start, UTC), time.monotonic(), reservation)
         self._decoded[slot] = frame

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from models.values import DropReason, Sampling
 from services.rtsp_capture.grid.event_slots import WantedSlots
-from services.rtsp_capture.grid.sampler import SlotSampler
+from services.rtsp_capture.grid.sampler import Choice, SlotSampler
 from services.rtsp_capture.media.gop_buffer import Picture
 from utils.metrics import FRAMES, FRAMES_DROPPED
 
@@ -31,6 +31,7 @@ class GridPlan:
     slots: int | None  # None: no end
     max_frames: int | None = None
     wanted: WantedSlots | None = None  # the slots of capture events; None: every slot is wanted
+    choice: Choice | None = None  # None: the nearest picture
 
     def may_begin_with(self, picture: Picture) -> bool:
         """Whether the grid's origin may be this picture."""
@@ -75,7 +76,7 @@ class SlotLedger:
 
     def begin_grid(self, origin: float) -> None:
         """Slot 0 is due at `origin`, seconds since the epoch."""
-        self.sampler = SlotSampler(origin, self.plan.fps, self.plan.sampling, 0, self.plan.slots)
+        self.sampler = SlotSampler(origin, self.plan.fps, self.plan.sampling, 0, self.plan.slots, self.plan.choice)
 
     def grid_saved(self, origin: float) -> None:
         """The row has this origin, which an earlier owner may have set."""

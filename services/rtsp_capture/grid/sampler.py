@@ -2,11 +2,13 @@
 
 Slot k is due at grid_start + k / fps. A picture belongs to its nearest slot and may fill only that one. Of a slot's
 pictures the nearest to its time wins; in `keyframe` only keyframes count, in `auto` keyframes come first.
+Where the sharpest of several is wanted (`Choice`), a slot has candidates: its nearest pictures.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from models.values import Sampling
@@ -24,13 +26,35 @@ class Chosen:
     """A slot and the picture that fills it."""
 
     slot: int
-    picture: Picture
+    picture: Picture  # the nearest
+    candidates: tuple[Picture, ...] = ()  # it and others near the slot's time, of which the sharpest is wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """That of several pictures the sharpest is wanted."""
+
+    of: int  # pictures, the nearest ones
+    within: float  # seconds from the slot's time
+
+    def candidates(self, pictures: Iterable[Picture], at: float) -> tuple[Picture, ...]:
+        """The nearest to `at`, in the order of capture."""
+        within = [one for one in pictures if abs(one.timestamp - at) <= self.within + _EPSILON]
+        nearest = sorted(within, key=lambda one: abs(one.timestamp - at))[: self.of]
+        return tuple(sorted(nearest, key=lambda one: one.timestamp))
 
 
 class SlotSampler:
     """Chooses pictures for the slots first .. last - 1 (`last` None: no end)."""
 
-    def __init__(self, grid_start: float, fps: float, sampling: Sampling, first: int, last: int | None) -> None:
+    def __init__(
+        self, grid_start: float, fps: float, sampling: Sampling, first: int, last: int | None, choice: Choice | None = None
+    ) -> None:
+        """`choice`: in `auto` every picture may then be the sharpest, as in `exact`."""
+        self._choice = choice
+        if choice is not None and sampling is Sampling.AUTO:
+            sampling = Sampling.EXACT
+        self._near: dict[int, tuple[Picture, ...]] = {}  # the candidates of each undecided slot
         self.grid_start = grid_start
         self.fps = fps
         self._sampling = sampling
@@ -49,6 +73,11 @@ class SlotSampler:
     def slot_of(self, timestamp: float) -> int:
         """The slot nearest to a time; may lie outside the grid."""
         return math.floor((timestamp - self.grid_start) * self.fps + 0.5 + _EPSILON)
+
+    @property
+    def has_picture(self) -> bool:
+        """Whether the next slot has one, and waits for others that may be nearer, or sharper."""
+        return self.next_slot in self._pictures or self.next_slot in self._keys
 
     @property
     def done(self) -> bool:
@@ -93,6 +122,8 @@ class SlotSampler:
 
     def _consider(self, best: dict[int, Picture], slot: int, picture: Picture) -> None:
         due = self.time_of(slot)
+        if self._choice is not None:
+            self._near[slot] = self._choice.candidates((*self._near.get(slot, ()), picture), due)
         nearest = best.get(slot)
         if nearest is None or abs(picture.timestamp - due) < abs(nearest.timestamp - due):
             best[slot] = picture
@@ -106,6 +137,11 @@ class SlotSampler:
             return seen > -math.inf and self.slot_of(seen) > self.next_slot
         due = self.time_of(self.next_slot)
         distance = abs(best.timestamp - due)
+        if self._choice is not None:
+            near = self._near.get(self.next_slot, ())
+            enough = len(near) >= self._choice.of
+            farthest = max(abs(one.timestamp - due) for one in near) if enough else self._choice.within
+            return seen >= due + max(distance, farthest)
         return distance <= _EPSILON or seen >= due + distance
 
     def _close(self, chosen: list[Chosen], missed: list[int]) -> None:
@@ -114,5 +150,7 @@ class SlotSampler:
         if (best := key or picture) is None:
             missed.append(slot)
         else:
-            chosen.append(Chosen(slot, best))
+            near = self._near.get(slot, ())
+            chosen.append(Chosen(slot, best, near if len(near) > 1 else ()))
+        self._near.pop(slot, None)
         self.next_slot += 1

@@ -31,6 +31,7 @@ __all__ = ["Jpeg", "PictureDecoder"]
 
 KEPT = 2  # decoded frames kept for callers that want the same picture: 3.3 MB each at 1080p
 KEPT_SECONDS = 0.5
+_BEST_SECONDS = 5.0  # that the sharpest frame of several is kept, should nobody fetch it
 _AHEAD = 4  # frames that came out before they were asked for
 _PENDING = 64  # packets whose frame may still come out
 
@@ -76,6 +77,7 @@ class PictureDecoder:
         # The first packet that was damaged: what was fed after it may show that, even a keyframe.
         self._stained: int | None = None
         self._kept: dict[int, _Kept] = {}  # frames by the identity of their packet, the newest last
+        self._best: _Kept | None = None  # the sharpest of those that were compared
 
     def decode(self, picture: Picture, quality: int) -> Jpeg:
         """The picture as JPEG of `quality` (50-100). Raises CaptureFailure decode_failed when it is not whole."""
@@ -89,6 +91,9 @@ class PictureDecoder:
         """The picture as av.VideoFrame, not to be changed. Not for Motion JPEG. Raises CaptureFailure decode_failed."""
         refuse_incomplete(picture)
         self.forget()
+        if (best := self._best) is not None and best.packet is picture.packet:
+            self._best = None
+            return best.frame
         kept = self._kept.get(id(picture.packet)) or self._decode(picture)
         # Damage that does not concern the picture: the decoder begins again.
         if kept is None and self._stained is not None and not picture.damaged:
@@ -115,7 +120,9 @@ class PictureDecoder:
         """Releases frames that were decoded KEPT_SECONDS ago; True when others are left. Not while it decodes."""
         oldest = self._monotonic() - KEPT_SECONDS
         self._kept = {key: kept for key, kept in self._kept.items() if kept.at > oldest}
-        return bool(self._kept)
+        if self._best is not None and self._best.at < self._monotonic() - _BEST_SECONDS:
+            self._best = None
+        return bool(self._kept) or self._best is not None
 
     def _trim(self, picture: Picture) -> None:
         """Of the frames up to the picture the latest stay, of those after it the next ones."""
@@ -254,6 +261,22 @@ class PictureDecoder:
     def _restart(self) -> None:
         self._last = self._whole_from = None
         self._pending.clear()
+
+    def sharpness(self, picture: Picture, best: float | None) -> float:
+        """How sharp the picture is. One that is sharper than `best`, that of the best one before (None: there is none), is
+        what `decode` has at hand next. Raises CaptureFailure decode_failed."""
+        from services.quality.sharpness import WIDTH, sharpness
+        from services.rtsp_capture.media.luma import received_luma, small_luma
+
+        if self._info.codec == "mjpeg":
+            return sharpness(received_luma(picture.packet.data, WIDTH))
+        if best is None:
+            self._best = None
+        frame = self.frame(picture)
+        found = sharpness(small_luma(frame, WIDTH))
+        if best is None or found > best:
+            self._best = _Kept(picture.packet, frame, self._monotonic())
+        return found
 
     def luma(self, picture: Picture, width: int) -> Luma:
         """The picture in grey, `width` wide, for analysis, not for storing. Raises CaptureFailure decode_failed."""

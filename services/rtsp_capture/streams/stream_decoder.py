@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from services.rtsp_capture.media.luma import Luma
 
 Verdict = TypeVar("Verdict")
+SHARPNESS_WIDTH = 960  # pixels: services.quality.sharpness.WIDTH, which is not imported before a picture is compared
 
 
 class StreamDecoder:
@@ -157,6 +158,39 @@ class StreamDecoder:
             finally:
                 self._release_later()
 
+    async def sharpest(self, pictures: Sequence[Picture], seconds: float) -> Picture:
+        """The sharpest of the pictures; of as many as `seconds` are enough for, in this order. Those that cannot be decoded
+        are left out. Raises CaptureFailure decode_failed when none can be.
+
+        `decode` of that picture takes little more: its frame is kept.
+        """
+        best: tuple[float, Picture] | None = None
+        failure = CaptureFailure("decode_failed", "There is no picture.")
+        async with self._lock:
+            try:
+                until = time.monotonic() + seconds
+                for picture in pictures:
+                    if best is not None and time.monotonic() >= until:
+                        break
+                    try:
+                        found = await self._sharpness(picture, best[0] if best is not None else None)
+                    except CaptureFailure as error:
+                        failure = error
+                        continue
+                    if best is None or found > best[0]:
+                        best = found, picture
+            finally:
+                self._release_later()
+        if best is None:
+            raise failure
+        return best[1]
+
+    async def _sharpness(self, picture: Picture, best: float | None) -> float:
+        trial = self._on_trial(picture)
+        if trial is not None and self.info is not None:
+            return await self._pool.run(_sharpness, await trial.luma(self.info, picture, SHARPNESS_WIDTH))
+        return await self._pool.run(self._decoder_for(picture).sharpness, picture, best)
+
     def _decoder_for(self, picture: Picture) -> PictureDecoder:
         if self._decoder is None or self._decoder_segment != picture.packet.segment:
             if self.info is None:
@@ -179,6 +213,13 @@ class StreamDecoder:
         await self._live_decoder.close()
         if self._release_timer is not None:
             self._release_timer.cancel()
+
+
+def _sharpness(luma: Luma) -> float:
+    """In the pool, which imports OpenCV with the first picture."""
+    from services.quality.sharpness import sharpness
+
+    return sharpness(luma)
 
 
 def _source_file(info: StreamInfo, picture: Picture, lossy: bool) -> PictureFile:

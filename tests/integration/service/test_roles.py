@@ -201,6 +201,9 @@ async def test_all_operations_are_done_by_a_process_that_captures(fleet: Fleet, 
     assert size(content.content) == (180, 320, 3)
     source = await fleet.api.post(f"/api/v1/cameras/{one}/snapshot", json={"encoding": "source", "max_staleness": 60})
     assert (source.status_code, source.json()["format"], source.json()["integrity"]) == (201, "h264", "undecoded")
+    sharpest = {"pick": {"of": 5, "within_s": 1}}
+    picked = await fleet.api.post(f"/api/v1/cameras/{two}/snapshot", json=sharpest)
+    assert (picked.status_code, picked.json()["sequence"]) == (201, 0), picked.text
     unopened = unique()  # without a stream: by an ordinary capture
     assert (await fleet.api.post("/api/v1/cameras", json={"camera_id": unopened, "rtsp_url": camera.url})).status_code == 201
     assert (await fleet.api.post(f"/api/v1/cameras/{unopened}/snapshot")).status_code == 201

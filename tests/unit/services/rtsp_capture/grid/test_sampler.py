@@ -8,7 +8,7 @@ from fractions import Fraction
 import pytest
 
 from models.values import CaptureMode, CaptureParams, Sampling, Transport
-from services.rtsp_capture.grid.sampler import SlotSampler
+from services.rtsp_capture.grid.sampler import Choice, SlotSampler
 from services.rtsp_capture.media.gop_buffer import Packet, Picture, Ring
 
 T0 = 1_800_000_000.0  # some time of day
@@ -112,6 +112,45 @@ def test_every_slot_gets_its_nearest_picture(sampling: Sampling) -> None:
         assert sorted(got[1]) == expected[1], f"seed {seed}"
         used = [id(p) for p in got[0].values()]
         assert len(used) == len(set(used)), f"seed {seed}: a picture fills two slots"
+
+
+@pytest.mark.parametrize("sampling", list(Sampling))
+def test_candidates_of_a_slot_are_its_nearest_pictures(sampling: Sampling) -> None:
+    for seed in range(60):
+        rng = random.Random(seed)
+        shown = pictures(stream(rng))
+        fps = rng.choice([0.3, 0.5, 1.0, 2.0, 7.0])
+        choice = Choice(rng.choice([2, 3, 5]), rng.choice([0.0, 0.1, 0.3, 0.5 / fps]))
+        start = shown[0].packet.timestamp
+        sampler = SlotSampler(start, fps, sampling, 0, math.ceil(4 * fps), choice)
+        found = [one for picture in shown for one in sampler.offer(picture)[0]] + sampler.expire(math.inf)[0]
+        taken: set[int] = set()
+        for one in found:
+            due = start + one.slot / fps
+            mine = [
+                picture for picture in shown
+                if sampler.slot_of(picture.timestamp) == one.slot and picture.usable
+                and (picture.packet.key or sampling is not Sampling.KEYFRAME)
+            ]  # fmt: skip
+            near = sorted(abs(picture.timestamp - due) for picture in mine)
+            assert abs(one.picture.timestamp - due) == near[0], f"seed {seed}"  # which is there whatever happens
+            wanted = [distance for distance in near if distance <= choice.within + 1e-6][: choice.of]
+            got = sorted(abs(picture.timestamp - due) for picture in one.candidates)
+            assert got == (wanted if len(wanted) > 1 else []), f"seed {seed}"
+            assert not taken & {id(picture) for picture in one.candidates}, f"seed {seed}: of two slots"
+            taken |= {id(picture) for picture in one.candidates}
+
+
+def test_a_slot_is_decided_once_its_candidates_are_there() -> None:
+    """As soon as no nearer picture can come, not at the end of the time."""
+    sampler = SlotSampler(T0 + 1, 0.1, Sampling.EXACT, 0, 1, Choice(5, 4.0))
+    for number, picture in enumerate(pictures([packet(n / 25, key=n % 25 == 0) for n in range(50)])):
+        chosen, _ = sampler.offer(picture)
+        if chosen:
+            assert number == 27
+            assert [round(one.packet.pts * 25) for one in chosen[0].candidates] == [23, 24, 25, 26, 27]
+            return
+    pytest.fail("never decided")
 
 
 def test_b_pictures_at_the_streams_own_rate_fill_every_slot() -> None:

@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
+import pytest
 import pytest_asyncio
 
 from services.rtsp_capture.streams.stream_decoder import StreamDecoder
 from tests.unit.services.rtsp_capture.capture_films import film, received
+from utils.exceptions import CaptureFailure
 from utils.pool import WorkerPool
 
 
@@ -47,6 +49,44 @@ async def test_the_size_is_that_of_the_pictures(decoder: StreamDecoder) -> None:
     await decoder.decode(picture, 90)
     assert decoder.info is not None
     assert (decoder.info.width, decoder.info.height) == (320, 180)
+
+
+async def test_of_several_pictures_the_sharpest_is_taken_and_at_hand(
+    decoder: StreamDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = film("h264")
+    decoder.opened(source.info, 1)
+    shown = received(source.packets, source.info)[5:12]
+    scores = iter([3.0, 9.0, 4.0, 1.0, 2.0, 8.0, 7.0])
+    monkeypatch.setattr("services.quality.sharpness.sharpness", lambda _: next(scores))
+    assert await decoder.sharpest(shown, 10) is shown[1]
+    inner = decoder._decoder
+    assert inner is not None
+    alone = StreamDecoder(decoder._pool, lossy=False)
+    alone.opened(source.info, 1)
+    wanted = await alone.decode(shown[1], 80)
+    await alone.close()
+    fed = inner._last
+    assert (await decoder.decode(shown[1], 80)).data == wanted.data
+    assert inner._last is fed  # nothing was decoded again
+    assert inner._best is None
+
+
+async def test_what_cannot_be_compared_in_time_or_at_all_is_left_out(
+    decoder: StreamDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = film("h264")
+    decoder.opened(source.info, 1)
+    shown = received(source.packets, source.info)
+    rising = iter(range(100))
+    monkeypatch.setattr("services.quality.sharpness.sharpness", lambda _: float(next(rising)))
+    assert await decoder.sharpest(shown[5:12], 0) is shown[5]  # one is compared, whatever the time
+    shown[30].gop.damage.failed(shown[30].index + 1)
+    assert shown[31].damaged
+    assert await decoder.sharpest(shown[29:33], 10) is shown[30]
+    with pytest.raises(CaptureFailure) as failed:
+        await decoder.sharpest(shown[31:34], 10)
+    assert failed.value.code == "decode_failed"
 
 
 async def test_a_picture_that_two_captures_want_is_decoded_once(decoder: StreamDecoder) -> None:
