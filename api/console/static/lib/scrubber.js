@@ -1,12 +1,12 @@
 // Where a camera has frames, over time: bars of a histogram, a slider over them, and closer looks at a part.
 import { html, useEffect, useState } from './html.js';
 import { get } from './api.js';
-import { timeText } from './time.js';
+import { duration, timeText } from './time.js';
 import { Loading, useLoad } from './ui.js';
 
 const MOST_BARS = 240;
 const STEPS = [1, 5, 10, 30, 60, 300, 600, 1800, 3600, 3 * 3600, 6 * 3600, 86400, 7 * 86400, 28 * 86400]; // seconds
-const SHORT = { 1: '1 s', 5: '5 s', 10: '10 s', 30: '30 s', 60: 'minute', 300: '5 min', 600: '10 min', 1800: 'half hour', 3600: 'hour', 10800: '3 h', 21600: '6 h', 86400: 'day', 604800: 'week', 2419200: '4 weeks' };
+const SHORT = { 1: 'a second', 60: 'a minute', 1800: 'half an hour', 3600: 'an hour', 86400: 'a day', 604800: 'a week', 2419200: 'four weeks' };
 
 async function edge(cameraId, order, abort) {
   const { items } = await get('/frames', { camera_id: cameraId, order, limit: 1 }, { signal: abort });
@@ -21,7 +21,7 @@ async function read(cameraId, from, to, abort) {
   const step = STEPS.find((seconds) => span / seconds <= MOST_BARS) ?? Math.ceil(span / MOST_BARS);
   const offset = new Date(first).getTimezoneOffset() * 60_000; // days begin at the viewer's midnight
   const begin = from ? first : Math.floor((first - offset) / (step * 1000)) * step * 1000 + offset;
-  const end = begin + Math.ceil((last + (to ? 0 : 1000) - begin) / (step * 1000)) * step * 1000;
+  const end = begin + Math.ceil((last + (to ? 0 : 1) - begin) / (step * 1000)) * step * 1000;
   const { buckets } = await get('/frames/histogram', { camera_id: cameraId, from: new Date(begin).toISOString(), to: new Date(end).toISOString(), bucket_s: step }, { signal: abort });
   return { buckets, step, end };
 }
@@ -56,7 +56,7 @@ export function Scrubber({ cameraId, from, to, at, go, look }) {
         onChange=${(event) => { const number = Number(event.currentTarget.value); go(number >= buckets.length - 1 ? null : new Date(buckets[number].at).getTime() + step * 1000); }} />
       <div class="strip-scale small muted"><span>${timeText(buckets[0].at, { date: true })}</span><span>${timeText(end, { date: true })}</span></div>
       <div class="scrubber-bar">
-        <p><strong>${text}</strong> <span class="muted">in a ${SHORT[step] ?? `part of ${step} s`}; ${total.toLocaleString()} in all</span></p>
+        <p><strong>${text}</strong> <span class="muted">in ${SHORT[step] ?? duration(step)}; ${total.toLocaleString()} in all</span></p>
         <div class="actions">
           ${step > 1 && bucket.frames > 0 && html`<button type="button" onClick=${() => look(new Date(starts).toISOString(), new Date(starts + step * 1000).toISOString())}>Closer</button>`}
           ${(from || to) && html`<button type="button" onClick=${() => look(null, null)}>All times</button>`}

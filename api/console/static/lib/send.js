@@ -1,7 +1,7 @@
 // One file to the service: through it by a form, or, when it is large, straight to the object store by an upload session.
 import { Problem, get, me, post, problemOf, sessionEnded, url } from './api.js';
 
-export const LARGE = 8 * 1024 * 1024; // bytes; from here on a file goes to the store directly, in parts that may be sent again
+export const LARGE = 8_000_000; // bytes; from here on a file goes to the store directly, in parts that may be sent again
 const TRIES = 4;
 
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));

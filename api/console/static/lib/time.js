@@ -22,6 +22,9 @@ export function timeText(at, { ms = false, date = null } = {}) {
   return `${(when.getFullYear() === today.getFullYear() ? day : dayOfYear).format(when)}, ${time}`;
 }
 
+/** "4 May, ", or '' of today. */
+export const dayText = (at) => (sameDay(new Date(at), new Date()) ? '' : `${timeText(at, { date: true }).replace(/,[^,]*$/, '')}, `);
+
 /** Seconds as "0.4 s", "12 s", "3 min 20 s", "2 h 5 min", "3 days". */
 export function duration(seconds) {
   if (seconds === null || seconds === undefined || Number.isNaN(seconds)) return '–';

@@ -5,13 +5,13 @@ import { can, get, post } from '../lib/api.js';
 import { Suggestions, Thumbnail, Verdict, cameraIds, frameTitle } from '../lib/frames.js';
 import { Link, link, navigate, queried, setQuery } from '../lib/router.js';
 import { Scrubber } from '../lib/scrubber.js';
-import { Time, fromLocalInput, timeText, toLocalInput } from '../lib/time.js';
+import { Time, dayText, fromLocalInput, timeText, toLocalInput } from '../lib/time.js';
 import { Badge, Empty, ErrorBox, Field, Loading, Page, useAction, useLive, useLoad } from '../lib/ui.js';
 
 const PAGE = 200;
 const MOST = 20_000; // some 300 bytes each
 const LEAST_WIDTH = 168; // px of a tile
-const CAPTION = 58; // px below a tile's picture
+const CAPTION = 54; // px below a tile's picture
 const GAP = 12;
 const AROUND = 3; // rows above and below what is in view
 const SOURCES = [['', 'cameras and uploads'], ['rtsp', 'cameras'], ['upload', 'uploads']];
@@ -56,7 +56,7 @@ function useFrames(filter) {
   return { frames: now.frames, ended: now.ended, loading: now.busy, full: now.frames.length >= MOST, error, more };
 }
 
-/** Tiles in rows of one height; `open(frame)` when one is chosen by click or Enter. */
+/** Tiles in rows of one height; `choose(frame)`, where it is given, is what a click or Enter does instead of opening it. */
 function Tiles({ frames, more, choose }) {
   const box = useRef(null);
   const [size, setSize] = useState({ width: 0, top: 0, bottom: 0 });
@@ -121,8 +121,8 @@ function Tiles({ frames, more, choose }) {
     const place = { width: `${tile}px`, height: `${high}px`, transform: `translate(${(index % columns) * (tile + GAP)}px, ${Math.floor(index / columns) * (high + GAP)}px)` };
     const name = `${frameTitle(frame)}${frame.filename ? `, ${frame.filename}` : ''}`;
     const inside = html`<${Thumbnail} frame=${frame} width=${tile * devicePixelRatio > 330 ? 480 : 320} />
-            <span class="tile-line"><${Time} at=${frame.timestamp} ms /></span>
-            <span class="tile-line muted small">${frame.filename ?? frame.camera_id}</span>
+            <span class="tile-line"><${Time} at=${frame.timestamp} ms date=${false} /></span>
+            <span class="tile-line muted small">${dayText(frame.timestamp)}${frame.filename ?? frame.camera_id}</span>
             ${(frame.held_at || (frame.quality && frame.quality.verdict !== 'good')) && html`<span class="tile-marks">${frame.held_at && html`<${Badge} kind="info">on hold</${Badge}>`}<${Verdict} quality=${frame.quality} quiet /></span>`}`;
     const common = { 'data-index': index, tabindex: index === stop ? '0' : '-1', onFocus: () => setActive(index), 'aria-label': name, class: 'frame-tile' };
     return html`<li key=${frame.frame_id} style=${place} aria-setsize=${frames.length} aria-posinset=${index + 1}>

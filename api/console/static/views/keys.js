@@ -68,7 +68,7 @@ function Make({ done }) {
     <${Card} title="Make a key">
       <form class="form" onSubmit=${submit}>
         <${ErrorBox} error=${making.problem} />
-        <div class="form-row">
+        <div class="form-row roomy">
           <${Field} label="Name" name="name" value=${form.name} onInput=${change('name')} problem=${making.problem} required maxlength="200" autocomplete="off" hint="Who or what uses it" />
           <${Field} label="Expires" name="expires_at" type="datetime-local" value=${form.expires} onInput=${change('expires')} problem=${making.problem} hint="Empty: never" />
         </div>

@@ -113,6 +113,6 @@ export default function Pairs() {
     ? html`<${Empty} title=${narrowed ? 'No pair fits' : 'No pairs yet'}>${narrowed
       ? html`<button type="button" onClick=${() => setQuery(Object.fromEntries(NAMES.map((name) => [name, null])))}>Show all</button>`
       : makes ? 'Match two sessions, or look at a frame and choose “Pair with …”.' : 'None was made, or your key does not include both cameras.'}</${Empty}>`
-    : html`<ul class="wall">${list.items.map((pair) => html`<${Tile} key=${pair.pair_id} pair=${pair} />`)}</ul><${Pager} list=${list} noun="pairs" />`)}
+    : html`<ul class="wall">${list.items.map((pair) => html`<${Tile} key=${pair.pair_id} pair=${pair} />`)}</ul><${Pager} list=${list} noun=${list.items.length === 1 ? 'pair' : 'pairs'} />`)}
     </${Page}>`;
 }

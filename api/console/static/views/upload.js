@@ -147,7 +147,7 @@ export default function Upload() {
       <form class="stack" onSubmit=${submit}>
         <${Card}>
           <div class="form">
-            <div class="form-row">
+            <div class="form-row roomy">
               <${Field} label="Camera" name="camera_id" value=${cameraId} onInput=${setCameraId} required maxlength="100" pattern="[A-Za-z0-9._\\-]+" list="upload-cameras" autocomplete="off" hint="It need not be registered" />
               <${Suggestions} id="upload-cameras" of=${cameras.data} />
               <${Field} label="Session" name="session" value=${meta.session} onInput=${change('session')} placeholder="FP1" />
