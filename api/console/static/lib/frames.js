@@ -63,12 +63,12 @@ const utcTime = (at) => new Date(at).toISOString().slice(11, 23);
 /** Where a frame comes from: a list of sentences. */
 export function provenance(frame) {
   const spread = frame.timestamp_uncertainty_ms;
-  const sure = spread === null ? 'how exactly is not known' : `± ${spread < 1000 ? `${number(spread, spread < 10 ? 1 : 0)} ms` : duration(spread / 1000)}`;
+  const sure = spread === null ? 'how exact that is, is not known' : `± ${spread < 1000 ? `${number(spread, spread < 10 ? 1 : 0)} ms` : duration(spread / 1000)}`;
   const later = (new Date(frame.stored_at) - new Date(frame.timestamp)) / 1000;
   return [
     html`Taken <strong><${Time} at=${frame.timestamp} ms date /></strong> (${utcTime(frame.timestamp)} UTC) ${CLOCK[frame.timestamp_source] ?? frame.timestamp_source}, ${sure}.`,
     frame.source_type === 'upload'
-      ? html`Uploaded as ${frame.filename ? html`<q class="breaks">${frame.filename}</q>` : 'a file without a name'}, and stored unchanged ${later >= 0 && later < 60 ? `${duration(later)} later` : html`<${Time} at=${frame.stored_at} />`}.`
+      ? html`Uploaded as ${frame.filename ? html`<q class="breaks">${frame.filename}</q>` : 'a file without a name'}, and stored unchanged ${later >= 0 && later < 60 ? `${duration(later)} later` : html`at <${Time} at=${frame.stored_at} />`}.`
       : html`Picture ${number(frame.sequence)} of ${can('ingest:read') ? html`<${Link} to=${link('captures', frame.request_id)}>its capture</${Link}>` : 'its capture'}, stored ${later >= 0 ? `${duration(later)} later` : html`<${Time} at=${frame.stored_at} />`}.`,
     INTEGRITY[frame.integrity],
     frame.duplicate_of && html`The camera’s <${Link} to=${link('frames', frame.duplicate_of)}>first frame with the same bytes</${Link}> is another one${frame.quality?.frozen_s ? `; the picture has not changed for ${duration(frame.quality.frozen_s)}` : ''}.`,

@@ -129,6 +129,19 @@ export default function Frame({ params }) {
               <nav class="actions" aria-label="Neighbours">${step(previous, 'Earlier', '←')}${step(next, 'Later', '→')}</nav></div>
           </div>
           <p class="muted small">Keys: ← earlier, → later, Esc to the list; on the picture + and − zoom, 0 fits.</p>
+          <div class="pair-of-cards">
+            ${quality && html`<${Card} title="Quality" actions=${html`<${Verdict} quality=${quality} />`}>
+              <${Facts} items=${[
+      ['Sharpness', number(quality.sharpness, 1)],
+      ['Brightness', `${number(quality.brightness)} of 255`],
+      ['Contrast', number(quality.contrast, 1)],
+      ['Dark', `${number(quality.dark_share * 100, 1)} %`],
+      ['Bright', `${number(quality.bright_share * 100, 1)} %`],
+      ['Frozen for', quality.frozen_s && duration(quality.frozen_s)],
+    ]} /><p class="muted small">Judged against this camera’s own recent frames.</p></${Card}>`}
+            ${meta.length > 0 && html`<${Card} title="Given with it"><${Facts} items=${meta} /></${Card}>`}
+            ${exif.length > 0 && html`<${Card} title="EXIF"><${Facts} items=${exif} /></${Card}>`}
+          </div>
         </div>
         <div class="stack">
           <${Card} title="Where it comes from">
@@ -144,17 +157,6 @@ export default function Frame({ params }) {
     ['Frame', html`<code>${found.frame_id}</code>`],
   ]} />
           </${Card}>
-          ${quality && html`<${Card} title="Quality" actions=${html`<${Verdict} quality=${quality} />`}>
-            <${Facts} items=${[
-    ['Sharpness', number(quality.sharpness, 1)],
-    ['Brightness', `${number(quality.brightness)} of 255`],
-    ['Contrast', number(quality.contrast, 1)],
-    ['Dark', `${number(quality.dark_share * 100, 1)} %`],
-    ['Bright', `${number(quality.bright_share * 100, 1)} %`],
-    ['Frozen for', quality.frozen_s && duration(quality.frozen_s)],
-  ]} /><p class="muted small">Judged against this camera’s own recent frames.</p></${Card}>`}
-          ${meta.length > 0 && html`<${Card} title="Given with it"><${Facts} items=${meta} /></${Card}>`}
-          ${exif.length > 0 && html`<${Card} title="EXIF"><${Facts} items=${exif} /></${Card}>`}
           ${can('frames:delete') && html`<${Card} title="Hold"><${Hold} frame=${found} set=${frame.set} /></${Card}>`}
         </div>
       </div>

@@ -85,7 +85,7 @@ function Shown({ pair }) {
     return () => clearInterval(timer);
   }, [mode, running]);
   const before = shows(pair, 'before');
-  const after = shows(pair, compared(pair) ? 'aligned' : 'after');
+  const after = shows(pair, pair.alignment.status === 'aligned' ? 'aligned' : 'after');
   const shape = pair.before.width / pair.before.height;
   const afterShape = compared(pair) ? shape : pair.after.width / pair.after.height;
   const choose = (index) => {

@@ -85,5 +85,5 @@ def test_every_import_is_a_file() -> None:
     for name, file in console_files().items():
         if not name.endswith(".js") or name.startswith("vendor/"):
             continue
-        for target in re.findall(r"""\bfrom\s*'([^']+)'""", file.data.decode()):
+        for target in re.findall(r"""[\w}]\s+from\s+'([^']+)'""", file.data.decode()):
             assert (STATIC / name).parent.joinpath(target).resolve().is_file(), f"{name} imports {target}"
