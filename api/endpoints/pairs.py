@@ -70,7 +70,7 @@ async def create_pair(body: PairCreate, response: Response, services: ServicesDe
     response_model=MatchResponse,
     responses={
         201: answer("The pairs, aligned in the background.", examples.MATCH, location=True),
-        **problems("not_applicable", *_BODY),
+        **problems(*_BODY),
     },
     openapi_extra={
         "parameters": [IDEMPOTENCY],

@@ -62,7 +62,9 @@ class MatchRequest(NullIsAbsent):
     after: MatchSide
     by: Literal["camera_id", "camera_angle"] = "camera_id"
     choose: Literal["nearest", "sharpest"] = Field(
-        "nearest", description="nearest: the two that are closest in time. sharpest: not built yet (422 `not_applicable`)."
+        "nearest",
+        description="nearest: the two that are closest in time. sharpest: of each side, the sharpest of the same camera "
+        "and size within 10 minutes of these.",
     )
     label: _Text | None = None
 

@@ -1,4 +1,7 @@
-"""Which frames of two sides belong together: one pair a camera or camera angle, the two that are closest in time."""
+"""Which frames of two sides belong together: one pair a camera or camera angle.
+
+They are the two that are closest in time; or, of each side's frames around these two, the sharpest.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,16 @@ from typing import Literal
 
 from models.entities import Frame
 
+AROUND = 600.0  # seconds from the frame that is closest in time within which a sharper one may take its place
+Choose = Literal["nearest", "sharpest"]
 By = Literal["camera_id", "camera_angle"]
 Code = Literal["no_frame", "same_frame", "no_camera_angle"]
 Missing = tuple[str | None, Literal["before", "after"], Code]
 
 
-def match(before: Sequence[Frame], after: Sequence[Frame], by: By) -> tuple[list[tuple[Frame, Frame]], list[Missing]]:
+def match(
+    before: Sequence[Frame], after: Sequence[Frame], by: By, choose: Choose = "nearest"
+) -> tuple[list[tuple[Frame, Frame]], list[Missing]]:
     """The pairs by key, and the keys that have none. Both sides are sorted by capture time."""
     sides = _by_key(before, by), _by_key(after, by)
     pairs: list[tuple[Frame, Frame]] = []
@@ -26,6 +33,9 @@ def match(before: Sequence[Frame], after: Sequence[Frame], by: By) -> tuple[list
         if not ours or not theirs:
             missing.append((key, "after" if ours else "before", "no_frame"))
         elif (found := _nearest(ours, theirs)) is not None:
+            if choose == "sharpest":
+                first = _sharpest(found[0], ours, not_this=found[1])
+                found = first, _sharpest(found[1], theirs, not_this=first)
             pairs.append(found)
         else:
             missing.append((key, "after", "same_frame"))
@@ -51,3 +61,19 @@ def _nearest(before: list[Frame], after: list[Frame]) -> tuple[Frame, Frame] | N
             if other.id != frame.id and (best is None or apart < best[0]):
                 best = apart, frame, other
     return best[1:] if best is not None else None
+
+
+def _sharpest(nearest: Frame, frames: list[Frame], not_this: Frame) -> Frame:
+    """Of the frames around `nearest` the sharpest; of two as sharp, the one closer to it. Sharpness is comparable within one
+    camera and size only, so that others, and frames that were not judged, are left out: `nearest` itself stays then."""
+
+    def comparable(frame: Frame) -> bool:
+        same = (frame.camera_id, frame.width, frame.height) == (nearest.camera_id, nearest.width, nearest.height)
+        return same and frame.quality is not None and frame.id != not_this.id and _apart(frame, nearest) <= AROUND
+
+    found = [frame for frame in frames if comparable(frame)]
+    return max(found, key=lambda frame: ((frame.quality or {})["sharpness"], -_apart(frame, nearest)), default=nearest)
+
+
+def _apart(one: Frame, other: Frame) -> float:
+    return abs((one.capture_timestamp - other.capture_timestamp).total_seconds())

@@ -31,7 +31,6 @@ from utils.exceptions import (
     IngestionException,
     InvalidRequest,
     NoFrame,
-    NotApplicable,
     PairNotAligned,
     PairNotFound,
     SameFrame,
@@ -80,11 +79,9 @@ class Pairs:
     async def match(self, body: MatchRequest, who: Principal) -> MatchResponse:
         """A pair for each camera, or camera angle, that has frames on both sides; all of them are aligned in the background.
 
-        Raises NotApplicable for `sharpest`, InvalidRequest for more than MAX_CANDIDATES frames or MAX_PAIRS pairs,
+        Raises InvalidRequest for more than MAX_CANDIDATES frames or MAX_PAIRS pairs,
         Forbidden for a camera that is not `who`'s.
         """
-        if body.choose == "sharpest":
-            raise NotApplicable("choose: sharpest needs the quality of frames, which is not built yet. Use nearest.")
         sides = []
         async with self._database.reading() as uow:
             for name in ("before", "after"):
@@ -97,7 +94,7 @@ class Pairs:
                 if len(found) > MAX_CANDIDATES:
                     raise InvalidRequest.of(name, f"matches more than {MAX_CANDIDATES} frames: narrow it", code="too_many")
                 sides.append(found)
-        pairs, missing = match(sides[0], sides[1], body.by)
+        pairs, missing = match(sides[0], sides[1], body.by, body.choose)
         if len(pairs) > MAX_PAIRS:
             raise InvalidRequest.of("before", f"gives more than {MAX_PAIRS} pairs: narrow it", code="too_many")
         items = []

@@ -14,6 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 import asyncpg
+import cv2
 import httpx
 import numpy as np
 import pytest
@@ -166,8 +167,22 @@ async def test_references_and_bad_input(live: Running) -> None:
     assert code(await live.pair(before, str(uuid4())), 404) == "frame_not_found"
     for wrong in ({}, {"frame_id": before, "camera_id": camera}, {"camera_id": camera}, {"frame_id": "x"}):
         assert code(await live.client.post(PAIRS, json={"before": wrong, "after": ref}), 422) == "invalid_request"
-    match = {"before": {"phase": "before"}, "after": {"phase": "after"}, "choose": "sharpest"}
-    assert code(await live.client.post(f"{PAIRS}/match", json=match), 422) == "not_applicable"
+
+
+async def test_of_each_side_the_sharpest(live: Running) -> None:
+    camera, session = unique(), unique()
+    blurred = np.asarray(cv2.GaussianBlur(PICTURE, (0, 0), 4), np.uint8)
+    shown = {"before": (("10:00", PICTURE), ("10:05", blurred)), "after": (("12:00", blurred), ("12:05", PICTURE))}
+    frames: dict[str, str] = {}
+    for phase, taken in shown.items():
+        for at, picture in taken:
+            stamp = f"2026-05-04T{at}:00Z"
+            frames[at] = await live.frame(camera, jpeg(picture), session=session, phase=phase, timestamp_ref=stamp)
+    sides = {phase: {"session": session, "phase": phase} for phase in shown}
+    for choose, wanted in (("nearest", ("10:05", "12:00")), ("sharpest", ("10:00", "12:05"))):
+        body = {**sides, "choose": choose, "label": choose}
+        (item,) = (await live.client.post(f"{PAIRS}/match", json=body)).raise_for_status().json()["items"]
+        assert (item["before"]["frame_id"], item["after"]["frame_id"]) == tuple(frames[at] for at in wanted)
 
 
 async def test_sides_are_matched_by_camera_and_what_is_alone_is_named(live: Running) -> None:
