@@ -40,6 +40,8 @@ FORGET_DAYS = 30  # a baseline that nobody used for so long says nothing of the 
 FORGET_INTERVAL = 3600.0  # seconds
 _BAD, _GOOD = "bad", "good"
 _Key = tuple[str, SourceType]
+Packed = tuple[list[Any], bytes]
+"""Measures on their way from a worker process (services/quality/measures.py): unpacked in a thread, which imports numpy."""
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
@@ -64,6 +66,10 @@ class _Camera:
     run: _Run = field(default_factory=_Run)
     change: _Run | None = None  # to be written
 
+    @property
+    def unsaved(self) -> bool:
+        return self.judge.learnt_total > self.saved or self.change is not None
+
 
 class QualityKeeper:
     """Of one event loop."""
@@ -87,7 +93,7 @@ class QualityKeeper:
         return self._changed
 
     async def judge(
-        self, camera_id: str, source_type: SourceType, measures: Measures | None, at: datetime
+        self, camera_id: str, source_type: SourceType, measures: Measures | Packed | None, at: datetime
     ) -> dict[str, Any] | None:
         """FrameInfo.quality of the camera's next picture; None when it could not be measured or judged."""
         try:
@@ -98,7 +104,7 @@ class QualityKeeper:
             camera = await self._camera(key)
             async with camera.lock:
                 await self._read(key, camera)
-                quality = await self._pool.run(camera.judge.judge, measures, at.timestamp())
+                quality = await self._pool.run(_judged, camera.judge, measures, at.timestamp())
             if source_type is SourceType.RTSP:
                 self._follow(camera, quality, at)
             QUALITY_FRAMES.labels(verdict=quality.verdict.value).inc()
@@ -113,7 +119,7 @@ class QualityKeeper:
         """Writes what has changed. Raises DatabaseUnavailable; what was not written is written by the next call."""
         self._changed.clear()
         for key, camera in list(self._cameras.items()):
-            if camera.read and (camera.judge.learnt_total > camera.saved or camera.change is not None):
+            if camera.read and camera.unsaved:
                 await self._write(key, camera)
         if self._monotonic() - self._forgot_at > FORGET_INTERVAL:
             self._forgot_at = self._monotonic()
@@ -136,7 +142,9 @@ class QualityKeeper:
             judge = await self._pool.run(_new_judge, self._settings.BASELINE_FRAMES, key[1] is SourceType.RTSP)
             known = self._cameras.setdefault(key, _Camera(judge))
             while len(self._cameras) > MAX_CAMERAS:
-                self._cameras.popitem(last=False)
+                # What is written already goes first: whoever uploads for many cameras must not push out others' baselines.
+                settled = (each for each, camera in self._cameras.items() if not camera.unsaved and camera is not known)
+                del self._cameras[next(settled, next(iter(self._cameras)))]
         self._cameras.move_to_end(key)
         return known
 
@@ -204,6 +212,15 @@ class QualityKeeper:
 
 def _reasons(change: _Run | None) -> Sequence[str]:
     return change.reasons if change is not None and change.bad else []
+
+
+def _judged(judge: Judge, measures: Measures | Packed, at: float) -> Quality:
+    from services.quality.measures import Measures, unpacked
+
+    seen = measures if isinstance(measures, Measures) else unpacked(*measures)
+    if seen is None:
+        raise ValueError("no measures of a picture")
+    return judge.judge(seen, at)
 
 
 def _new_judge(frames: int, capture: bool) -> Judge:

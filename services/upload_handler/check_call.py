@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from models.values import ReceivedFile
 from services.upload_handler.memory import MARGIN, to_read
@@ -20,9 +20,7 @@ from utils.exceptions import (
     UnsupportedImageFormat,
 )
 
-if TYPE_CHECKING:
-    from services.quality.measures import Measures
-
+Packed = tuple[list[Any], bytes]  # measures of a picture, as services/quality/measures.py packs them
 _PIXEL = 32  # bytes a pixel while `to_jpeg` decodes and changes it
 _REDUCED = 8  # bytes a pixel of a JPEG that is decoded at half its size or less; a progressive one keeps its coefficients
 SOURCES = frozenset(("h264", "h265"))  # what a camera's own keyframe is stored as
@@ -43,7 +41,7 @@ class CheckedImage(NamedTuple):
     width: int
     height: int
     exif: dict[str, Any] | None
-    measures: Measures | None = None  # None: it could not be measured
+    measures: Packed | None = None  # None: it could not be measured
 
 
 def arguments(file: ReceivedFile, formats: Sequence[str], max_pixels: int, memory: int, most: int) -> list[Any]:
@@ -84,14 +82,8 @@ def image_of(answer: dict[str, Any]) -> CheckedImage:
         if "errno" in answer:
             raise OSError(answer["errno"], "the temporary file cannot be read")
         fmt, content_type, width, height, exif = answer["image"]
-        numbers, view = answer.get("measures") or ((), "")
-        size, seen = (int(width), int(height)), base64.b64decode(view)
-    except (KeyError, TypeError, ValueError):
+        size, measures = (int(width), int(height)), answer.get("measures")
+        packed = None if measures is None else (list(measures[0]), base64.b64decode(measures[1]))
+    except (IndexError, KeyError, TypeError, ValueError):
         raise InvalidImage() from None
-    return CheckedImage(str(fmt), str(content_type), *size, exif, _measures(numbers, seen))
-
-
-def _measures(numbers: Sequence[Any], view: bytes) -> Measures | None:
-    from services.quality.measures import unpacked
-
-    return unpacked(numbers, view)
+    return CheckedImage(str(fmt), str(content_type), *size, exif, packed)

@@ -9,7 +9,6 @@ from typing import Any
 from PIL import Image
 
 from models.values import ReceivedFile
-from services.quality.measures import packed
 from services.upload_handler.memory import NeedsMemory
 from services.upload_handler.validation import check_image
 from utils.exceptions import IngestionException
@@ -34,7 +33,7 @@ def check(
         *image, measures = check_image(file, formats, max_pixels, memory, most)
         if measures is None:
             return {"image": image}
-        numbers, view = packed(measures)
+        numbers, view = measures
         return {"image": image, "measures": [numbers, base64.b64encode(view).decode()]}
     except NeedsMemory as error:
         return {"needs": error.size}

@@ -25,8 +25,8 @@ from PIL import (
 )
 
 from models.values import ReceivedFile
-from services.quality.measures import Measures, measure
-from services.upload_handler.check_call import CheckedImage
+from services.quality.measures import measure, packed
+from services.upload_handler.check_call import CheckedImage, Packed
 from services.upload_handler.exif import read_exif
 from services.upload_handler.formats import CONTENT_TYPES, format_by_name
 from services.upload_handler.heif_check import check_heif, heif_kind
@@ -177,10 +177,10 @@ def _checked(
     return width, height, exif if isinstance(exif, bytes) else None, grey
 
 
-def _measured(grey: Luma | None, width: int, height: int) -> Measures | None:
+def _measured(grey: Luma | None, width: int, height: int) -> Packed | None:
     """None where that fails, which refuses no file."""
     try:
-        return measure(grey, width, height) if grey is not None else None
+        return packed(measure(grey, width, height)) if grey is not None else None
     except Exception:
         return None
 

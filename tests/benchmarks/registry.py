@@ -40,6 +40,7 @@ BENCHMARKS = {
     "start": Entry("many:start", "40 cameras asked for at once, by both readers: the last is live"),
     "cameras": Entry("many:cameras", "40 cameras for a minute, by the native reader: drops, capture to stored"),
     "snapshot": Entry("snapshot:snapshots", "how long a snapshot takes, beside ffmpeg's one frame"),
+    "quality": Entry("quality:quality", "CPU of judging a picture", alone=False),
     "memory": Entry("memory:memory", "memory of a camera beyond its ring", alone=False),
     "staleness": Entry("staleness:staleness", "how old stored pictures are after two minutes", alone=False),
     "motion": Entry("events:motion", "CPU of event_driven captures while nothing moves", alone=False),

@@ -193,8 +193,10 @@ async def test_whatever_fails_costs_no_frame_and_is_counted(db: Database, broken
 
 async def test_the_cameras_in_memory_are_bounded(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keeper, "MAX_CAMERAS", 3)
-    judge = QualityKeeper(SETTINGS, db)
+    judge, learning = QualityKeeper(SETTINGS, db), unique()
+    await show(judge, learning, pictures(1), 0)
     for _ in range(5):
         await judge.judge(unique(), SourceType.UPLOAD, BLACK, AT)
     assert len(judge._cameras) == 3
+    assert (learning, SourceType.RTSP) in judge._cameras  # what it has learnt is not written yet
     await judge.close()
