@@ -747,6 +747,13 @@ class SecretsSettings(Group):
     )
 
 
+class MetricsSettings(Group):
+    MAX_CAMERAS: int = Field(
+        200, ge=0, le=10_000,
+        description="Cameras that have series of their own (`ingestion_camera_...`), in each process; 0: none.",
+    )  # fmt: skip
+
+
 class Settings(BaseSettings):
     """All settings. Raises pydantic.ValidationError for a value out of bounds or an unknown name in a group."""
 
@@ -784,6 +791,7 @@ class Settings(BaseSettings):
     LIMITS: LimitsSettings = Field(default_factory=lambda: LimitsSettings())
     AUDIT: AuditSettings = Field(default_factory=lambda: AuditSettings())
     SECRETS: SecretsSettings = Field(default_factory=lambda: SecretsSettings())
+    METRICS: MetricsSettings = Field(default_factory=lambda: MetricsSettings())
 
     @field_validator("DATA_DIR")
     @classmethod

@@ -45,6 +45,7 @@ TITLES = {
     "LIMITS": "LIMITS: how much one caller may ask for",
     "AUDIT": "AUDIT: who did what",
     "SECRETS": "SECRETS: keys of stored camera URLs",
+    "METRICS": "METRICS: what /metrics tells of single cameras",
 }
 
 INTRO = """\

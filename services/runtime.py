@@ -90,6 +90,7 @@ from services.upload_handler.handler import UploadHandler
 from services.upload_sessions.sessions import UploadSessions
 from services.upload_sessions.sweeper import INTERVAL as STAGING_INTERVAL
 from services.upload_sessions.sweeper import StagingSweeper
+from utils.camera_series import camera_series
 from utils.embedded.errors import DataDirLocked
 from utils.embedded.lock import DataDirLock
 from utils.embedded.running import object_store_ports
@@ -182,6 +183,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         stack.push_async_callback(hub.close)
         prober = Prober(streams)
         stack.push_async_callback(prober.close)
+        camera_series.most = settings.METRICS.MAX_CAMERAS
         quality = QualityKeeper(settings.QUALITY, database)
         stack.push_async_callback(quality.close)
         uploads = UploadHandler(settings, storage, quality)

@@ -1,7 +1,7 @@
 """Prometheus metrics: the one place where they are named. docs/metrics.md explains them.
 
-Labels are bounded: route templates, codes and reasons, never secrets, URLs, subjects or ids. The one exception is
-the camera id of STREAM_DOWN, whose series exist only while a camera is down, so that the alert names the camera.
+Labels are bounded: route templates, codes and reasons, never secrets, URLs, subjects or ids. The exceptions are the camera
+id of STREAM_DOWN, whose series exist only while a camera is down, and of CAMERA_..., of METRICS__MAX_CAMERAS cameras.
 """
 
 from __future__ import annotations
@@ -143,6 +143,25 @@ STREAM_DOWN = Gauge(
     ["camera_id"],
     registry=REGISTRY, multiprocess_mode="livemax",
 )  # fmt: skip
+CAMERA_PICTURE_AGE = Gauge(
+    "ingestion_camera_picture_age_seconds", "Seconds since a picture of a wanted camera came, or since it is wanted.",
+    ["camera_id"], registry=REGISTRY, multiprocess_mode="livemax",
+)  # fmt: skip
+CAMERA_FRAME_AGE = Gauge(
+    "ingestion_camera_frame_age_seconds", "Seconds since a frame of the camera was stored by this process.",
+    ["camera_id"], registry=REGISTRY, multiprocess_mode="livemin",
+)  # fmt: skip
+CAMERA_STATE = Gauge(
+    "ingestion_camera_state_seconds", "Seconds for which the camera's stream has been in the state that it is in.",
+    ["camera_id", "state"], registry=REGISTRY, multiprocess_mode="livemax",
+)  # fmt: skip
+CAMERA_SLOTS_DROPPED = Counter(
+    "ingestion_camera_slots_dropped", "Slots of the camera without a frame, by reason.", ["camera_id", "reason"],
+    registry=REGISTRY,
+)  # fmt: skip
+CAMERAS_WITHOUT_SERIES = Gauge(
+    "ingestion_cameras_without_series", "Streams of cameras beyond METRICS__MAX_CAMERAS.", registry=REGISTRY
+)
 PROBES = Counter("ingestion_probes", "Cameras tried, by outcome: reachable, or the code.", ["outcome"], registry=REGISTRY)
 DISCOVERIES = Counter(
     "ingestion_discoveries", "Searches for cameras, and devices asked for their profiles, by outcome: ok, or the code.",

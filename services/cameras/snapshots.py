@@ -38,6 +38,7 @@ from services.rtsp_capture.streams.live_decoder import FOLLOW_SECONDS
 from services.rtsp_capture.streams.stream import StreamKey
 from services.storage_service.commit_with_reupload import commit_with_reupload
 from services.storage_service.keys import with_fresh_key
+from utils.camera_series import camera_series
 from utils.exceptions import (
     CameraFailed,
     CameraNotFound,
@@ -197,6 +198,7 @@ class Snapshots:
         if taken.file is not None and self._capture.checks is not None:
             self._capture.checks.offer(record, taken.file)
         FRAMES.labels(source="rtsp", outcome="stored").inc()
+        camera_series.stored(record.camera_id)
         CAPTURES_FINISHED.labels(status=IngestionStatus.COMPLETED.value).inc()
         CAPTURE_TO_STORED.observe(max(0.0, self._capture.now() - record.timestamp.timestamp()))
         log.info("snapshot_taken", ingestion_id=str(row.id), camera_id=row.camera_id, age_s=_age(record))

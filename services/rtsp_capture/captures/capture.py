@@ -49,7 +49,7 @@ class Capture:
         kind: type[Mode],
     ) -> None:
         clock = CaptureClock(deps.host)
-        self._ledger = SlotLedger(kind.grid(params, deps.settings), clock.now)
+        self._ledger = SlotLedger(kind.grid(params, deps.settings), clock.now, row.camera_id)
         facts = CaptureFacts(row.id, row.camera_id, encoding_of(params), row.meta)
         self._frames = FramePipeline(facts, deps, self._ledger, self, claim.epoch)
         self._context = CaptureContext(claim, deps, control, state, row, params, clock, self._ledger, self._frames)

@@ -10,6 +10,7 @@ from repositories.database import UnitOfWork
 from services.rtsp_capture.captures.context import CaptureContext
 from services.rtsp_capture.captures.mode import Mode
 from services.rtsp_capture.captures.slot_filler import SlotFiller
+from utils.camera_series import camera_series
 from utils.exceptions import CaptureFailure, LeaseLost
 from utils.logger import get_logger
 from utils.metrics import CAPTURES_FINISHED, FRAMES_DROPPED
@@ -61,6 +62,7 @@ class _End:
             rest = DropReason.QUEUE_FULL
         status, due = await self._finish(rest)
         FRAMES_DROPPED.labels(reason=DropReason.SPOOLED.value).inc(len(ledger.spooled))
+        camera_series.dropped(context.row.camera_id, DropReason.SPOOLED.value, len(ledger.spooled))
         CAPTURES_FINISHED.labels(status=status.value).inc()
         log.info("capture_ended", status=status.value, due=due, spooled=len(ledger.spooled), **names)
 

@@ -30,6 +30,7 @@ from services.rtsp_capture.frames.picking import picture_of
 from services.rtsp_capture.frames.slot_ledger import SlotLedger
 from services.rtsp_capture.grid.sampler import Chosen
 from services.storage_service.keys import with_fresh_key
+from utils.camera_series import camera_series
 from utils.exceptions import CaptureFailure
 from utils.logger import Throttle, get_logger
 from utils.metrics import CAPTURE_TO_STORED, FRAMES, QUEUE_DEPTH
@@ -247,6 +248,7 @@ class FramePipeline:
         if outcome == "stored" or (outcome == "exists" and recorded.storage_path == record.storage_path):
             self._ledger.store(frame.slot)
             FRAMES.labels(source="rtsp", outcome="stored").inc()
+            camera_series.stored(record.camera_id)
             CAPTURE_TO_STORED.observe(max(0.0, time.time() - record.timestamp.timestamp()))
             self._listener.on_stored(frame.file)
             if self._checks is not None:

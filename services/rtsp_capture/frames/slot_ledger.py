@@ -16,6 +16,7 @@ from models.values import DropReason, Sampling
 from services.rtsp_capture.grid.event_slots import WantedSlots
 from services.rtsp_capture.grid.sampler import Choice, SlotSampler
 from services.rtsp_capture.media.gop_buffer import Picture
+from utils.camera_series import camera_series
 from utils.metrics import FRAMES, FRAMES_DROPPED
 
 DUE_LAG_SECONDS = 1.0  # by which `expected` in the row may lag behind when no frame is committed
@@ -51,8 +52,9 @@ class LedgerEntry:
 class SlotLedger:
     """The slots of one capture. `changed` is set when the row should be brought up to date."""
 
-    def __init__(self, plan: GridPlan, now: Callable[[], float]) -> None:
+    def __init__(self, plan: GridPlan, now: Callable[[], float], camera_id: str) -> None:
         """`now`: seconds since the epoch on the capture's clock."""
+        self._camera_id = camera_id
         self.plan = plan
         self._now = now
         self.sampler: SlotSampler | None = None  # None: the grid has no origin yet
@@ -149,6 +151,7 @@ class SlotLedger:
         self._drops.setdefault(reason, set()).add(slot)
         self.changed.set()
         FRAMES_DROPPED.labels(reason=reason.value).inc()
+        camera_series.dropped(self._camera_id, reason.value)
         FRAMES.labels(source="rtsp", outcome="dropped").inc()
 
     # -- what the row knows ------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import time
 from enum import StrEnum
 
 from services.rtsp_capture.streams.outages import outages
+from utils.camera_series import camera_series
 from utils.exceptions import CaptureFailure
 from utils.logger import Throttle, get_logger
 from utils.metrics import STREAM_FAILURES, STREAMS
@@ -55,6 +56,7 @@ class StreamTracker:
         self._closing = False
         STREAMS.labels(state=self.state.value).inc()
         outages.begin(camera_id, self)
+        camera_series.entered(camera_id, self, self.state.value)
         self._write(None)
 
     @property
@@ -81,6 +83,7 @@ class StreamTracker:
     def heard(self) -> None:
         """Packets came."""
         self._heard = self._loop.time()
+        camera_series.heard(self._camera_id)
         self.refused_logins = 0
         if self.state is StreamState.STALLED:
             self._enter(StreamState.LIVE, write=self._stall_logged)
@@ -142,6 +145,7 @@ class StreamTracker:
             outages.end(self._camera_id, self)
         else:
             outages.begin(self._camera_id, self)
+        camera_series.entered(self._camera_id, self, state.value)
         if not self.open:
             self._stop_stall_timer()
             self._forget()

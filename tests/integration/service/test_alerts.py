@@ -145,6 +145,11 @@ async def test_each_alert_fires_in_its_time_and_says_what_is_wrong(
             await until(lambda: _live(client, kept), "a live stream")
         await watch.record(60)
         assert watch.fired("IngestionCameraDown") == watch.fired("IngestionDependencyDown") == {}
+        told = watch.scrapes[-1][1] or ""
+        for name in (kept, captured, well):  # by themselves, from the first picture on
+            assert re.search(rf'^ingestion_camera_state_seconds{{camera_id="{name}",state="live"}} ', told, re.MULTILINE)
+            assert re.search(rf'^ingestion_camera_picture_age_seconds{{camera_id="{name}"}} [0-2]\.', told, re.MULTILINE)
+        assert f'ingestion_camera_frame_age_seconds{{camera_id="{well}"}}' in told
 
         fault = watch.now
         broken.kill()  # unplugged: its address refuses, each retry passes through connecting and backing_off

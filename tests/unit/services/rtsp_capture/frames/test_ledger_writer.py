@@ -37,7 +37,7 @@ def pending(slot: int) -> PendingFrame:
 
 def begun_ledger() -> SlotLedger:
     """Of a grid whose first slot is due, and whose origin the row has."""
-    ledger = SlotLedger(GridPlan(1.0, Sampling.EXACT, 1), lambda: 0.0)
+    ledger = SlotLedger(GridPlan(1.0, Sampling.EXACT, 1), lambda: 0.0, "gate")
     ledger.begin_grid(0.0)
     ledger.grid_saved(0.0)
     return ledger
