@@ -57,7 +57,7 @@ def source_file(info: StreamInfo, picture: Picture, *, lossy: bool) -> PictureFi
     except (ValueError, LookupError, StopIteration):
         raise _failed("The picture's parameter sets never came, or make no sense.") from None
     if field is not None:
-        units += _other_field(picture)
+        raise _failed("The camera sends a picture as two interlaced fields: only encoding jpeg stores them.")
     body = [nal for nal in units if sets.kind(nal) not in sets.left_out]
     data = _mp4(info, form, b"".join(b"\0\0\0\1" + nal for nal in (*sets.all(), *body)))
     return PictureFile(
@@ -73,14 +73,6 @@ def _failed(message: str) -> CaptureFailure:
 def _nals(data: bytes) -> list[bytes]:
     """The NAL units of an Annex B access unit, without the zeros after them."""
     return [nal for part in data.split(b"\0\0\1")[1:] if len(nal := part.rstrip(b"\0")) > 1]
-
-
-def _other_field(picture: Picture) -> list[bytes]:
-    """Of an interlaced picture whose fields are access units of their own: the second one belongs to the picture."""
-    following = picture.gop.packets[1:2]
-    if not following or not following[0].second_field or picture.gop.damage.spoils(1):
-        raise _failed("The second field of the interlaced picture has not come.")
-    return _nals(following[0].data)
 
 
 # A stream's parameter sets are the same for hours.

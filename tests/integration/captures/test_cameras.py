@@ -155,7 +155,7 @@ async def test_a_camera_from_birth_to_death(client: httpx.AsyncClient, own: Back
     body = {
         "camera_id": camera_id, "name": "Pit", "rtsp_url": url, "transport": "udp",
         "calibration": {"k": [1.5], "d": {"a": 1}}, "default_fps": 0.5, "reader": "opencv", "meta": {"mast": 4},
-        "exif_timezone": "Asia/Tokyo",
+        "exif_timezone": "Asia/Tokyo", "encoding": "source",
     }  # fmt: skip
     answer = await client.post(CAMERAS, json=body)
     assert (answer.status_code, answer.headers["location"]) == (201, f"{CAMERAS}/{camera_id}")

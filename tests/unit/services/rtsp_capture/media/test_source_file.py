@@ -108,6 +108,19 @@ def test_what_is_known_to_be_lost_and_what_is_no_keyframe_is_refused() -> None:
         source_file(made.info, Picture(packet, Gop.begin(packet, None), 0), lossy=False)
 
 
+def test_a_field_by_itself_is_refused() -> None:
+    made, picture = film("h264 interlaced"), keyframes("h264 interlaced")[1]
+    nals = picture.packet.data.split(b"\0\0\1")[1:]
+    sets = [nal.rstrip(b"\0") for nal in nals if nal[0] & 31 in (h264.SPS, h264.PPS)]
+    sets = sets or [nal.rstrip(b"\0") for nal in made.info.extradata.split(b"\0\0\1")[1:]]
+    number_bits = h264.parse_sps(next(nal for nal in sets if nal[0] & 31 == h264.SPS)).frame_num_bits
+    bits = "1" + "0001000" + "1" + "0" * number_bits + "1" + "0"  # of macroblock 0, I, the set 0; a field, the upper one
+    head = int(bits.ljust(320, "1"), 2).to_bytes(40)
+    data = b"".join(b"\0\0\0\1" + nal for nal in (*sets, b"\x65" + head))
+    with pytest.raises(CaptureFailure, match="interlaced fields"):
+        source_file(made.info, with_data(picture, data), lossy=False)
+
+
 @pytest.mark.parametrize("name", ["h264", "hevc"])
 def test_damage_shows_when_it_is_decoded(name: str) -> None:
     assert not open_source(damaged_file(name).data, MAX_PIXELS).whole
