@@ -60,7 +60,7 @@ class NativeMedia:
     def _judge_set(self, nal: bytes) -> None:
         """Of each new parameter set, before it comes to a decoder. Raises ValueError, CaptureFailure."""
         codec, sps = _CODECS[self._track.codec]
-        if not nal or codec.kind(nal[0]) != sps:
+        if not nal or codec.kind[nal[0]] != sps:
             return
         found = picture_format(self._track.codec, nal)
         if found.coded > self._max_pixels:
@@ -153,7 +153,7 @@ class NativeMedia:
             return False
         sets: dict[int, bytes] = {}
         if track.codec in _CODECS:  # what the stream sent, and of the SDP what it has not sent, or what got lost
-            sets = {_CODECS[track.codec][0].kind(nal[0]): nal for nal in track.sets if nal} | self._units.sets
+            sets = {_CODECS[track.codec][0].kind[nal[0]]: nal for nal in track.sets if nal} | self._units.sets
         extradata = b"".join(_START + sets[kind] for kind in sorted(sets))
         fps = track.fps or (found.fps if found else None)
         self._info = StreamInfo(track.codec, extradata, width, height, fps, tells_losses=True, max_pixels=self._max_pixels)

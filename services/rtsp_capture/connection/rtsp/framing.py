@@ -16,6 +16,7 @@ MAX_BODY_BYTES = 256 * 1024  # of an SDP
 MAX_SKIPPED_BYTES = 1024 * 1024  # before the first answer
 
 _DOLLAR = 0x24
+_new = tuple.__new__
 _BLANK = re.compile(rb"\n\r?\n")
 _STATUS = re.compile(r"RTSP/\d\.\d\s+(\d{3})(?:\s|$)")
 _REQUEST = re.compile(rb"[A-Z_]{3,20} [^\s\x00-\x20\x7f-\xff]")
@@ -145,7 +146,7 @@ class Framing:
             return -1
         channel, stop = data[at + 1], at + 4 + (data[at + 2] << 8 | data[at + 3])
         if stop + 8 <= end and channel in self.channels and self._followed(data, at, stop):
-            events.append(Data(channel, data[at + 4 : stop]))
+            events.append(_new(Data, (channel, data[at + 4 : stop])))  # a NamedTuple's own constructor is Python
             return stop
         if not self.channels:
             return self._leftover(data, at, stop, end)

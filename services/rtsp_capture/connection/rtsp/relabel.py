@@ -46,7 +46,7 @@ class Relabel:
 
     @staticmethod
     def _is_set(codec: Codec, packet: Rtp) -> bool:
-        return packet.end - packet.start > codec.header and codec.kind(packet.data[packet.start]) in codec.before
+        return packet.end - packet.start > codec.header and codec.kind[packet.data[packet.start]] in codec.before
 
     def _picture(self, one: Sequenced, *, fresh: bool) -> None:
         packet = one.packet

@@ -28,7 +28,7 @@ class SetJudge:
 
     def judge(self, nal: bytes) -> bool:
         """False for a sequence parameter set that makes no sense. Raises CaptureFailure for one of too many pixels."""
-        if self._codec is None or len(nal) <= self._codec.header or self._codec.kind(nal[0]) != self._sps:
+        if self._codec is None or len(nal) <= self._codec.header or self._codec.kind[nal[0]] != self._sps:
             return True
         try:
             coded = picture_format(self._name, nal).coded
@@ -51,7 +51,7 @@ class SetJudge:
             return True
         if end - at <= codec.header + 1:
             return True
-        kind, body = codec.kind(data[at]), at + codec.header
+        kind, body = codec.kind[data[at]], at + codec.header
         tail, self._tail = self._tail, b""
         if kind == codec.fragment:
             if data[body] & self._mask == self._sps:
@@ -69,11 +69,11 @@ class SetJudge:
         codec, data, at, end = self._codec, packet.data, packet.start, packet.end
         if codec is None or end - at <= codec.header + 1:
             return codec is None
-        kind = codec.kind(data[at])
+        kind = codec.kind[data[at]]
         if kind == codec.fragment:
             kind = data[at + codec.header] & self._mask
         elif kind == codec.aggregate and at + codec.header + 2 < end:
-            kind = codec.kind(data[at + codec.header + 2])
+            kind = codec.kind[data[at + codec.header + 2]]
             return kind in codec.before or kind in codec.keys
         return kind in codec.sets or kind in codec.keys or data.find(_START, at, end) >= 0  # several, with start codes
 
