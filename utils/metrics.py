@@ -162,6 +162,10 @@ CAMERA_SLOTS_DROPPED = Counter(
 CAMERAS_WITHOUT_SERIES = Gauge(
     "ingestion_cameras_without_series", "Streams of cameras beyond METRICS__MAX_CAMERAS.", registry=REGISTRY
 )
+PICKS = Counter(
+    "ingestion_picks", "Pictures that were chosen as the sharpest of several, by whether all could be compared.",
+    ["outcome"], registry=REGISTRY,
+)  # fmt: skip
 PROBES = Counter("ingestion_probes", "Cameras tried, by outcome: reachable, or the code.", ["outcome"], registry=REGISTRY)
 DISCOVERIES = Counter(
     "ingestion_discoveries", "Searches for cameras, and devices asked for their profiles, by outcome: ok, or the code.",

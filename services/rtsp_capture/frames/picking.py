@@ -12,6 +12,7 @@ from models.values import PickParams
 from services.rtsp_capture.frames.encodings import PictureSource
 from services.rtsp_capture.grid.sampler import Choice, Chosen
 from services.rtsp_capture.media.gop_buffer import Picture
+from utils.metrics import PICKS
 
 PICK_SECONDS = 2.0  # for the pictures of one slot, at most; a third of RTSP__MAX_LAG where that is less
 MAX_BEHIND = 2  # pictures of a capture that are not decoded yet, beyond which none are compared
@@ -21,7 +22,10 @@ async def picture_of(chosen: Chosen, source: PictureSource, *, max_lag: float, w
     """The picture that fills a slot. `max_lag`: seconds that a picture may wait to be decoded. `waiting`: pictures of the
     capture that are not decoded yet, this one counted. Raises CaptureFailure decode_failed when none that was compared can
     be decoded."""
-    if not chosen.candidates or waiting > MAX_BEHIND:
+    if not chosen.candidates:
+        return chosen.picture
+    if waiting > MAX_BEHIND:
+        PICKS.labels(outcome="behind").inc()
         return chosen.picture
     return await source.sharpest(chosen.candidates, min(PICK_SECONDS, max_lag / 3))
 

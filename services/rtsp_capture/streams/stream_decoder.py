@@ -22,7 +22,7 @@ from services.rtsp_capture.media.packets import Jpeg, PictureFile, StreamInfo
 from services.rtsp_capture.streams.live_decoder import LiveDecoder
 from services.rtsp_capture.streams.trials import StreamTrial
 from utils.exceptions import CaptureFailure
-from utils.metrics import DECODE_SECONDS
+from utils.metrics import DECODE_SECONDS, PICKS
 from utils.pool import WorkerPool
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ class StreamDecoder:
         `decode` of that picture takes little more: its frame is kept.
         """
         best: tuple[float, Picture] | None = None
-        failure = CaptureFailure("decode_failed", "There is no picture.")
+        failure, compared = CaptureFailure("decode_failed", "There is no picture."), 0
         async with self._lock:
             try:
                 until = time.monotonic() + seconds
@@ -177,12 +177,14 @@ class StreamDecoder:
                     except CaptureFailure as error:
                         failure = error
                         continue
+                    compared += 1
                     if best is None or found > best[0]:
                         best = found, picture
             finally:
                 self._release_later()
         if best is None:
             raise failure
+        PICKS.labels(outcome="all" if compared == len(pictures) else "some").inc()
         return best[1]
 
     async def _sharpness(self, picture: Picture, best: float | None) -> float:

@@ -12,6 +12,7 @@ import pytest_asyncio
 from services.rtsp_capture.streams.stream_decoder import StreamDecoder
 from tests.unit.services.rtsp_capture.capture_films import film, received
 from utils.exceptions import CaptureFailure
+from utils.metrics import REGISTRY
 from utils.pool import WorkerPool
 
 
@@ -72,6 +73,10 @@ async def test_of_several_pictures_the_sharpest_is_taken_and_at_hand(
     assert inner._best is None
 
 
+def picks(outcome: str) -> float:
+    return REGISTRY.get_sample_value("ingestion_picks_total", {"outcome": outcome}) or 0
+
+
 async def test_what_cannot_be_compared_in_time_or_at_all_is_left_out(
     decoder: StreamDecoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,7 +85,9 @@ async def test_what_cannot_be_compared_in_time_or_at_all_is_left_out(
     shown = received(source.packets, source.info)
     rising = iter(range(100))
     monkeypatch.setattr("services.quality.sharpness.sharpness", lambda _: float(next(rising)))
+    before = picks("some")
     assert await decoder.sharpest(shown[5:12], 0) is shown[5]  # one is compared, whatever the time
+    assert picks("some") == before + 1
     shown[30].gop.damage.failed(shown[30].index + 1)
     assert shown[31].damaged
     assert await decoder.sharpest(shown[29:33], 10) is shown[30]
