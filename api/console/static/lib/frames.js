@@ -1,11 +1,11 @@
 // What several views show of stored frames: small pictures, the picture itself, where it comes from in sentences.
-import { html, useEffect, useState } from './html.js';
+import { html, useLayoutEffect, useRef, useState } from './html.js';
 import { can, get, url } from './api.js';
 import { Link, link } from './router.js';
 import { Time, duration, number, timeText } from './time.js';
 import { Badge } from './ui.js';
 
-const SETTLED = 90; // ms that a small picture must stay in view before it is asked for: what flies past is not
+const SETTLED = 120; // ms that a small picture must stay in view before it is asked for: what flies past is not
 const SHOWN_BY_BROWSERS = ['jpg', 'png', 'bmp', 'webp', 'avif'];
 
 export const thumbnailUrl = (frameId, width = 320) => url(`/frames/${frameId}/thumbnail`, { width });
@@ -18,14 +18,18 @@ export const contentUrl = (frame) => url(`/frames/${frame.frame_id}/content`, { 
 /** A small picture that is asked for once it stays in view; words where there is none. */
 export function Thumbnail({ frame, width = 320, alt = '' }) {
   const [state, setState] = useState('waiting');
-  useEffect(() => {
+  const image = useRef(null);
+  useLayoutEffect(() => { // its end comes while the element is still known
     setState('waiting');
     const timer = setTimeout(() => setState('asked'), SETTLED);
-    return () => clearTimeout(timer);
+    return () => {
+      clearTimeout(timer);
+      image.current?.removeAttribute('src'); // a browser goes on loading for an element that is gone
+    };
   }, [frame.frame_id, width]);
   return html`
     <span class="thumbnail">
-      ${state === 'asked' && html`<img src=${thumbnailUrl(frame.frame_id, width)} alt=${alt} decoding="async" draggable=${false} onError=${() => setState('none')} />`}
+      ${state === 'asked' && html`<img ref=${image} fetchpriority="low" src=${thumbnailUrl(frame.frame_id, width)} alt=${alt} decoding="async" draggable=${false} onError=${() => setState('none')} />`}
       ${state === 'none' && html`<span class="small">No preview</span>`}
     </span>`;
 }

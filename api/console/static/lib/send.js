@@ -22,7 +22,7 @@ function send(method, to, body, { headers = {}, told, abort, credentials = false
       else if (request.status === 0) reject(new Problem({ code: 'no_answer', detail: 'The connection broke off, or nothing answers.' }));
       else {
         const found = new Headers();
-        for (const name of ['Retry-After', 'X-Request-ID']) if (!credentials || request.getResponseHeader(name)) found.set(name, request.getResponseHeader(name) ?? '');
+        for (const name of credentials ? ['Retry-After', 'X-Request-ID'] : []) found.set(name, request.getResponseHeader(name) ?? '');
         resolve(new Response([204, 304].includes(request.status) ? null : request.responseText, { status: request.status, headers: found }));
       }
     };

@@ -119,12 +119,11 @@ function Tiles({ frames, more, choose }) {
       ${shown.map((frame, number) => {
     const index = first * columns + number;
     const place = { width: `${tile}px`, height: `${high}px`, transform: `translate(${(index % columns) * (tile + GAP)}px, ${Math.floor(index / columns) * (high + GAP)}px)` };
-    const name = `${frameTitle(frame)}${frame.filename ? `, ${frame.filename}` : ''}`;
     const inside = html`<${Thumbnail} frame=${frame} width=${tile * devicePixelRatio > 330 ? 480 : 320} />
             <span class="tile-line"><${Time} at=${frame.timestamp} ms date=${false} /></span>
-            <span class="tile-line muted small">${dayText(frame.timestamp)}${frame.filename ?? frame.camera_id}</span>
+            <span class="tile-line muted small">${dayText(frame.timestamp)}${frame.filename ?? frame.camera_id}${frame.filename && html`<span class="hidden"> of ${frame.camera_id}</span>`}</span>
             ${(frame.held_at || (frame.quality && frame.quality.verdict !== 'good')) && html`<span class="tile-marks">${frame.held_at && html`<${Badge} kind="info">on hold</${Badge}>`}<${Verdict} quality=${frame.quality} quiet /></span>`}`;
-    const common = { 'data-index': index, tabindex: index === stop ? '0' : '-1', onFocus: () => setActive(index), 'aria-label': name, class: 'frame-tile' };
+    const common = { 'data-index': index, tabindex: index === stop ? '0' : '-1', onFocus: () => setActive(index), class: 'frame-tile' };
     return html`<li key=${frame.frame_id} style=${place} aria-setsize=${frames.length} aria-posinset=${index + 1}>
           ${choose ? html`<button type="button" ...${common} onClick=${() => choose(frame)}>${inside}</button>`
       : html`<${Link} to=${link('frames', frame.frame_id)} ...${common}>${inside}</${Link}>`}</li>`;

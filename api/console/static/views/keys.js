@@ -129,8 +129,8 @@ export default function Keys() {
     { name: 'Used', cell: (row) => html`<${Age} at=${row.last_used_at} />` },
     { name: 'Expires', cell: (row) => html`<${Time} at=${row.expires_at} none="never" />` },
     { name: 'State', cell: state },
-    { name: '', cell: (row) => !row.revoked_at && html`<div class="actions nowrap">
-        <button type="button" onClick=${() => rotating.run(row)} disabled=${rotating.busy} aria-label=${`Another secret for ${row.name}`}>Rotate</button>
+    { name: html`<span class="hidden">What can be done</span>`, cell: (row) => !row.revoked_at && html`<div class="actions nowrap">
+        <button type="button" onClick=${() => rotating.run(row)} disabled=${rotating.busy} aria-label=${`Rotate ${row.name}`}>Rotate</button>
         <button type="button" class="danger" onClick=${() => revoking.run(row)} disabled=${revoking.busy} aria-label=${`Revoke ${row.name}`}>Revoke</button></div>` },
   ];
   return html`
