@@ -100,6 +100,10 @@ docs: $(STAMP) ## Writes .env.example and docs/configuration.md from config.py
 	$(PY) -m docs.generate
 	$(PY) -m docs.access_matrix
 
+.PHONY: screenshots
+screenshots: $(STAMP) ## The console's views as pictures for docs/console.md, of a service and cameras of its own (2 minutes)
+	$(PY) -m docs.screenshots $(ARGS)
+
 .PHONY: graph
 graph: $(STAMP) ## Draws the folders from their imports into docs/architecture.md; fails on a circle
 	$(PY) -m docs.graph

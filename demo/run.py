@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from config import ApiSettings, get_settings
 from demo.camera import Camera, CameraError, free_port
-from demo.tour import CAMERA_ID, Result, TourError, take_tour
+from demo.tour import CAMERA_ID, Result, TourError, leave, take_tour
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "demo-output"
@@ -147,7 +147,7 @@ def print_next_steps(base: str, camera_url: str, results: list[Result]) -> None:
     body = f'{{"camera_id": "{CAMERA_ID}", "rtsp_url": "{camera_url}"}}'
     say(
         f"""
-The service is at {base} (try {base}/docs), the camera at {camera_url}. To go on:
+The camera is at {camera_url}, the API at {base} ({base}/docs). By hand:
 
   curl -s -X POST {base}/api/v1/ingest/rtsp -H 'Content-Type: application/json' -H 'Prefer: wait=20' -d '{body}'
   curl -s -X POST {base}/api/v1/ingest/upload -F camera_id=paddock -F files=@{results[0].file.relative_to(ROOT)}
@@ -159,6 +159,8 @@ The service is at {base} (try {base}/docs), the camera at {camera_url}. To go on
   curl -s {base}/metrics
 
 Its log: demo-output/service.log. Ctrl-C ends the service and the camera; what is stored stays.
+
+To look at it all, open this page:  {base}/
 """
     )
 
@@ -193,6 +195,8 @@ def demo(service: Service, once: bool) -> None:
         on_signals(signal.SIG_IGN)  # a second Ctrl-C must not leave half of it running; each stop is bounded
         if service.running:
             say("Stopping ...")
+            with contextlib.suppress(httpx.HTTPError):
+                leave(service.url)
         try:
             service.stop()
         finally:

@@ -1,4 +1,4 @@
-"""What the demo does with a running service, through HTTP only: three requests, one stored frame of each, and a pair."""
+"""What the demo does with a running service, through HTTP only: a camera, three requests, a frame of each, a pair."""
 
 import hashlib
 import io
@@ -49,6 +49,7 @@ def take_tour(base: str, camera_url: str, output: Path, say: Say) -> list[Result
     """
     output.mkdir(exist_ok=True)
     with httpx.Client(base_url=base, timeout=httpx.Timeout(10, read=40), trust_env=False) as client:
+        register(client, camera_url)
         say("1. single_frame: one picture, now (Prefer: wait)")
         single = capture(client, {"camera_id": CAMERA_ID, "rtsp_url": camera_url, "capture_mode": "single_frame"}, 30, say)
         say(f"2. continuous: {CAPTURE_SECONDS} s at {CAPTURE_FPS} frames a second")
@@ -69,6 +70,18 @@ def take_tour(base: str, camera_url: str, output: Path, say: Say) -> list[Result
             download(client, name, answer, output)
             for name, answer in (("single_frame", single), ("continuous", continuous), ("upload", uploaded))
         ]
+
+
+def register(client: httpx.Client, camera_url: str) -> None:
+    """The demo camera with its stream kept open, so that the console shows it live; of an earlier demo: its address now."""
+    wanted = {"rtsp_url": camera_url, "name": "Pit straight (demo)", "location": "pit straight", "keep_open": True}
+    answer = client.post("/api/v1/cameras", json={"camera_id": CAMERA_ID, **wanted})
+    checked(client.patch(f"/api/v1/cameras/{CAMERA_ID}", json=wanted) if answer.status_code == 409 else answer)
+
+
+def leave(base: str) -> None:
+    """The camera goes with the demo: a later service shall not look for it. Raises httpx.HTTPError."""
+    httpx.patch(f"{base}/api/v1/cameras/{CAMERA_ID}", json={"keep_open": False}, timeout=3, trust_env=False)
 
 
 def capture(client: httpx.Client, body: dict[str, Any], wait: int, say: Say) -> dict[str, Any]:

@@ -99,7 +99,7 @@ export default function Cameras() {
             <div class="actions">${register}</div>` : html`<p>None is registered, or your key includes none of them.</p>`}
         </${Empty}>`}
       ${all.length > 0 && shown.length === 0 && html`<${Empty} title="No camera fits"><button type="button" onClick=${() => { setTyped(''); setQuery({ find: null, site: null }); }}>Show all</button></${Empty}>`}
-      <ul class="wall">${shown.map((camera) => html`<${Tile} key=${camera.camera_id} camera=${camera} />`)}</ul>
+      <ul class=${shown.length <= 4 ? 'wall few' : 'wall'}>${shown.map((camera) => html`<${Tile} key=${camera.camera_id} camera=${camera} />`)}</ul>
       ${list.hasMore && html`<${Pager} list=${list} noun="cameras" />`}
     </${Page}>`;
 }

@@ -74,8 +74,7 @@ function Strip({ request, events, end }) {
 function Gaps({ gaps }) {
   if (gaps.length === 0) return html`<p class="muted">No gaps: the camera sent pictures all the time.</p>`;
   return html`<ul class="plain">${gaps.map((gap, index) => html`
-    <li key=${index}><${Time} at=${gap.from} ms /> ${gap.to ? html`for ${duration((new Date(gap.to) - new Date(gap.from)) / 1000)}` : html`<${Badge} kind="bad">goes on</${Badge}>`}:
-      ${DROPPED[gap.reason] ?? gap.reason}</li>`)}</ul>`;
+    <li key=${index}><${Time} at=${gap.from} ms /> ${gap.to ? html`for ${duration((new Date(gap.to) - new Date(gap.from)) / 1000)}` : html`<${Badge} kind="bad">goes on</${Badge}>`}${`: ${DROPPED[gap.reason] ?? gap.reason}`}</li>`)}</ul>`;
 }
 
 function Trigger({ requestId, done }) {
@@ -138,7 +137,9 @@ export default function Capture({ params: { request_id: id } }) {
   const upload = request.source_type === 'upload';
   const title = upload ? `Upload for ${request.camera_id}` : `${request.camera_id}, ${MODE[mode]}`;
   const end = request.completed_at ? new Date(request.completed_at) : new Date(now.value);
-  const error = request.error && wordsOf(request.error.code, request.error.message);
+  // Of a capture that stores frames again, a failure before them is history: its gap tells it.
+  const over = running && request.progress.last_frame_at > (request.error?.at ?? '');
+  const error = request.error && !over && wordsOf(request.error.code, request.error.message);
   const actions = html`
     ${can('cameras:read') && !upload && html`<${Link} class="button" to=${link('cameras', request.camera_id)}>The camera</${Link}>`}
     ${can('frames:read') && html`<${Link} class="button" to=${`/console/frames?request_id=${id}`}>Its frames</${Link}>`}
@@ -168,7 +169,7 @@ export default function Capture({ params: { request_id: id } }) {
             ${mode === 'event_driven' && html`<${Card} title="Events">
               ${events.items?.length === 0 && html`<p class="muted">None yet.</p>`}
               <ul class="plain">${(events.items ?? []).map((event) => html`<li key=${event.event_id}><${Time} at=${event.from} ms />
-                ${event.label ? html` <strong>${event.label}</strong>` : ` ${event.kind}`}${event.to ? `, ${duration((new Date(event.to) - new Date(event.from)) / 1000)}` : ', goes on'}${`, ${event.frames} frames`}${event.score !== null ? `, ${number(event.score * 100, 1)} % of the picture moved` : ''}</li>`)}</ul></${Card}>`}
+                ${event.label ? html` <strong>${event.label}</strong>` : ` ${event.kind}`}${event.to === null ? ', goes on' : event.to > event.from ? `, ${duration((new Date(event.to) - new Date(event.from)) / 1000)}` : ''}${`, ${event.frames} frames`}${event.score !== null ? `, ${number(event.score * 100, 1)} % of the picture moved` : ''}</li>`)}</ul></${Card}>`}
             ${request.frames.length > 0 && can('frames:read') && html`<${Card} title=${upload ? 'Frames' : 'Newest frames'}><${Thumbs} frames=${request.frames} /></${Card}>`}
           </div>
           <${Card} title="Facts"><${Facts} items=${[
