@@ -15,14 +15,14 @@ import shutil
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
-from playwright.async_api import Page, async_playwright
+from playwright.async_api import Page, TimeoutError, async_playwright
 
 from config import get_settings
 from demo.camera import Camera, free_port
@@ -32,6 +32,7 @@ from demo.run import Service
 FOLDER = Path(__file__).resolve().parent / "screenshots"
 SECRET = secrets.token_urlsafe(32)
 RUNNING = 25.0  # seconds that the captures have run when the first picture is taken
+LOADED = "[...document.querySelectorAll('main img')].every(img => img.complete && img.naturalWidth)"
 SETTLED = 2.5  # seconds from a view's heading to its picture
 WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 
@@ -108,6 +109,8 @@ async def _take(page: Page, base: str, view: View, ids: dict[str, str], folder: 
     await page.goto(f"{base}/console/{view.path.format(**ids)}")
     await page.wait_for_selector("main h1", timeout=20_000)
     await asyncio.sleep(SETTLED)
+    with suppress(TimeoutError):  # a page that goes on may have new ones all the time
+        await page.wait_for_function(LOADED, timeout=8000)
     await page.screenshot(path=folder / f"{view.name}.jpg", type="jpeg", quality=80)
     print(f"  {view.name}.jpg", flush=True)
 
