@@ -670,6 +670,10 @@ class LogSettings(Group):
     FORMAT: Literal["json", "console"] = Field("json", description="json: one object per line; console: readable lines.")
 
 
+class ConsoleSettings(Group):
+    ENABLED: bool = Field(True, description="Whether this process serves the console, the page under /console/.")
+
+
 class AuthSettings(Group):
     MODE: Literal["off", "keys", "jwt", "both"] = Field(
         "off",
@@ -788,6 +792,7 @@ class Settings(BaseSettings):
     WORKERS: WorkersSettings = Field(default_factory=lambda: WorkersSettings())
     LOG: LogSettings = Field(default_factory=lambda: LogSettings())
     AUTH: AuthSettings = Field(default_factory=lambda: AuthSettings())
+    CONSOLE: ConsoleSettings = Field(default_factory=lambda: ConsoleSettings())
     LIMITS: LimitsSettings = Field(default_factory=lambda: LimitsSettings())
     AUDIT: AuditSettings = Field(default_factory=lambda: AuditSettings())
     SECRETS: SecretsSettings = Field(default_factory=lambda: SecretsSettings())

@@ -124,7 +124,7 @@ def create_app(settings: Settings | None = None, *, open_services: OpenServices 
         events,
         live,
     )
-    for module in (*ingestion, api_keys, sessions, audit, workers, health, pages):
+    for module in (*ingestion, api_keys, sessions, audit, workers, health, *([pages] if settings.CONSOLE.ENABLED else [])):
         # include_router would make each route a second time, which is for prefixes and dependencies that we do not add.
         app.router.routes.extend(module.router.routes)
     install_docs(app)

@@ -42,6 +42,7 @@ TITLES = {
     "WORKERS": "WORKERS: processes that capture (docs/processes.md)",
     "LOG": "LOG: log lines on standard error",
     "AUTH": "AUTH: who may call (docs/security.md)",
+    "CONSOLE": "CONSOLE: the page",
     "LIMITS": "LIMITS: how much one caller may ask for",
     "AUDIT": "AUDIT: who did what",
     "SECRETS": "SECRETS: keys of stored camera URLs",

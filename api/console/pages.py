@@ -107,6 +107,7 @@ async def console(request: Request, path: str) -> Any:
     headers = {
         "Content-Security-Policy": policy(app_state(request)), "Referrer-Policy": "no-referrer",
         "Cross-Origin-Opener-Policy": "same-origin",
+        "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
     }  # fmt: skip
     return _answer(request, found[PAGE], headers)
 

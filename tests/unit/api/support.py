@@ -365,7 +365,8 @@ def _app_for(settings: Settings) -> FastAPI:
     settings.check_start()
     api, auth = settings.API, settings.AUTH
     # All that create_app builds from settings.
-    built = repr((api.CORS_ORIGINS, api.CORS_CREDENTIALS, api.ALLOWED_HOSTS, api.HOST, auth.MODE, auth.DOCS))
+    console = settings.CONSOLE.ENABLED
+    built = repr((api.CORS_ORIGINS, api.CORS_CREDENTIALS, api.ALLOWED_HOSTS, api.HOST, auth.MODE, auth.DOCS, console))
     if built not in _APPS:
         _APPS[built] = create_app(settings)
     app = _APPS[built]

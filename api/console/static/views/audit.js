@@ -22,9 +22,9 @@ export default function Audit() {
     { name: 'Who', cell: (row) => html`<span class="breaks">${row.subject ?? html`<span class="muted">not known</span>`}</span>${row.kind && html` <span class="muted small">${KIND[row.kind] ?? row.kind}</span>`}` },
     { name: 'From', cell: (row) => row.address ?? html`<span class="muted">–</span>` },
     { name: 'Did', cell: (row) => html`<button type="button" class="quiet bare" title="Only this" onClick=${() => setQuery({ action: row.action })}><code>${row.action}</code></button>` },
-    { name: 'To', cell: (row) => (row.target ? html`<code class="breaks small">${row.target}</code>` : html`<span class="muted">–</span>`) },
+    { name: 'To', cell: (row) => (row.target ? html`<code class="whole small">${row.target}</code>` : html`<span class="muted">–</span>`) },
     { name: 'Outcome', cell: (row) => html`<${Outcome} status=${row.status} />` },
-    { name: 'Trace id', cell: (row) => row.trace_id && html`<code class="small">${row.trace_id}</code>` },
+    { name: 'Trace id', cell: (row) => row.trace_id && html`<code class="whole small">${row.trace_id}</code>` },
   ];
   const narrowed = Object.keys(filter).length > 0;
   return html`

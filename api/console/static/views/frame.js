@@ -118,7 +118,7 @@ export default function Frame({ params }) {
   const { quality } = found;
   return html`
     <${Page} title=${frameTitle(found)} wide actions=${html`<${Actions} frame=${found} gone=${() => navigate(list)} />`}>
-      <div class="columns wide-left">
+      <div class="columns wide-left frame-page">
         <div class="stack">
           <div class="viewer">
             <${Stage} zoom=${zoom} label="The picture" shape=${found.width / found.height}>
@@ -137,7 +137,7 @@ export default function Frame({ params }) {
       ['Contrast', number(quality.contrast, 1)],
       ['Dark', `${number(quality.dark_share * 100, 1)} %`],
       ['Bright', `${number(quality.bright_share * 100, 1)} %`],
-      ['Frozen for', quality.frozen_s && duration(quality.frozen_s)],
+      ['Frozen for', quality.frozen_s ? duration(quality.frozen_s) : null],
     ]} /><p class="muted small">Judged against this camera’s own recent frames.</p></${Card}>`}
             ${meta.length > 0 && html`<${Card} title="Given with it"><${Facts} items=${meta} /></${Card}>`}
             ${exif.length > 0 && html`<${Card} title="EXIF"><${Facts} items=${exif} /></${Card}>`}

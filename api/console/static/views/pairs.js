@@ -10,6 +10,7 @@ import { Card, Empty, ErrorBox, Field, Page, Pager, Waiting, useAction, useList,
 const NAMES = ['label', 'subject', 'session', 'camera_id'];
 const PHASES = [['', 'any'], ['before', 'before'], ['after', 'after']];
 const BY = [['camera_id', 'camera'], ['camera_angle', 'camera angle']];
+const CHOOSE = [['nearest', 'the two that are closest in time'], ['sharpest', 'the sharpest around these']];
 const UNMATCHED = {
   no_frame: 'has no frame on this side', same_frame: 'has the same frame on both sides', no_camera_angle: 'frames without a camera angle',
 };
@@ -42,16 +43,17 @@ function Match({ done }) {
   const [before, setBefore] = useState({ ...BLANK, phase: 'before' });
   const [after, setAfter] = useState({ ...BLANK, phase: 'after' });
   const [by, setBy] = useState('camera_id');
+  const [chosen, setChosen] = useState('nearest');
   const [label, setLabel] = useState('');
   const [found, setFound] = useState(null);
   const matching = useAction(async () => {
-    const body = { before: side(before), after: side(after), by, ...(label.trim() ? { label: label.trim() } : {}) };
+    const body = { before: side(before), after: side(after), by, choose: chosen, ...(label.trim() ? { label: label.trim() } : {}) };
     setFound(await post('/pairs/match', body, { idempotent: true }));
     done();
   });
   return html`
     <${Card} title="Match two sessions">
-      <p class="muted">For each camera, or each angle, that has frames on both sides, a pair of the two frames that are closest in time.</p>
+      <p class="muted">For each camera, or each angle, that has frames on both sides, one pair of frames.</p>
       <form class="form space" onSubmit=${(event) => { event.preventDefault(); matching.run(); }}>
         <${ErrorBox} error=${matching.problem} />
         <div class="columns">
@@ -60,6 +62,7 @@ function Match({ done }) {
         </div>
         <div class="form-row">
           <${Field} label="One pair for each" name="by" type="select" options=${BY} value=${by} onInput=${setBy} />
+          <${Field} label="Of" name="choose" type="select" options=${CHOOSE} value=${chosen} onInput=${setChosen} problem=${matching.problem} />
           <${Field} label="Label" name="label" value=${label} onInput=${setLabel} problem=${matching.problem} maxlength="200" placeholder="car-44 FP1" />
         </div>
         <div><button type="submit" class="primary" disabled=${matching.busy}>${matching.busy ? 'Matching …' : 'Match'}</button></div>

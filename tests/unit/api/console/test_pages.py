@@ -53,6 +53,12 @@ async def test_files_have_etags_and_are_compressed(api: Api) -> None:
         assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", etag)
 
 
+async def test_it_can_be_switched_off(tmp_path: Path) -> None:
+    off = Api(tmp_path, CONSOLE={"ENABLED": False})
+    for path in ("/", "/console", "/console/", "/console/static/app.js"):
+        assert (await off("GET", path)).status_code == 404
+
+
 @pytest.mark.parametrize("path", ["nothing.js", "../pages.py", "%2e%2e/pages.py", "lib", "lib/", "index.html/"])
 async def test_what_is_no_file_is_404(api: Api, path: str) -> None:
     answer = await api("GET", f"/console/static/{path}")
