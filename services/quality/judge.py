@@ -43,7 +43,7 @@ _SPREADS = (4.0, 7.0)  # the same in spreads of a camera whose sharpness varies 
 _LOST = 0.3  # of its usual structure: a part that has less has lost it
 _COVERED = (0.2, 0.35)  # shares of the parts with structure: suspect, bad
 _STEADY = 0.5  # likeness of a camera's pictures to its scene from which its view counts as fixed
-_OTHER = 0.5  # of its usual likeness: another scene
+_OTHER, _HIDDEN = 0.65, 0.5  # of its usual likeness: another scene; so little that blur is no reason
 _STILL = (0.02, 0.25, 0.5)  # grey levels between two pictures that are one: at least, share of the usual, at most
 _WORST_FIRST = ("flat", "dark", "bright", "covered", "frozen", "blurred", "moved")
 _VERSION = 1
@@ -223,7 +223,7 @@ class Judge:
         """Covered: where there was structure, there is none, and it lasts. All of it at once without another light or
         blur: something lies on the lens."""
         steady = self._likeness >= _STEADY
-        whole = lost >= 1.0 and likeness < _OTHER * self._likeness
+        whole = lost >= 1.0 and likeness < _HIDDEN * self._likeness
         if not steady or lost < _COVERED[0] or (lost >= 1.0 and not whole) or found.bad & {"dark", "bright"}:
             self._covered = None
             return

@@ -1,14 +1,17 @@
 """False alarms and misses of quality's reasons over photographs and the demo's film: the tables of docs/quality.md.
 
-python -m tests.benchmarks.quality_figures
+python -m tests.benchmarks.quality_figures faults, ... weather
 """
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
+from copy import deepcopy
+from itertools import islice
 
 from services.quality.judge import Judge
-from tests.kits.poor_pictures import FAULTS, FRAMES, LEARN, NAMES, camera, demo_film, grey, judged, with_fault
+from tests.kits.poor_pictures import AFTER, FAULTS, FRAMES, LEARN, NAMES, camera, demo_film, grey, judged, spoilt, with_fault
 
 SEEDS = (3, 4)
 QUIET = 120  # pictures of a camera that nothing is wrong with
@@ -18,7 +21,7 @@ def _counted(found: Counter[str]) -> str:
     return ", ".join(f"{name} {count}" for name, count in found.most_common())
 
 
-def main() -> None:
+def faults() -> None:
     alarms: Counter[str] = Counter()
     bad = suspect = total = 0
     for name in NAMES:
@@ -47,13 +50,33 @@ def main() -> None:
         count = len(NAMES) * len(SEEDS)
         names = f"{count - told} {', '.join(sorted(set(missed)))}".strip()
         print(f"| {fault} | {count} | {told} | {as_bad} | {names} | {_counted(others)} |", flush=True)
+
+
+def weather() -> None:
     print("\n| the demo's film | pictures | bad | suspect | reasons |\n|---|---|---|---|---|")
-    for weather in ("day", "night", "rain", "dirt"):
-        found = judged(Judge(FRAMES, capture=True), demo_film(weather), LEARN + QUIET)[LEARN:]
-        reasons = Counter(reason.value for quality in found for reason in quality.reasons)
-        verdicts = Counter(quality.verdict.value for quality in found)
-        print(f"| {weather} | {len(found)} | {verdicts['bad']} | {verdicts['suspect']} | {_counted(reasons)} |", flush=True)
+    rows: dict[str, list[str]] = {fault: [] for fault in FAULTS}
+    kinds = ("day", "night", "rain", "dirt")
+    for kind in kinds:
+        reasons: Counter[str] = Counter()
+        verdicts: Counter[str] = Counter()
+        hits: Counter[str] = Counter()
+        for seed in SEEDS:
+            film, judge = demo_film(kind, seed), Judge(FRAMES, capture=True)
+            found = judged(judge, film, LEARN + QUIET)[LEARN:]
+            reasons.update(reason.value for quality in found for reason in quality.reasons)
+            verdicts.update(quality.verdict.value for quality in found)
+            after = [*islice(film, AFTER)]
+            for fault, (reason, _) in FAULTS.items():
+                told = judged(deepcopy(judge), spoilt(iter(after), fault), AFTER, LEARN + QUIET)
+                hits[fault] += any(reason in quality.reasons for quality in told)
+        count = QUIET * len(SEEDS)
+        print(f"| {kind} | {count} | {verdicts['bad']} | {verdicts['suspect']} | {_counted(reasons)} |", flush=True)
+        for fault, cells in rows.items():
+            cells.append(f"{hits[fault]} of {len(SEEDS)}")
+    print(f"\n| told of a fault in | {' | '.join(kinds)} |\n|---|---|---|---|---|")
+    for fault, cells in rows.items():
+        print(f"| {fault} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":
-    main()
+    {"faults": faults, "weather": weather}[sys.argv[1]]()

@@ -130,6 +130,12 @@ def judged(judge: Judge, pictures: Iterator[Grey], count: int, first: int = 0) -
     return [judge.judge(seen(picture), 1_000_000 + first + n / FPS) for n, picture in enumerate(islice(pictures, count))]
 
 
+def spoilt(pictures: Iterator[Grey], fault: str) -> Iterator[Grey]:
+    """The camera's pictures with the fault."""
+    reason, spoil = FAULTS[fault]
+    return (_coded(spoil(picture)) for picture in (repeat(next(pictures)) if reason == "frozen" else pictures))
+
+
 @cache
 def learnt(name: str, seed: int, part: int = 1) -> Judge:
     """The judge of a camera, and nothing was wrong yet: to be copied."""
@@ -140,10 +146,8 @@ def learnt(name: str, seed: int, part: int = 1) -> Judge:
 
 def with_fault(name: str, fault: str, seed: int = 3, part: int = 1) -> list[Quality]:
     """The judgements of a camera's pictures from the fault on."""
-    reason, spoil = FAULTS[fault]
     pictures = islice(camera(grey(name, part), seed + 100), 7, None)  # a picture with nothing that passes first
-    spoilt = (_coded(spoil(picture)) for picture in (repeat(next(pictures)) if reason == "frozen" else pictures))
-    return judged(deepcopy(learnt(name, seed, part)), spoilt, AFTER, LEARN)
+    return judged(deepcopy(learnt(name, seed, part)), spoilt(pictures, fault), AFTER, LEARN)
 
 
 NAMES = [*FILES, "demo"]

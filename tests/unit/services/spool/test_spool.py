@@ -54,6 +54,18 @@ def test_integrity_is_told_and_records_of_before_there_was_any_are_read() -> Non
         assert decode(head + header + data)[0].frame.integrity is found
 
 
+def test_a_record_carries_its_quality_and_one_of_before_has_none() -> None:
+    data = picture()
+    record = record_of(data)
+    judged = replace(record, frame=replace(record.frame, quality={"verdict": "bad", "reasons": ["dark"], "sharpness": 1.5}))
+    assert decode(encode(judged, data) + data) == (judged, data)
+    fields = json.loads(encode(judged, data)[HEAD_BYTES:])
+    del fields["frame"]["quality"]
+    header = json.dumps(fields).encode()
+    head = struct.pack(">8sI32s", MAGIC, len(header), hashlib.sha256(header).digest())
+    assert decode(head + header + data)[0].frame.quality is None
+
+
 def test_a_record_cut_anywhere_is_recognised() -> None:
     data = picture()
     whole = encode(record_of(data), data) + data
