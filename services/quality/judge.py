@@ -210,14 +210,16 @@ class Judge:
         weaker are under another light."""
         if self._structure is None or self._structure.shape != parts.shape:
             return 0.0
-        rich = self._structure >= max(2.0, 0.25 * float(np.median(self._structure)))
-        if rich.sum() < 8:
+        usual = self._structure.ravel()
+        middle = float(np.partition(usual, usual.size // 2)[usual.size // 2])  # numpy's own median takes five times as long
+        rich = usual >= max(2.0, 0.25 * middle)
+        if np.count_nonzero(rich) < 8:
             return 0.0
-        share = parts[rich] / self._structure[rich]
-        light = min(1.0, float(np.quantile(share, 0.75)))
+        share = np.sort(parts.ravel()[rich] / usual[rich])
+        light = min(1.0, float(share[round(0.75 * (share.size - 1))]))
         if light < _LOST:
             return 1.0
-        return float((share < _LOST * light).mean())
+        return float(np.searchsorted(share, _LOST * light)) / share.size
 
     def _cover(self, lost: float, likeness: float, at: float, found: _Found) -> None:
         """Covered: where there was structure, there is none, and it lasts. All of it at once without another light or
