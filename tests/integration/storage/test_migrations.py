@@ -191,9 +191,9 @@ _OLD_ROWS = (
     VALUES (gen_random_uuid(), 'gate', 'rtsp', 'continuous', 'in_progress', 4, 1, '{[1,3)}')""",
     "INSERT INTO capture_leases (request_id, camera_id) SELECT id, camera_id FROM ingestion_requests",
     """INSERT INTO frames (id, request_id, camera_id, source_type, sequence, storage_path, capture_timestamp,
-        timestamp_source, width, height, size_bytes, format, content_type, sha256)
+        timestamp_source, width, height, size_bytes, format, content_type, sha256, meta)
     SELECT gen_random_uuid(), id, camera_id, 'rtsp', 0, 'frames/a', now(), 'rtcp', 4, 3, 500, 'jpg', 'image/jpeg',
-        repeat('a', 64) FROM ingestion_requests""",
+        repeat('a', 64), '{"integrity": "unknown"}' FROM ingestion_requests""",
     "INSERT INTO object_keys (key, state) VALUES ('frames/a', 'live')",
     """INSERT INTO capture_gaps (id, request_id, from_at, reason)
     SELECT gen_random_uuid(), id, now(), 'x' FROM ingestion_requests""",
@@ -217,6 +217,8 @@ async def test_a_database_of_any_revision_with_rows_comes_up_to_date(backends: B
     assert (row["in_flight"], row["stored"], row["idle"]) == (1, 1, "{}")
     usage = "SELECT u.bytes + coalesce((SELECT sum(c.bytes) FROM storage_changes c), 0) FROM storage_usage u"
     assert await connection.fetchval(usage) == 500
+    told = "verified" if REVISIONS.index(revision) >= REVISIONS.index("0028") else "unknown"  # from its meta, where it was
+    assert await connection.fetchval("SELECT integrity FROM frames") == told
     # The ledger goes on: the open slot is settled by today's function, and reported by today's triggers.
     assert await connection.fetchval("SELECT settle_slots($1, 'lease_lost', 4)", row["id"]) == 1
     await connection.execute("UPDATE ingestion_requests SET status = 'completed', completed_at = now()")
