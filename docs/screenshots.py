@@ -15,14 +15,14 @@ import shutil
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
-from playwright.async_api import Page, TimeoutError, async_playwright
+from playwright.async_api import Page, async_playwright
 
 from config import get_settings
 from demo.camera import Camera, free_port
@@ -109,8 +109,10 @@ async def _take(page: Page, base: str, view: View, ids: dict[str, str], folder: 
     await page.goto(f"{base}/console/{view.path.format(**ids)}")
     await page.wait_for_selector("main h1", timeout=20_000)
     await asyncio.sleep(SETTLED)
-    with suppress(TimeoutError):  # a page that goes on may have new ones all the time
-        await page.wait_for_function(LOADED, timeout=8000)
+    for _ in range(16):  # at most 8 s: a page that goes on may have new ones all the time
+        if await page.evaluate(LOADED):
+            break
+        await asyncio.sleep(0.5)
     await page.screenshot(path=folder / f"{view.name}.jpg", type="jpeg", quality=80)
     print(f"  {view.name}.jpg", flush=True)
 

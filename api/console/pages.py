@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
@@ -97,7 +96,7 @@ def _answer(request: Request, file: File, headers: dict[str, str]) -> Response:
 
 @router.get("/console/{path:path}")
 @public
-async def console(request: Request, path: str) -> Any:
+async def console(request: Request, path: str) -> Response:
     found = await run_in_threadpool(console_files)
     if path.startswith(STATIC):
         file = found.get(path.removeprefix(STATIC))
@@ -114,11 +113,11 @@ async def console(request: Request, path: str) -> Any:
 
 @router.get("/console")
 @public
-async def console_root() -> Any:
+async def console_root() -> Response:
     return RedirectResponse("/console/", 308)
 
 
 @router.get("/")
 @public
-async def root() -> Any:
+async def root() -> Response:
     return RedirectResponse("/console/", 307)
