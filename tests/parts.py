@@ -26,7 +26,8 @@ ALL = ["tests/integration", "tests/model", "tests/unit"]
 LONGEST = [
     "storage/test_backup", "service/test_alerts", "faults/test_faults",
     "service/test_schemathesis", "service/test_two_services", "uploads/test_idempotency", "spool/test_capture_spool",
-    "events/test_event_log", "console/test_console_cameras", "service/test_celery", "events/test_websocket", "captures/test_clock_steps",
+    "console/test_console_cameras", "events/test_event_log", "service/test_celery", "events/test_websocket",
+    "captures/test_clock_steps",
     "spool/test_spool_crash", "captures/test_capture_faults",
     "service/test_service_crash", "uploads/test_upload_sessions", "storage/test_store_user", "captures/test_cameras",
     "service/test_service_start", "access/test_access", "captures/test_capture_slow_store", "captures/test_capture_rtcp",
