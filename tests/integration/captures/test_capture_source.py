@@ -23,7 +23,7 @@ from models.schemas import IngestionResponse
 from models.values import IngestionStatus
 from services.storage_service.service import StorageService
 from tests.conftest import Backends, unique
-from tests.kits.capture_kit import FRAME, Kit, Stored, open_kit
+from tests.kits.capture_kit import Kit, Stored, open_kit
 from tests.kits.format_films import SHOWS
 
 pytestmark = pytest.mark.paced
@@ -33,6 +33,7 @@ FORMATS = {
     "hevc": "h265", "hevc-b": "h265", "hevc-open-gop": "h265", "hevc-sets-in-sdp": "h265", "mjpeg": "jpg",
 }  # fmt: skip
 SLOTS = 3
+LATE = 0.3  # seconds: the keyframe of that moment, no other; how true times are is test_capture_formats' matter
 
 
 @pytest.fixture(scope="module", params=["opencv", "native"])
@@ -121,7 +122,7 @@ async def test_keyframes_are_stored_as_they_came(results: dict[str, Result], sho
         assert info.format == FORMATS[name]
         (picture,) = decoded(data)
         assert (info.width, info.height) == (picture.width, picture.height)
-        assert abs(frame.error) <= FRAME / 2 + 0.005
+        assert abs(frame.error) < LATE
         if info.format == "jpg":
             assert (info.content_type, info.integrity) == ("image/jpeg", "verified")
             continue
@@ -134,4 +135,4 @@ async def test_keyframes_are_stored_as_they_came(results: dict[str, Result], sho
 async def test_a_single_frame_is_a_keyframe_of_its_own_time(results: dict[str, Result], name: str) -> None:
     (frame,) = results[name].single
     assert frame.info.format == FORMATS[name]
-    assert abs(frame.error) <= FRAME / 2 + 0.005
+    assert abs(frame.error) < LATE
