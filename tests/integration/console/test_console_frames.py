@@ -157,6 +157,7 @@ async def test_pictures_are_uploaded_large_ones_straight_to_the_store(place: Pla
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
     await log_in(page, place.url, SECRET, "/console/upload")
+    await expect(page.locator("main h1")).to_have_text("Upload", timeout=PATIENCE)
     assert await violations_in_both(page) == []
     await page.fill("input[name=camera_id]", "sent-1")
     await page.fill("input[name=session]", "FP2")
@@ -201,6 +202,9 @@ async def test_ten_thousand_frames_are_scrolled_and_few_are_drawn(place: Place, 
     await expect(page.get_by_text(f"{MANY:,} in all")).to_be_visible(timeout=PATIENCE)
     assert await violations_in_both(page) == []
     pictures = sum("/thumbnail" in url for url in tab.requests)
+    small = jpeg(photograph("coins")[:40, :60])
+    # Answered here for the while: what is tested is the list, and the service would make hundreds.
+    await page.route("**/thumbnail*", lambda route: route.fulfill(body=small, content_type="image/jpeg"))
     # As fast as pages come: to the end of what is known, until nothing more comes.
     most = await page.evaluate(
         """async () => {
@@ -216,6 +220,7 @@ async def test_ten_thousand_frames_are_scrolled_and_few_are_drawn(place: Place, 
     )
     await expect(page.get_by_text(f"{MANY:,} frames, all there are")).to_be_visible(timeout=PATIENCE)
     assert 0 < most <= 120
+    await page.unroute("**/thumbnail*")
     await page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
     last = page.locator(f'main .tiles [data-index="{MANY - 1}"]')
     await expect(last).to_be_visible(timeout=PATIENCE)
@@ -276,6 +281,19 @@ async def test_frames_are_filtered_and_walked_by_keyboard(place: Place, tab: Tab
     await expect(page.locator("main h1")).to_have_text(f"{CARS}, May 4, 13:00:00.250", timeout=PATIENCE)
     await page.keyboard.press("Escape")
     await expect(tiles).to_have_count(3, timeout=PATIENCE)
+    assert misdeeds(tab) == []
+
+
+async def test_new_frames_are_told_of_and_shown_when_asked_for(place: Place, tab: Tab) -> None:
+    page = tab.page
+    await log_in(page, place.url, SECRET, "/console/frames?camera_id=fresh-1")
+    await expect(page.get_by_text("No frame fits")).to_be_visible(timeout=PATIENCE)
+    await expect(page.locator(".connection")).to_have_count(0)
+    for name in ("coins", "rocket"):
+        await sent(place.client, "fresh-1", f"{name}.jpg", jpeg(photograph(name)))
+    await page.get_by_role("button", name="2 new: show").click(timeout=PATIENCE)
+    await expect(page.locator("main .tiles > li")).to_have_count(2, timeout=PATIENCE)
+    await expect(page.get_by_role("button", name="new: show")).to_have_count(0)
     assert misdeeds(tab) == []
 
 

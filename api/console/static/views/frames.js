@@ -3,6 +3,7 @@
 import { html, useCallback, useEffect, useLayoutEffect, useRef, useState } from '../lib/html.js';
 import { can, get, post } from '../lib/api.js';
 import { Suggestions, Thumbnail, Verdict, cameraIds, frameTitle } from '../lib/frames.js';
+import { returned } from '../lib/live.js';
 import { Link, link, navigate, queried, setQuery } from '../lib/router.js';
 import { Scrubber } from '../lib/scrubber.js';
 import { Time, dayText, fromLocalInput, timeText, toLocalInput } from '../lib/time.js';
@@ -21,9 +22,9 @@ const NAMES = ['camera_id', 'from', 'to', 'source_type', 'subject', 'session', '
 
 const kept = ({ frame_id, camera_id, timestamp, filename, quality, held_at, format, source_type }) => ({ frame_id, camera_id, timestamp, filename, quality, held_at, format, source_type });
 
-/** {frames, more, full, error, loading, retry, ended}: grows by `more`. */
-function useFrames(filter) {
-  const key = JSON.stringify(filter);
+/** {frames, more, full, error, loading, ended}: grows by `more`; read anew with another `turn`, and after a failure once the service is back. */
+function useFrames(filter, turn) {
+  const key = JSON.stringify([filter, turn]);
   const own = useRef({ key: null, frames: [], cursor: null, busy: false, ended: false, abort: null });
   const [, redraw] = useState(0);
   const [error, setError] = useState(null);
@@ -34,7 +35,7 @@ function useFrames(filter) {
     now.abort = new AbortController();
     redraw((count) => count + 1);
     try {
-      const page = await get('/frames', { ...JSON.parse(now.key), order: 'desc', limit: PAGE, cursor: now.cursor }, { signal: now.abort.signal });
+      const page = await get('/frames', { ...JSON.parse(now.key)[0], order: 'desc', limit: PAGE, cursor: now.cursor }, { signal: now.abort.signal });
       now.frames = now.frames.concat(page.items.map(kept));
       now.cursor = page.next_cursor;
       now.ended = page.next_cursor === null;
@@ -52,6 +53,8 @@ function useFrames(filter) {
     more();
     return () => own.current.abort?.abort();
   }, [key]);
+  const back = returned.value;
+  useEffect(() => { if (error) more(); }, [back]);
   const now = own.current.key === key ? own.current : { frames: [], busy: true, ended: false };
   return { frames: now.frames, ended: now.ended, loading: now.busy, full: now.frames.length >= MOST, error, more };
 }
@@ -146,9 +149,9 @@ export default function Frames() {
   const filter = Object.fromEntries(NAMES.map((name) => [name, queried(name)]).filter(([, value]) => value));
   const at = queried('at');
   const pair = can('ingest:write') ? queried('pair') : '';
-  const { frames, more, ended, loading, full, error } = useFrames(at ? { ...filter, to: at } : filter);
   const [come, setCome] = useState(0);
   const [again, setAgain] = useState(0);
+  const { frames, more, ended, loading, full, error } = useFrames(at ? { ...filter, to: at } : filter, again);
   const cameras = useLoad(cameraIds);
   const other = useLoad((abort) => (pair ? get(`/frames/${pair}`, null, { signal: abort }) : null), [pair]);
   useEffect(() => setCome(0), [JSON.stringify(filter), at, again]);
