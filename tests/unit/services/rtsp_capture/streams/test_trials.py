@@ -196,8 +196,10 @@ def test_an_answer_that_is_none_of_ours_is_no_picture() -> None:
         with pytest.raises(CaptureFailure, match="could not be decoded whole"):
             decode_job.learn(answer, picture)
     whole = jpeg_of(1)
-    assert decode_job.jpeg_of({"jpeg": [32, 16, None]}, whole).width == 32
-    for told, data in (([32, 16, None], b"MZ"), ([0, 16, None], whole), ([32, 16, "x"], whole), ("abc", whole)):
+    good = [32, 16, "verified"]
+    assert decode_job.jpeg_of({"jpeg": good}, whole).width == 32
+    wrong = ([0, *good[1:]], [32, 16, "x"], [32, 16, None], "abc")
+    for told, data in ((good, b"MZ"), *((each, whole) for each in wrong)):
         with pytest.raises(CaptureFailure):
             decode_job.jpeg_of({"jpeg": told}, data)
     for shape, data in (([2, 2], b"123"), ([-1, -1], b"1"), (3, b"123"), (["a", 1], b"1")):
