@@ -64,7 +64,7 @@ async def kit(
 ) -> AsyncIterator[Kit]:
     folder = tmp_path_factory.mktemp("data")
     async with open_kit(
-        backends, storage, folder, CAPTURE_TIMEOUT=20, OPEN_TIMEOUT=8, READ_TIMEOUT=5, READER=reader
+        backends, storage, folder, CAPTURE_TIMEOUT=20, OPEN_TIMEOUT=8, READ_TIMEOUT=5, READER=reader, SOURCE_CHECK=0
     ) as made:
         yield made
 
