@@ -58,6 +58,9 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
     if name == "submit_capture" and body.get("capture_mode") != "event_driven":
         for field in ("pre_roll", "post_roll", "motion"):  # of event_driven only: 422 `not_applicable`
             body.pop(field, None)
+    if body.get("encoding") == "source":
+        for field in ("jpeg_quality", "sampling", "pick"):  # of JPEG pictures: 422 `not_applicable`
+            body.pop(field, None)
     if body.get("capture_mode") == "event_driven":
         body.pop("pick", None)
     if name == "open_session":
