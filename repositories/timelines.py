@@ -13,7 +13,8 @@ from models.values import GapFilter
 from repositories.base import Key
 from repositories.reader import Reader, Row
 
-# Frames are counted by an index alone. The few bad ones are counted apart: their verdict is in no column of that index.
+# Frames are counted by an index alone. The few bad ones are counted apart: their verdict is in no column of that index. The
+# first of their two conditions on it is that of the partial index, which PostgreSQL does not see in the second.
 _HISTOGRAM = """
     WITH counted AS (
         SELECT date_bin($4, capture_timestamp, $2) AS at, count(*) AS frames FROM frames

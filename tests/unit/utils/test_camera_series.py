@@ -12,6 +12,7 @@ import yaml
 from services.rtsp_capture.streams import stream_state
 from services.rtsp_capture.streams.stream_state import StreamTracker
 from tests.conftest import unique
+from tests.kits.clock import Clock
 from tests.promql import Recording, firing
 from utils.camera_series import CameraSeries
 from utils.exceptions import CaptureFailure
@@ -19,13 +20,6 @@ from utils.metrics import REGISTRY, exposition
 
 RULES: dict[str, Any] = yaml.safe_load((Path(__file__).resolve().parents[3] / "deploy" / "alerts.yml").read_text("utf-8"))
 EMPTY = CaptureFailure("read_timeout", "No picture came.")
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -11,17 +11,10 @@ import pytest
 
 from models.values import Claim
 from services.execution.lease_watch import MARGIN, LeaseWatch, host_seconds
+from tests.kits.clock import Clock
 
 TTL = 6.0
 SPAN = TTL * (1 - MARGIN)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 
 from services.housekeeping.bucket_guard import FRESH, BucketGuard
 from services.housekeeping.bucket_marker import BucketMarker, Ownership
+from tests.kits.clock import Clock
 from utils.exceptions import BucketNotOurs, DatabaseUnavailable, IngestionException, StorageUnavailable
 from utils.metrics import BUCKET_STATE
 
@@ -26,13 +27,6 @@ class Marker:
         if isinstance(self.state, Exception):
             raise self.state
         return self.state
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def guard_on(marker: Marker, clock: Clock | None = None) -> BucketGuard:

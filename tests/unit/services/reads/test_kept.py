@@ -13,18 +13,12 @@ from services.reads import kept
 from services.reads.kept import Kept, KeptFrame
 from services.reads.serializers.frames import frame_json
 from services.storage_service.presign import Presigned, Presigner
+from tests.kits.clock import Clock
 
 
 class _Entry(NamedTuple):
     version: int
     size: int = 0
-
-
-class _Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def test_an_entry_counts_only_for_its_own_version() -> None:
@@ -40,7 +34,7 @@ def test_an_entry_counts_only_for_its_own_version() -> None:
 
 
 def test_an_old_entry_is_none() -> None:
-    clock = _Clock()
+    clock = Clock()
     cache: Kept[_Entry] = Kept("frame", lambda entry: entry.size, clock)
     key = uuid4()
     cache.put(key, _Entry(1))

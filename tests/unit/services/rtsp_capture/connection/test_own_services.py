@@ -20,6 +20,7 @@ from services.rtsp_capture.connection.own_services import (
     is_this_machine,
     own_services,
 )
+from tests.kits.clock import Clock
 from utils.embedded.running import object_store_ports
 from utils.exceptions import CaptureFailure
 
@@ -38,18 +39,11 @@ class Names:
         return self.names[name]
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def made(names: Names, clock: Clock | None = None, *parts: OwnPart) -> OwnServices:
     def here(address: IpAddress) -> bool:
         return str(address) in HERE or address.is_unspecified
 
-    return OwnServices(parts, Lookups(names), clock=clock or Clock(), here=here)
+    return OwnServices(parts, Lookups(names), clock=clock or Clock(0.0), here=here)
 
 
 def of(text: str) -> IpAddress:
@@ -78,7 +72,7 @@ async def test_a_part_is_known_by_every_address_that_leads_to_it(host: str, reac
 
 
 async def test_a_name_that_moves_is_followed_and_its_former_address_kept_for_a_while() -> None:
-    names, clock = Names(db_test="10.0.0.5"), Clock()
+    names, clock = Names(db_test="10.0.0.5"), Clock(0.0)
     own = made(names, clock, OwnPart("db.test", 5432))
     await own.refresh()
     names.names["db.test"] = ["10.0.0.6"]

@@ -10,18 +10,12 @@ from services.rtsp_capture.streams import stream_state
 from services.rtsp_capture.streams.outages import Outages
 from services.rtsp_capture.streams.stream_state import StreamTracker
 from tests.conftest import unique
+from tests.kits.clock import Clock
 from utils.exceptions import CaptureFailure
 from utils.logger import Throttle
 from utils.metrics import REGISTRY
 
 REFUSED = CaptureFailure("connection_refused", "Nothing listens.")
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -13,19 +13,12 @@ import structlog
 from services.rtsp_capture.streams import stream_state
 from services.rtsp_capture.streams.stream_state import StreamState, StreamTracker
 from tests.conftest import unique
+from tests.kits.clock import Clock
 from utils.exceptions import CaptureFailure
 from utils.logger import Throttle
 from utils.metrics import STREAMS
 
 REFUSED = CaptureFailure("connection_refused", "Nothing listens.")
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def gauge() -> dict[str, float]:
