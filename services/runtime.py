@@ -6,7 +6,6 @@ Longer than 250 lines: the order is one text, to be read from top to bottom.
 from __future__ import annotations
 
 import asyncio
-import gc
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -91,6 +90,7 @@ from services.upload_sessions.sessions import UploadSessions
 from services.upload_sessions.sweeper import INTERVAL as STAGING_INTERVAL
 from services.upload_sessions.sweeper import StagingSweeper
 from utils.camera_series import camera_series
+from utils.collector import Collector
 from utils.embedded.errors import DataDirLocked
 from utils.embedded.lock import DataDirLock
 from utils.embedded.running import object_store_ports
@@ -307,13 +307,11 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             database="embedded" if not settings.DB.HOST else settings.DB.HOST,
             storage="embedded" if not settings.STORAGE.ENDPOINT else settings.STORAGE.ENDPOINT,
         )  # fmt: skip
-        # What imports and start-up made (boto3's models above all) lives as long as the process: left to the collector,
-        # each of its full runs holds the event loop for 200-360 ms.
-        gc.freeze()
-        gc.enable()  # main.py turned it off
+        collector = Collector()
+        collector.start()
         if answers:
             uploads.warm()
-        stack.callback(gc.unfreeze)
+        stack.callback(collector.stop)
         yield Services(
             settings=settings,
             store_url=storage.public_url,
