@@ -138,6 +138,17 @@ class Actor:
 ACTOR: ContextVar[Actor | None] = ContextVar("actor", default=None)
 
 
+def audit_entry(action: str, target: str) -> dict[str, str | int | float | None] | None:
+    """What a statement that writes its own audit row is given, as JSON takes it; None while access is off."""
+    actor = ACTOR.get()
+    if actor is None:
+        return None
+    return {
+        "entry": str(actor.entry(action, target)), "action": action, "subject": actor.subject, "kind": actor.kind,
+        "address": actor.address, "status": actor.status, "trace_id": actor.trace_id, "keep": actor.keep,
+    }  # fmt: skip
+
+
 def effective(scopes: Iterable[Scope], cameras: CameraGrant) -> tuple[frozenset[Scope], CameraGrant]:
     """The scopes and cameras that hold: `admin` is for all cameras; named cameras take what cannot be narrowed away."""
     found = frozenset(scopes)

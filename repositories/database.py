@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionm
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from config import DbSettings
+from models.entities import IngestionRequest
 from models.values import DropReason, FrameRecord
 from repositories.access.api_keys import ApiKeyRepository
 from repositories.access.audit import AuditRepository
@@ -36,11 +37,12 @@ from repositories.connections import connect
 from repositories.engine import is_outdated, is_unavailable, make_engine
 from repositories.event_log import EventLogRepository
 from repositories.frames import FrameRepository
-from repositories.hot_reads import HotReads
+from repositories.hot_reads import HotReads, RequestRow
 from repositories.idempotency import IdempotencyRepository
 from repositories.ingestion_requests import IngestionRequestRepository
 from repositories.leases import LeaseRepository
 from repositories.ledger import RECORD, Ledger, Recorded, record_arguments
+from repositories.new_captures import admit
 from repositories.object_keys import ObjectKeyRepository
 from repositories.pairs import PairRepository
 from repositories.reader import Reader
@@ -288,6 +290,13 @@ class Database:
         Raises KeysCondemned, with nothing committed; DatabaseUnavailable.
         """
         stored = await self._until_known(lambda: store(self._reader, upload, audited), 3, 0.2)
+        self.on_commit()
+        return stored
+
+    async def admit_capture(self, row: IngestionRequest, audited: str, *, registered: bool) -> RequestRow:
+        """Commits a pending capture in one statement (repositories.new_captures). Raises CameraNotFound,
+        DatabaseUnavailable."""
+        stored = await self._until_known(lambda: admit(self._reader, row, audited, registered=registered), 3, 0.2)
         self.on_commit()
         return stored
 

@@ -15,7 +15,7 @@ from uuid import UUID
 import asyncpg
 
 from models.access import CameraGrant
-from models.entities import Frame, IngestionRequest
+from models.entities import CameraConfiguration, Frame, IngestionRequest
 from models.entities.requests import LedgerCounts
 from models.values import FrameFilter
 from repositories.base import Key
@@ -53,12 +53,14 @@ def _columns(entity: Any, row: type[Row]) -> str:
     return ", ".join([*names, "xmin AS version"])
 
 
-_FRAME, _COLUMNS = _columns(Frame, FrameRow), _columns(IngestionRequest, RequestRow)
+_FRAME, REQUEST_COLUMNS = _columns(Frame, FrameRow), _columns(IngestionRequest, RequestRow)
 _REQUEST = f"""
-    SELECT {_COLUMNS},
+    SELECT {REQUEST_COLUMNS},
            (SELECT l.owner FROM capture_leases l WHERE l.request_id = $1 AND NOT {LAPSED}) AS lease_owner
     FROM ingestion_requests WHERE id = $1
 """
+_CAMERA = f"SELECT {', '.join(CameraConfiguration.__table__.columns.keys())} FROM camera_configurations WHERE camera_id = $1"
+_PENDING = "SELECT count(*) FROM (SELECT 1 FROM ingestion_requests WHERE status = 'pending' LIMIT $1) AS waiting"
 _UNHELD = f"SELECT EXISTS (SELECT 1 FROM capture_leases l WHERE {LAPSED})"
 _OF_REQUEST = "SELECT id, xmin FROM frames WHERE request_id = $1 AND state = 'stored' ORDER BY sequence {} LIMIT $2"
 _OF_UPLOAD, _OF_CAPTURE = _OF_REQUEST.format("ASC"), _OF_REQUEST.format("DESC")
@@ -78,9 +80,9 @@ _VERSIONS = """
 _VERSIONS_OF_UPLOAD, _VERSIONS_OF_CAPTURE = _VERSIONS.format(order="ASC"), _VERSIONS.format(order="DESC")
 _PLACE = "id, xmin AS version, capture_timestamp"
 _BY_IDS = f"SELECT {_FRAME} FROM frames WHERE id = ANY($1::uuid[]) AND state = 'stored'"
-_NAMED = f"SELECT {_COLUMNS} FROM ingestion_requests WHERE id = ANY($1::uuid[])"
+_NAMED = f"SELECT {REQUEST_COLUMNS} FROM ingestion_requests WHERE id = ANY($1::uuid[])"
 _RUNNING = f"""
-    SELECT {_COLUMNS} FROM ingestion_requests
+    SELECT {REQUEST_COLUMNS} FROM ingestion_requests
     WHERE status = 'in_progress' AND ($1 OR camera_id = ANY($2::text[])) ORDER BY created_at DESC, id DESC LIMIT $3
 """
 _GAPS_OF = """
@@ -207,6 +209,15 @@ class HotReads:
             return [(row, gaps.get(row.id, [])) for row in rows.values()]
 
         return await self._reader.read(work)
+
+    async def camera(self, camera_id: str) -> CameraConfiguration | None:
+        """A registered camera, of no session."""
+        row = await self._reader.read(lambda connection: connection.fetchrow(_CAMERA, camera_id))
+        return None if row is None else CameraConfiguration(**dict(row))
+
+    async def count_pending(self, at_most: int) -> int:
+        """How many captures wait, counted no further than `at_most`."""
+        return int(await self._reader.read(lambda connection: connection.fetchval(_PENDING, at_most)))
 
     async def any_unheld(self) -> bool:
         """Whether there is a capture that nobody runs: every claim begins with that."""

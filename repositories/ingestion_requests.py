@@ -131,11 +131,6 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
         ).limit(at_most)  # fmt: skip
         return int(await self.session.scalar(select(func.count()).select_from(waiting.subquery())) or 0)
 
-    async def count_pending(self, at_most: int) -> int:
-        """How many captures wait, counted no further than `at_most`."""
-        waiting = select(IngestionRequest.id).where(IngestionRequest.status == IngestionStatus.PENDING.value).limit(at_most)
-        return int(await self.session.scalar(select(func.count()).select_from(waiting.subquery())) or 0)
-
     async def adopt_grid(self, request_id: UUID, grid_start: datetime) -> datetime | None:
         """The grid's origin that holds: the row's, else `grid_start`, which is the row's from now on (compare and set).
 

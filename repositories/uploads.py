@@ -12,7 +12,7 @@ import asyncpg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from models.access import ACTOR
+from models.access import audit_entry
 from models.entities import Frame, IngestionRequest
 from models.entities.requests import LedgerCounts
 from models.values import FrameRecord, Rejected
@@ -79,11 +79,7 @@ class StoredUpload:
 
 def _values(upload: Upload, audited: str | None) -> tuple[Any, ...]:
     """The function's arguments."""
-    actor = ACTOR.get() if audited is not None else None  # None while access is off
-    entry = None if actor is None or audited is None else {
-        "entry": str(actor.entry(audited, str(upload.request_id))), "action": audited, "subject": actor.subject,
-        "kind": actor.kind, "address": actor.address, "status": actor.status, "trace_id": actor.trace_id, "keep": actor.keep,
-    }  # fmt: skip
+    entry = None if audited is None else audit_entry(audited, str(upload.request_id))
     return (
         upload.request_id, upload.camera_id, json.dumps(upload.meta),
         json.dumps([item.to_json() for item in upload.rejected]), multirange(item.index for item in upload.rejected),

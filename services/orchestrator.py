@@ -10,13 +10,15 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import NamedTuple
 from uuid import UUID
+
+from pydantic_core import to_json
 
 from config import Role, Settings
 from models.access import CameraGrant, Principal
 from models.entities import CameraConfiguration, CaptureEvent, IngestionRequest
 from models.schemas import (
-    IngestionResponse,
     RTSPIngestionRequest,
     TriggerAccepted,
     TriggerRequest,
@@ -42,7 +44,7 @@ from services.execution.presence import Presence
 from services.execution.runner import CaptureRunner
 from services.execution.wakes import Wakes
 from services.idempotency.operation import Operation
-from services.reads.serializers.requests import to_response
+from services.reads.serializers.requests import request_json, to_response
 from services.rtsp_capture.captures.context import CaptureDeps
 from services.rtsp_capture.connection.address import AddressPolicy, parse_rtsp_url
 from services.upload_handler.handler import UploadHandler
@@ -59,7 +61,15 @@ from utils.logger import get_logger
 
 log = get_logger(__name__)
 
+_SUBMIT = "capture.submit"  # in the audit
 WAIT_POLL_INTERVAL = 0.5  # seconds between polls of a request that another process runs
+
+
+class Accepted(NamedTuple):
+    """A capture that was stored: its id, and an IngestionResponse of this moment as JSON."""
+
+    request_id: UUID
+    body: bytes
 
 
 class Orchestrator:
@@ -109,10 +119,10 @@ class Orchestrator:
         *,
         max_staleness: float = 0,
         answered: bool = True,
-    ) -> IngestionResponse:
-        """Stores a pending capture and returns it; the camera is not touched.
+    ) -> Accepted:
+        """Stores a pending capture; the camera is not touched.
 
-        The id is the operation's. `answered`: what is returned is the answer; else that comes later. Raises
+        The id is the operation's. `answered`: its state now is the answer; else that comes later. Raises
         InvalidRequest, TimestampOutOfRange, AddressNotAllowed, CameraDisabled, TooManyPending, SecretUnreadable,
         DatabaseUnavailable, ShuttingDown, RequestInProgress when the operation's key has gone to another request; Forbidden
         for another URL of a registered camera from a caller who may not change cameras.
@@ -122,12 +132,13 @@ class Orchestrator:
         if body.rtsp_url is not None:
             self._policy.check_literal(parse_rtsp_url(body.rtsp_url))
         check_moment(body, self._settings.RTSP.RING_SECONDS)
-        async with self._database.reading() as uow:
-            camera = await uow.cameras.get(body.camera_id)
-            full = await self._pending.at_limit(uow)
-            share = self._shares.most(self._settings.RTSP.MAX_PENDING)
-            counted = self._shares.limited and who.row_owner is not None
-            owned = await uow.requests.count_pending_of(who.owner, share) if counted else 0
+        hot = self._database.hot
+        camera = await hot.camera(body.camera_id)
+        full = await self._pending.at_limit(hot.count_pending)
+        share, owned = self._shares.most(self._settings.RTSP.MAX_PENDING), 0
+        if self._shares.limited and who.row_owner is not None:
+            async with self._database.reading() as uow:
+                owned = await uow.requests.count_pending_of(who.owner, share)
         if full:
             raise TooManyPending(retry_after=10)
         if owned >= share:
@@ -140,14 +151,18 @@ class Orchestrator:
             max_staleness=max_staleness,
         )
         row.id, row.owner = operation.request_id, who.row_owner
-        stored = await self._database.retry_until_known(lambda uow: self._add(uow, row, camera, operation, answered))
+        if operation.keyed:
+            accepted = await self._database.retry_until_known(lambda uow: self._add(uow, row, camera, operation, answered))
+        else:
+            stored = await self._database.admit_capture(row, _SUBMIT, registered=camera is not None)
+            accepted = Accepted(row.id, to_json({**request_json(stored, [], self._secrets), "frames": []}))
         self._pending.added()
         log.info("capture_accepted", ingestion_id=str(row.id), camera_id=row.camera_id, mode=row.capture_mode)
         self.runner.wake()
         site = DEFAULT_SITE if camera is None else camera.site
         self._wakes.post(row.id, site)
         self._calls.capture_waits(site)
-        return to_response(stored, [], [], self._secrets)
+        return accepted
 
     async def submit_burst(
         self, operation: Operation, captures: Sequence[tuple[RTSPIngestionRequest, CameraConfiguration]],
@@ -201,17 +216,17 @@ class Orchestrator:
         camera: CameraConfiguration | None,
         operation: Operation,
         answered: bool,
-    ) -> IngestionRequest:
+    ) -> Accepted:
         # Held until the commit: a camera cannot be deleted between here and its capture being there to be seen.
         if camera is not None and not await uow.cameras.hold(camera.camera_id):
             raise CameraNotFound
-        stored = await uow.requests.add_capture(row)
-        await uow.audit.write(row.id, "capture.submit")
+        shown = to_response(await uow.requests.add_capture(row), [], [], self._secrets)
+        await uow.audit.write(row.id, _SUBMIT)
         if answered:
-            await operation.keep(uow, to_response(stored, [], [], self._secrets))
+            await operation.keep(uow, shown)
         else:
             await operation.begin(uow)
-        return stored
+        return Accepted(row.id, shown.model_dump_json(by_alias=True).encode())
 
     async def ingest_upload(
         self, form: UploadIngestionRequest, files: Sequence[ReceivedFile], operation: Operation | None = None

@@ -54,23 +54,21 @@ def status_location(request_id: UUID) -> str:
 async def submit_capture(
     body: RTSPIngestionRequest,
     request: Request,
-    response: Response,
     services: ServicesDep,
     state: StateDep,
     operation: OperationDep,
     who: WhoDep,
-) -> Any:
+) -> Response:
     """Answers at once, before the camera is reached. With `Prefer: wait=N` it waits for the final state."""
     services.orchestrator.check_accepting()
     allow_camera(who, body.camera_id)
     operation.answers(202, lambda accepted: status_location(accepted.request_id))
     accepted = await services.orchestrator.submit_capture(body, who, operation)
-    response.headers["Location"] = status_location(accepted.request_id)
-    if await wait_final(request, response.headers, state, services, accepted.request_id):
-        response.status_code = 200
-    elif "Preference-Applied" not in response.headers:
-        return accepted
-    return await services.queries.get_request(accepted.request_id, who)
+    headers = MutableHeaders({"Location": status_location(accepted.request_id)})
+    final = await wait_final(request, headers, state, services, accepted.request_id)
+    waited = "Preference-Applied" in headers
+    shown = await services.queries.request_body(accepted.request_id, who) if waited else accepted.body
+    return json_answer(shown, headers, 200 if final else 202)
 
 
 @router.get(

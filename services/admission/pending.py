@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-
-from repositories.database import UnitOfWork
+from collections.abc import Awaitable, Callable
 
 _KNOWN_FOR = 1.0  # seconds
 _NEAR = 100  # captures; so near to the limit each one is counted
@@ -19,10 +17,11 @@ class PendingCount:
         self._limit, self._clock = limit, clock
         self._known, self._counted_at = 0, float("-inf")
 
-    async def at_limit(self, uow: UnitOfWork) -> bool:
+    async def at_limit(self, count: Callable[[int], Awaitable[int]]) -> bool:
+        """`count`: of the captures that wait, no further than a limit."""
         now = self._clock()
         if now - self._counted_at >= _KNOWN_FOR or self._known + _NEAR >= self._limit:
-            self._known, self._counted_at = await uow.requests.count_pending(self._limit), now
+            self._known, self._counted_at = await count(self._limit), now
         return self._known >= self._limit
 
     def added(self) -> None:

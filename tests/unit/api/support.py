@@ -51,6 +51,7 @@ from models.values import (
 )
 from services.execution.health import Health
 from services.idempotency.operation import Operation
+from services.orchestrator import Accepted
 from utils.disposition import inline
 from utils.exceptions import (
     CameraNotFound,
@@ -107,12 +108,12 @@ class FakeOrchestrator:
         if self.accepting_error:
             raise self.accepting_error
 
-    async def submit_capture(self, body: RTSPIngestionRequest, _who: Principal, operation: Operation) -> IngestionResponse:
+    async def submit_capture(self, body: RTSPIngestionRequest, _who: Principal, operation: Operation) -> Accepted:
         if self.error:
             raise self.error
         self.submitted.append(body)
         self.attempts.append(operation)
-        return response_of(KNOWN)
+        return Accepted(KNOWN, response_of(KNOWN).model_dump_json(by_alias=True).encode())
 
     async def cancel(self, request_id: UUID, _cameras: CameraGrant) -> bool:
         if request_id != KNOWN:
