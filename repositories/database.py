@@ -52,7 +52,7 @@ from repositories.storage_usage import StorageUsageRepository
 from repositories.timelines import TimelineReads
 from repositories.upload_sessions import UploadSessionRepository
 from repositories.uploads import StoredUpload, Upload, store
-from repositories.worker_calls import WorkerCallRepository
+from repositories.worker_calls import WorkerCalls
 from repositories.workers import WorkerRepository
 from utils.exceptions import DatabaseUnavailable
 from utils.logger import Throttle, get_logger
@@ -157,10 +157,6 @@ class UnitOfWork:
         return WorkerRepository(self.session)
 
     @cached_property
-    def calls(self) -> WorkerCallRepository:
-        return WorkerCallRepository(self.session)
-
-    @cached_property
     def access_state(self) -> AccessStateRepository:
         return AccessStateRepository(self.session)
 
@@ -212,6 +208,7 @@ class Database:
         self._reader = Reader(settings, application_name, self._unavailable)
         self.hot = HotReads(self._reader)
         self.timelines = TimelineReads(self._reader)
+        self.calls = WorkerCalls(self._reader)
         pool = self.engine.sync_engine.pool
         if not dedicated:
             follow(DB_POOL, lambda: pool.checkedout() if isinstance(pool, AsyncAdaptedQueuePool) else 0)

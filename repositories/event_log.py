@@ -16,7 +16,11 @@ from repositories.grants import granted_sql
 from repositories.sql import sql
 
 LOCK_KEY = 0x65766E74  # 1702260340 in relay_events and expire_events: who moves or removes events
-_RELAY = sql("SELECT moved, busy, waited, log, head FROM relay_events(CAST(:at_most AS int))")
+_RELAY = sql("""
+    SELECT moved, busy, waited, log, head, CASE WHEN moved > 0 AND CAST(:channel AS text) IS NOT NULL
+        THEN (SELECT count(*) FROM pg_notify(CAST(:channel AS text), CAST(:notice AS text))) END AS told
+    FROM relay_events(CAST(:at_most AS int))
+""")
 _EXPIRE = sql("SELECT expire_events(CAST(:retention AS float8), CAST(:at_most AS int))")
 # `scanned` bounds what a filter may pass over in one read; its index gives the order, so nothing is sorted. All in one
 # statement: what is read, where the log begins and where it ends are of one moment.
@@ -61,9 +65,12 @@ class LogSlice:
 class EventLogRepository(Repository[Event]):
     entity = Event
 
-    async def relay(self, at_most: int) -> Relayed:
-        """Moves what is pending into the log, `at_most` events, unless somebody else is at it. One statement."""
-        row = (await self.session.execute(_RELAY, {"at_most": at_most})).one()
+    async def relay(self, at_most: int, channel: str | None = None, notice: str = "") -> Relayed:
+        """Moves what is pending into the log, `at_most` events, unless somebody else is at it. One statement.
+
+        `channel`: where `notice` is given, once committed, if events were moved.
+        """
+        row = (await self.session.execute(_RELAY, {"at_most": at_most, "channel": channel, "notice": notice})).one()
         return Relayed(row.moved, row.busy, row.waited, row.log, row.head)
 
     async def expire(self, retention: float, at_most: int) -> int:

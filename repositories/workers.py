@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from uuid import UUID
 
-from models.entities import Json, Worker
+from models.entities import Worker
 from repositories.base import Repository
 from repositories.sql import LAPSED, sql
 
@@ -30,12 +30,6 @@ _COLUMNS = "worker_id, role, site, host, version, started_at, seen_at, captures,
 _ALL = sql(f"SELECT {_COLUMNS} FROM workers WHERE {_ALIVE} ORDER BY started_at, worker_id LIMIT {MOST}")  # noqa: S608
 _DRAIN = sql(f"UPDATE workers SET draining = true WHERE worker_id = :worker_id AND {_ALIVE} RETURNING role")  # noqa: S608
 _SITES = sql("SELECT DISTINCT site FROM camera_configurations WHERE enabled")
-_STREAMS = sql(f"""
-    SELECT DISTINCT ON (s.key) s.key AS camera_id, s.value AS status, w.worker_id
-    FROM workers w, jsonb_each(w.cameras) s
-    WHERE w.worker_id <> :but AND s.key = ANY(CAST(:ids AS text[])) AND w.{_ALIVE}
-    ORDER BY s.key, s.value ->> 'state' = 'live' DESC, w.worker_id
-""")  # noqa: S608
 _KEEP = sql("""
     INSERT INTO kept_streams AS k (camera_id, worker_id, expires_at)
     SELECT camera_id, :worker_id, now() + make_interval(secs => :ttl)
@@ -108,16 +102,6 @@ class WorkerRepository(Repository[Worker]):
     async def alive(self, ttl: float) -> list[Peer]:
         """The processes seen within `ttl` seconds, those that began first before the others; at most MOST."""
         return [Peer(*row) for row in await self.session.execute(_ALL, {"ttl": ttl})]
-
-    async def streams(self, camera_ids: Sequence[str], but: UUID, ttl: float) -> dict[str, Json]:
-        """The status of cameras' streams as other processes than `but` told last; of several the open one."""
-        rows = await self.session.execute(_STREAMS, {"ids": list(camera_ids), "but": but, "ttl": ttl})
-        return {row.camera_id: row.status for row in rows}
-
-    async def holders(self, camera_ids: Sequence[str], but: UUID, ttl: float) -> dict[str, UUID]:
-        """Which process has a stream of which of the cameras."""
-        rows = await self.session.execute(_STREAMS, {"ids": list(camera_ids), "but": but, "ttl": ttl})
-        return {row.camera_id: row.worker_id for row in rows}
 
     async def expire_calls(self) -> None:
         """Removes calls for whose answers nobody waits any more."""

@@ -40,6 +40,7 @@ from services.execution.checks import (
 )
 from services.execution.embedded_parts import StartError, start_embedded
 from services.execution.health import HealthService
+from services.execution.notices import Notices
 from services.execution.presence import Load, Presence
 from services.execution.wakes import CeleryConsumer, CeleryWakes, Wakes
 from services.housekeeping.bucket_guard import LOOK_INTERVAL, BucketGuard
@@ -209,8 +210,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             orchestrator.runner.drain()
 
         presence = Presence(database, settings.ROLE, settings.WORKERS.SITE, settings.RTSP.LEASE_TTL, load, drain)
+        notices = Notices(database, presence)
         calls = Calls(
-            database, secrets, presence, lambda request_id: orchestrator.note_finished(request_id),
+            database, secrets, presence, notices, lambda request_id: orchestrator.note_finished(request_id),
             lambda: orchestrator.runner.wake(),
         )  # fmt: skip
         wakes = _open_wakes(settings, redis, stack)
@@ -252,7 +254,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         sealing = asyncio.create_task(put_in_order(database, secrets, everything=not settings.DB.HOST), name="secrets")
         stack.push_async_callback(cancel_all, sealing)
         head = LogHead()
-        relay = Relay(database, head, settings.EVENTS.RETENTION)
+        relay = Relay(database, head, settings.EVENTS.RETENTION, notices)
         relay.start()
         stack.push_async_callback(relay.stop)
         event_log = EventLog(database, head, settings.EVENTS.MAX_READERS)
@@ -294,6 +296,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             )  # fmt: skip
         calls.start()
         stack.push_async_callback(calls.stop)
+        notices.start()
+        stack.push_async_callback(notices.stop)
         if captures:
             keeper.start()
         stack.push_async_callback(keeper.stop)

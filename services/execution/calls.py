@@ -18,6 +18,7 @@ from uuid import UUID
 
 from repositories.database import Database
 from repositories.worker_calls import Taken
+from services.execution.notices import FINAL_CHANNEL, Notices, channel_of, site_channel
 from services.execution.presence import ALIVE_SECONDS, Presence
 from utils.exceptions import AnsweredElsewhere, DatabaseUnavailable, IngestionException, NoWorker
 from utils.ids import new_id
@@ -34,20 +35,7 @@ TAKEN_WITHIN = 1.0  # seconds after which another process is asked
 LOOK_AGAIN = 0.25  # seconds between two looks for a process of the site
 POLL_INTERVAL = 1.0  # seconds, where notifications come
 POLL_INTERVAL_UNHEARD = 0.1  # where they do not
-LISTEN_AGAIN = 1.0
 MOST_AT_ONCE = 64  # calls answered at once; more wait for their turn
-MAX_ANNOUNCEMENTS = 256  # under way at once; what is beyond is found by a poll
-FINAL_CHANNEL = "trackshift_final"
-
-
-def channel_of(worker_id: UUID) -> str:
-    """The channel on which a process is told of calls and answers."""
-    return f"trackshift_{worker_id.hex}"
-
-
-def site_channel(site: str) -> str:
-    """The channel on which the processes of a site are told that there is something to claim."""
-    return f"trackshift_site_{site}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,35 +53,32 @@ class Calls:
     """One a process. `serve` says what it can be asked."""
 
     def __init__(
-        self, database: Database, secrets: SecretBox, presence: Presence, on_final: Callable[[UUID], None],
-        on_capture: Callable[[], None],
+        self, database: Database, secrets: SecretBox, presence: Presence, notices: Notices,
+        on_final: Callable[[UUID], None], on_capture: Callable[[], None],
     ) -> None:  # fmt: skip
-        """`on_final`: a request has ended in another process. `on_capture`: there is something to claim."""
-        self._database, self._secrets, self._presence = database, secrets, presence
-        self._on_final, self._on_capture = on_final, on_capture
+        """`notices`: how this process hears and tells. `on_final`: a request has ended in another process. `on_capture`:
+        there is something to claim."""
+        self._database, self._secrets, self._presence, self._notices = database, secrets, presence, notices
         self._handlers: dict[str, Handler] = {}
         self._waiting: dict[UUID, asyncio.Event] = {}
         self._answering: dict[UUID, asyncio.Task[None]] = {}
-        self._announcing: set[asyncio.Task[None]] = set()
-        self._listening: asyncio.Task[None] | None = None
-        self._heard = False  # notifications come
         self._job = PeriodicJob("worker-calls", self._poll, self._pause)
+        notices.on(channel_of(presence.worker_id), self._on_own)
+        notices.on(FINAL_CHANNEL, lambda payload: on_final(UUID(payload)))
+        notices.on(site_channel(presence.site), lambda _: on_capture())
+        notices.when_heard(self._job.wake)
 
     def serve(self, handlers: dict[str, Handler]) -> None:
         """What this process answers, by kind."""
         self._handlers.update(handlers)
 
     def start(self) -> None:
-        if self._database.keeps_sessions:
-            self._listening = asyncio.create_task(self._listen(), name="calls-listen")
         if self._handlers:
             self._job.start()
 
     async def stop(self) -> None:
         await self._job.stop()
-        await cancel_all(*self._answering.values(), *self._announcing)
-        if self._listening is not None:
-            await cancel_all(self._listening)
+        await cancel_all(*self._answering.values())
 
     # -- asking ------------------------------------------------------------------------------------------------
 
@@ -128,11 +113,10 @@ class Calls:
             call_id, own = new_id(), self._presence.worker_id
             event = self._waiting[call_id] = asyncio.Event()
             try:
-                async with self._database.one_statement(events=False) as uow:
-                    asked = await uow.calls.post(
-                        call_id, own, kind, request, site=site, camera_id=camera_id, to=to, but=tried,
-                        seconds=seconds + 10, alive=ALIVE_SECONDS,
-                    )  # fmt: skip
+                asked = await self._database.calls.post(
+                    call_id, own, kind, request, site=site, camera_id=camera_id, to=to, but=tried,
+                    seconds=seconds + 10, alive=ALIVE_SECONDS,
+                )  # fmt: skip
                 if asked is not None:
                     found = await self._answered(call_id, event, seconds)
                     if found is not None:
@@ -154,13 +138,12 @@ class Calls:
         clock = asyncio.get_running_loop().time
         began, pause = clock(), 0.005
         while True:
-            await wait_for(event, TAKEN_WITHIN / 2 if self._heard else pause)
+            await wait_for(event, TAKEN_WITHIN / 2 if self._notices.heard else pause)
             event.clear()
             pause = min(2 * pause, POLL_INTERVAL_UNHEARD)
-            async with self._database.one_statement(events=False) as uow:
-                if (found := await uow.calls.collect(call_id)) is not None:
-                    return _opened(*found)
-                taken, alive = await uow.calls.state(call_id, ALIVE_SECONDS) or (False, False)
+            if (found := await self._database.calls.collect(call_id)) is not None:
+                return _opened(*found)
+            taken, alive = await self._database.calls.state(call_id, ALIVE_SECONDS) or (False, False)
             waited = clock() - began
             if not taken and (not alive or waited > TAKEN_WITHIN):
                 await self._withdraw(call_id)
@@ -170,65 +153,29 @@ class Calls:
 
     async def _withdraw(self, call_id: UUID) -> None:
         with suppress(DatabaseUnavailable):
-            async with self._database.one_statement(events=False) as uow:
-                await uow.calls.withdraw(call_id)
+            await self._database.calls.withdraw(call_id)
 
     async def streams(self, camera_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         """The status of these cameras' streams in other processes, as they told within the last seconds."""
         if self._presence.alone or not camera_ids:
             return {}
-        async with self._database.reading() as uow:
-            return await uow.workers.streams(camera_ids, self._presence.worker_id, ALIVE_SECONDS)
+        found = await self._database.calls.streams(camera_ids, self._presence.worker_id, ALIVE_SECONDS)
+        return {camera_id: status for camera_id, (status, _) in found.items()}
 
     async def holders(self, camera_ids: Sequence[str]) -> dict[str, UUID]:
         """The other processes that have streams of these cameras."""
-        async with self._database.reading() as uow:
-            return await uow.workers.holders(camera_ids, self._presence.worker_id, ALIVE_SECONDS)
+        found = await self._database.calls.streams(camera_ids, self._presence.worker_id, ALIVE_SECONDS)
+        return {camera_id: holder for camera_id, (_, holder) in found.items()}
 
-    # -- telling -----------------------------------------------------------------------------------------------
+    # -- telling and hearing -----------------------------------------------------------------------------------
 
     def capture_waits(self, site: str) -> None:
         """Wakes the processes of a site; each finds the capture within half a second anyway."""
-        self._announce(site_channel(site), "")
+        self._notices.announce(site_channel(site))
 
     def ended(self, request_id: UUID) -> None:
         """Wakes those who wait for the request in other processes."""
-        self._announce(FINAL_CHANNEL, str(request_id))
-
-    def tell(self, worker_id: UUID, what: str) -> None:
-        self._announce(channel_of(worker_id), what)
-
-    def _announce(self, channel: str, payload: str) -> None:
-        if self._presence.alone or len(self._announcing) >= MAX_ANNOUNCEMENTS:
-            return
-        task = asyncio.create_task(self._notify(channel, payload), name="announce")
-        self._announcing.add(task)
-        task.add_done_callback(self._announcing.discard)
-
-    async def _notify(self, channel: str, payload: str) -> None:
-        with suppress(DatabaseUnavailable):
-            async with self._database.one_statement(events=False) as uow:
-                await uow.workers.notify(channel, payload)
-
-    # -- hearing -----------------------------------------------------------------------------------------------
-
-    async def _listen(self) -> None:
-        handlers: dict[str, Callable[[str], None]] = {
-            channel_of(self._presence.worker_id): self._on_own, FINAL_CHANNEL: self._on_ended,
-            site_channel(self._presence.site): lambda _: self._on_capture(),
-        }  # fmt: skip
-        while True:
-            try:
-                async with self._database.listen(handlers) as lost:
-                    self._heard = True
-                    self._job.wake()
-                    await lost.wait()
-            except DatabaseUnavailable:
-                pass
-            except Exception:
-                log.exception("calls_listen_failed")
-            self._heard = False
-            await asyncio.sleep(LISTEN_AGAIN)
+        self._notices.announce(FINAL_CHANNEL, str(request_id))
 
     def _on_own(self, payload: str) -> None:
         what, _, name = payload.partition(" ")
@@ -243,22 +190,18 @@ class Calls:
             elif what == "gone" and (task := self._answering.get(call_id)) is not None:
                 task.cancel()
 
-    def _on_ended(self, payload: str) -> None:
-        self._on_final(UUID(payload))
-
     # -- answering ---------------------------------------------------------------------------------------------
 
     def _pause(self) -> float:
-        return POLL_INTERVAL if self._heard or self._presence.alone else POLL_INTERVAL_UNHEARD
+        return POLL_INTERVAL if self._notices.heard or self._presence.alone else POLL_INTERVAL_UNHEARD
 
     async def _poll(self) -> None:
-        if self._presence.alone and not self._heard:
+        if self._presence.alone and not self._notices.heard:
             return
         own = self._presence.worker_id
-        async with self._database.one_statement(events=False) as uow:
-            room = MOST_AT_ONCE - len(self._answering)
-            taken = await uow.calls.take(own, room) if room > 0 else []
-            wanted = await uow.calls.wanted(own) if self._answering else set()
+        room = MOST_AT_ONCE - len(self._answering)
+        taken = await self._database.calls.take(own, room) if room > 0 else []
+        wanted = await self._database.calls.wanted(own) if self._answering else set()
         for call_id, task in self._answering.items():
             if call_id not in wanted:  # its caller has gone, and that was not heard
                 task.cancel()
@@ -286,8 +229,7 @@ class Calls:
             log.exception("call_failed", kind=call.kind)
             text = json.dumps({"error": _error(IngestionException())})
         with suppress(DatabaseUnavailable):  # the caller asks again
-            async with self._database.one_statement(events=False) as uow:
-                await uow.calls.answer(call.id, text, picture)
+            await self._database.calls.answer(call.id, text, picture)
 
 
 def _error(error: IngestionException) -> dict[str, Any]:

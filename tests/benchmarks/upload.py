@@ -87,7 +87,7 @@ def _cpu(process: psutil.Process) -> float:
         return 0.0
 
 
-async def _uploads(address: tuple[str, int], data: bytes, seconds: float) -> int:
+async def uploads(address: tuple[str, int], data: bytes, seconds: float) -> int:
     until = time.monotonic() + seconds
     return sum(await asyncio.gather(*(_client(n, address, data, until) for n in range(CLIENTS))))
 
@@ -194,7 +194,7 @@ def _turns(bench: Bench, service: Service, storage: StorageSettings) -> None:
 
         return measure
 
-    ours = side("ours", lambda seconds: uvloop.run(_uploads(here, data, seconds)))
+    ours = side("ours", lambda seconds: uvloop.run(uploads(here, data, seconds)))
     boto3s = side("boto3", lambda seconds: _puts(storage, data, seconds))
     mine, other = bench.turns(ours, boto3s)
     cpu = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 from uuid import UUID
@@ -24,17 +25,19 @@ async def audit(
     uploads: Uploaders | None,
     captures: Captures | None,
     may_drop: frozenset[str] = frozenset(),
+    struck: Sequence[float] = (),
 ) -> Outcome:
     """Adds to the outcome what was acknowledged, lost and doubled; whatever contradicts itself is a note and a loss.
 
-    `may_drop`: reasons for which captures may give up pictures that they had.
+    `may_drop`: reasons for which captures may give up pictures that they had. `struck`: when those that run captures were
+    hurt, seconds since the epoch.
     """
     connection = await world.connect()
     try:
         if uploads is not None:
             await _uploads(world, connection, outcome, uploads)
         if captures is not None:
-            await _captures(world, connection, outcome, captures, may_drop)
+            await _captures(world, connection, outcome, captures, may_drop, struck)
     finally:
         await connection.close()
     return outcome
@@ -70,7 +73,9 @@ async def _uploads(world: World, connection: Any, outcome: Outcome, uploads: Upl
     outcome.longest_gap = max(outcome.longest_gap, uploads.longest_gap())
 
 
-async def _captures(world: World, connection: Any, outcome: Outcome, captures: Captures, may_drop: frozenset[str]) -> None:
+async def _captures(
+    world: World, connection: Any, outcome: Outcome, captures: Captures, may_drop: frozenset[str], struck: Sequence[float]
+) -> None:  # fmt: skip
     for watched in captures.all:
         request_id = UUID(watched.request_id)
         rows = await connection.fetch(
@@ -91,6 +96,11 @@ async def _captures(world: World, connection: Any, outcome: Outcome, captures: C
             outcome.lost += 1
         for a, b in pairwise(times):
             outcome.longest_gap = max(outcome.longest_gap, (b - a).total_seconds())
+        for moment in struck:
+            later = [at.timestamp() - moment for at in times if at.timestamp() > moment]
+            outcome.takeover = max(outcome.takeover, min(later, default=0.0))
+            if later and later[0] > 2:
+                outcome.notes.append(f"{request_id}: a picture {later[0]:.1f} s after the fault")
         outcome.lost += await _unreadable(world, rows, outcome)
         await _requests(connection, outcome, [request_id])
         dropped = {

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+from typing import Any
 
 from tests.conftest import Service
 from tests.faults.faults import scenario
 from tests.faults.storm import Storm, storm
-from tests.faults.world import Outcome, World
+from tests.faults.world import Outcome, World, client_of
 
-API, WORKER = {"ROLE": "api"}, {"ROLE": "worker"}
+# The default lease, unlike that of the other scenarios: what a takeover takes is told by it.
+LEASE = {"RTSP__LEASE_TTL": "6"}
+API, WORKER = {"ROLE": "api", **LEASE}, {"ROLE": "worker", **LEASE}
 
 
 def _running(made: Storm) -> list[Service]:
@@ -29,6 +32,7 @@ async def _another(made: Storm) -> None:
 async def worker_killed(world: World, rounds: int) -> Outcome:
     async def act(made: Storm) -> None:
         await asyncio.sleep(random.uniform(0.1, 1.0))
+        made.strike()
         await asyncio.to_thread(random.choice(_running(made)).kill)
         await _another(made)
 
@@ -39,10 +43,45 @@ async def worker_killed(world: World, rounds: int) -> Outcome:
 async def worker_stopped(world: World, rounds: int) -> Outcome:
     async def act(made: Storm) -> None:
         await asyncio.sleep(random.uniform(0.1, 1.0))
+        made.strike()
         assert await asyncio.to_thread(random.choice(_running(made)).stop) == 0
         await _another(made)
 
     return await storm(world, "worker SIGTERM", rounds, act, settings=API, workers=2, captures=4)
+
+
+@scenario("worker drained")
+async def worker_drained(world: World, rounds: int) -> Outcome:
+    """By the API: it hands over, and another one is there before it is stopped."""
+
+    async def act(made: Storm) -> None:
+        await _another(made)
+        async with client_of(made.service) as client:
+            workers = (await client.get("/api/v1/workers")).raise_for_status().json()["items"]
+            busy = max((each for each in workers if each["role"] == "worker" and not each["draining"]), key=_captures)
+            made.strike()
+            (await client.post(f"/api/v1/workers/{busy['worker_id']}/drain")).raise_for_status()
+            await asyncio.sleep(3)
+        gone = next(each for each in _running(made) if busy["worker_id"] in each.text())
+        assert await asyncio.to_thread(gone.stop) == 0
+
+    return await storm(world, "worker drained", rounds, act, settings=API, workers=2, captures=4)
+
+
+def _captures(worker: dict[str, Any]) -> int:
+    return int(worker["captures"])
+
+
+@scenario("PostgreSQL restart with 3 workers")
+async def postgres_restarted(world: World, rounds: int) -> Outcome:
+    async def act(made: Storm) -> None:
+        await asyncio.sleep(random.uniform(0.1, 1.0))
+        made.strike()
+        await asyncio.to_thread(world.restart_part, "postgres")
+        await asyncio.sleep(0.3)  # until the supervisor has seen it
+        await asyncio.to_thread(world.part, "postgres")
+
+    return await storm(world, "PostgreSQL restart with 3 workers", rounds, act, settings=API, workers=3, captures=6)
 
 
 @scenario("worker SIGSTOP 20 s")
@@ -52,6 +91,7 @@ async def worker_sleeps(world: World, rounds: int) -> Outcome:
     async def act(made: Storm) -> None:
         sleeper = random.choice(_running(made))
         assert sleeper.process is not None
+        made.strike()
         sleeper.process.send_signal(signal.SIGSTOP)
         try:
             await asyncio.sleep(20)
@@ -79,6 +119,7 @@ async def rolling_restart(world: World, rounds: int) -> Outcome:
 
     async def act(made: Storm) -> None:
         for each in [made.service, *_running(made)]:
+            made.strike()
             assert await asyncio.to_thread(each.stop) == 0
             await asyncio.to_thread(each.start)
 

@@ -29,9 +29,14 @@ class Storm:
         self.uploads: Uploaders | None = Uploaders(lambda: self.service.url, clients, pause) if clients else None
         self.captures: Captures | None = Captures(self._urls) if captures else None
         self._wanted = captures
+        self._struck: list[float] = []
 
     def _urls(self) -> list[str]:
         return [each.url for each in self.services if each.url and each.process is not None and each.process.poll() is None]
+
+    def strike(self) -> None:
+        """Whoever runs captures is hurt now: the takeover counts from here."""
+        self._struck.append(time.time())
 
     async def begin(self) -> None:
         for service in (self.service, *self.workers):
@@ -69,7 +74,7 @@ class Storm:
         for service in (*self.services, *self.workers):
             if service.process is not None and service.process.poll() is None:
                 await asyncio.to_thread(service.stop)
-        return await audit(self.world, self.outcome, self.uploads, self.captures, may_drop)
+        return await audit(self.world, self.outcome, self.uploads, self.captures, may_drop, self._struck)
 
 
 async def storm(

@@ -33,7 +33,10 @@ FPS = 5.0
 
 @dataclass
 class Outcome:
-    """A line of the table. Seconds where a time is meant; `longest_gap` between stored frames, or acknowledgements."""
+    """A line of the table. Seconds where a time is meant; `longest_gap` between stored frames, or acknowledgements.
+
+    `takeover`: from the fault until every capture had a picture again, by the pictures' own times.
+    """
 
     fault: str
     tried: int = 0
@@ -42,6 +45,7 @@ class Outcome:
     doubled: int = 0
     longest_gap: float = 0.0
     recover: float = 0.0
+    takeover: float = 0.0
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -55,6 +59,7 @@ class Outcome:
         self.doubled += other.doubled
         self.longest_gap = max(self.longest_gap, other.longest_gap)
         self.recover = max(self.recover, other.recover)
+        self.takeover = max(self.takeover, other.takeover)
         self.notes += other.notes
 
 

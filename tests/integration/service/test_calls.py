@@ -15,6 +15,7 @@ from config import DbSettings, Role
 from repositories.database import Database
 from services.execution.calls import Answer, Calls
 from services.execution.health import Degraded
+from services.execution.notices import Notices
 from services.execution.presence import Load, Presence
 from tests.conftest import SECRETS_KEY, Backends
 from tests.kits.service_support import own_database, until
@@ -33,7 +34,10 @@ class Process:
         self.ended: list[UUID] = []
         self.woken = 0
         self.presence = Presence(self.database, role, site, ttl, self._load, self._drain)
-        self.calls = Calls(self.database, SecretBox([SECRETS_KEY]), self.presence, self.ended.append, self._wake)
+        self.notices = Notices(self.database, self.presence)
+        self.calls = Calls(
+            self.database, SecretBox([SECRETS_KEY]), self.presence, self.notices, self.ended.append, self._wake
+        )
 
     def _load(self) -> Load:
         return Load(0, len(self.cameras), self.cameras)
@@ -54,6 +58,8 @@ async def running(process: Process, **handlers: Any) -> AsyncIterator[Process]:
         process.calls.serve(handlers)
         process.calls.start()
         stack.push_async_callback(process.calls.stop)
+        process.notices.start()
+        stack.push_async_callback(process.notices.stop)
         yield process
 
 

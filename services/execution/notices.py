@@ -1,0 +1,93 @@
+"""What processes tell each other at once, by PostgreSQL's NOTIFY: a capture waits, a request has ended, events were moved.
+
+A notice is a hint: whoever would have heard it polls besides, so one that is lost costs time and nothing else. Behind a
+pooler that lends no sessions, nobody hears anything. On the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from uuid import UUID
+
+from repositories.database import Database
+from services.execution.presence import Presence
+from utils.exceptions import DatabaseUnavailable
+from utils.logger import get_logger
+from utils.tasks import cancel_all
+
+log = get_logger(__name__)
+
+LISTEN_AGAIN = 1.0  # seconds
+MAX_ANNOUNCEMENTS = 256  # under way at once; what is beyond is found by a poll
+FINAL_CHANNEL = "trackshift_final"
+EVENTS_CHANNEL = "trackshift_events"
+
+
+def channel_of(worker_id: UUID) -> str:
+    """The channel on which a process is told of calls and answers."""
+    return f"trackshift_{worker_id.hex}"
+
+
+def site_channel(site: str) -> str:
+    """The channel on which the processes of a site are told that there is something to claim."""
+    return f"trackshift_site_{site}"
+
+
+class Notices:
+    """One a process. What is to be heard is said by `on` before `start`."""
+
+    def __init__(self, database: Database, presence: Presence) -> None:
+        self._database, self._presence = database, presence
+        self.own = presence.worker_id.hex  # what says in a notice that it is this process's
+        self._handlers: dict[str, Callable[[str], None]] = {}
+        self._announcing: set[asyncio.Task[None]] = set()
+        self._listening: asyncio.Task[None] | None = None
+        self._on_heard: list[Callable[[], None]] = []
+        self.heard = False  # whether notices come
+
+    def on(self, channel: str, handler: Callable[[str], None]) -> None:
+        """`handler(payload)` is called with each notice of the channel, this process's own included."""
+        self._handlers[channel] = handler
+
+    def when_heard(self, callback: Callable[[], None]) -> None:
+        """Called whenever notices begin to come: what was said before was not heard."""
+        self._on_heard.append(callback)
+
+    def start(self) -> None:
+        if self._database.keeps_sessions:
+            self._listening = asyncio.create_task(self._listen(), name="notices")
+
+    async def stop(self) -> None:
+        await cancel_all(*self._announcing)
+        if self._listening is not None:
+            await cancel_all(self._listening)
+        self.heard = False
+
+    def announce(self, channel: str, payload: str = "") -> None:
+        """Says it to the other processes, if there are any; returns at once."""
+        if self._presence.alone or len(self._announcing) >= MAX_ANNOUNCEMENTS:
+            return
+        task = asyncio.create_task(self._notify(channel, payload), name="announce")
+        self._announcing.add(task)
+        task.add_done_callback(self._announcing.discard)
+
+    async def _notify(self, channel: str, payload: str) -> None:
+        with suppress(DatabaseUnavailable):
+            await self._database.calls.notify(channel, payload)
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                async with self._database.listen(self._handlers) as lost:
+                    self.heard = True
+                    for callback in self._on_heard:
+                        callback()
+                    await lost.wait()
+            except DatabaseUnavailable:
+                pass
+            except Exception:
+                log.exception("notices_not_heard")
+            self.heard = False
+            await asyncio.sleep(LISTEN_AGAIN)
