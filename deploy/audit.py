@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 
 TIMEOUT = 300  # seconds for one list
-FILES = ("requirements-dev.txt", "requirements-tools.txt")  # the first has what requirements.txt and -embedded have
+# The first has what requirements.txt and -embedded have.
+FILES = ("requirements-dev.txt", "requirements-tools.txt", "requirements-deploy.txt")
 
 
 def judged(report: Mapping[str, Any], *, strict: bool) -> tuple[int, list[str]]:

@@ -1,4 +1,4 @@
-"""Settings on their way: `.env` through compose, systemd's EnvironmentFile, the guide's block; the S3 policy."""
+"""Settings on their way: systemd's EnvironmentFile, the guide's block; the S3 policy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -20,11 +19,6 @@ from utils.secret_box import new_key
 
 ROOT = Path(__file__).resolve().parents[3]
 GUIDE = (ROOT / "docs" / "deploy.md").read_text("utf-8")
-# What compose sets whatever `.env` says: where the containers are, and what the container itself decides.
-PINNED = {
-    "ENVIRONMENT", "DATA_DIR", "API__HOST", "API__PORT", "API__SHUTDOWN_TIMEOUT", "DB__HOST", "DB__PORT", "DB__SSL",
-    "STORAGE__ENDPOINT", "STORAGE__ALLOW_HTTP", "REDIS__HOST", "REDIS__PORT", "REDIS__ALLOW_PLAIN",
-}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -34,43 +28,6 @@ def empty_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         if name.lower().split("__")[0] in groups:
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
-
-
-def container_environment(dotenv: dict[str, str]) -> dict[str, str]:
-    """What `docker compose config` gives the service: env_file, and over it `environment` with its variables replaced."""
-    part: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"]["service"]
-    made: dict[str, str] = {}
-    for item in part.get("env_file", []):
-        assert item == {"path": ".env", "required": False}
-        made |= dotenv
-
-    def replaced(match: re.Match[str]) -> str:
-        name, operator, rest = match.groups()
-        if dotenv.get(name):
-            return dotenv[name]
-        assert operator == ":-", f"{name} is not set: {rest}"
-        return str(rest)
-
-    for name, value in part["environment"].items():
-        made[name] = re.sub(r"\$\{(\w+)(:-|:\?)([^}]*)\}", replaced, value)
-    return made
-
-
-def test_every_setting_in_dotenv_reaches_the_container() -> None:
-    dotenv = {item.name: f"own-{item.name.lower()}" for item in all_settings()}
-    reached = container_environment(dotenv)
-    assert {name for name in dotenv if reached[name] != dotenv[name]} == PINNED
-
-
-def test_compose_starts_with_the_names_that_it_asks_for_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    needed = {"DB__PASSWORD": "a" * 8, "STORAGE__ACCESS_KEY": "b" * 8, "STORAGE__SECRET_KEY": "c" * 8}
-    needed |= {"AUTH__BOOTSTRAP_KEY": "d" * 32, "REDIS__PASSWORD": "e" * 8}
-    for name in needed:
-        with pytest.raises(AssertionError, match=name):
-            container_environment({**needed, "SECRETS__KEYS": f'["{new_key()}"]', name: ""})
-    for name, value in container_environment({**needed, "SECRETS__KEYS": f'["{new_key()}"]'}).items():
-        monkeypatch.setenv(name, value)
-    assert Settings().start_refusals() == []
 
 
 def systemd(text: str) -> dict[str, str]:
