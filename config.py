@@ -257,6 +257,12 @@ class DbSettings(Group):
         "mode.",
     )
     DIRECT_PORT: int = Field(5432, ge=1, le=65535, description="Port of DIRECT_HOST.")
+    MIGRATE: Literal["start", "wait"] = Field(
+        "start",
+        description="Who migrates the schema: each process at its start (one does, others wait for it), or `wait`: none; "
+        "a start waits 30 s for the schema that it needs, then ends. `python -m services.commands schema upgrade` makes it "
+        "(docs/upgrade.md).",
+    )
 
     @model_validator(mode="after")
     def _pooled(self) -> DbSettings:

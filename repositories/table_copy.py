@@ -23,12 +23,14 @@ from config import DbSettings
 from models.entities import SEALED_PREFIX
 from repositories.connections import connect
 from repositories.engine import is_unavailable
+from repositories.migrations.steps import TABLE
 from utils.exceptions import DatabaseUnavailable
 
 VERSION_TABLE = "alembic_version"
+OWN = frozenset({VERSION_TABLE, TABLE})  # the migrations write them
 # Tables into which the migrations, or a first start, put a row: they do not make a database one that is in use.
 SEEDED = frozenset(
-    {VERSION_TABLE, "access_state", "event_log", "retention_policy", "secret_canaries", "sweeper_state", "storage_usage"}
+    {*OWN, "access_state", "event_log", "retention_policy", "secret_canaries", "sweeper_state", "storage_usage"}
 )
 SERVICE_SESSIONS = "trackshift-leases"  # application_name of a session that every running service keeps
 
@@ -86,8 +88,8 @@ class Snapshot:
         self._connection = connection
 
     async def tables(self) -> list[Table]:
-        """All tables but alembic_version; a table comes after those that it refers to."""
-        return [table for table in await _tables(self._connection) if table.name != VERSION_TABLE]
+        """All tables but OWN; a table comes after those that it refers to."""
+        return [table for table in await _tables(self._connection) if table.name not in OWN]
 
     async def sequences(self) -> dict[str, int]:
         """The last number that each sequence gave out."""
@@ -156,7 +158,7 @@ async def fill(
     be the one that the rows come from. Raises asyncpg's errors for rows that do not fit it.
     """
     async with _connected(db) as connection, connection.transaction():
-        names = [_quoted(table.name) for table in await _tables(connection) if table.name != VERSION_TABLE]
+        names = [_quoted(table.name) for table in await _tables(connection) if table.name not in OWN]
         for name in names:
             await connection.execute(f"ALTER TABLE {name} DISABLE TRIGGER USER")
         await connection.execute(f"TRUNCATE {', '.join(names)}")

@@ -17,16 +17,19 @@ _ALIVE = "seen_at > now() - make_interval(secs => :ttl)"
 _BEAT = sql("""
     WITH gone AS (DELETE FROM workers WHERE seen_at < now() - make_interval(secs => :ttl) AND worker_id <> :worker_id)
     INSERT INTO workers AS w (worker_id, role, site, host, version, started_at, captures, streams, draining, joined,
-                              lease_ttl, cameras)
+                              lease_ttl, cameras, schema_revision)
     VALUES (:worker_id, :role, :site, :host, :version, :started_at, :captures, :streams, :draining, :joined,
-            :lease_ttl, CAST(:cameras AS jsonb))
+            :lease_ttl, CAST(:cameras AS jsonb), :schema_revision)
     ON CONFLICT (worker_id) DO UPDATE SET
         seen_at = now(), captures = :captures, streams = :streams, draining = w.draining OR :draining, joined = :joined,
         cameras = CAST(:cameras AS jsonb)
     RETURNING draining
 """)
 # Without the streams' status, which is long.
-_COLUMNS = "worker_id, role, site, host, version, started_at, seen_at, captures, streams, draining, joined, lease_ttl"
+_COLUMNS = (
+    "worker_id, role, site, host, version, started_at, seen_at, captures, streams, draining, joined, lease_ttl, "
+    "schema_revision"
+)
 _ALL = sql(f"SELECT {_COLUMNS} FROM workers WHERE {_ALIVE} ORDER BY started_at, worker_id LIMIT {MOST}")  # noqa: S608
 _DRAIN = sql(f"UPDATE workers SET draining = true WHERE worker_id = :worker_id AND {_ALIVE} RETURNING role")  # noqa: S608
 _SITES = sql("SELECT DISTINCT site FROM camera_configurations WHERE enabled")
@@ -39,6 +42,10 @@ _KEEP = sql("""
     RETURNING camera_id
 """)
 _KEPT_ELSEWHERE = sql("SELECT camera_id FROM kept_streams WHERE worker_id <> :worker_id AND expires_at >= now()")
+_SCHEMA = sql("""
+    SELECT (SELECT version_num FROM alembic_version) AS revision,
+           (SELECT coalesce(array_agg(revision ORDER BY number), '{}') FROM schema_steps) AS made
+""")
 # Captures that nobody runs, of sites at which no process runs captures. `waiting`: seconds that they have waited for.
 _ORPHANED = sql(f"""
     SELECT coalesce(c.site, 'default') AS site, count(*) AS captures
@@ -67,6 +74,7 @@ class Peer:
     draining: bool
     joined: bool
     lease_ttl: float
+    schema_revision: str | None  # the newest that its code knows
 
     @property
     def captures_there(self) -> bool:
@@ -90,6 +98,7 @@ class Beat:
     joined: bool
     lease_ttl: float  # seconds
     cameras: str  # the status of its streams by camera, as JSON
+    schema_revision: str
 
 
 class WorkerRepository(Repository[Worker]):
@@ -132,6 +141,11 @@ class WorkerRepository(Repository[Worker]):
     async def leave(self, worker_id: UUID) -> None:
         """Removes the row of a process that ends."""
         await self.session.execute(sql("DELETE FROM workers WHERE worker_id = :id"), {"id": worker_id})
+
+    async def schema_revision(self) -> tuple[str, list[str]]:
+        """The schema's revision, and the steps that were made, in their order, from the one on that records them."""
+        row = (await self.session.execute(_SCHEMA)).one()
+        return row.revision, list(row.made)
 
     async def camera_sites(self) -> list[str]:
         """The sites of enabled cameras."""

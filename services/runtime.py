@@ -15,7 +15,6 @@ from functools import partial
 from config import Role, RtspSettings, Settings
 from models.values import FORMER_READER
 from repositories.database import Database
-from repositories.migrations.run import upgrade
 from services.access.api_keys import ApiKeys
 from services.access.audit_log import AuditLog
 from services.access.service import Access
@@ -42,6 +41,7 @@ from services.execution.embedded_parts import StartError, start_embedded
 from services.execution.health import HealthService
 from services.execution.notices import Notices
 from services.execution.presence import Load, Presence
+from services.execution.schema import migrate_or_wait
 from services.execution.wakes import CeleryConsumer, CeleryWakes, Wakes
 from services.housekeeping.bucket_guard import LOOK_INTERVAL, BucketGuard
 from services.housekeeping.bucket_marker import BucketMarker
@@ -141,7 +141,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     """
     async with AsyncExitStack() as stack:
         effective = await start_embedded(settings, stack)
-        await wait_until_usable("PostgreSQL (DB__HOST, DB__PORT, DB__USER, DB__PASSWORD)", partial(upgrade, effective.DB))
+        migrate = partial(migrate_or_wait, effective.DB)
+        await wait_until_usable("PostgreSQL (DB__HOST, DB__PORT, DB__USER, DB__PASSWORD)", migrate)
         secrets = open_box(settings)
         database = Database(effective.DB)
         stack.push_async_callback(database.close)
@@ -247,7 +248,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             {
                 "spool": partial(check_spool, spool), "bucket": guard.check, "sweeper": sweeper.check,
                 "retention": retention.check, "secrets": keys.check,
-                "processes": presence.check,
+                "processes": presence.check, "schema": presence.check_schema,
             },
             {} if redis is None else {"redis": partial(check_redis, redis)},
         )  # fmt: skip

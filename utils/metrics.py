@@ -119,6 +119,14 @@ WORKERS = Gauge(
     registry=REGISTRY,
     multiprocess_mode="livemax",
 )
+CODE = Gauge(
+    "ingestion_code", "1: the version of this process's code, and the newest revision of the schema that it knows.",
+    ["version", "revision"], registry=REGISTRY, multiprocess_mode="livemax",
+)  # fmt: skip
+SCHEMA_AHEAD = Gauge(
+    "ingestion_schema_ahead", "Steps of the schema that this process's code does not know; below 0: steps that wait.",
+    registry=REGISTRY, multiprocess_mode="livemax",
+)  # fmt: skip
 CAPTURES_FINISHED = Counter("ingestion_captures_finished", "Captures ended, by final status.", ["status"], registry=REGISTRY)
 CAPTURES_RESUMED = Counter("ingestion_captures_resumed", "Captures taken over from a lapsed lease.", registry=REGISTRY)
 SECRET_KEYS_MISSING = Gauge(

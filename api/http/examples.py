@@ -207,8 +207,8 @@ WORKERS: dict[str, Any] = {
     "items": [
         {
             "worker_id": "01970a2b-5c3d-7e4f-8a9b-0c1d2e3f4a5b", "role": "worker", "site": "default", "host": "ingest-2",
-            "version": "0.1.0", "started_at": "2026-05-04T08:00:00.000000Z", "seen_at": _AT, "captures": 12, "streams": 9,
-            "draining": False,
+            "version": "0.1.0", "schema_revision": "0029", "started_at": "2026-05-04T08:00:00.000000Z", "seen_at": _AT,
+            "captures": 12, "streams": 9, "draining": False,
         }
     ]
 }  # fmt: skip

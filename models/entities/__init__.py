@@ -12,6 +12,7 @@ from models.entities.frames import Frame, IntegrityViolation, ObjectKey
 from models.entities.housekeeping import (
     RetentionPolicy,
     RetentionTally,
+    SchemaStep,
     SecretCanary,
     StorageChange,
     StorageUsage,
@@ -56,6 +57,7 @@ __all__ = [
     "Pair",
     "RetentionPolicy",
     "RetentionTally",
+    "SchemaStep",
     "SecretCanary",
     "SlotRanges",
     "StorageChange",

@@ -7,7 +7,7 @@ from datetime import date, datetime
 from sqlalchemy import BigInteger, Boolean, CheckConstraint, Date, Identity, Integer, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from models.entities.base import Base, Json, created_now
+from models.entities.base import Base, Json, created_now, one_of
 
 
 class SweeperState(Base):
@@ -67,6 +67,20 @@ class SecretCanary(Base):
     key_id: Mapped[str] = mapped_column(primary_key=True)
     canary: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
+
+
+class SchemaStep(Base):
+    """A migration that was made (repositories/migrations/steps.py), for a process whose code does not know it."""
+
+    __tablename__ = "schema_steps"
+
+    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)  # their order
+    revision: Mapped[str] = mapped_column(unique=True)
+    phase: Mapped[str]
+    safe_from: Mapped[str | None]  # of a contract: the first release whose code does without what went
+    made_at: Mapped[datetime] = created_now()
+
+    __table_args__ = (CheckConstraint(one_of("phase", ("expand", "contract")), name="phase"),)
 
 
 class StorageUsage(Base):

@@ -34,6 +34,7 @@ class Worker(Base):
     joined: Mapped[bool] = mapped_column(Boolean, server_default=text("true"))  # its settings fit the others'
     lease_ttl: Mapped[float]  # RTSP__LEASE_TTL, seconds
     cameras: Mapped[Json] = mapped_column(server_default=text("'{}'::jsonb"))  # its streams' status, by camera
+    schema_revision: Mapped[str | None]  # the last step of the schema that its code knows; null of code before 0029
 
     __table_args__ = (
         CheckConstraint(one_of("role", ("all", "api", "worker")), name="role"),

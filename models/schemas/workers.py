@@ -16,6 +16,7 @@ class WorkerInfo(Output):
     site: str = Field(description="Whose cameras it captures; of role api: nobody's.")
     host: str
     version: str
+    schema_revision: str | None = Field(description="The newest revision of the schema that its code knows; null: older.")
     started_at: Timestamp
     seen_at: Timestamp = Field(description="When it last wrote this; it is no longer listed 8 s later.")
     captures: int = Field(description="Captures that it runs.")

@@ -9,6 +9,7 @@ revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}
 branch_labels = ${repr(branch_labels)}
 depends_on = ${repr(depends_on)}
+PHASE = "expand"  # or "contract", with SAFE_FROM below it: the first release whose code does without what goes
 
 
 def upgrade() -> None:

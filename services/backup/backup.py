@@ -26,7 +26,7 @@ from uuid import uuid4
 from config import VERSION, DbSettings, Settings
 from models.access import ALL_CAMERAS
 from repositories.database import Database
-from repositories.migrations.run import revisions
+from repositories.migrations.steps import revisions
 from repositories.table_copy import Write, look_at, snapshot
 from services.backup.archive import (
     ABSENT,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from services.commands import backup, bucket, event_log, keys, retention, secrets, verify
+from services.commands import backup, bucket, event_log, keys, retention, schema, secrets, verify
 
 _HELP = """The operator's commands.
 
@@ -19,3 +19,4 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(secrets.app, name="secrets")
 app.add_typer(bucket.app, name="bucket")
 app.add_typer(retention.app, name="retention")
+app.add_typer(schema.app, name="schema")

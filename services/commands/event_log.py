@@ -8,9 +8,9 @@ from uuid import UUID
 from config import Settings, get_settings
 from repositories.database import Database
 from repositories.engine import is_unavailable
-from repositories.migrations.run import upgrade
 from services.commands.running import run
 from services.execution.embedded_parts import start_embedded
+from services.execution.schema import migrate_or_wait
 from utils.exceptions import DatabaseUnavailable
 
 
@@ -31,7 +31,7 @@ async def reset_event_log(settings: Settings) -> UUID:
         if not settings.DB.HOST:
             settings = await start_embedded(settings, stack)
         try:
-            await upgrade(settings.DB)  # the backup may be of an older version
+            await migrate_or_wait(settings.DB)  # the backup may be of an older version
         except Exception as error:
             if not is_unavailable(error):
                 raise

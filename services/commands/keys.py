@@ -15,11 +15,11 @@ from models.access import ACTOR, ANONYMOUS, Actor, Scope
 from models.entities import ApiKey
 from models.schemas import format_time
 from repositories.database import Database
-from repositories.migrations.run import upgrade
 from services.access.api_keys import ApiKeys
 from services.access.service import Access
 from services.commands.running import refuse, run
 from services.execution.embedded_parts import reach
+from services.execution.schema import migrate_or_wait
 from utils.exceptions import InvalidRequest
 from utils.ids import new_id
 from utils.logger import configure_logging
@@ -106,7 +106,7 @@ async def _with_keys(work: Callable[[ApiKeys], Awaitable[T]], action: str) -> T:
     operator = f"command:{os.environ.get('USER') or os.getuid()}"
     ACTOR.set(Actor(new_id(), operator, "anonymous", None, "", 0, action, settings.AUDIT.RETENTION))
     async with reach(settings) as effective:
-        await upgrade(effective.DB)
+        await migrate_or_wait(effective.DB)
         database = Database(effective.DB, "trackshift-keys")
         try:
             access = await Access.open(effective, database)

@@ -14,13 +14,17 @@ from pydantic_settings import SettingsError
 
 from config import ConfigurationError, Settings
 from repositories.database import Database
+from repositories.migrations.run import SchemaRefused, SchemaWaits
 from services.backup.archive import BackupError
 from services.execution.embedded_parts import StartError, reach
 from services.storage_service.service import StorageService
 from utils.exceptions import IngestionException
 
 T = TypeVar("T")
-EXPECTED = (BackupError, ConfigurationError, StartError, ValidationError, SettingsError, IngestionException)
+EXPECTED = (
+    BackupError, ConfigurationError, SchemaRefused, SchemaWaits, StartError, ValidationError, SettingsError,
+    IngestionException,
+)  # fmt: skip
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

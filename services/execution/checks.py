@@ -10,6 +10,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_aft
 from config import Environment, Settings
 from repositories.database import Database
 from repositories.engine import is_unavailable
+from repositories.migrations.run import SchemaRefused, SchemaWaits
 from services.execution.embedded_parts import StartError
 from services.execution.health import Degraded
 from services.redis.link import RedisAway, RedisLink
@@ -28,7 +29,9 @@ SPOOL_WARNING_AGE = 60.0  # seconds that a spooled frame may wait before health 
 
 def is_transient(error: BaseException) -> bool:
     """Whether the database or the store may answer later."""
-    return is_unavailable(error) or (isinstance(error, IngestionException) and error.retryable)
+    if isinstance(error, IngestionException):
+        return error.retryable
+    return is_unavailable(error) or isinstance(error, SchemaWaits)
 
 
 async def wait_until_usable(
@@ -38,7 +41,9 @@ async def wait_until_usable(
 
     def waiting(state: RetryCallState) -> None:
         if state.attempt_number == 1 and state.outcome is not None:
-            log.info("waiting_for", part=part, reason=type(state.outcome.exception()).__name__)
+            error = state.outcome.exception()
+            told = {"detail": str(error)} if isinstance(error, SchemaWaits) else {}
+            log.info("waiting_for", part=part, reason=type(error).__name__, **told)
 
     retrying = AsyncRetrying(
         retry=retry_if_exception(is_transient), stop=stop_after_delay(START_TIMEOUT),
@@ -46,6 +51,8 @@ async def wait_until_usable(
     )  # fmt: skip
     try:
         await retrying(work)
+    except (SchemaRefused, SchemaWaits) as error:
+        raise StartError(f"The database's schema does not fit: {error}.") from error
     except Exception as error:
         reason = mask_text(str(error) or "no answer").splitlines()[0]
         raise StartError(f"{part} cannot be used: {type(error).__name__}: {reason}") from error

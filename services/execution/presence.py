@@ -19,12 +19,13 @@ from uuid import UUID
 
 from config import VERSION, Role
 from repositories.database import Database
+from repositories.migrations.steps import revisions
 from repositories.workers import Beat, Peer
 from services.execution.health import Degraded
 from utils.exceptions import DatabaseUnavailable, WorkerNotFound
 from utils.ids import new_id
 from utils.logger import get_logger
-from utils.metrics import CAPTURES_UNCLAIMABLE, WORKERS
+from utils.metrics import CAPTURES_UNCLAIMABLE, CODE, SCHEMA_AHEAD, WORKERS
 from utils.periodic import PeriodicJob
 
 log = get_logger(__name__)
@@ -63,6 +64,8 @@ class Presence:
         self._misfit: str | None = None  # why this process does not join the others
         self._others: list[Peer] = []
         self._beats = 0
+        self.knows = revisions()[0]  # the schema's newest revision that this code knows
+        self._schema = ""  # what there is to say of the schema
         self._told: set[tuple[str, str]] = set()  # roles and sites that the metrics have
         self._job = PeriodicJob("presence", self._beat, self._pause)
 
@@ -113,6 +116,10 @@ class Presence:
             raise Degraded(self._misfit)
         return f"{len(self._others)} other processes, {self.peers} capture at the site {self.site}"
 
+    async def check_schema(self) -> str:
+        """For /health."""
+        return self._schema
+
     async def all(self) -> list[Peer]:
         """All processes that are alive."""
         async with self._database.reading() as uow:
@@ -143,19 +150,36 @@ class Presence:
         own = Beat(
             self.worker_id, self.role.value, self.site, self.host, VERSION, self._started_at,
             load.captures, load.streams, self.draining, self._misfit is None, self._lease_ttl,
-            json.dumps(load.cameras),
+            json.dumps(load.cameras), self.knows,
         )  # fmt: skip
         async with self._database.one_statement(events=False) as uow:
             drain = await uow.workers.beat(own, ALIVE_SECONDS)
             rows = await uow.workers.alive(ALIVE_SECONDS)
             if self._beats % LOOK_EVERY == 0:
                 await uow.workers.expire_calls()
+                self._compare_schema(*await uow.workers.schema_revision())
                 self._tell(rows, await uow.workers.camera_sites(), await uow.workers.orphaned(ALIVE_SECONDS))
         self._beats += 1
         self._others = [row for row in rows if row.worker_id != self.worker_id]
         self._compare()
         if drain:
             self.drain()
+
+    def _compare_schema(self, revision: str, made: list[str]) -> None:
+        """Says how the schema stands to this code; a start has seen that they go together."""
+        known = revisions()
+        ahead = len(made) - 1 - made.index(self.knows) if self.knows in made else 0
+        behind = known.index(revision) if revision in known else 0
+        text = f"revision {revision}"
+        if ahead:
+            text += f", {ahead} steps newer than version {VERSION} knows ({self.knows}): they have only added to it"
+        elif behind:
+            text += f", version {VERSION} knows {self.knows}: what older processes use is not taken away yet"
+        if text != self._schema:
+            log.info("schema", revision=revision, knows=self.knows, ahead=ahead, behind=behind)
+        self._schema = text
+        CODE.labels(version=VERSION, revision=self.knows).set(1)
+        SCHEMA_AHEAD.set(ahead - behind)
 
     def _pause(self) -> float:
         return BEAT_INTERVAL if self.alone else BEAT_INTERVAL / 2

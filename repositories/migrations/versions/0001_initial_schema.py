@@ -14,6 +14,7 @@ revision = "0001"
 down_revision = None
 branch_labels = None
 depends_on = None
+PHASE = "expand"
 
 _REASONS = (
     "camera_down", "no_picture", "decode_failed", "queue_full", "spool_full",

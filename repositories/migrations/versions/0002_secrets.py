@@ -9,6 +9,11 @@ revision = "0002"
 down_revision = "0001"
 branch_labels = None
 depends_on = None
+PHASE = "expand"
+PASSES = {
+    "ck_camera_configurations_reader": "it lets through more than before",
+    "ix_ingestion_requests_plain_url": "one pass over the table",
+}
 
 _PLAIN = sa.text("rtsp_url NOT LIKE 'enc1:%'")
 

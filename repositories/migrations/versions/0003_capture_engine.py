@@ -12,6 +12,10 @@ revision = "0003"
 down_revision = "0002"
 branch_labels = None
 depends_on = None
+PHASE = "expand"
+PASSES = {
+    "ix_ingestion_requests_group_id": "one pass over the table",
+}
 
 _REASONS = (
     "camera_down", "no_picture", "decode_failed", "queue_full", "spool_full",

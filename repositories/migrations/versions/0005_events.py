@@ -11,6 +11,7 @@ revision = "0005"
 down_revision = "0004"
 branch_labels = None
 depends_on = None
+PHASE = "expand"
 
 _FUNCTIONS = (
     "wire_time", "report_frame_stored", "report_frame_deleted", "report_request", "report_gap", "relay_events", "expire_events",

@@ -10,6 +10,8 @@ revision = "0006"
 down_revision = "0005"
 branch_labels = None
 depends_on = None
+PHASE = "contract"
+SAFE_FROM = "0.1.0"
 
 
 def upgrade() -> None:

@@ -11,6 +11,8 @@ revision = "0008"
 down_revision = "0007"
 branch_labels = None
 depends_on = None
+PHASE = "contract"
+SAFE_FROM = "0.1.0"
 
 _STORED = sa.text("state = 'stored'")
 _KEPT = sa.text("state <> 'deleted'")

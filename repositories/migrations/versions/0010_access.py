@@ -12,6 +12,8 @@ revision = "0010"
 down_revision = "0009"
 branch_labels = None
 depends_on = None
+PHASE = "contract"
+SAFE_FROM = "0.1.0"
 
 _TEXTS = postgresql.ARRAY(sa.Text())
 _PENDING = sa.text("status = 'pending' AND owner IS NOT NULL")

@@ -11,6 +11,11 @@ revision = "0012"
 down_revision = "0011"
 branch_labels = None
 depends_on = None
+PHASE = "expand"
+PASSES = {
+    "ix_idempotency_keys_owner_created_at": "one pass over the table",
+    "ix_events_frame_stored": "one pass over the table",
+}
 
 _BLANK = """'{"filename": null, "exif": null, "meta": {}}'"""
 

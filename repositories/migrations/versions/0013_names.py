@@ -8,6 +8,7 @@ revision = "0013"
 down_revision = "0012"
 branch_labels = None
 depends_on = None
+PHASE = "expand"
 
 _NAMES = ("access", "frame_deleted", "frame_stored", "gap", "request")
 

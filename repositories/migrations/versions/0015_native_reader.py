@@ -8,6 +8,11 @@ revision = "0015"
 down_revision = "0014"
 branch_labels = None
 depends_on = None
+PHASE = "expand"
+PASSES = {
+    "ck_camera_configurations_reader": "it lets through more than before",
+    "ck_frames_timestamp_source": "it lets through more than before",
+}
 
 _READER = "ck_camera_configurations_reader"
 _SOURCE = "ck_frames_timestamp_source"

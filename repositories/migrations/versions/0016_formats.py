@@ -9,6 +9,10 @@ revision = "0016"
 down_revision = "0015"
 branch_labels = None
 depends_on = None
+PHASE = "expand"
+PASSES = {
+    "ck_frames_format": "it lets through more than before",
+}
 
 _NAME = "ck_frames_format"
 

@@ -8,6 +8,7 @@ revision = "0020"
 down_revision = "0022"
 branch_labels = None
 depends_on = None
+PHASE = "expand"
 
 
 def upgrade() -> None:

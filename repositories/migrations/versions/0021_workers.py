@@ -10,6 +10,7 @@ revision = "0021"
 down_revision = "0018"
 branch_labels = None
 depends_on = None
+PHASE = "expand"
 
 _SITE = "site ~ '^[a-z0-9-]{1,40}$'"
 

@@ -10,6 +10,7 @@ revision = "0022"
 down_revision = "0024"
 branch_labels = None
 depends_on = None
+PHASE = "expand"
 
 _TEXTS = postgresql.ARRAY(sa.Text())
 

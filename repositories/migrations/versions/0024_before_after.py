@@ -15,6 +15,15 @@ revision = "0024"
 down_revision = "0021"
 branch_labels = None
 depends_on = None
+PHASE = "expand"
+PASSES = {
+    "ix_frames_meta_subject": "one pass over a table without such rows",
+    "ix_frames_meta_session": "one pass over a table without such rows",
+    "ix_frames_meta_phase": "one pass over a table without such rows",
+    "ix_ingestion_requests_meta_subject": "one pass over a table without such rows",
+    "ix_ingestion_requests_meta_session": "one pass over a table without such rows",
+    "ix_ingestion_requests_meta_phase": "one pass over a table without such rows",
+}
 
 _TABLES = {"frames": ("capture_timestamp", " AND state = 'stored'"), "ingestion_requests": ("created_at", "")}
 _KEYS = ("subject", "session", "phase")

@@ -12,6 +12,7 @@ revision = "0025"
 down_revision = "0020"
 branch_labels = None
 depends_on = None
+PHASE = "expand"
 
 
 def _index(name: str, *columns: str, where: str | None = None) -> None:

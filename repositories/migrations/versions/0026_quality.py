@@ -15,6 +15,11 @@ revision = "0026"
 down_revision = "0028"
 branch_labels = None
 depends_on = None
+PHASE = "expand"
+PASSES = {
+    "ix_frames_poor": "one pass over a table without such rows",
+    "ix_frames_camera_poor": "one pass over a table without such rows",
+}
 
 _POOR = "state = 'stored' AND quality ->> 'verdict' IN ('suspect', 'bad')"
 _VERDICT = sa.text("(quality ->> 'verdict')")

@@ -11,6 +11,12 @@ revision = "0027"
 down_revision = "0026"
 branch_labels = None
 depends_on = None
+PHASE = "expand"
+PASSES = {
+    "camera_id": "the trigger gap_camera fills it",
+    "ix_capture_gaps_camera_id_from_at_id": "one pass over the table",
+    "ix_capture_gaps_camera_until": "one pass over the table",
+}
 
 
 def upgrade() -> None:

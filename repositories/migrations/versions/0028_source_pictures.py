@@ -14,6 +14,11 @@ revision = "0028"
 down_revision = "0025"
 branch_labels = None
 depends_on = None
+PHASE = "expand"
+PASSES = {
+    "ck_frames_format": "it lets through more than before",
+    "ix_frames_undecoded": "one pass over a table without such rows",
+}
 
 _FORMAT = "ck_frames_format"
 _FORMATS = "'jpg', 'png', 'bmp', 'tiff', 'heic', 'webp', 'avif'"
