@@ -61,6 +61,9 @@ _REQUEST = f"""
 """
 _CAMERA = f"SELECT {', '.join(CameraConfiguration.__table__.columns.keys())} FROM camera_configurations WHERE camera_id = $1"
 _PENDING = "SELECT count(*) FROM (SELECT 1 FROM ingestion_requests WHERE status = 'pending' LIMIT $1) AS waiting"
+_UNALIGNED = """
+    SELECT EXISTS (SELECT 1 FROM pairs WHERE status = 'pending' AND (leased_until IS NULL OR leased_until < now()))
+"""
 _UNHELD = f"SELECT EXISTS (SELECT 1 FROM capture_leases l WHERE {LAPSED})"
 _OF_REQUEST = "SELECT id, xmin FROM frames WHERE request_id = $1 AND state = 'stored' ORDER BY sequence {} LIMIT $2"
 _OF_UPLOAD, _OF_CAPTURE = _OF_REQUEST.format("ASC"), _OF_REQUEST.format("DESC")
@@ -222,6 +225,10 @@ class HotReads:
     async def any_unheld(self) -> bool:
         """Whether there is a capture that nobody runs: every claim begins with that."""
         return bool(await self._reader.read(lambda connection: connection.fetchval(_UNHELD)))
+
+    async def any_unaligned(self) -> bool:
+        """Whether there is a pair that waits for its alignment and that nobody is at."""
+        return bool(await self._reader.read(lambda connection: connection.fetchval(_UNALIGNED)))
 
     async def frames(self, wanted: FrameFilter, cameras: CameraGrant, *, after: Key | None, limit: int) -> list[Place]:
         """At most `limit` stored frames of `cameras` by capture time, beginning after `after`."""

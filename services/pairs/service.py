@@ -157,7 +157,7 @@ class Pairs:
 
     async def align_pending(self) -> None:
         """Aligns what waits, one after the other; for a periodic job."""
-        while True:
+        while await self._database.hot.any_unaligned():  # nearly every poll ends here: one statement instead of four
             async with self._database.unit_of_work(events=False) as uow:
                 pair = await uow.pairs.lease(LEASE)
             if pair is None:

@@ -19,7 +19,8 @@ from utils.exceptions import CameraNotFound
 from utils.ids import new_id
 
 ADDED = text(
-    "INSERT INTO camera_configurations (camera_id, rtsp_url, meta, calibration) VALUES (:id, 'x', '{\"a\": 1}', '{\"b\": 2}')"
+    "INSERT INTO camera_configurations (camera_id, rtsp_url, meta, calibration) "
+    "VALUES (:id, 'x', '{\"a\": 1}', '{\"b\": 2}')"
 )
 REMOVED = text("DELETE FROM camera_configurations WHERE camera_id = :id")
 COUNTS = text(
