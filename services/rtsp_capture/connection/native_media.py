@@ -46,7 +46,7 @@ class NativeMedia:
         self._stamper: Stamper | None = None
         self._info: StreamInfo | None = None
         self._open = False
-        self.count = 0  # packets handed over
+        self.count = self._counted = 0  # pictures that came, and of those the ones that the metric has
         for nal in track.sets:
             try:
                 self._judge_set(nal)
@@ -74,11 +74,14 @@ class NativeMedia:
         received = self._plan.host.steady()
         heard = goodbye = False
         done: list[Packet] = []
-        for data in packets:
+        at, count = 0, len(packets)
+        while at < count:
+            if taken := self._go_on(packets, at, received):
+                at, heard = at + taken, True
+                continue
+            data, at = packets[at], at + 1
             if data is None:
                 self._sequencer.gap()
-            elif data.channel == self._channels.rtp and self._goes_on(data.payload, received):
-                heard = True
             elif (packet := self._channels.video(data)) is not None:
                 heard = True
                 for sequenced in self._sequencer.push(packet, received):
@@ -88,17 +91,26 @@ class NativeMedia:
         self._deliver(done)
         return heard, goodbye
 
-    def _goes_on(self, data: bytes, received: float) -> bool:
-        """Takes a packet from the middle of a NAL unit, which nothing but its bytes is wanted of."""
-        if len(data) < 16 or self._jpeg is not None:
-            return False
-        first, second, number, timestamp, ssrc = HEADER.unpack_from(data)
-        if first != 0x80 or second != self._track.payload_type or not self._units.within(timestamp, data):
-            return False
-        if not self._sequencer.follows(ssrc, number):
-            return False
-        self._units.go_on(data, received)
-        return True
+    def _go_on(self, packets: list[Data | None], at: int, received: float) -> int:
+        """Takes packets from the middle of a NAL unit, which nothing but their bytes is wanted of; returns how many."""
+        if (under_way := self._units.under_way) is None or (next_one := self._sequencer.next_one) is None:
+            return 0
+        (ssrc, number), (timestamp, fragment, flags, pieces) = next_one, under_way
+        header, rtp, payload_type = HEADER.unpack_from, self._channels.rtp, self._track.payload_type
+        first, size, count = at, 0, len(packets)
+        while at < count and (data := packets[at]) is not None and data.channel == rtp:
+            payload = data.payload
+            if len(payload) < 16 or header(payload) != (0x80, payload_type, number, timestamp, ssrc):
+                break
+            if payload[12] not in fragment or payload[flags] & 0xC0:
+                break
+            pieces.append(payload[flags + 1 :])
+            size += len(payload) - 12
+            at, number = at + 1, number + 1 & 0xFFFF
+        if at > first:
+            self._sequencer.took(number)
+            self._units.went_on(size, received)
+        return at - first
 
     @property
     def waits(self) -> bool:
@@ -135,7 +147,6 @@ class NativeMedia:
 
     def _unit(self, unit: Unit, done: list[Packet]) -> None:
         self.count += 1
-        PACKETS.inc()
         pts = self._clock.time_of(unit.packet.timestamp, unit.received)
         camera, report = self._clock.camera_time(unit.packet) if pts is not None else (None, None)
         if self._stamper is None and not self._begin():
@@ -164,6 +175,8 @@ class NativeMedia:
         return True
 
     def _deliver(self, done: list[Packet]) -> None:
+        PACKETS.inc(self.count - self._counted)
+        self._counted = self.count
         if not done:
             return
         if not self._open and self._info is not None and self._stamper is not None:

@@ -102,9 +102,7 @@ class LossWatch:
             for at in starts:
                 kind = data[at] & 31
                 if kind in (h264.SLICE, h264.IDR):
-                    start = data[at : at + 64]
-                    sequence = self._sequences.get(self._pictures.get(h264.slice_pps(start), -1))
-                    header = h264.parse_slice(start, sequence) if sequence is not None else None
+                    header, sequence = h264.read_slice(data[at : at + 64], self._sequence_of)
                     return header, sequence, 0 if kind == h264.IDR else recovery
                 if kind in (h264.SPS, h264.PPS):
                     end = data.find(b"\0\0\1", at)
@@ -115,6 +113,9 @@ class LossWatch:
         except ValueError:
             self._number = None
         return None, None, recovery
+
+    def _sequence_of(self, pps: int) -> h264.Sequence | None:
+        return self._sequences.get(self._pictures.get(pps, -1))
 
     def _parameters(self, nal: bytes) -> None:
         if not nal or self._sets.get(nal[0] & 31) == nal:
@@ -160,8 +161,9 @@ class LossWatch:
         if not 0 < step < math.inf:
             self._steps.clear()
             return 0
-        steps = self._steps
-        usual = median(steps) if len(steps) == _STEPS and max(steps) < 1.3 * min(steps) else math.inf
+        steps, usual = self._steps, math.inf
+        if len(steps) == _STEPS and step > 1.5 * min(steps) and max(steps) < 1.3 * min(steps):
+            usual = median(steps)
         steps.append(step)
         return round(step / usual) - 1 if step > 1.5 * usual else 0
 

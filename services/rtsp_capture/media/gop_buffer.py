@@ -126,9 +126,14 @@ class Picture:
 
     @property
     def usable(self) -> bool:
-        """Whether it can be decoded, and its capture time is known."""
+        """Whether it can be decoded, and its capture time is known. Asked of every packet: most need no long look."""
         packet = self.packet
-        return packet.timed and not packet.second_field and self.decodable and not self.damaged
+        if not packet.timed or packet.second_field:
+            return False
+        first, damage = self.gop.packets[0], self.gop.damage
+        if self.index >= first.recovery and packet.pts >= first.pts:  # nothing before its keyframe matters
+            return self.index < damage.lost_at and self.index < damage.failed_at
+        return self.decodable and not self.damaged
 
 
 class Ring:

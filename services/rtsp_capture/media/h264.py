@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 SLICE, IDR, SEI, SPS, PPS = 1, 5, 6, 7, 8  # table 7-1
@@ -149,16 +149,25 @@ def slice_pps(nal: bytes) -> int:
 
 def parse_slice(nal: bytes, sequence: Sequence) -> SliceHeader:
     """Of a slice's NAL unit, of which the beginning will do. Raises ValueError."""
+    header, _ = read_slice(nal, lambda _: sequence)
+    assert header is not None
+    return header
+
+
+def read_slice(nal: bytes, sequence_of: Callable[[int], Sequence | None]) -> tuple[SliceHeader | None, Sequence | None]:
+    """The same, of a sequence that is found by the picture parameter set; None, None where it is not. Raises ValueError."""
     bits = Bits(nal[1:_HEADER])
     bits.ue(), bits.ue()
     pps = bits.ue()
+    if (sequence := sequence_of(pps)) is None:
+        return None, None
     if sequence.colour_planes:
         bits.u(2)
     frame_num = bits.u(sequence.frame_num_bits)
     field = None
     if not sequence.frames_only and bits.u(1):
         field = bits.u(1)
-    return SliceHeader(nal[0] & 31 == IDR, bool(nal[0] & 0x60), pps, frame_num, field)
+    return SliceHeader(nal[0] & 31 == IDR, bool(nal[0] & 0x60), pps, frame_num, field), sequence
 
 
 def recovery_count(nal: bytes) -> int | None:

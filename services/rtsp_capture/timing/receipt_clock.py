@@ -13,8 +13,10 @@ cameras repeat what they sent before. Each is late, by less and less, until the 
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import deque
 from itertools import pairwise
+from operator import sub
 
 from services.rtsp_capture.timing.clock_rate import ClockRate
 
@@ -153,7 +155,9 @@ class ReceiptClock:
         self._count += 1
         if self._count > 2 * SETTLE_PACKETS and self._count % 8:
             return
-        distances = sorted(b - a for a, b in pairwise(sorted(self._pts)) if 0.001 < b - a < MAX_DISTANCE)
+        shown = sorted(self._pts)
+        distances = sorted(map(sub, shown[1:], shown))
+        distances = distances[bisect_right(distances, 0.001) : bisect_left(distances, MAX_DISTANCE)]
         if len(distances) >= 4:
             self._duration = distances[(len(distances) - 1) // 2]
         elif distances and distances[0] > 1.5 * self._duration:  # not known, or the camera says another than it sends

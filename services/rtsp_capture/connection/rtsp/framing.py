@@ -7,6 +7,7 @@ mid-stream. What cannot be read is skipped up to the next message or packet, and
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,6 +17,7 @@ MAX_BODY_BYTES = 256 * 1024  # of an SDP
 MAX_SKIPPED_BYTES = 1024 * 1024  # before the first answer
 
 _DOLLAR = 0x24
+_HEADER = struct.Struct("!HHBxH")  # of the framing, and of RTP's header what comes first
 _new = tuple.__new__
 _BLANK = re.compile(rb"\n\r?\n")
 _STATUS = re.compile(r"RTSP/\d\.\d\s+(\d{3})(?:\s|$)")
@@ -115,6 +117,7 @@ class Framing:
         while at < end:
             first = data[at]
             if first == _DOLLAR:
+                at = self._plain(data, at, events)
                 following = self._packet(data, at, end, events)
             elif first in b"\r\n":
                 following = at + 1
@@ -126,6 +129,24 @@ class Framing:
         if at < end:
             self._rest += data[at:]
         return events
+
+    def _plain(self, data: bytes, at: int, events: list[Event]) -> int:
+        """Takes the packets from `at` on that are followed by their channel's next one, by its number: nothing is missing in
+        them. In one loop without a call, for half of what `_packet` costs. Returns where it ends."""
+        last, header = len(data) - _HEADER.size, _HEADER.unpack_from
+        if at > last:
+            return at
+        start, size, version, number = header(data, at)
+        channel = start & 0xFF
+        if channel not in self.channels or version & 0xC0 != 0x80:
+            return at
+        while size >= 12 and (stop := at + 4 + size) <= last:
+            following, size, version, after = header(data, stop)
+            if following != start or (number + 1 & 0xFFFF) != after or version & 0xC0 != 0x80:
+                break
+            events.append(_new(Data, (channel, data[at + 4 : stop])))  # a NamedTuple's own constructor is Python
+            at, number = stop, after
+        return at
 
     def _head_may_end(self) -> bool:
         """So that a head which comes byte by byte is not searched from its beginning with each of them."""
@@ -145,9 +166,6 @@ class Framing:
             self._need = 4
             return -1
         channel, stop = data[at + 1], at + 4 + (data[at + 2] << 8 | data[at + 3])
-        if stop + 8 <= end and channel in self.channels and self._followed(data, at, stop):
-            events.append(_new(Data, (channel, data[at + 4 : stop])))  # a NamedTuple's own constructor is Python
-            return stop
         if not self.channels:
             return self._leftover(data, at, stop, end)
         known = channel in self.channels
@@ -164,15 +182,6 @@ class Framing:
         if stop > at + 4:
             events.append(Data(channel, data[at + 4 : stop]))
         return stop
-
-    @staticmethod
-    def _followed(data: bytes, at: int, stop: int) -> bool:
-        """Whether the channel's next packet, by its number, begins right where this one ends: nothing is missing in it."""
-        if stop - at < 16 or data[stop : stop + 2] != data[at : at + 2]:
-            return False
-        if data[at + 4] & 0xC0 != 0x80 or data[stop + 4] & 0xC0 != 0x80:
-            return False
-        return (data[stop + 6] << 8 | data[stop + 7]) - (data[at + 6] << 8 | data[at + 7]) & 0xFFFF == 1
 
     def _leftover(self, data: bytes, at: int, stop: int, end: int) -> int:
         """A packet of somebody's former session, maybe cut off: an answer may lie right in what should be its end."""

@@ -14,6 +14,7 @@ NTP_EPOCH = 2_208_988_800  # seconds from 1900 to 1970
 HEADER = struct.Struct("!BBHII")
 _NTP_ONVIF, _ONE_BYTE = 0xABAC, 0xBEDE
 _SENDER_REPORT, _BYE = 200, 203
+_new = tuple.__new__
 
 
 class Rtp(NamedTuple):
@@ -36,6 +37,8 @@ def parse_rtp(data: bytes) -> Rtp | None:
     if len(data) < 12:
         return None
     first, second, sequence, timestamp, ssrc = HEADER.unpack_from(data)
+    if first == 0x80:  # nearly all are as plain as that; a NamedTuple's own constructor is Python
+        return _new(Rtp, (second & 0x7F, second > 127, sequence, timestamp, ssrc, data, 12, len(data), -1, b""))
     if first >> 6 != 2:
         return None
     start, end, profile, extension = 12 + 4 * (first & 15), len(data), -1, b""

@@ -8,6 +8,7 @@ from services.rtsp_capture.connection.rtsp.rtp import Rtp
 
 _MAX_MISORDER = 1000  # numbers back that are a packet that comes late or twice; more, or as many ahead, is a new count
 _MAX_DROPOUT = 3000
+_new = tuple.__new__  # a NamedTuple's own constructor is Python
 
 
 class Sequenced(NamedTuple):
@@ -34,12 +35,14 @@ class Sequencer:
         """Data was lost before the next packet."""
         self._lost = True
 
-    def follows(self, ssrc: int, number: int) -> bool:
-        """Whether this is the packet that was to come next, and none waits: then it counts as taken."""
-        if number != self._next or ssrc != self._ssrc or self._waiting or self._lost:
-            return False
-        self._next, self._odd = number + 1 & 0xFFFF, -1
-        return True
+    @property
+    def next_one(self) -> tuple[int, int] | None:
+        """The source and number of the packet that is to come next; None while others wait, or data was lost."""
+        return None if self._waiting or self._lost else (self._ssrc, self._next)
+
+    def took(self, following: int) -> None:
+        """The packets before the one with this number were taken, in order, from `next_one` on."""
+        self._next, self._odd = following, -1
 
     def push(self, packet: Rtp, received: float) -> list[Sequenced]:
         """The packets that can be taken now."""
@@ -90,4 +93,4 @@ class Sequencer:
     def _take(self, packet: Rtp, received: float, fresh: bool = False) -> Sequenced:
         lost, self._lost = self._lost, False
         self._next, self._odd = packet.sequence + 1 & 0xFFFF, -1
-        return Sequenced(packet, received, lost or fresh, fresh)
+        return _new(Sequenced, (packet, received, lost or fresh, fresh))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from services.rtsp_capture.connection.rtsp.rtp import Rtp
 from services.rtsp_capture.media import h264
@@ -33,7 +34,7 @@ class Unit:
     corrupt: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Codec:
     """Where the two formats differ."""
 
@@ -45,6 +46,11 @@ class Codec:
     sets: frozenset[int]
     aggregate: int
     fragment: int
+
+    @cached_property
+    def fragments(self) -> frozenset[int]:
+        """First bytes of NAL units that are fragments of one."""
+        return frozenset(first for first in range(256) if self.kind[first] == self.fragment)
 
 
 H264 = Codec(
@@ -83,29 +89,31 @@ class UnitAssembler:
         self._begin()
 
     def _begin(self) -> None:
-        self._nals: list[bytes] = []
+        self._nals: list[bytes] = []  # with their start codes
         self._fragments: list[bytes] | None = None
         self._size = 0
         self._picture = self._key = self._corrupt = self._marked = False
         self._clean: bool | None = None  # whether its beginning is there
         self._first: Rtp | None = None
 
-    def within(self, timestamp: int, data: bytes) -> bool:
-        """Whether an RTP packet with a header of 12 bytes is a fragment from the middle of the NAL unit under way."""
-        last, codec = self._last, self._codec
-        if self._fragments is None or last is None or last[0].timestamp != timestamp or self._marked or self._don:
-            return False
-        head = 12 + codec.header
-        return len(data) > head + 1 and codec.kind[data[12]] == codec.fragment and data[head] & 0xC0 == 0
+    @property
+    def under_way(self) -> tuple[int, frozenset[int], int, list[bytes]] | None:
+        """The NAL unit of which fragments may come: its timestamp, first bytes that a fragment may have, where in an RTP
+        packet with a header of 12 bytes the flags stand that a middle one has not, and where the bytes after them go."""
+        if self._fragments is None or self._last is None or self._marked or self._don:
+            return None
+        return self._last[0].timestamp, self._codec.fragments, 12 + self._codec.header, self._fragments
 
-    def go_on(self, data: bytes, received: float) -> None:
-        """As `push`, of a packet that is `within` and before which none was lost: most of a stream's packets are."""
+    def went_on(self, size: int, received: float) -> None:
+        """Fragments with payloads of so many bytes were added to the NAL unit under way: most of a stream's packets are.
+
+        Raises CaptureFailure for what exceeds a bound.
+        """
         assert self._fragments is not None
         assert self._last is not None
-        self._size += len(data) - 12
+        self._size += size
         if self._size > MAX_UNIT_BYTES or len(self._fragments) > MAX_NALS:
             raise CaptureFailure("unsupported_codec", _TOO_LARGE)
-        self._fragments.append(data[13 + self._codec.header :])
         self._last = (self._last[0], received)
 
     def push(self, packet: Rtp, received: float, lost: bool) -> list[Unit]:
@@ -188,7 +196,7 @@ class UnitAssembler:
             self._aggregate(data, at + codec.header, end)
         elif kind < codec.aggregate:
             start = at if not self._don else at + codec.header + self._don
-            self._nal(data[at:end] if not self._don else data[at : at + codec.header] + data[start:end])
+            self._nal(_START + (data[at:end] if not self._don else data[at : at + codec.header] + data[start:end]))
         else:  # interleaved modes and PACI, which no camera was seen to send
             self._corrupt = True
 
@@ -200,7 +208,7 @@ class UnitAssembler:
                 self._corrupt = True
                 return
             if size > self._codec.header:
-                self._nal(data[at : at + size])
+                self._nal(_START + data[at : at + size])
             at += size + self._don // 2
 
     def _fragment(self, data: bytes, at: int, end: int) -> None:
@@ -217,7 +225,7 @@ class UnitAssembler:
                 start = bytes((data[at] & 0xE0 | head & 31,))
             else:
                 start = bytes((data[at] & 0x81 | (head & 63) << 1, data[at + 1]))
-            self._fragments = [start, data[body + self._don : end]]
+            self._fragments = [_START, start, data[body + self._don : end]]
         elif self._fragments is None:
             self._corrupt = True
         elif len(self._fragments) > MAX_NALS:
@@ -231,23 +239,25 @@ class UnitAssembler:
     def _drop_fragments(self) -> None:
         self._fragments, self._corrupt = None, True
 
-    def _nal(self, nal: bytes) -> None:
-        codec, kind = self._codec, self._codec.kind[nal[0]]
-        if nal[0] & 0x80:  # forbidden_zero_bit: a relay says that bits are wrong
+    def _nal(self, coded: bytes) -> None:
+        """Of a NAL unit with a start code before it: a unit of one is then copied no more."""
+        codec, kind = self._codec, self._codec.kind[coded[4]]
+        if coded[4] & 0x80:  # forbidden_zero_bit: a relay says that bits are wrong
             self._corrupt = True
             return
-        if b"\0\0\1" in nal:  # several, with start codes: not RFC 6184, and seen
-            parts = nal.split(b"\0\0\1", MAX_NALS)
+        if coded.find(b"\0\0\1", 4) >= 0:  # several, with start codes: not RFC 6184, and seen
+            parts = coded[4:].split(b"\0\0\1", MAX_NALS)
             if len(parts) + len(self._nals) > MAX_NALS:
                 raise CaptureFailure("unsupported_codec", _TOO_LARGE)
             for part in parts:
                 if len(part.rstrip(b"\0")) > codec.header:
-                    self._nal(part.rstrip(b"\0") if codec.kind[part[0]] in codec.sets else part)
+                    self._nal(_START + (part.rstrip(b"\0") if codec.kind[part[0]] in codec.sets else part))
             return
         if kind in codec.pictures:
             self._picture = True
             self._key |= kind in codec.keys
         elif kind in codec.sets:
+            nal = coded[4:]
             if self.sets.get(kind) != nal:
                 try:
                     self._on_set(nal)
@@ -256,8 +266,8 @@ class UnitAssembler:
                     return
                 self.sets[kind] = nal
         elif codec is H264 and kind == _RECOVERY:
-            self._key |= h264.recovery_count(nal[:1024]) is not None
-        self._nals.append(nal)
+            self._key |= h264.recovery_count(coded[4:1028]) is not None
+        self._nals.append(coded)
 
     # -- units -------------------------------------------------------------------------------------------------
 
@@ -282,5 +292,4 @@ class UnitAssembler:
                 self._after_loss = False
             corrupt = corrupt or self._after_loss
             self._after_loss = False
-        data = b"".join(part for nal in nals for part in (_START, nal))  # one copy of it all
-        return [Unit(data, first, last[1], key, corrupt)]
+        return [Unit(b"".join(nals), first, last[1], key, corrupt)]

@@ -62,14 +62,14 @@ def taken(name: str, packets: list[Data | None], *, lossy: bool) -> tuple[list[P
     sets = tuple(part.rstrip(b"\0") for part in film(name).info.extradata.split(b"\0\0\1")[1:])
     track = VideoTrack(film(name).info.codec, 96, frozenset(), 90_000, "", "", sets, 25.0)
     media = NativeMedia(plan, track, (0, 1), lossy=lossy, max_pixels=10_000_000, max_offset=1.0)
-    short, original = [0], media._goes_on
+    short, original = [0], media._go_on
 
-    def counted(data: bytes, received: float) -> bool:
-        found = original(data, received)
+    def counted(packets: list[Data | None], at: int, received: float) -> int:
+        found = original(packets, at, received)
         short[0] += found
         return found
 
-    media._goes_on = counted  # type: ignore[method-assign]
+    media._go_on = counted  # type: ignore[method-assign]
     for at in range(0, len(packets), 7):
         seconds[0] += 0.05
         media.take(packets[at : at + 7])
@@ -86,7 +86,7 @@ def test_the_short_cut_gives_what_the_long_way_gives(name: str, trouble: float, 
         lossy = seed % 2 == 1
         quick, short = taken(name, packets, lossy=lossy)
         with monkeypatch.context() as without:
-            without.setattr(NativeMedia, "_goes_on", lambda *_: False)
+            without.setattr(NativeMedia, "_go_on", lambda *_: 0)
             slow, none = taken(name, packets, lossy=lossy)
         assert none == 0
         assert short > len(packets) / 10
@@ -117,5 +117,5 @@ def test_packets_that_follow_each_other_are_read_as_those_that_do_not(monkeypatc
         pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
         quick = events(pieces)
         with monkeypatch.context() as without:
-            without.setattr(Framing, "_followed", lambda *_: False)
+            without.setattr(Framing, "_plain", lambda _, data, at, events: at)
             assert events(pieces) == quick
