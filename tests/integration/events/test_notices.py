@@ -64,9 +64,13 @@ async def write(writer: Reader) -> None:
 async def test_what_another_process_commits_wakes_readers_at_once(
     backends: Backends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No poll would find it: the pauses are minutes."""
-    for name in ("MAX_INTERVAL", "MAX_INTERVAL_HEARD", "MAX_INTERVAL_UNREAD"):
-        monkeypatch.setattr(relaying, name, LONG)
+    """Nothing else would find it: no pause of a relay ends by itself."""
+
+    async def until_woken(event: asyncio.Event, _seconds: float) -> None:
+        await event.wait()
+
+    monkeypatch.setattr(relaying, "wait_for", until_woken)
+    monkeypatch.setattr(relaying, "READ_FOR", LONG)
     async with two(backends) as (writer, reader):
         took = []
         for _ in range(5):
