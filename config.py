@@ -242,7 +242,10 @@ class DbSettings(Group):
         10, ge=1, le=500, description="Connections kept open. As many more, at most, for status and lists of frames."
     )
     MAX_OVERFLOW: int = Field(20, ge=0, le=500, description="Connections beyond POOL_SIZE under load.")
-    POOL_TIMEOUT: float = Field(5, gt=0, le=60, description="Seconds to wait for a connection; then 503.")
+    POOL_TIMEOUT: float = Field(
+        5, gt=0, le=60, description="Seconds to wait for a connection while none is given back, 6 times as long while "
+        "others are served; then 503.",
+    )  # fmt: skip
     CONNECT_TIMEOUT: float = Field(3, gt=0, le=60, description="Seconds to open a connection.")
     STATEMENT_TIMEOUT: float = Field(10, gt=0, le=600, description="Seconds that one statement may take.")
     POOLER: Literal["none", "session", "transaction"] = Field(

@@ -84,6 +84,8 @@ class _Stop:
     def _begin(self, name: str) -> None:
         log.info("stopping", signal=name)
         self._state.stopping.set()
+        if self._state.services is not None:
+            self._state.services.presence.stopping()
 
     @staticmethod
     def _leave(reason: str) -> None:

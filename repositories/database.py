@@ -50,6 +50,7 @@ from repositories.retention import RetentionRepository
 from repositories.secrets import SecretsRepository
 from repositories.storage_usage import StorageUsageRepository
 from repositories.timelines import TimelineReads
+from repositories.turns import Turns
 from repositories.upload_sessions import UploadSessionRepository
 from repositories.uploads import StoredUpload, Upload, store
 from repositories.worker_calls import WorkerCalls
@@ -196,6 +197,7 @@ class Database:
         self._direct, self._name = settings.direct, application_name
         self.keeps_sessions = self._direct.POOLER != "transaction"  # locks of sessions, notifications
         self.engine = make_engine(settings, application_name, dedicated=dedicated)
+        self._turns = Turns(1 if dedicated else settings.POOL_SIZE + settings.MAX_OVERFLOW, settings.POOL_TIMEOUT)
         self._locks = self.engine
         if settings.DIRECT_HOST:
             few = self._direct.model_copy(update={"POOL_SIZE": 1, "MAX_OVERFLOW": 3})
@@ -244,7 +246,7 @@ class Database:
     @asynccontextmanager
     async def _work(self, sessions: async_sessionmaker[AsyncSession], events: bool) -> AsyncIterator[UnitOfWork]:
         try:
-            async with sessions() as session, session.begin():
+            async with self._turns.one(), sessions() as session, session.begin():
                 yield UnitOfWork(session)
             if events:
                 self.on_commit()

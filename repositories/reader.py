@@ -1,7 +1,7 @@
 """A pool of plain asyncpg connections for single statements: hot reads, and the rows of captures.
 
 Connections are made when they are needed, up to DB__POOL_SIZE, and closed after a minute without use. Callers beyond
-that wait for their turn, DB__POOL_TIMEOUT at most. As with the engine's, a server that takes no writes counts as away.
+that wait for their turn (`repositories.turns`). As with the engine's, a server that takes no writes counts as away.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pydantic_core import from_json
 from config import DbSettings
 from repositories.connections import connect_by
 from repositories.engine import driver_arguments, is_outdated, is_unavailable, takes_no_writes
+from repositories.turns import Turns
 from utils.metrics import DB_READ_POOL, follow
 
 T = TypeVar("T")
@@ -43,6 +44,7 @@ class Reader:
         """`unavailable` makes what callers get of an error that says that PostgreSQL cannot be used now."""
         self._settings, self._unavailable = settings, unavailable
         self._given = driver_arguments(settings, f"{application_name}-reads")
+        self._turns = Turns(settings.POOL_SIZE, settings.POOL_TIMEOUT)
         self._pool: asyncpg.Pool | None = None
         self._opening = asyncio.Lock()
         self._read_at = 0.0  # monotonic
@@ -77,7 +79,7 @@ class Reader:
     async def _run(self, work: Callable[[asyncpg.Connection], Awaitable[T]], *, readonly: bool) -> T:
         pool = self._pool or await self._open()
         try:
-            async with pool.acquire(timeout=self._settings.POOL_TIMEOUT) as connection:
+            async with self._turns.one(), pool.acquire(timeout=self._settings.POOL_TIMEOUT) as connection:
                 if takes_no_writes(connection):
                     raise asyncpg.ReadOnlySQLTransactionError("the server takes no writes")
                 if self._settings.POOLER != "transaction":

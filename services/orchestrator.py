@@ -92,6 +92,7 @@ class Orchestrator:
         are told of captures that wait or have ended."""
         self._wakes = wakes
         self._calls = calls
+        self._presence = presence
         self._shares = shares
         self._settings = settings
         self._capture = capture
@@ -289,6 +290,8 @@ class Orchestrator:
     def _ended_here(self, request_id: UUID) -> None:
         self.note_finished(request_id)
         self._calls.ended(request_id)
+        if self._stopping or self._presence.draining:
+            self._calls.handed_over()
 
     def note_finished(self, request_id: UUID) -> None:
         """The request may be final: who waits for it looks again."""

@@ -304,6 +304,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         stack.push_async_callback(keeper.stop)
         orchestrator.start()
         stack.push_async_callback(orchestrator.stop, settings.API.SHUTDOWN_TIMEOUT / 2)
+        presence.on_change = orchestrator.runner.wake
         if captures:
             _hear_wakes(settings, orchestrator.runner.wake, stack)
         log.info(
@@ -316,6 +317,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         collector.start()
         if answers:
             uploads.warm()
+        else:
+            trials.warm()  # what it takes over from a worker that has died waits for one thing less
         stack.callback(collector.stop)
         yield Services(
             settings=settings,

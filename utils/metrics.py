@@ -277,6 +277,7 @@ STORAGE_SECONDS = Histogram(
 STORAGE_ERRORS = Counter("ingestion_storage_errors", "Failed object store calls.", ["operation"], registry=REGISTRY)
 STORAGE_RETRIES = Counter("ingestion_storage_retries", "PUTs from memory that were tried again.", registry=REGISTRY)
 DB_POOL = Gauge("ingestion_db_pool_connections", "Database connections checked out.", registry=REGISTRY)
+DB_WAITING = Gauge("ingestion_db_waiting", "Callers that wait for a database connection.", registry=REGISTRY)
 DB_READ_POOL = Gauge(
     "ingestion_db_read_connections",
     "Connections in use of the pool for status, lists, captures' rows and uploads.",

@@ -35,6 +35,7 @@ TAKEN_WITHIN = 1.0  # seconds after which another process is asked
 LOOK_AGAIN = 0.25  # seconds between two looks for a process of the site
 POLL_INTERVAL = 1.0  # seconds, where notifications come
 POLL_INTERVAL_UNHEARD = 0.1  # where they do not
+HANDED_OVER = "handed over"
 MOST_AT_ONCE = 64  # calls answered at once; more wait for their turn
 
 
@@ -59,13 +60,14 @@ class Calls:
         """`notices`: how this process hears and tells. `on_final`: a request has ended in another process. `on_capture`:
         there is something to claim."""
         self._database, self._secrets, self._presence, self._notices = database, secrets, presence, notices
+        self._on_capture = on_capture
         self._handlers: dict[str, Handler] = {}
         self._waiting: dict[UUID, asyncio.Event] = {}
         self._answering: dict[UUID, asyncio.Task[None]] = {}
         self._job = PeriodicJob("worker-calls", self._poll, self._pause)
         notices.on(channel_of(presence.worker_id), self._on_own)
         notices.on(FINAL_CHANNEL, lambda payload: on_final(UUID(payload)))
-        notices.on(site_channel(presence.site), lambda _: on_capture())
+        notices.on(site_channel(presence.site), self._on_site)
         notices.when_heard(self._job.wake)
 
     def serve(self, handlers: dict[str, Handler]) -> None:
@@ -173,9 +175,18 @@ class Calls:
         """Wakes the processes of a site; each finds the capture within half a second anyway."""
         self._notices.announce(site_channel(site))
 
+    def handed_over(self) -> None:
+        """Wakes the processes of this one's site: its captures are theirs now."""
+        self._notices.announce(site_channel(self._presence.site), HANDED_OVER)
+
     def ended(self, request_id: UUID) -> None:
         """Wakes those who wait for the request in other processes."""
         self._notices.announce(FINAL_CHANNEL, str(request_id))
+
+    def _on_site(self, payload: str) -> None:
+        if payload == HANDED_OVER:
+            self._presence.look()  # who hands over takes no share any more
+        self._on_capture()
 
     def _on_own(self, payload: str) -> None:
         what, _, name = payload.partition(" ")

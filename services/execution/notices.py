@@ -20,6 +20,7 @@ from utils.tasks import cancel_all
 log = get_logger(__name__)
 
 LISTEN_AGAIN = 1.0  # seconds
+STOP_TIMEOUT = 1.0  # seconds
 MAX_ANNOUNCEMENTS = 256  # under way at once; what is beyond is found by a poll
 FINAL_CHANNEL = "trackshift_final"
 EVENTS_CHANNEL = "trackshift_events"
@@ -60,6 +61,9 @@ class Notices:
             self._listening = asyncio.create_task(self._listen(), name="notices")
 
     async def stop(self) -> None:
+        """What is being announced has STOP_TIMEOUT: it says that captures were handed over."""
+        if self._announcing:
+            await asyncio.wait(self._announcing, timeout=STOP_TIMEOUT)
         await cancel_all(*self._announcing)
         if self._listening is not None:
             await cancel_all(self._listening)

@@ -61,6 +61,7 @@ class Presence:
         self._on_drain = on_drain
         self._started_at = datetime.now(UTC)
         self._lease_ttl = lease_ttl
+        self.on_change: Callable[[], None] = lambda: None  # called when `peers` has changed
         self._misfit: str | None = None  # why this process does not join the others
         self._others: list[Peer] = []
         self._beats = 0
@@ -136,6 +137,12 @@ class Presence:
         if worker_id == self.worker_id:
             self.drain()
 
+    def stopping(self) -> None:
+        """This process will stop. Where others capture at its site, they take its captures over from now on, while it still
+        answers what it was asked."""
+        if self.captures_here and self.peers > 1:
+            self.drain()
+
     def drain(self) -> None:
         """Hands over what this process runs; repeating it changes nothing."""
         if self.draining:
@@ -160,8 +167,11 @@ class Presence:
                 self._compare_schema(*await uow.workers.schema_revision())
                 self._tell(rows, await uow.workers.camera_sites(), await uow.workers.orphaned(ALIVE_SECONDS))
         self._beats += 1
+        before = self.peers
         self._others = [row for row in rows if row.worker_id != self.worker_id]
         self._compare()
+        if self.peers != before:
+            self.on_change()
         if drain:
             self.drain()
 

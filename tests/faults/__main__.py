@@ -12,13 +12,14 @@ from pathlib import Path
 from tests.faults.scenarios import ROUNDS, SCENARIOS
 from tests.faults.world import Outcome, world
 
-_COLUMNS = ("fault", "tried", "acknowledged", "lost", "doubled", "longest gap s", "recovery s", "takeover s")
+_COLUMNS = ("fault", "tried", "acknowledged", "lost", "doubled", "longest gap s", "recovery s", "takeover s", "picture s")
 
 
 def row(outcome: Outcome) -> tuple[str, ...]:
     return (
         outcome.fault, str(outcome.tried), str(outcome.acknowledged), str(outcome.lost), str(outcome.doubled),
-        f"{outcome.longest_gap:.1f}", f"{outcome.recover:.1f}", f"{outcome.takeover:.1f}" if outcome.takeover else "",
+        f"{outcome.longest_gap:.1f}", f"{outcome.recover:.1f}",
+        f"{outcome.takeover:.1f}" if outcome.takeover else "", f"{outcome.picture:.1f}" if outcome.picture else "",
     )  # fmt: skip
 
 

@@ -98,7 +98,7 @@ async def _captures(
             outcome.longest_gap = max(outcome.longest_gap, (b - a).total_seconds())
         for moment in struck:
             later = [at.timestamp() - moment for at in times if at.timestamp() > moment]
-            outcome.takeover = max(outcome.takeover, min(later, default=0.0))
+            outcome.picture = max(outcome.picture, min(later, default=0.0))
             if later and later[0] > 2:
                 outcome.notes.append(f"{request_id}: a picture {later[0]:.1f} s after the fault")
         outcome.lost += await _unreadable(world, rows, outcome)

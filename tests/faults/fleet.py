@@ -32,7 +32,7 @@ async def _another(made: Storm) -> None:
 async def worker_killed(world: World, rounds: int) -> Outcome:
     async def act(made: Storm) -> None:
         await asyncio.sleep(random.uniform(0.1, 1.0))
-        made.strike()
+        await made.strike()
         await asyncio.to_thread(random.choice(_running(made)).kill)
         await _another(made)
 
@@ -43,7 +43,7 @@ async def worker_killed(world: World, rounds: int) -> Outcome:
 async def worker_stopped(world: World, rounds: int) -> Outcome:
     async def act(made: Storm) -> None:
         await asyncio.sleep(random.uniform(0.1, 1.0))
-        made.strike()
+        await made.strike()
         assert await asyncio.to_thread(random.choice(_running(made)).stop) == 0
         await _another(made)
 
@@ -59,7 +59,7 @@ async def worker_drained(world: World, rounds: int) -> Outcome:
         async with client_of(made.service) as client:
             workers = (await client.get("/api/v1/workers")).raise_for_status().json()["items"]
             busy = max((each for each in workers if each["role"] == "worker" and not each["draining"]), key=_captures)
-            made.strike()
+            await made.strike()
             (await client.post(f"/api/v1/workers/{busy['worker_id']}/drain")).raise_for_status()
             await asyncio.sleep(3)
         gone = next(each for each in _running(made) if busy["worker_id"] in each.text())
@@ -76,7 +76,7 @@ def _captures(worker: dict[str, Any]) -> int:
 async def postgres_restarted(world: World, rounds: int) -> Outcome:
     async def act(made: Storm) -> None:
         await asyncio.sleep(random.uniform(0.1, 1.0))
-        made.strike()
+        await made.strike()
         await asyncio.to_thread(world.restart_part, "postgres")
         await asyncio.sleep(0.3)  # until the supervisor has seen it
         await asyncio.to_thread(world.part, "postgres")
@@ -91,7 +91,7 @@ async def worker_sleeps(world: World, rounds: int) -> Outcome:
     async def act(made: Storm) -> None:
         sleeper = random.choice(_running(made))
         assert sleeper.process is not None
-        made.strike()
+        await made.strike()
         sleeper.process.send_signal(signal.SIGSTOP)
         try:
             await asyncio.sleep(20)
@@ -119,7 +119,7 @@ async def rolling_restart(world: World, rounds: int) -> Outcome:
 
     async def act(made: Storm) -> None:
         for each in [made.service, *_running(made)]:
-            made.strike()
+            await made.strike()
             assert await asyncio.to_thread(each.stop) == 0
             await asyncio.to_thread(each.start)
 

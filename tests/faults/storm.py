@@ -5,13 +5,52 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from uuid import UUID
+
+import asyncpg
 
 from tests.conftest import Service
 from tests.faults.audit import audit
 from tests.faults.workload import Captures, Uploaders
 from tests.faults.world import Outcome, World, in_time
 
+PATIENCE = 20.0  # seconds for which a takeover is watched
 RECOVERY = 60.0  # seconds after the fault within which uploads are answered and frames stored again
+
+
+class Strikes:
+    """When those that run captures were hurt, and how long their captures had no other owner."""
+
+    def __init__(self) -> None:
+        self.moments: list[float] = []  # seconds since the epoch
+        self._waiting: list[asyncio.Task[float]] = []
+
+    async def add(self, world: World) -> None:
+        connection = await world.connect()
+        rows = await connection.fetch("SELECT request_id, epoch FROM capture_leases WHERE expires_at >= now()")
+        self.moments.append(time.time())
+        before = {row["request_id"]: row["epoch"] for row in rows}
+        self._waiting.append(asyncio.create_task(self._takeover(connection, before)))
+
+    async def _takeover(self, connection: asyncpg.Connection, before: Mapping[UUID, int]) -> float:
+        """Seconds until the last capture that changed its owner within PATIENCE had the new one."""
+        began, taken = time.monotonic(), dict[UUID, float]()
+        try:
+            while (now := time.monotonic() - began) < PATIENCE:
+                rows = await connection.fetch("SELECT request_id, epoch FROM capture_leases WHERE owner IS NOT NULL")
+                for row in rows:
+                    if row["epoch"] > before.get(row["request_id"], row["epoch"]):
+                        taken.setdefault(row["request_id"], now)
+                await asyncio.sleep(0.02)
+        except (asyncpg.PostgresError, OSError):  # PostgreSQL itself is what was hurt
+            pass
+        finally:
+            connection.terminate()
+        return max(taken.values(), default=0.0)
+
+    async def settle(self) -> float:
+        """The longest of them."""
+        return max(await asyncio.gather(*self._waiting), default=0.0)
 
 
 class Storm:
@@ -29,14 +68,14 @@ class Storm:
         self.uploads: Uploaders | None = Uploaders(lambda: self.service.url, clients, pause) if clients else None
         self.captures: Captures | None = Captures(self._urls) if captures else None
         self._wanted = captures
-        self._struck: list[float] = []
+        self._strikes = Strikes()
 
     def _urls(self) -> list[str]:
         return [each.url for each in self.services if each.url and each.process is not None and each.process.poll() is None]
 
-    def strike(self) -> None:
+    async def strike(self) -> None:
         """Whoever runs captures is hurt now: the takeover counts from here."""
-        self._struck.append(time.time())
+        await self._strikes.add(self.world)
 
     async def begin(self) -> None:
         for service in (self.service, *self.workers):
@@ -65,6 +104,7 @@ class Storm:
 
     async def end(self, may_drop: frozenset[str]) -> Outcome:
         self.world.heal()
+        self.outcome.takeover = await self._strikes.settle()
         if self.captures is not None:
             await self.captures.cancel()
         if self.uploads is not None:
@@ -74,7 +114,7 @@ class Storm:
         for service in (*self.services, *self.workers):
             if service.process is not None and service.process.poll() is None:
                 await asyncio.to_thread(service.stop)
-        return await audit(self.world, self.outcome, self.uploads, self.captures, may_drop, self._struck)
+        return await audit(self.world, self.outcome, self.uploads, self.captures, may_drop, self._strikes.moments)
 
 
 async def storm(

@@ -35,7 +35,8 @@ FPS = 5.0
 class Outcome:
     """A line of the table. Seconds where a time is meant; `longest_gap` between stored frames, or acknowledgements.
 
-    `takeover`: from the fault until every capture had a picture again, by the pictures' own times.
+    `takeover`: from the fault until every capture that changed its owner had the new one; `picture`: until every capture
+    had a picture again, by the pictures' own times.
     """
 
     fault: str
@@ -46,6 +47,7 @@ class Outcome:
     longest_gap: float = 0.0
     recover: float = 0.0
     takeover: float = 0.0
+    picture: float = 0.0
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -60,6 +62,7 @@ class Outcome:
         self.longest_gap = max(self.longest_gap, other.longest_gap)
         self.recover = max(self.recover, other.recover)
         self.takeover = max(self.takeover, other.takeover)
+        self.picture = max(self.picture, other.picture)
         self.notes += other.notes
 
 

@@ -38,7 +38,7 @@ from utils.logger import configure_logging
 async def fakes(settings):
     yield SimpleNamespace(
         settings=settings, orchestrator=FakeOrchestrator(), queries=FakeQueries(), health=FakeHealth(), direct=FakeDirect(),
-        access=None,
+        access=None, presence=SimpleNamespace(stopping=lambda: None),
     )
     print("closed", flush=True)
 

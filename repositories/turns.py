@@ -1,0 +1,71 @@
+"""Turns at a pool's connections, in the order of asking.
+
+A pool by itself gives up after a time, however well the server works: 300 requests at once on 30 connections were told that
+the database was away. Here who waits gives up when no connection was given back for that time, or after LONGEST times as
+long; a server that hangs is noticed as soon as before. On the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from utils.metrics import DB_WAITING
+
+LONGEST = 6.0  # times `patience`
+
+
+class Turns:
+    """How many wait is bounded by those who ask: API__MAX_CONCURRENT_REQUESTS, and the jobs of a process."""
+
+    def __init__(self, places: int, patience: float) -> None:
+        """`places`: connections. `patience`: seconds."""
+        self._left, self._patience = places, patience
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._moved_at = 0.0  # when a place was last given back, by the loop's clock
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[None]:
+        """A place for the block. Raises SQLAlchemy's TimeoutError."""
+        if self._left > 0:
+            self._left -= 1
+        else:
+            await self._wait()
+        try:
+            yield
+        finally:
+            self._give_back()
+
+    async def _wait(self) -> None:
+        loop = asyncio.get_running_loop()
+        began, turn = loop.time(), loop.create_future()
+        self._waiting.append(turn)
+        DB_WAITING.inc()
+        try:
+            while True:
+                since = max(began, self._moved_at)
+                until = min(since + self._patience, began + LONGEST * self._patience)
+                if (left := until - loop.time()) <= 0:
+                    raise PoolTimeout(f"no connection was free for {loop.time() - began:.0f} s")
+                await asyncio.wait({turn}, timeout=left)
+                if turn.done():
+                    return
+        except BaseException:
+            if turn.done():  # it came just now
+                self._give_back()
+            else:
+                self._waiting.remove(turn)
+            raise
+        finally:
+            DB_WAITING.dec()
+
+    def _give_back(self) -> None:
+        self._moved_at = asyncio.get_running_loop().time()
+        if self._waiting:
+            self._waiting.popleft().set_result(None)
+        else:
+            self._left += 1
