@@ -617,6 +617,13 @@ class SweeperSettings(Group):
     MIN_ORPHANS: int = Field(
         100, ge=1, le=1_000_000, description="With fewer objects without rows than this, MAX_ORPHAN_SHARE does not apply."
     )
+    VERIFY_SAMPLE: int = Field(
+        100,
+        ge=0,
+        le=100_000,
+        description="With WORKERS__MODE=celery: frames, chosen at random, whose bytes a worker reads and compares every "
+        "SWEEPER__INTERVAL. 0: none.",
+    )
     MAX_OBJECTS_PER_SECOND: float = Field(2000, gt=0, le=1_000_000, description="Objects examined per second.")
     MAX_DELETES_PER_SECOND: float = Field(50, gt=0, le=100_000, description="Objects deleted per second.")
 

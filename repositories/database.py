@@ -34,7 +34,7 @@ from repositories.camera_quality import CameraQualityRepository
 from repositories.capture_events import CaptureEventRepository
 from repositories.captures import CaptureRepository
 from repositories.connections import connect
-from repositories.engine import is_outdated, is_unavailable, make_engine
+from repositories.engine import is_crowded, is_outdated, is_unavailable, make_engine
 from repositories.event_log import EventLogRepository
 from repositories.frames import FrameRepository
 from repositories.hot_reads import HotReads, RequestRow
@@ -162,6 +162,17 @@ class UnitOfWork:
         return AccessStateRepository(self.session)
 
 
+async def _begun(sessions: async_sessionmaker[AsyncSession]) -> AsyncSession:
+    """A session that has its connection."""
+    session = sessions()
+    try:
+        await session.connection()
+    except BaseException:
+        await session.close()
+        raise
+    return session
+
+
 class Exclusive:
     """What one session at a time may do, as long as its connection lives."""
 
@@ -246,8 +257,9 @@ class Database:
     @asynccontextmanager
     async def _work(self, sessions: async_sessionmaker[AsyncSession], events: bool) -> AsyncIterator[UnitOfWork]:
         try:
-            async with self._turns.one(), sessions() as session, session.begin():
+            async with self._turns.one(), await self._turns.opened(partial(_begun, sessions), is_crowded) as session:
                 yield UnitOfWork(session)
+                await session.commit()
             if events:
                 self.on_commit()
         except Exception as error:

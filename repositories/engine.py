@@ -59,6 +59,11 @@ def _driver_error(error: BaseException) -> BaseException | None:
     return error.orig.__cause__ if isinstance(error, DBAPIError) and error.orig is not None else error
 
 
+def is_crowded(error: BaseException) -> bool:
+    """Whether the server refused a connection because it has as many as it takes."""
+    return isinstance(_driver_error(error), asyncpg.TooManyConnectionsError)
+
+
 def is_outdated(error: BaseException) -> bool:
     """Whether a statement was prepared before its table changed. Nothing was done; its transaction has failed."""
     return isinstance(_driver_error(error), InvalidCachedStatementError)

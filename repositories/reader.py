@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import asyncpg
@@ -16,7 +18,7 @@ from pydantic_core import from_json
 
 from config import DbSettings
 from repositories.connections import connect_by
-from repositories.engine import driver_arguments, is_outdated, is_unavailable, takes_no_writes
+from repositories.engine import driver_arguments, is_crowded, is_outdated, is_unavailable, takes_no_writes
 from repositories.turns import Turns
 from utils.metrics import DB_READ_POOL, follow
 
@@ -79,7 +81,10 @@ class Reader:
     async def _run(self, work: Callable[[asyncpg.Connection], Awaitable[T]], *, readonly: bool) -> T:
         pool = self._pool or await self._open()
         try:
-            async with self._turns.one(), pool.acquire(timeout=self._settings.POOL_TIMEOUT) as connection:
+            async with (
+                self._turns.one(),
+                _lent(pool, await self._turns.opened(partial(self._acquire, pool), is_crowded)) as connection,
+            ):
                 if takes_no_writes(connection):
                     raise asyncpg.ReadOnlySQLTransactionError("the server takes no writes")
                 if self._settings.POOLER != "transaction":
@@ -93,6 +98,9 @@ class Reader:
             raise
         self._read_at = time.monotonic()
         return found
+
+    async def _acquire(self, pool: asyncpg.Pool) -> asyncpg.Connection:
+        return await pool.acquire(timeout=self._settings.POOL_TIMEOUT)
 
     async def _open(self) -> asyncpg.Pool:
         async with self._opening:
@@ -118,6 +126,14 @@ class Reader:
     async def close(self) -> None:
         if self._pool is not None:
             self._pool.terminate()
+
+
+@asynccontextmanager
+async def _lent(pool: asyncpg.Pool, connection: asyncpg.Connection) -> AsyncIterator[asyncpg.Connection]:
+    try:
+        yield connection
+    finally:
+        await pool.release(connection)
 
 
 async def _nothing(_: Any) -> None:

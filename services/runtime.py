@@ -37,6 +37,7 @@ from services.execution.checks import (
     check_storage,
     wait_until_usable,
 )
+from services.execution.chores import FALLBACK, VERIFY, Chores
 from services.execution.embedded_parts import StartError, start_embedded
 from services.execution.health import HealthService
 from services.execution.notices import Notices
@@ -277,11 +278,15 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         if answers:
             jobs.append(PeriodicJob("pairs", pairs.align_pending, PAIRS_INTERVAL, jitter=0.2))
             jobs += [*idempotency.jobs, PeriodicJob("staging-sweeper", staging.sweep, staging_interval)]
+        chores: dict[str, PeriodicJob] = {}
+        every = {"sweeper": SWEEPER_INTERVAL, "retention": settings.RETENTION.INTERVAL}
         if captures:  # they load a process beside the answers that clients wait for
-            jobs += [
-                PeriodicJob("sweeper", sweeper.poll, SWEEPER_INTERVAL, jitter=0.2),
-                PeriodicJob("retention", retention.poll, settings.RETENTION.INTERVAL),
-            ]
+            rarely = FALLBACK if settings.WORKERS.MODE == "celery" and redis is not None else 1.0
+            chores = {
+                "sweeper": PeriodicJob("sweeper", sweeper.poll, rarely * every["sweeper"], jitter=0.2),
+                "retention": PeriodicJob("retention", retention.poll, rarely * every["retention"]),
+            }
+            jobs += chores.values()
         for job in jobs:
             job.start()
             stack.push_async_callback(job.stop)
@@ -307,6 +312,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         presence.on_change = orchestrator.runner.wake
         if captures:
             _hear_wakes(settings, orchestrator.runner.wake, stack)
+            if redis is not None:
+                every[VERIFY] = settings.SWEEPER.INTERVAL
+                _open_chores(settings, database, storage, redis, chores, every, stack)
         log.info(
             "started", environment=settings.ENVIRONMENT.value, role=settings.ROLE.value, site=settings.WORKERS.SITE,
             worker_id=str(presence.worker_id), data_dir=str(settings.DATA_DIR),
@@ -356,6 +364,28 @@ def _open_wakes(settings: Settings, redis: RedisLink | None, stack: AsyncExitSta
     made = CeleryWakes(redis, celery_app.post, time.monotonic)
     stack.push_async_callback(made.close)
     return made
+
+
+def _open_chores(
+    settings: Settings, database: Database, storage: StorageService, redis: RedisLink, jobs: dict[str, PeriodicJob],
+    every: dict[str, float], stack: AsyncExitStack,
+) -> None:  # fmt: skip
+    """With WORKERS__MODE=celery, housekeeping is posted and taken by messages."""
+    if settings.WORKERS.MODE != "celery":
+        return
+    from services.execution import celery_app
+
+    loop = asyncio.get_running_loop()
+    chores = Chores(database, storage, redis, celery_app.post_chore, jobs, every, settings.SWEEPER.VERIFY_SAMPLE)
+
+    def woken(kind: str, sample: int) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(chores.woken, kind, sample)
+
+    celery_app.on_chore(woken)
+    stack.callback(celery_app.on_chore, None)
+    chores.start()
+    stack.push_async_callback(chores.stop)
 
 
 def _hear_wakes(settings: Settings, wake: Callable[[], None], stack: AsyncExitStack) -> None:

@@ -23,12 +23,13 @@ from celery import Celery, signals
 from kombu.entity import Queue
 
 from config import RedisSettings, get_settings
+from services.execution.chores import QUEUE
 from utils.logger import get_logger
 from utils.metrics import WAKES_RECEIVED
 
 log = get_logger(__name__)
 
-WAKE = "trackshift.wake"
+WAKE, HOUSEKEEPING = "trackshift.wake", "trackshift.housekeeping"
 EXPIRES = 60  # seconds after which a message is thrown away unread: the claims' poll has long found the capture
 START_TIMEOUT = 120.0  # seconds in which the runtime inside `celery worker` must be up
 Stop = Callable[[], None]
@@ -58,7 +59,7 @@ def make_app() -> Celery:
         task_serializer="json",
         accept_content=["json"],
         task_default_queue=queue_of(settings.WORKERS.SITE),
-        task_queues=[Queue(queue_of(settings.WORKERS.SITE))],  # type: ignore[no-untyped-call]
+        task_queues=[Queue(queue_of(settings.WORKERS.SITE)), Queue(QUEUE)],  # type: ignore[no-untyped-call]
         task_create_missing_queues=True,
         task_publish_retry=True,
         task_publish_retry_policy={"max_retries": 3, "interval_start": 0.5, "interval_step": 0, "interval_max": 0.5},
@@ -84,12 +85,19 @@ def make_app() -> Celery:
 app = make_app()
 hosted = False  # whether the process is `celery worker`: it consumes by itself
 _wake: Callable[[], None] | None = None
+_chore: Callable[[str, int], None] | None = None
 
 
 def on_wake(callback: Callable[[], None] | None) -> None:
     """What a message does in this process: called in the consumer's thread, and must return at once."""
     global _wake
     _wake = callback
+
+
+def on_chore(callback: Callable[[str, int], None] | None) -> None:
+    """What a message of housekeeping does in this process: `callback(kind, sample)`, as that of `on_wake`."""
+    global _chore
+    _chore = callback
 
 
 @app.task(name=WAKE)  # type: ignore[untyped-decorator]
@@ -99,6 +107,19 @@ def wake(request_id: str) -> None:
     log.debug("woken", ingestion_id=str(request_id)[:36])
     if _wake is not None:
         _wake()
+
+
+@app.task(name=HOUSEKEEPING)  # type: ignore[untyped-decorator]
+def housekeeping(kind: str, sample: int = 0) -> None:
+    """There may be work for `sweeper` or `retention`; or `sample` frames are to be read (`verify`)."""
+    WAKES_RECEIVED.inc()
+    if _chore is not None:
+        _chore(str(kind), int(sample))
+
+
+def post_chore(kind: str, sample: int) -> None:
+    """Sends the message, as `post` does."""
+    app.send_task(HOUSEKEEPING, args=[kind, sample], queue=QUEUE, expires=EXPIRES, ignore_result=True)
 
 
 def post(request_id: str, site: str) -> None:

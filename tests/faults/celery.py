@@ -69,6 +69,7 @@ async def deployment(world: World, workers: int) -> AsyncIterator[Deployment]:
     settings = {
         "WORKERS__MODE": "celery",
         "API__HEALTH_INTERVAL": "0.5",
+        "RTSP__LEASE_TTL": "6",  # the default: 300 decodings at once on two cores are slower than the world's 3 s
         "RTSP__CAPTURE_TIMEOUT": "120",
         **redis.environment,
     }

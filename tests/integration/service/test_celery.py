@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -14,11 +15,13 @@ from pathlib import Path
 import httpx
 import pytest
 import pytest_asyncio
+from celery import Celery
 
 from demo.camera import Camera
-from tests.conftest import Backends, Service, unique
+from services.storage_service.service import StorageService
+from tests.conftest import ROOT, Backends, Service, unique
 from tests.kits.redis_server import RedisServer
-from tests.kits.service_support import capture, final, own_database, service_on, status, until
+from tests.kits.service_support import capture, final, jpeg, own_database, service_on, status, until, upload
 
 LEASE_TTL = "3"  # of all processes: one with another claims nothing
 
@@ -58,6 +61,12 @@ class Place:
         made = service_on(self.backends, self.folder / name, **settings, **environment)
         made.program = program
         return made
+
+    def post(self, args: list[object]) -> None:
+        """A message of housekeeping."""
+        app = Celery(broker=f"redis://:{self.redis.password}@127.0.0.1:{self.redis.port}/0", set_as_current=False)
+        app.send_task("trackshift.housekeeping", args=args, queue="housekeeping", ignore_result=True)
+        app.close()
 
     async def woken(self, worker: httpx.AsyncClient, camera: Camera) -> None:
         """Until a posted capture has woken the worker: its consumer may still be connecting."""
@@ -114,6 +123,48 @@ async def test_a_worker_is_woken_and_hands_over_at_its_stop(place: Place, camera
         assert await asyncio.to_thread(service.process.wait, 30) == 0
         await place.api.post(f"/api/v1/ingest/requests/{running}/cancel")
     assert place.redis.password not in service.text()
+
+
+@pytest.mark.timeout(200)
+async def test_housekeeping_has_a_queue_of_its_own(place: Place) -> None:
+    """A worker looks because of a message, verifies because of one; an operator posts it by Celery's ordinary command."""
+    service = place.worker("housekeeping", SWEEPER__VERIFY_SAMPLE="0")
+    async with started(service) as worker:
+        # By itself it would look for the second time after a minute.
+        looks = 'ingestion_job_runs_total{outcome="ok",task="sweeper"}'
+
+        async def looked() -> bool:
+            text = (await worker.get("/metrics")).text
+            return any(line.startswith(looks) and float(line.split()[-1]) >= 2 for line in text.splitlines())
+
+        await until(looked, "it looks by a message", 40, 0.2)
+        answer = await upload(place.api, unique(), jpeg())
+        frame = answer.raise_for_status().json()["frames"][0]
+        command = ["-m", "celery", "-A", "services.execution.celery_app", "call", "trackshift.housekeeping"]
+        options = ["--queue", "housekeeping", "--args", '["verify", 50]']
+        run = await asyncio.create_subprocess_exec(
+            sys.executable, *command, *options, cwd=ROOT, env=service.environment, stdout=asyncio.subprocess.DEVNULL
+        )
+        assert await run.wait() == 0
+        await until(lambda: _logged(service, '"event": "verified"'), "it has verified", 30)
+        assert "integrity_violation" not in service.text()
+        await delete_object(place.backends, frame["storage_path"])
+        for _ in range(2):  # one that comes twice
+            await asyncio.to_thread(place.post, ["verify", 50])
+        await until(lambda: _logged(service, "integrity_violation"), "the lost object is told", 30)
+        assert frame["frame_id"] in service.text()
+
+
+async def _logged(service: Service, text: str) -> bool:
+    return text in service.text()
+
+
+async def delete_object(backends: Backends, key: str) -> None:
+    storage = StorageService(backends.storage)
+    try:
+        assert await storage.delete_many([key]) == []
+    finally:
+        await storage.close()
 
 
 @pytest.mark.timeout(250)
