@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, delete, exists, func, or_, select, update
@@ -202,14 +202,14 @@ class FrameRepository(Repository[Frame]):
         rows = await self.session.execute(query.order_by(Frame.stored_at, Frame.id).limit(limit))
         return [Old(*row) for row in rows]
 
-    async def note_integrity(self, frame_id: UUID, found: Integrity) -> bool:
-        """What a stored frame's first decoding showed; False where somebody has decoded it before."""
+    async def note_decoded(self, frame_id: UUID, found: Integrity, quality: dict[str, Any] | None) -> bool:
+        """What a stored frame's decoding showed, where it is not known yet; False where somebody has decoded it before."""
+        stored = update(Frame).where(Frame.id == frame_id, Frame.state == "stored")
         changed = await self.session.scalar(
-            update(Frame)
-            .where(Frame.id == frame_id, Frame.state == "stored", Frame.integrity == Integrity.UNDECODED)
-            .values(integrity=found)
-            .returning(Frame.id)
+            stored.where(Frame.integrity == Integrity.UNDECODED).values(integrity=found).returning(Frame.id)
         )
+        if quality is not None:
+            await self.session.execute(stored.where(Frame.quality.is_(None)).values(quality=quality))
         return changed is not None
 
     # -- holds -------------------------------------------------------------------------------------------------

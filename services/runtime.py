@@ -194,7 +194,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         pictures = PictureBudget(settings.RTSP.PICTURE_BUDGET, settings.STORAGE.THREADS)
         spool = await _open_spool(settings, stack)
         replay = Replay(spool, database, storage, lambda: pictures.contended)
-        checks = SourceChecks(settings.RTSP.SOURCE_CHECK, trials.pool, settings.RTSP.MAX_PIXELS, FrameIntegrity(database))
+        integrity = FrameIntegrity(database, quality)
+        checks = SourceChecks(settings.RTSP.SOURCE_CHECK, trials.pool, settings.RTSP.MAX_PIXELS, integrity)
         checks.start()
         stack.push_async_callback(checks.stop)
         capture = CaptureDeps(
@@ -221,7 +222,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         places = Places(presence, calls, hub)
         orchestrator = Orchestrator(settings, capture, leases, uploads, policy, access.shares, presence, wakes, calls)
         queries = Queries(database, storage, secrets, access.cursors)
-        pairs = Pairs(database, storage, queries, access.cursors)
+        pairs = Pairs(database, storage, queries, access.cursors, integrity)
         stack.push_async_callback(pairs.close)
         keeper = KeepOpenStreams(
             database, hub, secrets, site=presence.site, worker_id=presence.worker_id, peers=lambda: presence.peers
@@ -235,7 +236,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         snapshots = Snapshots(capture, orchestrator, queries, places)
         bursts = BurstService(settings.RTSP, database, storage, hub, secrets, orchestrator, places)
         discovery = Discovery(settings.RTSP, database, secrets, policy, refs, places)
-        latest = LatestPictures(database, storage, keeper, uploads, places=places)
+        latest = LatestPictures(database, storage, keeper, uploads, integrity, places=places)
         holds = StreamHolds(database, orchestrator.runner, bursts)
         stack.push_async_callback(holds.close)
         direct = UploadSessions(settings, database, storage, uploads, access.shares)
@@ -338,8 +339,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             discovery=discovery,
             latest=latest,
             timelines=Timelines(database, access.cursors),
-            thumbnails=Thumbnails(database, storage, uploads),
-            jpegs=Jpegs(database, storage, uploads),
+            thumbnails=Thumbnails(database, storage, uploads, integrity),
+            jpegs=Jpegs(database, storage, uploads, integrity),
             snapshots=snapshots,
             pairs=pairs,
             bursts=bursts,

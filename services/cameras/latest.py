@@ -91,7 +91,7 @@ class LatestPictures:
 
     def __init__(
         self, database: Database, storage: StorageService, keeper: KeepOpenStreams, uploads: UploadHandler,
-        now: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic,
+        integrity: FrameIntegrity, now: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic,
         places: Places | None = None,
     ) -> None:  # fmt: skip
         """`now`: seconds since the epoch. `places`: where streams of other processes are asked for."""
@@ -99,7 +99,7 @@ class LatestPictures:
         self._told: OrderedDict[str, _Told] = OrderedDict()
         self._database, self._storage, self._keeper, self._uploads = database, storage, keeper, uploads
         self._now, self._monotonic = now, monotonic
-        self._integrity = FrameIntegrity(database)
+        self._integrity = integrity
         self._live: OrderedDict[str, _Live] = OrderedDict()
         self._kept = KeptBytes(MAX_KEPT_BYTES)
         self._converting = asyncio.Semaphore(CONVERSIONS)
@@ -241,7 +241,7 @@ class LatestPictures:
         async with self._converting:
             data = await self._storage.get(row.storage_path)
             made = await self._uploads.to_jpeg(data, row.format, row.width, row.height)
-        await self._integrity.shown(row, made.whole)
+        await self._integrity.shown(row, made.seen)
         if not made.data:
             raise InvalidImage("Nothing of the picture can be decoded.")
         return made.data

@@ -10,6 +10,8 @@ import asyncio
 from typing import Any
 
 from models.entities import Frame
+from services.rtsp_capture.frames.integrity import FrameIntegrity
+from services.rtsp_capture.media.seen import MOST, taken
 from services.storage_service.service import StorageService
 from utils.exceptions import ImageTooLarge, InvalidImage, Overloaded, ShuttingDown
 from utils.process_pool import JobFailed, PoolClosed, PoolUnavailable, ProcessPool
@@ -29,8 +31,8 @@ _ALIGN, _VIEW = "services.pairs.worker:align", "services.pairs.worker:view"
 class Aligner:
     """Raises StorageUnavailable, ObjectMissing, ShuttingDown beside what its methods name."""
 
-    def __init__(self, storage: StorageService) -> None:
-        self._storage = storage
+    def __init__(self, storage: StorageService, integrity: FrameIntegrity) -> None:
+        self._storage, self._integrity = storage, integrity
         self._pool = ProcessPool("pairs", PROCESSES, max_memory=MEMORY, allowance=ALLOWANCE, timeout=TIMEOUT)
         self._places = WAITING
 
@@ -73,8 +75,8 @@ class Aligner:
             sizes = [len(part) for part in data]
             memory = ALLOWANCE + 2 * sum(sizes) + max(_PER_PIXEL.get(f.format, 8) * f.width * f.height for f in frames)
             memory = min(memory, self._pool.largest)
-            return await self._pool.run_with_bytes(
-                job, sizes, MAX_PIXELS, *args, attached=data, most=most, memory=memory, patience=TIMEOUT
+            answer, made = await self._pool.run_with_bytes(
+                job, sizes, MAX_PIXELS, *args, attached=data, most=most + 2 * MOST, memory=memory, patience=TIMEOUT
             )
         except PoolUnavailable:
             raise Overloaded("No room to align pairs. Try again later.", retry_after=5) from None
@@ -82,3 +84,7 @@ class Aligner:
             raise ShuttingDown from None
         finally:
             self._places += 1
+        seen, made = taken(answer, made, 2)
+        for frame, one in zip(frames, seen, strict=True):
+            await self._integrity.shown(frame, one)
+        return answer, made

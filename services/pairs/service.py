@@ -23,6 +23,7 @@ from services.access.cursors import Cursors
 from services.pairs.aligner import Aligner
 from services.pairs.matching import match
 from services.reads.queries import Queries
+from services.rtsp_capture.frames.integrity import FrameIntegrity
 from services.storage_service.service import StorageService
 from utils.exceptions import (
     FieldError,
@@ -55,9 +56,11 @@ log = get_logger(__name__)
 class Pairs:
     """Raises PairNotFound, DatabaseUnavailable beside what its methods name."""
 
-    def __init__(self, database: Database, storage: StorageService, queries: Queries, cursors: Cursors) -> None:
+    def __init__(
+        self, database: Database, storage: StorageService, queries: Queries, cursors: Cursors, integrity: FrameIntegrity
+    ) -> None:  # fmt: skip
         self._database, self._queries, self._cursors = database, queries, cursors
-        self._aligner = Aligner(storage)
+        self._aligner = Aligner(storage, integrity)
         self._views = KeptBytes(KEPT)
 
     async def create(self, body: PairCreate, who: Principal) -> PairInfo:

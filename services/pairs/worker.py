@@ -12,6 +12,7 @@ from pi_heif import register_heif_opener
 from PIL import Image, UnidentifiedImageError
 
 from services.pairs.alignment import SIDE, NoAlignment, compare, find, warped
+from services.rtsp_capture.media.seen import Seen, told
 
 Array = NDArray[Any]
 
@@ -22,10 +23,12 @@ class _BadPicture(Exception):
     pass
 
 
-def _rgb(data: bytes, side: int, max_pixels: int) -> tuple[Array, float, float]:
-    """The picture as stored (not turned), its longer side at most `side`, and its scale in x and y."""
+def _rgb(data: bytes, side: int, max_pixels: int, noted: list[Seen | None]) -> tuple[Array, float, float]:
+    """The picture as stored (not turned), its longer side at most `side`, and its scale in x and y. What was seen of a
+    source picture is added to `noted`, else None."""
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, max_pixels)  # ours, below, is the bound
-    if data[4:8] == b"ftyp" and (found := _source(data, max_pixels)) is not None:
+    noted.append(None)
+    if data[4:8] == b"ftyp" and (found := _source(data, max_pixels, noted)) is not None:
         return _scaled(found, found.shape[1], found.shape[0], side)
     try:
         with Image.open(io.BytesIO(data)) as image:
@@ -49,16 +52,17 @@ def _rgb(data: bytes, side: int, max_pixels: int) -> tuple[Array, float, float]:
     return _scaled(whole, width, height, side)
 
 
-def _source(data: bytes, max_pixels: int) -> Array | None:
+def _source(data: bytes, max_pixels: int, noted: list[Seen | None]) -> Array | None:
     """A source picture; None: it is of another kind."""
-    from services.rtsp_capture.media.source_reading import is_source, open_source, rgb  # pairs of others need no FFmpeg
+    from services.rtsp_capture.media import source_reading as source  # pairs of others need no FFmpeg
 
-    if not is_source(data):
+    if not source.is_source(data):
         return None
-    frame = open_source(data, max_pixels).frame
-    if frame is None:
+    opened = source.open_source(data, max_pixels)
+    noted[-1] = source.seen(opened)
+    if opened.frame is None:
         raise _BadPicture("invalid_image")
-    return rgb(frame)
+    return source.rgb(opened.frame)
 
 
 def _scaled(whole: Array, width: int, height: int, side: int) -> tuple[Array, float, float]:
@@ -75,14 +79,25 @@ def _scaling(x: float, y: float) -> Array:
 
 
 def align(sizes: list[int], max_pixels: int, data: bytes) -> tuple[dict[str, Any], bytes]:
-    """How after lies on before, and what changed. `data`: both files, of `sizes` bytes. The answer is an Alignment."""
+    """How after lies on before, and what changed. `data`: both files, of `sizes` bytes. The answer is an Alignment, and what
+    was seen of source pictures."""
+    seen: list[Seen | None] = []
+    answer = _aligned(sizes, max_pixels, data, seen)
+    return told(answer, b"", _both(seen))
+
+
+def _both(seen: list[Seen | None]) -> list[Seen | None]:
+    return [*seen, None, None][:2]  # the second one is not opened where the first cannot be
+
+
+def _aligned(sizes: list[int], max_pixels: int, data: bytes, noted: list[Seen | None]) -> dict[str, Any]:
     cv2.setNumThreads(1)
     try:
-        before, bx, by = _rgb(data[: sizes[0]], SIDE, max_pixels)
-        after, ax, ay = _rgb(data[sizes[0] :], SIDE, max_pixels)
+        before, bx, by = _rgb(data[: sizes[0]], SIDE, max_pixels, noted)
+        after, ax, ay = _rgb(data[sizes[0] :], SIDE, max_pixels, noted)
         found = find(before, after, same_size=(bx, by) == (ax, ay))
     except (_BadPicture, NoAlignment) as error:
-        return {"status": "failed", "reason": str(error)}, b""
+        return {"status": "failed", "reason": str(error)}
     seen = compare(before, after, found.matrix)
     matrix = np.linalg.inv(_scaling(bx, by)) @ found.matrix @ _scaling(ax, ay)
     matrix /= matrix[2, 2]
@@ -105,17 +120,27 @@ def align(sizes: list[int], max_pixels: int, data: bytes) -> tuple[dict[str, Any
             }
             for x, y, w, h, score in seen.regions
         ],
-    }, b""  # fmt: skip
+    }  # fmt: skip
 
 
 def view(sizes: list[int], max_pixels: int, kind: str, width: int, matrix: list[float] | None, data: bytes) -> tuple[
     dict[str, Any], bytes
 ]:  # fmt: skip
-    """A picture of the pair, `width` pixels wide at most: a JPEG; `difference`: a PNG. Without `matrix`: after as it is."""
+    """A picture of the pair, `width` pixels wide at most: a JPEG; `difference`: a PNG. Without `matrix`: after as it is.
+    Besides what was seen of source pictures."""
+    seen: list[Seen | None] = []
+    answer, drawn = _view(sizes, max_pixels, kind, width, matrix, data, seen)
+    return told(answer, drawn, _both(seen))
+
+
+def _view(
+    sizes: list[int], max_pixels: int, kind: str, width: int, matrix: list[float] | None, data: bytes,
+    noted: list[Seen | None],
+) -> tuple[dict[str, Any], bytes]:  # fmt: skip
     cv2.setNumThreads(1)
     try:
-        before, bx, by = _rgb(data[: sizes[0]], width, max_pixels)
-        after, ax, ay = _rgb(data[sizes[0] :], width, max_pixels)
+        before, bx, by = _rgb(data[: sizes[0]], width, max_pixels, noted)
+        after, ax, ay = _rgb(data[sizes[0] :], width, max_pixels, noted)
     except _BadPicture as error:
         return {"failed": str(error)}, b""
     if kind in ("before", "after"):

@@ -102,6 +102,11 @@ class _Found:
         elif measure >= suspect:
             self.suspect.add(reason)
 
+    def judged(self, seen: Measures, frozen_s: float | None) -> Quality:
+        verdict = QualityVerdict.BAD if self.bad else QualityVerdict.SUSPECT if self.suspect else QualityVerdict.GOOD
+        reasons = tuple(QualityReason(name) for name in _WORST_FIRST if name in self.bad | self.suspect)
+        return Quality(verdict, reasons, seen, frozen_s)
+
 
 class Judge:
     """One camera's. Not to be used by two threads at once."""
@@ -167,15 +172,25 @@ class Judge:
         if self._new_view and not found.bad:
             self._new_view -= 1
             found.suspect.add("moved")
-        verdict = QualityVerdict.BAD if found.bad else QualityVerdict.SUSPECT if found.suspect else QualityVerdict.GOOD
-        reasons = tuple(QualityReason(name) for name in _WORST_FIRST if name in found.bad | found.suspect)
-        quality = Quality(verdict, reasons, seen, frozen_s)
+        quality = found.judged(seen, frozen_s)
         if not late:
             fresh = not 0 <= at - self._learnt_at < LEARN_INTERVAL or not self._capture
             if fresh and not found.bad and not same and self._other is None:
                 self._learn(seen, parts, scene, at)
             self._last = at, quality
         return quality
+
+    def aside(self, seen: Measures, at: float) -> Quality:
+        """A picture that is looked at out of its order: by what it shows alone, and nothing is learnt from it."""
+        found = _Found()
+        self._absolute(seen, found)
+        if self.learnt >= MIN_LEARNT and (seen.width, seen.height) == self._size:
+            self._light(seen, found)
+            self._sharp(seen, found)
+            covered, self._covered = self._covered, None
+            self._cover(self._lost(_parts(seen.view)), _alike(_scene(seen.view), self._scene), at, found)
+            self._covered = covered
+        return found.judged(seen, None)
 
     # -- reasons -----------------------------------------------------------------------------------------------
 

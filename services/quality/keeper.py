@@ -59,6 +59,7 @@ class _Run:
 class _Camera:
     judge: Judge
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    own: bool = False  # pictures came here, which the judge's baseline has
     read: bool = False  # the row, or that there is none: only then is it written
     asked_at: float = float("-inf")  # monotonic, when the row was asked for last
     saved: int = 0  # pictures that the row's baseline knows of
@@ -93,9 +94,11 @@ class QualityKeeper:
         return self._changed
 
     async def judge(
-        self, camera_id: str, source_type: SourceType, measures: Measures | Packed | None, at: datetime
-    ) -> dict[str, Any] | None:
-        """FrameInfo.quality of the camera's next picture; None when it could not be measured or judged."""
+        self, camera_id: str, source_type: SourceType, measures: Measures | Packed | None, at: datetime, *,
+        aside: bool = False,
+    ) -> dict[str, Any] | None:  # fmt: skip
+        """FrameInfo.quality of the camera's next picture; None when it could not be measured or judged. `aside`: of one that
+        is looked at out of its order: nothing is learnt from it, nor does it change the camera's verdict."""
         try:
             if measures is None:
                 QUALITY_FRAMES.labels(verdict="failed").inc()
@@ -103,9 +106,10 @@ class QualityKeeper:
             key = (camera_id, source_type)
             camera = await self._camera(key)
             async with camera.lock:
+                camera.own |= not aside
                 await self._read(key, camera)
-                quality = await self._pool.run(_judged, camera.judge, measures, at.timestamp())
-            if source_type is SourceType.RTSP:
+                quality = await self._pool.run(_judged, camera.judge, measures, at.timestamp(), aside)
+            if source_type is SourceType.RTSP and not aside:
                 self._follow(camera, quality, at)
             QUALITY_FRAMES.labels(verdict=quality.verdict.value).inc()
             return quality.to_json()
@@ -149,8 +153,9 @@ class QualityKeeper:
         return known
 
     async def _read(self, key: _Key, camera: _Camera) -> None:
-        """Goes on from the row, once; without a database from nothing, and tries again later."""
-        if camera.read or self._monotonic() - camera.asked_at < RETRY_INTERVAL:
+        """Goes on from the row, once, or again while others alone have pictures of the camera; without a database from
+        nothing, and tries again later."""
+        if (camera.read and camera.own) or self._monotonic() - camera.asked_at < RETRY_INTERVAL:
             return
         camera.asked_at = self._monotonic()
         try:
@@ -214,13 +219,13 @@ def _reasons(change: _Run | None) -> Sequence[str]:
     return change.reasons if change is not None and change.bad else []
 
 
-def _judged(judge: Judge, measures: Measures | Packed, at: float) -> Quality:
+def _judged(judge: Judge, measures: Measures | Packed, at: float, aside: bool) -> Quality:
     from services.quality.measures import Measures, unpacked
 
     seen = measures if isinstance(measures, Measures) else unpacked(*measures)
     if seen is None:
         raise ValueError("no measures of a picture")
-    return judge.judge(seen, at)
+    return judge.aside(seen, at) if aside else judge.judge(seen, at)
 
 
 def _new_judge(frames: int, capture: bool) -> Judge:

@@ -49,9 +49,11 @@ class JpegContent:
 class Jpegs:
     """On the event loop."""
 
-    def __init__(self, database: Database, storage: StorageService, uploads: UploadHandler) -> None:
+    def __init__(
+        self, database: Database, storage: StorageService, uploads: UploadHandler, integrity: FrameIntegrity
+    ) -> None:  # fmt: skip
         self._database, self._storage, self._uploads = database, storage, uploads
-        self._integrity = FrameIntegrity(database)
+        self._integrity = integrity
         self._kept = KeptBytes(MAX_KEPT_BYTES)
         self._turns = Turns(MAKING, WAITING, _BUSY)
 
@@ -75,7 +77,7 @@ class Jpegs:
         async with self._turns.turn():
             data = await self._storage.get(row.storage_path)
             made = await self._uploads.whole_jpeg(data, row.format, row.width, row.height)
-        await self._integrity.shown(row, made.whole)
+        await self._integrity.shown(row, made.seen)
         if not made.data:
             raise InvalidImage("Nothing of the picture can be decoded.")
         return made.data

@@ -44,9 +44,11 @@ class Thumbnail:
 class Thumbnails:
     """On the event loop."""
 
-    def __init__(self, database: Database, storage: StorageService, uploads: UploadHandler) -> None:
+    def __init__(
+        self, database: Database, storage: StorageService, uploads: UploadHandler, integrity: FrameIntegrity
+    ) -> None:  # fmt: skip
         self._database, self._storage, self._uploads = database, storage, uploads
-        self._integrity = FrameIntegrity(database)
+        self._integrity = integrity
         self._kept = KeptBytes(MAX_KEPT_BYTES)
         self._turns = Turns(MAKING, WAITING, _BUSY)
 
@@ -72,7 +74,7 @@ class Thumbnails:
         async with self._turns.turn():
             data = await self._storage.get(row.storage_path)
             converted = await self._uploads.thumbnail(data, row.format, (row.width, row.height), width)
-        await self._integrity.shown(row, converted.whole)
+        await self._integrity.shown(row, converted.seen)
         if not (made := converted.data):
             raise InvalidImage("Nothing of the picture can be decoded.")
         THUMBNAILS.labels(outcome="made").inc()

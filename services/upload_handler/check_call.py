@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from models.values import ReceivedFile
+from services.rtsp_capture.media.seen import Seen
 from services.upload_handler.memory import MARGIN, to_read
 from utils.exceptions import (
     ImageTooLarge,
@@ -51,11 +52,11 @@ def arguments(file: ReceivedFile, formats: Sequence[str], max_pixels: int, memor
 
 
 class Converted(NamedTuple):
-    """A JPEG; empty where a source picture has nothing that could be decoded. `whole`: of a source picture, whether it was
-    decoded without an error; None: of other kinds, which were checked before they were stored."""
+    """A JPEG; empty where a source picture has nothing that could be decoded. `seen`: of a source picture; None: of other
+    kinds, which were checked before they were stored."""
 
     data: bytes
-    whole: bool | None
+    seen: Seen | None
 
 
 def conversion(name: str, kind: str) -> str:

@@ -19,6 +19,7 @@ from config import Settings
 from models.schemas import UploadIngestionRequest
 from models.values import FrameRecord, ReceivedFile, Rejected, SourceType
 from services.quality.keeper import QualityKeeper
+from services.rtsp_capture.media.seen import MOST, taken
 from services.storage_service.keys import fresh_object_key, with_fresh_key
 from services.storage_service.service import StorageService
 from services.upload_handler.check_call import (
@@ -158,7 +159,7 @@ class UploadHandler:
         try:
             answer, made = await self._pool.run_with_bytes(
                 conversion(name, kind), kind, self._settings.MAX_PIXELS, *more,
-                attached=[data], most=MAX_JPEG, memory=max(memory, self._pool.allowance),
+                attached=[data], most=MAX_JPEG + MOST, memory=max(memory, self._pool.allowance),
             )  # fmt: skip
         except JobFailed as failure:
             _log.warning("picture_not_shown", reason=failure.reason, error=failure.error)
@@ -167,7 +168,10 @@ class UploadHandler:
             raise Overloaded("No process is free to convert the picture. Try again.") from None
         except PoolClosed:
             raise ShuttingDown() from None
-        return Converted(made, answer.get("whole") if kind in SOURCES else None)
+        if kind not in SOURCES:
+            return Converted(made, None)
+        (seen,), made = taken(answer, made, 1)
+        return Converted(made, seen)
 
     async def close(self) -> None:
         """Waits for the pictures being checked. Repeating it is fine."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from services.rtsp_capture.media.gop_buffer import Packet, Picture
 from services.rtsp_capture.media.packets import PictureFile
 from services.rtsp_capture.media.source_file import source_file
-from tests.unit.services.rtsp_capture.capture_films import Film, film, received
+from tests.unit.services.rtsp_capture.capture_films import FILMS, Film, encode, film, received
 
 
 def keyframes(name: str = "h264") -> list[Picture]:
@@ -19,6 +21,15 @@ def keyframes(name: str = "h264") -> list[Picture]:
 def file_of(name: str = "h264", number: int = 1) -> PictureFile:
     """That of the film's keyframe of this number."""
     return source_file(film(name).info, keyframes(name)[number], lossy=False)
+
+
+def black_file() -> PictureFile:
+    """A picture of a camera whose lens is covered, of the size of the other films'."""
+    like = file_of()
+    planes = np.full((like.height * 3 // 2, like.width), 128, np.uint8)
+    planes[: like.height] = 16
+    made = encode("h264", FILMS["h264"][1], [planes])
+    return source_file(made.info, received(made.packets, made.info)[0], lossy=False)
 
 
 def damaged_file(name: str = "h264", *, silent: bool = False) -> PictureFile:

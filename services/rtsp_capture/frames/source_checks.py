@@ -1,7 +1,8 @@
 """A share of the source pictures (RTSP__SOURCE_CHECK), decoded in the background while the machine has nothing else to do.
 
 Checked are pictures that this process has just stored, whose bytes it still has, in the worker processes of `trials`, one at
-a time. What waits is bounded: the newest pictures win, and what found no idle moment stays undecoded.
+a time, in the order in which they were stored. What waits is bounded: the newest pictures win, and what found no idle
+moment stays undecoded.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from uuid import UUID
 from models.values import FrameRecord, Integrity
 from services.rtsp_capture.frames.integrity import FrameIntegrity
 from services.rtsp_capture.media.packets import PictureFile
+from services.rtsp_capture.media.seen import MOST, Seen, taken
 from utils.logger import get_logger
 from utils.process_pool import JobFailed, PoolClosed, PoolUnavailable, ProcessPool
 from utils.tasks import cancel_all
@@ -79,7 +81,7 @@ class SourceChecks:
                 if not self._idle():
                     await asyncio.sleep(_LOOK_INTERVAL)
                     continue
-                record, file = self._waiting.pop()
+                record, file = self._waiting.popleft()  # in the order of capture, in which quality is judged
                 self._bytes -= len(file.data)
                 try:
                     await self._check(record, file)
@@ -92,11 +94,16 @@ class SourceChecks:
     async def _check(self, record: FrameRecord, file: PictureFile) -> None:
         memory = min(self._pool.largest, _BASE + 2 * len(file.data) + file.width * file.height * _PER_PIXEL)
         try:
-            whole, _ = await self._pool.run_with_bytes(CHECK, self._max_pixels, attached=[file.data], most=0, memory=memory)
+            answer, view = await self._pool.run_with_bytes(
+                CHECK, self._max_pixels, attached=[file.data], most=MOST, memory=memory
+            )
+            (seen,), _ = taken(answer, view, 1)
         except PoolUnavailable:
             return
         except JobFailed as failed:
             if failed.reason == "killed":  # from outside
                 return
-            whole = False
-        await self._integrity.decoded(record.frame_id, record.camera_id, whole=bool(whole), silent=file.silent)
+            seen = None
+        await self._integrity.decoded(
+            record.frame_id, record.camera_id, record.timestamp, seen or Seen(False, None), silent=file.silent, aside=False
+        )

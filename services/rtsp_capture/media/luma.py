@@ -15,15 +15,17 @@ Luma = NDArray[np.uint8]
 
 
 def small_luma(frame: Any, width: int) -> Luma:
-    """The frame's luma `width` points wide, each the mean of those that it replaces.
+    """The frame's luma `width` points wide, each the mean of those that it replaces."""
+    return shrink(whole_luma(frame), width)
 
-    Of 8-bit planar formats the first plane is luma as it lies (no copy); others are converted.
-    """
+
+def whole_luma(frame: Any) -> Luma:
+    """The frame's luma: of 8-bit planar formats the first plane as it lies (no copy); others are converted."""
     if not frame.format.name.startswith(("yuv4", "yuvj4", "nv1", "gray")) or frame.format.components[0].bits != 8:
         frame = frame.reformat(format="gray")
     plane = frame.planes[0]
     whole = np.frombuffer(plane, np.uint8)[: plane.line_size * frame.height].reshape(frame.height, plane.line_size)
-    return shrink(whole[:, : frame.width], width)
+    return whole[:, : frame.width]
 
 
 def received_luma(data: bytes, width: int) -> Luma:

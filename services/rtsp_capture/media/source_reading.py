@@ -9,13 +9,17 @@ import io
 from typing import Any, NamedTuple
 
 import av
+import cv2
 import numpy as np
 from av.codec.context import ThreadType
 from av.video.reformatter import ColorRange, VideoReformatter
 from numpy.typing import NDArray
 
+from services.quality.measures import measure, packed
 from services.rtsp_capture.media.ffmpeg import FFmpegError, decoder_errors
 from services.rtsp_capture.media.jpeg import HD
+from services.rtsp_capture.media.luma import whole_luma
+from services.rtsp_capture.media.seen import Seen, told
 
 CHECK = f"{__name__}:check"
 # swscale's names of the matrices (`sws_getCoefficients`), by H.273's.
@@ -55,10 +59,15 @@ def _decoded(data: bytes, max_pixels: int, options: dict[str, str]) -> Opened:
     return Opened(frames[0] if frames else None, whole)
 
 
+def _full(frame: Any) -> bool:
+    """Whether black is 0 and white 255."""
+    return bool(frame.color_range == ColorRange.JPEG) or frame.format.name.startswith("yuvj")
+
+
 def rgb(frame: Any) -> NDArray[np.uint8]:
     """The frame in colour, its matrix and range as the stream says, or as `jpeg.encode_jpeg` takes them to be."""
     matrix = _SWSCALE.get(int(frame.colorspace), _BT709 if frame.height >= HD else _BT601)
-    full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
+    full = _full(frame)
     made = VideoReformatter().reformat(
         frame, format="rgb24", src_colorspace=matrix, dst_colorspace=matrix, threads=1,
         src_color_range=ColorRange.JPEG if full else ColorRange.MPEG, dst_color_range=ColorRange.JPEG,
@@ -66,6 +75,17 @@ def rgb(frame: Any) -> NDArray[np.uint8]:
     return made.to_ndarray().astype(np.uint8, copy=False)
 
 
-def check(max_pixels: int, data: bytes) -> tuple[bool, bytes]:
-    """A job of a worker process: whether the picture is whole."""
-    return open_source(bytes(data), max_pixels).whole, b""
+def seen(opened: Opened) -> Seen:
+    """What the service is told of it. Measured is what is whole: of anything else the figures are the damage's."""
+    if not opened.whole:
+        return Seen(False, None)
+    frame = opened.frame
+    try:
+        return Seen(True, packed(measure(whole_luma(frame), frame.width, frame.height, limited=not _full(frame))))
+    except (FFmpegError, cv2.error, ValueError):
+        return Seen(True, None)  # its quality costs no frame
+
+
+def check(max_pixels: int, data: bytes) -> tuple[dict[str, Any], bytes]:
+    """A job of a worker process: what is seen of the picture."""
+    return told({}, b"", [seen(open_source(bytes(data), max_pixels))])

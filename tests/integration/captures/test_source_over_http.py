@@ -119,7 +119,7 @@ async def test_as_jpeg_it_is_made_once_with_ranges_and_an_etag(
     wrong = await client.get(path, params={"as": "png"})
     assert (wrong.status_code, wrong.json()["code"]) == (422, "invalid_request")
     found = (await client.get(f"/frames/{frame['frame_id']}")).json()
-    assert found["integrity"] == "verified"
+    assert (found["integrity"], found["quality"]["verdict"], found["quality"]["frozen_s"]) == ("verified", "good", None)
     missing = await client.get("/frames/00000000-0000-4000-8000-000000000000/content", params=jpeg)
     assert (missing.status_code, missing.json()["code"]) == (404, "frame_not_found")
 
@@ -153,6 +153,9 @@ async def test_thumbnails_and_pairs_decode_it(client: httpx.AsyncClient, frames:
             await asyncio.sleep(0.2)
             pair = (await client.get(f"/pairs/{pair['pair_id']}")).json()
     assert pair["alignment"]["status"] in ("aligned", "same_size")
+    for frame in frames:
+        found = (await client.get(f"/frames/{frame['frame_id']}")).json()
+        assert (found["integrity"], found["quality"]["verdict"]) == ("verified", "good")
     seen = await client.get(f"/pairs/{pair['pair_id']}/view", params={"kind": "before", "width": 320})
     assert Image.open(io.BytesIO(seen.content)).size == (320, 180)
 

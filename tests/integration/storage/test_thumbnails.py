@@ -17,7 +17,9 @@ from models.access import ANONYMOUS
 from models.values import FrameRecord
 from repositories.frames import Removal
 from services.housekeeping.object_deletion import delete_objects
+from services.quality.keeper import QualityKeeper
 from services.reads.thumbnails import Thumbnails
+from services.rtsp_capture.frames.integrity import FrameIntegrity
 from services.storage_service.keys import thumbnail_key, thumbnail_keys
 from services.upload_handler.check_call import Converted
 from services.upload_handler.handler import UploadHandler
@@ -32,10 +34,13 @@ from utils.metrics import THUMBNAILS
 class Made:
     place: Place
     uploads: UploadHandler
+    quality: QualityKeeper
 
     def anew(self) -> Thumbnails:
         """As another process has them: nothing in memory."""
-        return Thumbnails(self.place.database, self.place.storage, self.uploads)
+        return Thumbnails(
+            self.place.database, self.place.storage, self.uploads, FrameIntegrity(self.place.database, self.quality)
+        )
 
     async def frame(self) -> FrameRecord:
         return await self.place.frame(data=jpeg((640, 360)))
@@ -51,11 +56,13 @@ class Made:
 async def made(backends: Backends, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Made]:
     async with open_place(backends, f"thumbs-{secrets.token_hex(5)}") as place:
         await place.marker.check()
-        uploads = UploadHandler(Settings(_env_file=None, DATA_DIR=tmp_path_factory.mktemp("thumbs")), place.storage)
+        settings = Settings(_env_file=None, DATA_DIR=tmp_path_factory.mktemp("thumbs"))
+        uploads, quality = UploadHandler(settings, place.storage), QualityKeeper(settings.QUALITY, place.database)
         try:
-            yield Made(place, uploads)
+            yield Made(place, uploads, quality)
         finally:
             await uploads.close()
+            await quality.close()
 
 
 def count(outcome: str) -> float:

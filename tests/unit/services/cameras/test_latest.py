@@ -56,7 +56,7 @@ class Clock:
 def latest_of(stream: Stream, clock: Clock) -> LatestPictures:
     nothing: Any = None
     keeper: Any = SimpleNamespace(stream_of=lambda _: (stream, 0))
-    return LatestPictures(nothing, nothing, keeper, nothing, now=lambda: NOW + clock.at, monotonic=clock)
+    return LatestPictures(nothing, nothing, keeper, nothing, nothing, now=lambda: NOW + clock.at, monotonic=clock)
 
 
 async def test_fifty_who_look_cost_one_picture_and_then_five_a_second() -> None:
