@@ -36,7 +36,7 @@ _LEFT_OUT = {"h264": frozenset((9, 10, 11, 12)), "hevc": frozenset((35, 36, 37, 
 # The boxes around what a player is told of a picture, and how many of their bytes come before the next one.
 _PATH = (
     ((b"moov",), 8), ((b"trak",), 8), ((b"mdia",), 8), ((b"minf",), 8), ((b"stbl",), 8), ((b"stsd",), 16),
-    ((b"avc1", b"hev1"), 0),
+    ((b"avc1", b"hvc1"), 0),
 )  # fmt: skip
 _SPS = {"h264": 7, "hevc": 33}
 
@@ -148,7 +148,37 @@ def _mp4(info: StreamInfo, form: PictureFormat, unit: bytes) -> bytes:
             container.mux_one(packet)
     except (FFmpegError, ValueError):
         raise _failed("The picture's parameter sets make no sense.") from None
-    return with_look(out.getvalue(), form)
+    return with_look(out.getvalue() if info.codec == "h264" else _hvc1(out.getvalue()), form)
+
+
+def _hvc1(data: bytes) -> bytes:
+    """FFmpeg's `hev1` as `hvc1`, which Apple's players want: parameter sets in the sample entry alone (14496-15, 8.4.3).
+
+    PyAV's streams without an encoder cannot be told it. The sample lies before the boxes, so that no offset changes.
+    """
+    at = 0
+    while data[at + 4 : at + 8] != b"mdat":
+        at += int.from_bytes(data[at : at + 4])
+    end = at + int.from_bytes(data[at : at + 4])
+    kept, place = [], at + 8
+    while place < end:
+        following = place + 4 + int.from_bytes(data[place : place + 4])
+        if data[place + 4] >> 1 & 63 not in _SETS["hevc"]:
+            kept.append(data[place:following])
+        place = following
+    size, boxes = sum(map(len, kept)), bytearray(data[end:])
+    entry = boxes.index(b"hev1")
+    boxes[entry : entry + 4] = b"hvc1"
+    place = boxes.index(b"hvcC") + 4 + 22
+    arrays, place = boxes[place], place + 1
+    for _ in range(arrays):
+        boxes[place] |= 0x80  # complete
+        count, place = int.from_bytes(boxes[place + 1 : place + 3]), place + 3
+        for _ in range(count):
+            place += 2 + int.from_bytes(boxes[place : place + 2])
+    sizes = boxes.rindex(b"stsz") + 8
+    boxes[sizes : sizes + 4] = size.to_bytes(4)
+    return b"".join((data[:at], (size + 8).to_bytes(4), b"mdat", *kept, boxes))
 
 
 def with_look(data: bytes, form: PictureFormat) -> bytes:

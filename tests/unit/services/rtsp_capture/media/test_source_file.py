@@ -55,6 +55,31 @@ def test_equal_pictures_are_equal_files_and_the_file_shows_one_picture_for_its_t
         assert not any("Lavf" in text for text in (*opened.metadata.values(), *stream.metadata.values()))
 
 
+@pytest.mark.parametrize("name", ["hevc", "hevc slices"])
+def test_h265_is_hvc1_with_its_parameter_sets_in_the_sample_entry_alone(name: str) -> None:
+    file = io.BytesIO(file_of(name).data)
+    with av.open(file, "r") as opened:
+        (packet,) = [one for one in opened.demux(video=0) if one.size]
+        sample, entry = bytes(packet), bytes(opened.streams.video[0].codec_context.extradata or b"")
+        assert opened.streams.video[0].codec_context.codec_tag == "hvc1"
+    kinds, at = [], 0
+    while at < len(sample):
+        kinds.append(sample[at + 4] >> 1 & 63)
+        at += 4 + int.from_bytes(sample[at : at + 4])
+    assert at == len(sample)
+    assert not {32, 33, 34} & set(kinds)
+    assert set(kinds) & set(range(16, 24))
+    arrays, at = [], 23
+    for _ in range(entry[22]):
+        arrays.append(entry[at])
+        count, at = int.from_bytes(entry[at + 1 : at + 3]), at + 3
+        for _ in range(count):
+            at += 2 + int.from_bytes(entry[at : at + 2])
+    assert {0x80 | 32, 0x80 | 33, 0x80 | 34} <= set(arrays)  # complete: nothing follows in the sample
+    assert all(one & 0x80 for one in arrays)
+    assert at == len(entry)
+
+
 @pytest.mark.parametrize("codec", ["h264", "hevc"])
 def test_colours_and_the_shape_of_pixels_are_what_the_stream_says(codec: str) -> None:
     name = "x264-params" if codec == "h264" else "x265-params"
