@@ -150,6 +150,11 @@ class Kit:
             assert time.monotonic() < deadline, f"not within {seconds} s: {found}"
             await asyncio.sleep(0.1)
 
+    async def settled(self, request_id: UUID, seconds: float = 20.0) -> IngestionResponse:
+        """The final state once the spool has nothing of the request any more: what is read after it stays as it is."""
+        await self.final(request_id, seconds)
+        return await self.until(request_id, lambda r: "spooled" not in r.progress.dropped, 30.0)
+
     async def completed(self, request_id: UUID, seconds: float = 20.0) -> IngestionResponse:
         found = await self.final(request_id, seconds)
         assert found.status is IngestionStatus.COMPLETED, found

@@ -156,7 +156,7 @@ async def all_events(kit: Kit, request_id: UUID, limit: int = 2) -> list[Capture
 
 
 async def result(kit: Kit, request_id: UUID, fps: float = 5.0, seconds: float = 25) -> Result:
-    request = await kit.final(request_id, seconds)
+    request = await kit.settled(request_id, seconds)
     frames = await kit.frames(request_id)
     for frame in frames:
         frame.taken = capture_time(frame.number, FPS, PICTURES, frame.info.timestamp.timestamp())

@@ -1455,7 +1455,7 @@ async def test_other_reads_use_an_index(big: Database) -> None:
     for nodes in plans:
         read_whole = {node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"}
         assert read_whole <= {"capture_gaps", "capture_leases"}, nodes  # which are empty here
-    nodes = await plan_of(big, lambda uow: uow.requests.count_pending(10_000))
+    nodes = await plan_of_hot(big, lambda hot: hot.count_pending(10_000))
     assert not any(node["Node Type"] == "Seq Scan" for node in nodes)
 
 
