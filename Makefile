@@ -97,9 +97,10 @@ endif
 bench: $(STAMP) ## Figures beside references, with goals: all (<= 25 minutes) or `make bench NAME`; ARGS=--help lists them
 	$(PY) -m tests.benchmarks $(NAMES) $(ARGS)
 
-docs: $(STAMP) ## Writes .env.example and docs/configuration.md from config.py
+docs: $(STAMP) ## Writes .env.example and docs/configuration.md from config.py, and the tables of docs/sizing.md
 	$(PY) -m docs.generate
 	$(PY) -m docs.access_matrix
+	$(PY) -m docs.sizing
 
 .PHONY: screenshots
 screenshots: $(STAMP) ## The console's views as pictures for docs/console.md, of a service and cameras of its own (2 minutes)

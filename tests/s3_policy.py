@@ -4,7 +4,7 @@
                                    TEST_STORAGE__ACCESS_KEY, TEST_STORAGE__SECRET_KEY of the user to make
 
 The suite makes a bucket for almost every test, so its user has the policy for all buckets, and besides it the right to
-make them (docs/deploy.md, "S3 store"). tests/integration/storage/test_s3_policy.py tries the policy as it is, on one bucket.
+make them (docs/hosts.md, "S3 store"). tests/integration/storage/test_s3_policy.py tries the policy as it is, on one bucket.
 """
 
 from __future__ import annotations

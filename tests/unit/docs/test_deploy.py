@@ -1,4 +1,4 @@
-"""docs/deploy.md: its environment file, read as systemd reads it, its commands and the bodies of its curl lines."""
+"""docs/deploy.md and hosts.md: the environment file as systemd reads it, the proxy, the commands, curl lines."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ from models.schemas.access import ApiKeyCreate
 from services.commands.app import app
 from utils.secret_box import new_key
 
-GUIDE = (Path(__file__).resolve().parents[3] / "docs" / "deploy.md").read_text("utf-8")
+DOCS = Path(__file__).resolve().parents[3] / "docs"
+GUIDE = (DOCS / "deploy.md").read_text("utf-8")
+HOSTS = (DOCS / "hosts.md").read_text("utf-8")
 
 
 def environment() -> dict[str, str]:
     """systemd's EnvironmentFile: a line that begins with # is a comment; what follows = is the value, to the line's end."""
-    (block,) = re.findall(r"```sh\n(ENVIRONMENT=production\n.*?)```", GUIDE, re.DOTALL)
+    (block,) = re.findall(r"```sh\n(ENVIRONMENT=production\n.*?)```", HOSTS, re.DOTALL)
     lines = [line for line in block.splitlines() if line and not line.startswith("#")]
     return dict(line.split("=", 1) for line in lines)
 
 
 def test_the_documented_proxy_believes_no_client() -> None:
     """What tells a client's address and scheme is overwritten, and the service believes this proxy alone."""
-    (proxy,) = re.findall(r"```nginx\n(.*?)```", GUIDE, re.DOTALL)
+    (proxy,) = re.findall(r"```nginx\n(.*?)```", HOSTS, re.DOTALL)
     assert re.findall(r"^\s*proxy_set_header X-Forwarded-For (\S+);", proxy, re.MULTILINE) == ["$remote_addr"]
     assert re.findall(r"^\s*proxy_set_header X-Forwarded-Proto (\S+);", proxy, re.MULTILINE) == ["https"]
     assert "proxy_add_x_forwarded_for" not in proxy
