@@ -96,11 +96,12 @@ async def _captures(
             outcome.lost += 1
         for a, b in pairwise(times):
             outcome.longest_gap = max(outcome.longest_gap, (b - a).total_seconds())
-        for moment in struck:
-            later = [at.timestamp() - moment for at in times if at.timestamp() > moment]
-            outcome.picture = max(outcome.picture, min(later, default=0.0))
-            if later and later[0] > 2:
-                outcome.notes.append(f"{request_id}: a picture {later[0]:.1f} s after the fault")
+        for moment, following in pairwise(
+            [*struck, float("inf")]
+        ):  # one whose owner is hurt twice counts from the second time
+            at = min((at.timestamp() for at in times if at.timestamp() > moment), default=moment)
+            if at < following:
+                outcome.picture = max(outcome.picture, at - moment)
         outcome.lost += await _unreadable(world, rows, outcome)
         await _requests(connection, outcome, [request_id])
         dropped = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -20,6 +20,7 @@ from tests.faults.workload import RETRYABLE
 from tests.faults.world import Outcome, World, client_of
 from tests.kits.redis_server import RedisServer
 from tests.kits.service_support import final
+from tests.kits.tcp_proxy import TcpProxy
 
 POSTED = 20  # captures a round
 CAMERAS = 10  # that these are of, so that a busy machine decodes few streams
@@ -33,10 +34,11 @@ class Deployment:
     redis: RedisServer
     api: httpx.AsyncClient
     services: list[Service]
+    settings: dict[str, str]  # of all of them
 
-    async def _posted(self, camera_id: str, url: str) -> str:
+    async def _posted(self, camera_id: str, url: str | None) -> str:
         """One capture; tried again with its key where the answer says so, as a client would."""
-        body = {"camera_id": camera_id, "rtsp_url": url, "capture_mode": "single_frame"}
+        body = {"camera_id": camera_id, "capture_mode": "single_frame", **({"rtsp_url": url} if url else {})}
         headers, deadline = {"Idempotency-Key": unique()}, time.monotonic() + 120
         while True:
             answer = await self.api.post("/api/v1/ingest/rtsp", json=body, headers=headers)
@@ -45,13 +47,15 @@ class Deployment:
                 return str(answer.json()["request_id"])
             await asyncio.sleep(1)
 
-    async def post(self, world: World, count: int, outcome: Outcome) -> None:
-        """Posts captures of one picture and waits for their ends; `recover`: until the last one's, from its post."""
+    async def post(self, world: World, count: int, outcome: Outcome, registered: Sequence[str] = ()) -> None:
+        """Posts captures of one picture and waits for their ends; `recover`: until the last one's, from its post.
+
+        `registered`: the cameras; without them, new ones.
+        """
         began = time.monotonic()
-        cameras = [unique() for _ in range(min(count, CAMERAS))]
-        posted = await asyncio.gather(
-            *(self._posted(cameras[number % CAMERAS], world.camera.url) for number in range(count))
-        )
+        cameras = registered or [unique() for _ in range(min(count, CAMERAS))]
+        url = None if registered else world.camera.url
+        posted = await asyncio.gather(*(self._posted(cameras[number % len(cameras)], url) for number in range(count)))
         outcome.acknowledged += len(posted)
         for request_id in posted:
             found = await final(self.api, request_id, 120)
@@ -77,7 +81,7 @@ async def deployment(world: World, workers: int) -> AsyncIterator[Deployment]:
     try:
         await asyncio.gather(*(asyncio.to_thread(service.start) for service in services))
         async with client_of(services[0], 120) as api:
-            yield Deployment(redis, api, services)
+            yield Deployment(redis, api, services, {k: v for k, v in settings.items() if k != "REDIS__PORT"})
     finally:
         for service in services:
             await asyncio.to_thread(service.stop)
@@ -142,6 +146,28 @@ async def redis_broken(world: World, rounds: int, name: str) -> Outcome:
             await BROKEN[name](made, lambda: made.post(world, POSTED, outcome))
             await made.post(world, 1, outcome)
             outcome.tried += 1
+    return outcome
+
+
+async def site_cut_off(world: World, rounds: int) -> Outcome:
+    """The workers of one of two sites reach the broker no more, and nothing tells them so: packets are swallowed."""
+    outcome = Outcome("Celery: broker partition of one site")
+    async with deployment(world, 1) as made:
+        with TcpProxy("127.0.0.1", made.redis.port) as proxy:
+            far = world.service(**made.settings, ROLE="worker", WORKERS__SITE="monza", REDIS__PORT=str(proxy.port))
+            made.services.append(far)
+            await asyncio.to_thread(far.start)
+            cameras = [unique() for _ in range(4)]
+            for number, camera_id in enumerate(cameras):
+                body = {"camera_id": camera_id, "rtsp_url": world.camera.url, "site": ("default", "monza")[number % 2]}
+                (await made.api.post("/api/v1/cameras", json=body)).raise_for_status()
+            for _ in range(rounds):
+                proxy.stall()
+                await made.post(world, POSTED, outcome, cameras)
+                proxy.go_on()
+                await made.post(world, len(cameras), outcome, cameras)
+                outcome.tried += 1
+            await asyncio.to_thread(far.stop)  # before its way to the broker ends
     return outcome
 
 

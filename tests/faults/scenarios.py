@@ -5,10 +5,11 @@ from __future__ import annotations
 from functools import partial
 
 from tests.faults import fleet, limits
-from tests.faults.celery import BROKEN, many_at_once, redis_broken
+from tests.faults.celery import BROKEN, many_at_once, redis_broken, site_cut_off
 from tests.faults.faults import SCENARIOS
 
 SCENARIOS |= {name: partial(redis_broken, name=name) for name in BROKEN}
+SCENARIOS["Celery: broker partition of one site"] = site_cut_off
 SCENARIOS["Celery: 300 captures at once to 3 workers"] = many_at_once
 
 __all__ = ["ROUNDS", "SCENARIOS", "fleet", "limits"]

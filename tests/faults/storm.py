@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from uuid import UUID
 
 import asyncpg
+from asyncpg.exceptions import InternalClientError
 
 from tests.conftest import Service
 from tests.faults.audit import audit
@@ -33,16 +34,21 @@ class Strikes:
         self._waiting.append(asyncio.create_task(self._takeover(connection, before)))
 
     async def _takeover(self, connection: asyncpg.Connection, before: Mapping[UUID, int]) -> float:
-        """Seconds until the last capture that changed its owner within PATIENCE had the new one."""
-        began, taken = time.monotonic(), dict[UUID, float]()
+        """Seconds until the last capture that changed its owner had the new one; for PATIENCE, or to the next fault."""
+        began, taken, number = time.monotonic(), dict[UUID, float](), len(self.moments)
         try:
-            while (now := time.monotonic() - began) < PATIENCE:
+            while (now := time.monotonic() - began) < PATIENCE and number == len(self.moments):
                 rows = await connection.fetch("SELECT request_id, epoch FROM capture_leases WHERE owner IS NOT NULL")
                 for row in rows:
                     if row["epoch"] > before.get(row["request_id"], row["epoch"]):
                         taken.setdefault(row["request_id"], now)
                 await asyncio.sleep(0.02)
-        except (asyncpg.PostgresError, OSError):  # PostgreSQL itself is what was hurt
+        except (
+            asyncpg.PostgresError,
+            asyncpg.InterfaceError,
+            InternalClientError,
+            OSError,
+        ):  # PostgreSQL itself is what was hurt
             pass
         finally:
             connection.terminate()
