@@ -1,9 +1,8 @@
 #!/bin/sh
 # Prints a `.env` for compose: secrets made anew, and the names that clients use.
-#   sh deploy/new-env.sh [SERVICE_NAME STORE_NAME] > .env        e.g. ingest.example.com frames.example.com
+#   (umask 077; sh deploy/new-env.sh [SERVICE_NAME STORE_NAME] > .env)        e.g. ingest.example.com frames.example.com
 # Without names: for this machine alone. Needs openssl. Never write it over a file that is in use: SECRETS__KEYS encrypts camera URLs.
 set -eu
-umask 077
 secret() { openssl rand -hex 24; }
 cat <<END
 # Secrets. Keep a copy of SECRETS__KEYS elsewhere: without it camera URLs cannot be read.
