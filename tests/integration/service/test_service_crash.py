@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from demo.camera import Camera
+from demo.film import make_film
 from tests.conftest import Backends, Service, unique
 from tests.kits.service_support import (
     FINAL,
@@ -47,6 +48,12 @@ FPS = 5.0
 def camera() -> Iterator[Camera]:
     with Camera(size=(320, 180), fps=15, bitrate=300_000) as camera:
         yield camera
+
+
+@pytest.fixture(scope="module")
+def film_of_short_groups(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A keyframe for each slot."""
+    return make_film(tmp_path_factory.mktemp("films"), width=320, height=180, fps=25, gop=5, seconds=4, bitrate=600_000)
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +136,34 @@ async def test_kill_9_of_the_service_during_a_capture(embedded: Service, camera:
         assert seconds(gap["to"]) >= start + missing[-1] / FPS - 0.5 / FPS - 0.1
         assert {item["frame_id"] for item in acknowledged} <= {item["frame_id"] for item in frames}
         await assert_objects(client, frames + kept)
+
+
+async def test_kill_9_during_captures_as_source_loses_nothing(
+    backends: Backends, tmp_path: Path, film_of_short_groups: Path
+) -> None:
+    service = service_on(await own_database(backends), tmp_path, RTSP__LEASE_TTL="2", RTSP__SOURCE_CHECK="0")
+    await asyncio.to_thread(service.start)
+    try:
+        with Camera(film_of_short_groups, join="burst") as source:
+            async with client_of(service) as client:
+                fields = {"capture_mode": "continuous", "capture_duration": 7, "fps": FPS, "encoding": "source"}
+                requests = [await capture(client, unique(), source.url, **fields) for _ in range(4)]
+                befores = [await stored(client, request_id, 4) for request_id in requests]
+            await asyncio.to_thread(service.kill)
+            await asyncio.to_thread(service.start)
+            async with client_of(service) as client:
+                listed: list[dict[str, Any]] = []
+                for request_id, before in zip(requests, befores, strict=True):
+                    found = await final(client, request_id)
+                    frames = await all_frames(client, request_id)
+                    assert_whole(found, frames, int(7 * FPS))
+                    assert found["progress"]["dropped"]["lease_lost"] > 0
+                    assert {item["frame_id"] for item in before["frames"]} <= {item["frame_id"] for item in frames}
+                    assert {(item["format"], item["integrity"]) for item in frames} == {("h264", "undecoded")}
+                    listed += frames
+                await assert_objects(client, listed)
+    finally:
+        assert await asyncio.to_thread(service.stop) == 0
 
 
 async def test_sigterm_hands_a_capture_back(backends: Backends, tmp_path: Path, camera: Camera) -> None:
