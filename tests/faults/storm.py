@@ -83,9 +83,12 @@ class Storm:
         """Whoever runs captures is hurt now: the takeover counts from here."""
         await self._strikes.add(self.world)
 
-    async def begin(self) -> None:
+    async def start(self) -> None:
         for service in (self.service, *self.workers):
             await asyncio.to_thread(service.start)
+
+    async def begin(self) -> None:
+        await self.start()
         began, wall = time.monotonic(), time.time()
         if self.uploads is not None:
             self.uploads.start()

@@ -6,6 +6,7 @@ import asyncio
 import random
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,6 +20,25 @@ from tests.faults.world import FPS
 from tests.kits.service_support import FINAL, assert_ledger, jpeg, sha256
 
 RETRYABLE = (408, 409, 429, 500, 502, 503, 504, 507)
+
+
+@dataclass
+class Answers:
+    """What the service answered: counted by status. `unfit`: 5xx that no client can be expected to get."""
+
+    statuses: Counter[int] = field(default_factory=Counter)
+    refused: int = 0  # connections that were refused, or cut: the client comes again
+    unfit: list[str] = field(default_factory=list)
+
+    def client(self, timeout: float) -> httpx.AsyncClient:
+        """A client whose answers are counted here."""
+        return httpx.AsyncClient(timeout=timeout, event_hooks={"response": [self._note]})
+
+    async def _note(self, response: httpx.Response) -> None:
+        self.statuses[response.status_code] += 1
+        if response.status_code >= 500 and not (response.status_code == 503 and "Retry-After" in response.headers):
+            await response.aread()
+            self.unfit.append(f"{response.request.method} {response.request.url.path}: {response.text[:300]}")
 
 
 @dataclass
@@ -44,6 +64,7 @@ class Uploaders:
     done: list[Upload] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     camera_id: str = field(default_factory=unique)
+    answers: Answers = field(default_factory=Answers)
     _stop: bool = False
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -78,7 +99,7 @@ class Uploaders:
         return max((b - a for a, b in pairwise(times)), default=0.0)
 
     async def _run(self, number: int) -> None:
-        async with httpx.AsyncClient(timeout=20) as client:
+        async with self.answers.client(20) as client:
             while not self._stop:
                 files = [jpeg((160, 120)) for _ in range(random.randint(1, 3))]
                 upload = Upload(secrets.token_hex(12), self.camera_id, files)
@@ -97,6 +118,7 @@ class Uploaders:
                     headers={"Idempotency-Key": upload.key},
                 )  # fmt: skip
             except httpx.TransportError:
+                self.answers.refused += 1
                 await asyncio.sleep(random.uniform(0.05, 0.3))
                 continue
             if answer.status_code == 201:
@@ -143,10 +165,11 @@ class Captures:
 
     urls: Callable[[], Sequence[str]]
     all: list[Watched] = field(default_factory=list)
+    answers: Answers = field(default_factory=Answers)
     _task: asyncio.Task[None] | None = None
 
     async def begin(self, camera_url: str, count: int, duration: float | None) -> Captures:
-        async with httpx.AsyncClient(timeout=20) as client:
+        async with self.answers.client(20) as client:
             for _ in range(count):
                 body = {
                     "camera_id": unique(), "rtsp_url": camera_url, "capture_mode": "continuous", "fps": FPS,
@@ -159,7 +182,7 @@ class Captures:
         return self
 
     async def _watch(self) -> None:
-        async with httpx.AsyncClient(timeout=5) as client:
+        async with self.answers.client(5) as client:
             while True:
                 for watched in self.all:
                     for url in self.urls():
