@@ -13,6 +13,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.faults.faults import one_after_the_other
+from tests.faults.rolling import NAME
 from tests.faults.scenarios import SCENARIOS
 from tests.faults.world import World, world
 
@@ -58,6 +59,8 @@ ELSEWHERE = {
         [name for name in SCENARIOS if name.startswith("Celery: ")],
         "service/test_celery.py::test_whatever_becomes_of_redis_captures_are_found",
     ),
+    NAME: "storage/test_phases.py::test_an_expand_only_adds, "
+    "storage/test_phases.py::test_this_version_starts_on_a_schema_to_which_newer_ones_have_added",
     "same key from 10 clients": "uploads/test_idempotency.py::test_ten_at_once",
 }
 

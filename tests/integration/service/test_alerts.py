@@ -8,6 +8,7 @@ seconds of docs/runbook.md. Only /metrics is asked meanwhile. Where promtool is 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import shutil
@@ -159,6 +160,11 @@ async def test_each_alert_fires_in_its_time_and_says_what_is_wrong(
         assert all(seconds >= 300 for seconds in took.values())
         assert set(watch.fired("IngestionCameraDown")) == {kept, captured, roomless}
         assert watch.fired("IngestionRedisDown")["redis"] >= 300
+        assert '"code":"connection_refused"' in await looked("IngestionCameraDown", service, kept)
+        assert '"code":"connection_refused"' in await looked("IngestionCameraDown", service, captured)
+        assert '"stream":null' in await looked("IngestionCameraDown", service, roomless)
+        assert "RTSP__MAX_CONCURRENT_STREAMS are open" in _line(service, "keep_open_not_possible", roomless)
+        assert "Redis is not used (connection)" in await looked("IngestionRedisDown", service)
         await asyncio.to_thread(broken.start)
         while re.search(f"ingestion_stream_down_seconds.*({kept}|{captured})", watch.scrapes[-1][1] or ""):
             await watch.scrape()
@@ -169,15 +175,44 @@ async def test_each_alert_fires_in_its_time_and_says_what_is_wrong(
             await asyncio.to_thread(part.stop)
         took = await watch.until("IngestionDependencyDown", "database", "storage", since=fault, at_most=900)
         assert all(seconds >= 60 for seconds in took.values())
+        said = json.loads(await looked("IngestionDependencyDown", service))["checks"]
+        assert {name: said[name]["status"] for name in outside} == dict.fromkeys(outside, "unhealthy")
+        assert all(said[name]["detail"] for name in outside)
         # No lower bound: on a slow machine, with time scaled, frames wait in the spool before as well.
         await watch.until("IngestionSpool", "", since=fault, at_most=1200)
+        said = json.loads(await looked("IngestionSpool", service))["checks"]
+        assert re.search(r"[1-9]\d* frames, \d+ bytes, the oldest", said["spool"]["detail"])
+        assert said["storage"]["status"] == "unhealthy"
 
         fault = watch.now
         service.kill()
         took = await watch.until("IngestionDown", "", since=fault, at_most=900)
         assert took[""] >= 60
+        assert "curl: (7)" in await looked("IngestionDown", service)
     if shutil.which("promtool"):
         _ask_promtool(watch, tmp_path)
+
+
+async def looked(alert: str, service: Service, camera_id: str = "") -> str:
+    """What the commands say that the runbook gives to look with, done as they stand there."""
+    section = (ROOT / "docs" / "runbook.md").read_text("utf-8").split(f"\n## {alert}\n")[1].split("\n## ")[0]
+    found = re.findall(r"^ *(curl .*)$|`(curl [^`]*)`", section.split("**Do:**")[0], re.MULTILINE)
+    commands = "\n".join(block or inline for block, inline in found).replace("curl -s ", "curl -sS ")
+    assert commands, alert
+    for name, value in {"http://HOST:8000": service.url, "CAMERA_ID": camera_id}.items():
+        commands = commands.replace(name, value)
+    given = {**os.environ, "API": f"{service.url}/api/v1", "KEY": "none: access is off"}
+    process = await asyncio.create_subprocess_exec(
+        "bash", "-c", commands, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    said = (await process.communicate())[0].decode()
+    print(f"{alert} {camera_id}: {said[:1500]}")
+    return said
+
+
+def _line(service: Service, event: str, camera_id: str) -> str:
+    """The last line of the log with that event and camera, to which the runbook sends."""
+    return next(line for line in reversed(service.text().splitlines()) if f'"{event}"' in line and camera_id in line)
 
 
 async def _stored(client: httpx.AsyncClient, request: str) -> bool:
