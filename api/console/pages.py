@@ -21,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from api.http.access.rules import public
+from api.http.params import DECIMAL
 from api.http.ranges import none_match
 from api.http.routing import StrictRoute, make_router
 from api.http.state import AppState, app_state
@@ -83,8 +84,18 @@ class PageRoute(StrictRoute):
 router = make_router(include_in_schema=False, route_class=PageRoute)
 
 
+def takes_gzip(accepted: str) -> bool:
+    """Whether an Accept-Encoding takes gzip (RFC 9110, 12.5.3): by its name, else by `*`. A weight that is no number: 0."""
+    weights: dict[str, float] = {}
+    for item in accepted.split(","):
+        coding, *params = (part.strip().lower() for part in item.split(";"))
+        given = next((param[2:] for param in params if param.startswith("q=")), "1")
+        weights[coding] = float(given) if DECIMAL.match(given) else 0.0
+    return weights.get("gzip", weights.get("*", 0.0)) > 0
+
+
 def _answer(request: Request, file: File, headers: dict[str, str]) -> Response:
-    packed = file.packed if "gzip" in request.headers.get("accept-encoding", "") else None
+    packed = file.packed if takes_gzip(request.headers.get("accept-encoding", "")) else None
     etag = f'{file.etag[:-1]}-gzip"' if packed is not None else file.etag
     headers |= {"ETag": etag, "Cache-Control": "no-cache", "Vary": "Accept-Encoding", "X-Content-Type-Options": "nosniff"}
     if none_match(request.headers.get("if-none-match"), etag):

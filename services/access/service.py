@@ -125,7 +125,8 @@ class Access:
     async def issue_ticket(self, who: Principal) -> tuple[str, datetime]:
         """(a ticket for `who`, its end): for the WebSocket, once, TICKET_TTL seconds. Raises DatabaseUnavailable.
 
-        While access is off nobody asks for it, and nothing is kept.
+        While access is off nobody asks for it, and nothing is kept. The audit has a row of it, but for a browser session's:
+        a page asks at each reconnect, and a ticket gives no more than its session, whose beginning is in the audit.
         """
         value, expires = secrets.token_urlsafe(32), datetime.now(UTC) + timedelta(seconds=TICKET_TTL)
         if self.on:
@@ -133,7 +134,8 @@ class Access:
             async with self._database.unit_of_work(events=False) as uow:
                 await uow.ws_tickets.expire(TICKETS_SWEPT)  # so that the table cannot grow faster than it is swept
                 await uow.ws_tickets.create(row)
-                await uow.audit.write(None, "ticket.create")
+                if who.session_id is None:
+                    await uow.audit.write(None, "ticket.create")
         return value, expires
 
     async def redeem_ticket(self, value: str) -> Principal:

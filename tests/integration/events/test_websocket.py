@@ -258,6 +258,20 @@ async def test_a_session_of_a_browser_asks_for_its_ticket(client: httpx.AsyncCli
             assert await one.closed(5) == 4401
 
 
+async def test_a_page_that_connects_again_and_again_does_not_fill_the_audit(client: httpx.AsyncClient) -> None:
+    text = await key(client, "events:read")
+    async with httpx.AsyncClient(base_url=client.base_url) as browser:
+        (await browser.post("/api/v1/session", json={"credential": text})).raise_for_status()
+        token = {"X-CSRF-Token": (await browser.get("/api/v1/me")).json()["csrf_token"]}
+        for _ in range(3):
+            await ticket(browser, **token)
+        await browser.delete("/api/v1/session", headers=token)
+    await ticket(client, **bearer(text))  # a key's own is written down
+    answer = await client.get("/api/v1/audit", params={"subject": text[4:16]})
+    actions = [row["action"] for row in answer.raise_for_status().json()["items"]]
+    assert actions == ["ticket.create", "session.delete", "session.create"]
+
+
 async def test_credentials_that_end_close_their_sockets(client: httpx.AsyncClient) -> None:
     from datetime import UTC, datetime, timedelta
 

@@ -53,6 +53,21 @@ async def test_files_have_etags_and_are_compressed(api: Api) -> None:
         assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", etag)
 
 
+@pytest.mark.parametrize(
+    ("accepted", "packed"),
+    [
+        ("gzip;q=0", False), ("gzip; q=0.000, br", False), ("*;q=0.5, gzip;q=0", False), ("*;q=0", False), ("", False),
+        ("br", False), ("gzip;q=nan", False), ("not-gzip", False),
+        ("br, GZIP;q=0.1", True), ("*", True), ("identity, gzip;q=1.0", True), ("gzip, *;q=0", True),
+    ],
+)  # fmt: skip
+async def test_files_are_compressed_for_those_who_take_it(api: Api, accepted: str, packed: bool) -> None:
+    answer = await api("GET", "/console/static/app.js", headers={"Accept-Encoding": accepted})
+    assert answer.headers.get("content-encoding") == ("gzip" if packed else None)
+    assert answer.headers["vary"] == "Accept-Encoding"
+    assert answer.content == (STATIC / "app.js").read_bytes()
+
+
 async def test_it_can_be_switched_off(tmp_path: Path) -> None:
     off = Api(tmp_path, CONSOLE={"ENABLED": False})
     for path in ("/", "/console", "/console/", "/console/static/app.js"):
