@@ -20,7 +20,7 @@ _THUMBNAIL = re.compile(r"thumbnails/(?P<frame>.+)\.(?P<width>[0-9]{3,4})\.jpg")
 EXTENSIONS = frozenset({"jpg", "png", "bmp", "tiff", "heic", "webp", "avif", "mp4"})
 _FRAME_KEY = re.compile(
     r"frames/[0-9]{4}/[0-9]{2}/[0-9]{2}/(?P<camera>[^/]+)/"
-    r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}-[0-9a-f]{16}\.(?P<ext>[a-z]+)"
+    r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}-[0-9a-f]{16}\.(?P<ext>[a-z0-9]+)"
 )
 
 

@@ -13,6 +13,7 @@ from uuid import UUID
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
 
+from services.rtsp_capture.media.packets import CONTENT_TYPES
 from services.storage_service.client import make_client, translated
 from services.storage_service.keys import (
     frame_key_of,
@@ -25,6 +26,7 @@ from services.storage_service.keys import (
 from services.storage_service.presign import Presigner, Served, endpoint_url
 from utils.disposition import inline
 from utils.exceptions import ObjectMissing, RangeNotSatisfiable, StorageUnavailable
+from utils.ids import new_id
 from utils.logger import Throttle
 
 FRAME = UUID("0190a0b0-0000-8000-8000-000000000001")
@@ -204,3 +206,10 @@ def test_only_a_missing_key_of_a_read_is_missing() -> None:
     assert isinstance(translated(_client_error("NoSuchKey", 404), "get", throttle), ObjectMissing)
     assert isinstance(translated(_client_error("NoSuchBucket", 404), "get", throttle), StorageUnavailable)
     assert isinstance(translated(_client_error("InvalidRange", 416), "read_range", throttle), RangeNotSatisfiable)
+
+
+@pytest.mark.parametrize("kind", sorted(CONTENT_TYPES))
+def test_each_kind_of_captured_picture_has_a_frame_key_that_the_sweeper_knows(kind: str) -> None:
+    key = fresh_object_key("cam-1", new_id(), datetime(2026, 5, 4, tzinfo=UTC), kind)
+    assert is_frame_key(key)
+    assert frame_key_of(thumbnail_key(key, 320)) == key
