@@ -40,6 +40,9 @@ ELSEWHERE = {
     "service/test_two_services.py::test_a_process_that_was_stopped_finds_itself_fenced",
     "worker SIGKILL": "service/test_two_services.py::test_kill_9_then_a_stop_in_good_order",
     "worker SIGTERM": "service/test_roles.py::test_a_drained_worker_hands_over_and_claims_nothing",
+    "worker drained": "service/test_roles.py::test_a_drained_worker_hands_over_and_claims_nothing",
+    "PostgreSQL restart with 3 workers": "service/test_service_crash.py::test_kill_9_of_an_embedded_part, "
+    "service/test_two_services.py::test_a_process_cut_off_from_postgresql_fences_itself",
     "worker SIGSTOP 20 s": "service/test_two_services.py::test_a_process_that_was_stopped_finds_itself_fenced",
     "api process SIGKILL in an upload": "service/test_processes.py::test_two_processes_behind_one_port",
     "rolling restart": "service/test_roles.py::test_a_drained_worker_hands_over_and_claims_nothing",
