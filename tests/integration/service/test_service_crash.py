@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ import pytest
 
 from demo.camera import Camera
 from demo.film import make_film
+from repositories.database import Database
+from services.storage_service.keys import fresh_object_key
+from services.storage_service.service import StorageService
 from tests.conftest import Backends, Service, unique
 from tests.kits.service_support import (
     FINAL,
@@ -37,7 +40,9 @@ from tests.kits.service_support import (
     until,
     upload,
 )
+from tests.kits.sweep_kit import Place
 from utils.embedded.running import running_postgres
+from utils.ids import new_id
 
 pytestmark = pytest.mark.paced
 
@@ -138,10 +143,12 @@ async def test_kill_9_of_the_service_during_a_capture(embedded: Service, camera:
         await assert_objects(client, frames + kept)
 
 
-async def test_kill_9_during_captures_as_source_loses_nothing(
+async def test_kill_9_during_captures_as_source_loses_nothing_and_leaves_nothing(
     backends: Backends, tmp_path: Path, film_of_short_groups: Path
 ) -> None:
-    service = service_on(await own_database(backends), tmp_path, RTSP__LEASE_TTL="2", RTSP__SOURCE_CHECK="0")
+    own = await own_database(backends)
+    storage, database = StorageService(own.storage), Database(own.db, "trackshift-sweep")
+    service = service_on(own, tmp_path, RTSP__LEASE_TTL="2", RTSP__SOURCE_CHECK="0")
     await asyncio.to_thread(service.start)
     try:
         with Camera(film_of_short_groups, join="burst") as source:
@@ -161,8 +168,20 @@ async def test_kill_9_during_captures_as_source_loses_nothing(
                     assert {item["frame_id"] for item in before["frames"]} <= {item["frame_id"] for item in frames}
                     assert {(item["format"], item["integrity"]) for item in frames} == {("h264", "undecoded")}
                     listed += frames
+                # What the kill left, and one that it surely left: PUT, and no row.
+                keys = {item["storage_path"] for item in listed}
+                left = fresh_object_key("left", new_id(), datetime.now(UTC), "h264")
+                await storage.put(left, b"x", "video/mp4", sha256(b"x"))
+
+                async def swept() -> bool:  # the service's own pass may be under way, and be ended here first
+                    await Place(own, database, storage).sweeper().sweep()
+                    return {item.key async for item in storage.list_keys("frames/")} == keys
+
+                await until(swept, "each object has its row", 20, 0.2)
                 await assert_objects(client, listed)
     finally:
+        await storage.close()
+        await database.close()
         assert await asyncio.to_thread(service.stop) == 0
 
 
