@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import ParamSpec, TypeVar
 
@@ -34,6 +35,32 @@ class WorkerPool:
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """The function's result, or its exception. Cancelling stops the waiting, not a call that has begun."""
+        future, waiter = await self._begin(partial(function, *args, **kwargs))
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            future.cancel()  # where it has not begun
+            raise
+
+    async def run_to_end(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `run`, but who is cancelled waits until a call that has begun has ended.
+
+        For a call that works on something which a lock guards: a thread may not go on with it once the lock is free.
+        """
+        future, waiter = await self._begin(partial(function, *args, **kwargs))
+        try:
+            return await asyncio.shield(waiter)
+        except asyncio.CancelledError:
+            future.cancel()
+            while not waiter.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait({waiter})
+            if not waiter.cancelled():
+                waiter.exception()  # marks it as retrieved
+            raise
+
+    async def _begin(self, function: Callable[[], T]) -> tuple[Future[T], asyncio.Future[T]]:
+        """A free thread has the call: (the thread's side, what the loop waits for)."""
         self._busy.inc()
         try:
             await self._free.acquire()
@@ -43,8 +70,7 @@ class WorkerPool:
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[T] = loop.create_future()
         try:
-            context = contextvars.copy_context()
-            future = self._executor.submit(context.run, partial(function, *args, **kwargs))
+            future = self._executor.submit(contextvars.copy_context().run, function)
         except RuntimeError:  # closed
             self._ended()
             raise
@@ -56,11 +82,7 @@ class WorkerPool:
                 pass
 
         future.add_done_callback(ended)
-        try:
-            return await waiter
-        except asyncio.CancelledError:
-            future.cancel()  # where it has not begun
-            raise
+        return future, waiter
 
     def _deliver(self, done: Future[T], waiter: asyncio.Future[T]) -> None:
         self._ended()

@@ -45,7 +45,7 @@ class LiveDecoder:
             if self._decoder is None or self._segment != picture.packet.segment:
                 self._decoder = PictureDecoder(info, lossy=self._lossy)
                 self._segment = picture.packet.segment
-            return await self._pool.run(self._decoder.decode, picture, quality)
+            return await self._pool.run_to_end(self._decoder.decode, picture, quality)
 
     def follow(self, picture: Picture) -> None:
         """A picture came, in decoding order."""
@@ -68,7 +68,7 @@ class LiveDecoder:
             async with self._lock:
                 picture, self._newest = self._newest, None
                 if self._decoder is not None and picture is not None:
-                    await self._pool.run(self._decoder.advance, picture)
+                    await self._pool.run_to_end(self._decoder.advance, picture)
 
     async def close(self) -> None:
         """Releases the decoder once it is idle."""

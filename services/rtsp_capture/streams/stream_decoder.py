@@ -1,8 +1,9 @@
 """The decoding of one stream's pictures, for all captures that share it.
 
 Pictures of captures are decoded one after the other, by one decoder; a picture that several captures want is decoded
-once. Snapshots have a decoder of their own (`LiveDecoder`). Until the stream has proved itself, all of its pictures are
-decoded in a worker process (`trials`).
+once. Whoever gives up leaves the decoder to the next when its thread has left it: two threads in one of FFmpeg's decoders
+end the process. Snapshots have a decoder of their own (`LiveDecoder`). Until the stream has proved itself, all of its
+pictures are decoded in a worker process (`trials`).
 """
 
 from __future__ import annotations
@@ -135,7 +136,7 @@ class StreamDecoder:
         trial = self._on_trial(picture)
         if trial is not None and self.info is not None:
             return await trial.jpeg(self.info, picture, quality)
-        return await self._pool.run(self._decoder_for(picture).decode, picture, quality)
+        return await self._pool.run_to_end(self._decoder_for(picture).decode, picture, quality)
 
     def _note_size(self, file: PictureFile) -> None:
         """Some cameras switch their size while they send (a JPEG leaves out an odd last row or column)."""
@@ -154,7 +155,7 @@ class StreamDecoder:
                 if trial is not None and self.info is not None:
                     return await self._pool.run(judge, await trial.luma(self.info, picture, width))
                 decoder = self._decoder_for(picture)
-                return await self._pool.run(lambda: judge(decoder.luma(picture, width)))
+                return await self._pool.run_to_end(lambda: judge(decoder.luma(picture, width)))
             finally:
                 self._release_later()
 
@@ -191,7 +192,7 @@ class StreamDecoder:
         trial = self._on_trial(picture)
         if trial is not None and self.info is not None:
             return await self._pool.run(_sharpness, await trial.luma(self.info, picture, SHARPNESS_WIDTH))
-        return await self._pool.run(self._decoder_for(picture).sharpness, picture, best)
+        return await self._pool.run_to_end(self._decoder_for(picture).sharpness, picture, best)
 
     def _decoder_for(self, picture: Picture) -> PictureDecoder:
         if self._decoder is None or self._decoder_segment != picture.packet.segment:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -103,3 +104,36 @@ async def test_a_picture_that_two_captures_want_is_decoded_once(decoder: StreamD
     first, second = await asyncio.gather(decoder.decode(picture, 80), decoder.decode(picture, 80))
     assert first is second
     assert first is not await decoder.decode(picture, 80)
+
+
+async def test_who_gives_up_leaves_the_decoder_when_the_thread_has_left_it() -> None:
+    """Two threads in one decoder end the process: a capture that is cancelled, and the next one on its stream."""
+    source = film("h264")
+    shown = received(source.packets, source.info)
+    pool = WorkerPool("stream-two", 2)
+    decoder = StreamDecoder(pool, lossy=False)
+    decoder.opened(source.info, 1)
+    entered, leave = threading.Event(), threading.Event()
+
+    def judge(_luma: object) -> None:
+        entered.set()
+        leave.wait(10)
+
+    try:
+        look = asyncio.create_task(decoder.inspect(shown[3], 160, judge))
+        await asyncio.to_thread(entered.wait, 10)
+        for _ in range(3):  # as often as it is told
+            look.cancel()
+            await asyncio.sleep(0)
+        assert not look.done()
+        following = asyncio.create_task(decoder.decode(shown[5], 80))
+        await asyncio.sleep(0)
+        assert decoder._lock.locked()
+        leave.set()
+        with pytest.raises(asyncio.CancelledError):
+            await look
+        assert (await following).width == 320
+    finally:
+        leave.set()
+        await decoder.close()
+        await pool.close()
