@@ -32,7 +32,8 @@ from tests.kits.service_support import (
 FPS = 5.0
 SECONDS = 10
 SETTINGS = {
-    "SPOOL__AFTER": "0.3", "SPOOL__RETRY_MAX_DELAY": "1", "RTSP__STORE_RETRY": "30", "RTSP__LEASE_TTL": "2",
+    # A lease of 2 s was lost now and then on a loaded machine, and its slots with it.
+    "SPOOL__AFTER": "0.3", "SPOOL__RETRY_MAX_DELAY": "1", "RTSP__STORE_RETRY": "30", "RTSP__LEASE_TTL": "4",
 }  # fmt: skip
 
 
