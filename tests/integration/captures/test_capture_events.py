@@ -331,7 +331,7 @@ async def what_is_beyond_max_frames_is_no_longer_idle(kit: Kit, camera: Camera) 
     assert found.request.progress.stored == 3
     assert found.request.progress.dropped.keys() == {"surplus"}
     found.assert_whole(dropped=True)
-    assert len(found.slots()) >= 19
+    assert len(found.slots()) >= 15  # of 20: it ends with the third picture, and what was not due by then is not expected
 
 
 @scenario
