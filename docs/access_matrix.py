@@ -28,7 +28,8 @@ ALIEN: dict[str, str] = {
     "get_thumbnail": "404", "verify_frame": "404",
     "create_camera": "403", "list_cameras": "absent", "get_camera": "404", "update_camera": "403", "delete_camera": "403",
     "probe_camera": "403", "take_snapshot": "403", "read_events": "absent",
-    "latest_picture": "404", "list_gaps": "404", "frames_histogram": "200, empty buckets",
+    "latest_picture": "404", "list_gaps": "404", "camera_losses": "404",
+    "frames_histogram": "200, empty buckets",
     "create_pair": "403", "match_pairs": "403", "list_pairs": "absent", "get_pair": "404",
     "delete_pair": "404", "view_pair": "404",
 }  # fmt: skip

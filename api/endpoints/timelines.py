@@ -1,4 +1,4 @@
-"""A camera over time: /api/v1/frames/histogram and /api/v1/cameras/{camera_id}/gaps."""
+"""A camera over time: /api/v1/frames/histogram, /api/v1/cameras/{camera_id}/gaps and /losses."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ from api.http.openapi import answer, problems
 from api.http.params import Cursor, Limit, StrictSeconds
 from api.http.routing import make_router
 from models.access import Scope
-from models.schemas import CameraGapPage, CameraId, Histogram, Timestamp
+from models.schemas import CameraGapPage, CameraId, Histogram, Losses, Timestamp
 from models.values import GapFilter
 
 router = make_router("/api/v1", tags=[])
+Bucket = Annotated[
+    float, Ge(0.001), Le(31_622_400), StrictSeconds, Query(description="Seconds a bucket; at most 2000 buckets.")
+]
 
 
 @router.get(
@@ -36,9 +39,7 @@ async def frames_histogram(
     camera_id: Annotated[CameraId, Query()],
     from_: Annotated[Timestamp, Query(alias="from", description="Capture time, inclusive; the first bucket begins here.")],
     to: Annotated[Timestamp, Query(description="Capture time, exclusive.")],
-    bucket_s: Annotated[
-        float, Ge(0.001), Le(31_622_400), StrictSeconds, Query(description="Seconds a bucket; at most 2000 buckets.")
-    ] = 60,
+    bucket_s: Bucket = 60,
 ) -> Any:
     """Buckets without frames are listed, too. A camera without frames has empty buckets only."""
     return await services.timelines.histogram(camera_id, from_, to, bucket_s, who)
@@ -65,3 +66,27 @@ async def list_gaps(
     """By the time at which they began; each is told whole, also where it began before `from`. Captures of one camera
     have gaps of their own, which may overlap."""
     return await services.timelines.gaps(GapFilter(camera_id, from_, to), limit, cursor, who)
+
+
+@router.get(
+    "/cameras/{camera_id}/losses",
+    tags=["cameras"],
+    operation_id="camera_losses",
+    summary="How many slots of a camera's captures were dropped, over time",
+    response_model=Losses,
+    responses={200: answer("The buckets.", examples.LOSSES), **problems("camera_not_found", "overloaded")},
+)
+@needs(Scope.CAMERAS_READ)
+async def camera_losses(
+    camera_id: Annotated[CameraId, Path(description="The camera's id; it need not be registered.")],
+    services: ServicesDep,
+    who: WhoDep,
+    from_: Annotated[
+        Timestamp, Query(alias="from", description="When slots were due, inclusive; the first bucket begins here.")
+    ],
+    to: Annotated[Timestamp, Query(description="When slots were due, exclusive.")],
+    bucket_s: Bucket = 60,
+) -> Any:
+    """By the time at which each slot was due, all captures of the camera together. Buckets without loss are listed, too.
+    Of a camera with very many captures those that run and the newest 1000 from before `to` are counted."""
+    return await services.timelines.losses(camera_id, from_, to, bucket_s, who)

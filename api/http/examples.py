@@ -106,6 +106,9 @@ FRAME_PAGE: dict[str, Any] = {"items": [FRAME], "next_cursor": None}
 HISTOGRAM: dict[str, Any] = {
     "buckets": [{"at": _AT, "frames": 60, "bad": 2}, {"at": "2026-05-04T13:31:00.000000Z", "frames": 0, "bad": 0}]
 }
+LOSSES: dict[str, Any] = {
+    "buckets": [{"at": _AT, "dropped": {"camera_down": 25}}, {"at": "2026-05-04T13:31:00.000000Z", "dropped": {}}]
+}
 GAP_PAGE: dict[str, Any] = {
     "items": [
         {"from": _AT, "to": "2026-05-04T13:30:12.480000Z", "reason": "camera_down", "request_id": _REQUEST},

@@ -57,7 +57,7 @@ LINKS: dict[str, tuple[list[Source], list[Target]]] = {
             Target("get_camera", "path.camera_id"), Target("update_camera", "path.camera_id"),
             Target("probe_camera", "path.camera_id"), Target("take_snapshot", "path.camera_id"),
             Target("delete_camera", "path.camera_id"), Target("latest_picture", "path.camera_id"),
-            Target("list_gaps", "path.camera_id"),
+            Target("list_gaps", "path.camera_id"), Target("camera_losses", "path.camera_id"),
         ],
     ),
     "frames of the camera": (

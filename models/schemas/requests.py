@@ -32,6 +32,15 @@ class CameraGapPage(Output):
     next_cursor: str | None
 
 
+class LossBucket(Output):
+    at: Timestamp = Field(description="Where it begins: `from` plus a whole number of `bucket_s`.")
+    dropped: dict[str, int] = Field(description="Slots due in it that were dropped, by reason.")
+
+
+class Losses(Output):
+    buckets: list[LossBucket] = Field(description="All of `from` to `to`, those without loss too, by time; at most 2000.")
+
+
 class Progress(Output):
     expected: int = Field(description="Slots that have come due = stored + in_flight + the sum of dropped.")
     stored: int

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from models.access import Principal
-from models.schemas import CameraGap, CameraGapPage, Histogram, HistogramBucket
+from models.schemas import CameraGap, CameraGapPage, Histogram, HistogramBucket, LossBucket, Losses
 from models.values import GapFilter
 from repositories.database import Database
 from repositories.reader import Row
@@ -32,18 +32,24 @@ class Timelines:
 
         Of a camera without frames, or one that is not granted, all are empty.
         """
-        bucket = timedelta(seconds=bucket_s)
-        count = -((from_ - to) // bucket) if to > from_ else 0
-        if count > MAX_BUCKETS:
-            least = -((from_ - to) // MAX_BUCKETS) / timedelta(seconds=1)
-            raise InvalidRequest.of(
-                "bucket_s",
-                f"makes {count} buckets of this time, more than {MAX_BUCKETS}: take at least {least:.6f}, or a shorter time",
-                location="query", code="too_many_buckets",
-            )  # fmt: skip
+        bucket, count = _counted(from_, to, bucket_s)
         async with self._counting.turn():
             rows = await self._database.timelines.histogram(camera_id, from_, to, bucket, who.cameras)
         return Histogram(buckets=[*_buckets(rows, from_, bucket, count)])
+
+    async def losses(self, camera_id: str, from_: datetime, to: datetime, bucket_s: float, who: Principal) -> Losses:
+        """As `histogram`, of slots that were dropped. Raises CameraNotFound, Overloaded."""
+        bucket, count = _counted(from_, to, bucket_s)
+        async with self._counting.turn():
+            rows = await self._database.timelines.losses(camera_id, from_, to, bucket, count, who.cameras)
+        if rows is None:
+            raise CameraNotFound
+        found: dict[int, dict[str, int]] = {}
+        for row in rows:
+            found.setdefault(row.number, {})[row.reason] = row.slots
+        return Losses(
+            buckets=[LossBucket(at=from_ + number * bucket, dropped=found.get(number, {})) for number in range(count)]
+        )
 
     async def gaps(self, wanted: GapFilter, limit: int, cursor: str | None, who: Principal) -> CameraGapPage:
         """The camera's gaps, by the time at which they began. Raises CameraNotFound."""
@@ -59,6 +65,20 @@ class Timelines:
             ],
             next_cursor=self._cursors.encode(more.from_at, more.id, wanted, who) if more else None,
         )
+
+
+def _counted(from_: datetime, to: datetime, bucket_s: float) -> tuple[timedelta, int]:
+    """(a bucket, how many there are). Raises InvalidRequest."""
+    bucket = timedelta(seconds=bucket_s)
+    count = -((from_ - to) // bucket) if to > from_ else 0
+    if count > MAX_BUCKETS:
+        least = -((from_ - to) // MAX_BUCKETS) / timedelta(seconds=1)
+        raise InvalidRequest.of(
+            "bucket_s",
+            f"makes {count} buckets of this time, more than {MAX_BUCKETS}: take at least {least:.6f}, or a shorter time",
+            location="query", code="too_many_buckets",
+        )  # fmt: skip
+    return bucket, count
 
 
 def _buckets(rows: Sequence[Row], from_: datetime, bucket: timedelta, count: int) -> Iterator[HistogramBucket]:

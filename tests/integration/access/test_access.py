@@ -111,6 +111,7 @@ class Place:
             "frames_histogram": {
                 "params": {"camera_id": camera.camera_id, "from": AT, "to": "2026-05-04T13:40:00Z", "bucket_s": "300"}
             },
+            "camera_losses": {"params": {"from": AT, "to": "2026-05-04T13:40:00Z", "bucket_s": "300"}},
             "create_api_key": {"json": {"name": "x", "scopes": ["frames:read"]}},
             "create_pair": {
                 "json": {"before": {"frame_id": self.mine.frame_id}, "after": {"camera_id": camera.camera_id, "at": AT}}

@@ -6,6 +6,7 @@ One service with a real camera; a capture runs all the while.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,17 +14,21 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
+from joserfc import jwt
+from joserfc.jwk import OctKey
 from playwright.async_api import Page, expect
 
 from demo.camera import Camera
 from tests.conftest import Backends, Service, free_port, running
 from tests.kits.browser import Tab, browser, tab
 from tests.kits.console import PATIENCE, go, log_in, misdeeds, violations_in_both
-from tests.kits.service_support import own_database, service_on, status, until
+from tests.kits.onvif_device import OnvifDevice, Stream
+from tests.kits.service_support import capture, final, own_database, service_on, status, until
 
 __all__ = ["browser", "tab"]
 
 SECRET = "bootstrap-secret-of-the-console-tests-01"
+TOKEN_SECRET = "secret-of-the-identity-provider-of-the-console-tests"
 MARKUP = "<img src=x onerror=document.title='broken'>"
 WALL, OTHER = "wall-1", "other-1"
 REFUSED = "status of 401"  # Chromium notes every refused request, also one that the page expects
@@ -34,6 +39,7 @@ class Place:
     service: Service
     client: httpx.AsyncClient
     capture: str
+    camera_url: str
 
     async def key(self, name: str, scopes: list[str], cameras: list[str] | None = None) -> dict[str, Any]:
         answer = await self.client.post("/api/v1/api-keys", json={"name": name, "scopes": scopes, "cameras": cameras})
@@ -45,8 +51,9 @@ class Place:
 async def place(backends: Backends, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place]:
     own = await own_database(backends)
     service = service_on(
-        own, tmp_path_factory.mktemp("console"), AUTH__MODE="keys", AUTH__BOOTSTRAP_KEY=SECRET, API__PORT=str(free_port()),
-        RTSP__CAPTURE_TIMEOUT="5",
+        own, tmp_path_factory.mktemp("console"), AUTH__MODE="both", AUTH__BOOTSTRAP_KEY=SECRET, API__PORT=str(free_port()),
+        AUTH__JWT_ISSUER="https://issuer.example", AUTH__JWT_AUDIENCE="trackshift", AUTH__JWT_ALGORITHMS='["HS256"]',
+        AUTH__JWT_SECRET=TOKEN_SECRET, RTSP__CAPTURE_TIMEOUT="5",
     )  # fmt: skip
     with Camera(size=(320, 180), fps=10, bitrate=300_000) as camera:
         async with running(service) as client:
@@ -61,7 +68,7 @@ async def place(backends: Backends, tmp_path_factory: pytest.TempPathFactory) ->
                 return bool((await status(client, request_id))["progress"]["stored"] >= 2)
 
             await until(stored, "two frames")
-            yield Place(service, client, request_id)
+            yield Place(service, client, request_id, camera.url)
 
 
 async def _views(page: Page) -> list[str]:
@@ -106,6 +113,57 @@ async def test_the_wall_shows_the_cameras_pictures_as_they_come(place: Place, ta
     await expect(page.locator("main li.tile", has_text=OTHER).get_by_text("No picture yet")).to_be_visible()
     assert await page.title() == "Cameras · TrackShift"
     assert await violations_in_both(page) == []
+    assert misdeeds(tab) == []
+
+
+async def test_the_wall_counts_what_was_dropped(place: Place, tab: Tab) -> None:
+    dead = {"capture_mode": "continuous", "capture_duration": 1.0, "fps": 5.0}
+    ended = await final(place.client, await capture(place.client, OTHER, "rtsp://127.0.0.1:9/none", **dead))
+    lost = ended["progress"]["dropped"]["camera_down"]
+    assert lost > 0
+    await log_in(tab.page, place.service.url, SECRET)
+    spark = tab.page.locator("main li.tile", has_text=OTHER).locator(".spark")
+    await expect(spark).to_contain_text(f"{lost} dropped", timeout=PATIENCE)
+    assert f"{lost}: " in (await spark.locator("svg").get_attribute("aria-label") or "")
+    await expect(tab.page.locator("main li.tile", has_text=MARKUP).locator(".spark")).to_contain_text("1 h")
+    assert misdeeds(tab) == []
+
+
+async def test_a_token_of_an_identity_provider_logs_in_with_its_own_rights(place: Place, tab: Tab) -> None:
+    claims = {
+        "iss": "https://issuer.example", "aud": "trackshift", "sub": "alice", "exp": int(time.time()) + 300,
+        "scope": "frames:read cameras:read", "cameras": [WALL],
+    }  # fmt: skip
+    token = jwt.encode({"alg": "HS256"}, claims, OctKey.import_key(TOKEN_SECRET), algorithms=["HS256"])
+    page = tab.page
+    await log_in(page, place.service.url, token)
+    await expect(page.locator("main li.tile")).to_have_count(1, timeout=PATIENCE)
+    assert await _views(page) == ["Cameras", "Frames", "Pairs"]
+    assert token not in await page.content()
+    assert misdeeds(tab) == []
+
+
+async def test_a_camera_is_found_on_the_network_and_registered(place: Place, tab: Tab) -> None:
+    page = tab.page
+    stream = Stream("main", "H264", 320, 180, place.camera_url, "http://127.0.0.1:80/snap")
+    await log_in(page, place.service.url, SECRET, "/console/cameras/new")
+    with OnvifDevice(password="p/ S3cr3t@%", streams=[stream]) as device:
+        await page.fill("input[name=networks]", f"{device.host}/32")
+        await page.get_by_role("button", name="Look for cameras").click()
+        found = page.locator("main li.card", has_text=device.host)
+        await expect(found).to_contain_text("Pit lane entry", timeout=PATIENCE)
+        await found.locator("input[name=username]").fill(device.username)
+        await found.locator("input[name=device-password]").fill(device.password)
+        await found.get_by_role("button", name="Ask for its streams").click()
+        await found.get_by_role("button", name="Use this stream").click(timeout=PATIENCE)
+    assert await violations_in_both(page) == []
+    await page.fill("input[name=camera_id]", "found-here")
+    await page.locator("main button[type=submit]").first.click()
+    await expect(page.locator("main h1")).to_have_text("Pit lane entry", timeout=PATIENCE)
+    assert "S3cr3t" not in await page.content()
+    camera = (await place.client.get("/api/v1/cameras/found-here")).raise_for_status().json()
+    assert camera["rtsp_url"] == place.camera_url
+    (await place.client.delete("/api/v1/cameras/found-here")).raise_for_status()
     assert misdeeds(tab) == []
 
 

@@ -122,6 +122,44 @@ async def test_frames_are_counted_by_an_index_alone(place: Place) -> None:
     assert "ix_frames_camera_poor" in bad, plan
 
 
+async def test_dropped_slots_by_the_time_at_which_they_were_due(place: Place) -> None:
+    async def capture(camera: str, grid: float, fps: float, ended: float | None = None, **dropped: str) -> None:
+        request_id = await place.request(camera)
+        await place.sql.execute(
+            "UPDATE ingestion_requests SET grid_start = $2, created_at = $2, params = $3, expected = 5000, "
+            "completed_at = $4 WHERE id = $1",
+            request_id, AT + grid * SECOND, f'{{"fps": {fps}}}', None if ended is None else AT + ended * SECOND,
+        )  # fmt: skip
+        for reason, slots in dropped.items():
+            await place.sql.execute(
+                f"UPDATE ingestion_requests SET dropped_{reason} = $2::text::int4multirange WHERE id = $1", request_id, slots
+            )
+
+    # Slot k is due at 0.2 k - 5 s: 25 before AT, 200 to 299 from 35 s on, 324 at 59.8 s, 325 at 60 s.
+    await capture("gate", -5, 5, camera_down="{[0,50),[200,300)}", no_picture="{[324,326)}")
+    await capture("gate", 0.5, 3, no_picture="{[0,3)}")  # thirds of a second
+    await capture("gate", 0, 1, ended=-100, camera_down="{[0,50)}")  # was over before
+    await capture("lane", 0, 1, camera_down="{[0,50)}")
+
+    async def found(begin: float, end: float, bucket: float) -> list[dict[str, int]]:
+        losses = await place.timelines.losses("gate", AT + begin * SECOND, AT + end * SECOND, bucket, ANONYMOUS)
+        assert losses.buckets[1].at - losses.buckets[0].at == timedelta(seconds=bucket)
+        return [each.dropped for each in losses.buckets]
+
+    assert await found(0, 90, 30) == [
+        {"camera_down": 25, "no_picture": 3}, {"camera_down": 100, "no_picture": 1}, {"no_picture": 1}
+    ]  # fmt: skip
+    assert await found(35, 36, 0.4) == [{"camera_down": 2}, {"camera_down": 2}, {"camera_down": 1}]  # the last ends at 36
+    assert await found(0.5, 1.5, 0.5) == [{"camera_down": 2, "no_picture": 2}, {"camera_down": 3, "no_picture": 1}]
+    assert await found(200, 320, 60) == [{}, {}]
+    assert (await place.timelines.losses("lane", AT, AT, 60, ANONYMOUS)).buckets == []
+    for camera, who in (("gate", ALIEN), ("nobody", ANONYMOUS)):
+        with pytest.raises(CameraNotFound):
+            await place.timelines.losses(camera, AT, AT + SECOND, 60, who)
+    with pytest.raises(InvalidRequest):
+        await found(0, 3600, 1)
+
+
 def _spans(items: list[CameraGap]) -> list[tuple[float, float | None]]:
     return [
         ((gap.from_ - AT) / SECOND, None if gap.to is None else (gap.to - AT) / SECOND) for gap in items

@@ -91,36 +91,30 @@ export async function gapsOf(cameraId, seconds, abort) {
   return items;
 }
 
-/** Share of each of `count` equal parts of [from, to] (ms) that lies in a gap. */
-export function shares(gaps, from, to, count) {
-  const step = (to - from) / count;
-  const found = new Array(count).fill(0);
-  for (const gap of gaps) {
-    const start = Math.max(from, new Date(gap.from).getTime());
-    const end = Math.min(to, gap.to ? new Date(gap.to).getTime() : to);
-    for (let index = Math.max(0, Math.floor((start - from) / step)); index < count && from + index * step < end; index += 1) {
-      const left = Math.max(start, from + index * step);
-      found[index] = Math.min(1, found[index] + Math.max(0, Math.min(end, from + (index + 1) * step) - left) / step);
-    }
-  }
-  return found;
+/** Slots that captures of the camera lost in the last hour, in thirty parts. */
+export async function lossesOf(cameraId, abort) {
+  const to = new Date();
+  const params = { from: new Date(to.getTime() - 3600_000).toISOString(), to: to.toISOString(), bucket_s: 120 };
+  return (await get(`/cameras/${encodeURIComponent(cameraId)}/losses`, params, { signal: abort })).buckets;
 }
 
-/** The last hour in thirty bars: how much of each two minutes was lost. */
-export function Sparkline({ gaps }) {
-  if (!gaps) return null;
-  const to = Date.now();
-  const parts = shares(gaps, to - 3600_000, to, 30);
-  const lost = parts.reduce((sum, part) => sum + part, 0) * 120;
-  const text = lost < 0.05 ? 'Nothing lost in the last hour' : `${duration(lost)} lost in the last hour`;
+/** The last hour in thirty bars: how many slots of each two minutes were dropped; why, in words. */
+export function Sparkline({ losses }) {
+  const parts = losses.map(({ dropped }) => Object.values(dropped).reduce((sum, count) => sum + count, 0));
+  const lost = parts.reduce((sum, part) => sum + part, 0);
+  const most = Math.max(1, ...parts);
+  const reasons = {};
+  for (const { dropped } of losses) for (const [reason, count] of Object.entries(dropped)) reasons[reason] = (reasons[reason] ?? 0) + count;
+  const why = Object.entries(reasons).sort((a, b) => b[1] - a[1]).map(([reason, count]) => `${count}: ${DROPPED[reason] ?? reason}`);
+  const text = lost === 0 ? 'No picture dropped in the last hour' : `${lost} pictures dropped in the last hour. ${why.join('; ')}`;
   return html`
     <span class="spark">
       <svg viewBox="0 0 120 16" preserveAspectRatio="none" role="img" aria-label=${text}>
         <title>${text}</title>
         ${parts.map((part, index) => html`<rect key=${index} class=${part > 0 ? 'lost' : 'kept'} x=${index * 4} width="3"
-          y=${part > 0 ? 16 - Math.max(4, part * 16) : 14} height=${part > 0 ? Math.max(4, part * 16) : 2} />`)}
+          y=${part > 0 ? 16 - Math.max(4, (part / most) * 16) : 14} height=${part > 0 ? Math.max(4, (part / most) * 16) : 2} />`)}
       </svg>
-      <span class="small muted">${lost < 0.05 ? 'nothing lost' : `${duration(lost)} lost`}, 1 h</span>
+      <span class="small muted">${lost === 0 ? 'nothing dropped' : `${lost} dropped`}, 1 h</span>
     </span>`;
 }
 

@@ -1,7 +1,7 @@
 // The wall: every camera's newest picture, how old it is, how the stream stands, what was lost.
 import { html, useEffect, useRef, useState } from '../lib/html.js';
 import { can } from '../lib/api.js';
-import { QualityBadge, Picture, Sparkline, StateBadge, gapsOf, newestFrame, noPicture, useLatest } from '../lib/cameras.js';
+import { QualityBadge, Picture, Sparkline, StateBadge, lossesOf, newestFrame, noPicture, useLatest } from '../lib/cameras.js';
 import { Link, link, queried, setQuery } from '../lib/router.js';
 import { Age } from '../lib/time.js';
 import { wordsOf } from '../lib/words.js';
@@ -10,14 +10,14 @@ import { Badge, Empty, Field, Page, Pager, Waiting, useList, useLive, useLoad, u
 const LIST_EVERY = 5000; // ms: how the streams stand
 const PICTURE_PAUSE = 2000; // ms between two pictures of one camera, however many are stored
 const OPEN_EVERY = 5000; // ms: a stream that is open without a capture stores nothing, and has new pictures all the same
-const GAPS_EVERY = 60000;
+const LOSSES_EVERY = 60000;
 
 // The page's one subscription hands each event to the camera's card.
 const listeners = new Map();
 
 function Tile({ camera }) {
   const newest = useLoad((abort) => newestFrame(camera.camera_id, abort), [camera.camera_id]);
-  const gaps = useLoad((abort) => gapsOf(camera.camera_id, 3600, abort), [camera.camera_id]);
+  const losses = useLoad((abort) => lossesOf(camera.camera_id, abort), [camera.camera_id]);
   const open = camera.stream?.state === 'live';
   const latest = useLatest(camera.camera_id, can('frames:read') && (open || Boolean(newest.data)));
   const wait = useRef({ last: 0, timer: null });
@@ -43,7 +43,7 @@ function Tile({ camera }) {
     };
   }, [camera.camera_id]);
   usePoll(() => refresh.current(), open && can('frames:read') ? OPEN_EVERY : 0);
-  usePoll(gaps.reload, GAPS_EVERY);
+  usePoll(losses.reload, LOSSES_EVERY);
 
   const name = camera.name || camera.camera_id;
   const error = camera.enabled && camera.stream?.state !== 'live' ? camera.stream?.last_error : null;
@@ -62,7 +62,8 @@ function Tile({ camera }) {
         <span class="small muted tile-age">${at && html`<${Age} at=${at} />`}</span>
       </div>
       <div class="tile-facts">
-        ${gaps.data && html`<${Sparkline} gaps=${gaps.data} />`}
+        ${losses.data && html`<${Sparkline} losses=${losses.data} />`}
+        ${!losses.data && losses.error && html`<span class="small muted" title=${losses.error.message}>losses unknown</span>`}
         <span class="small muted tile-age">${camera.stream?.jobs ? `${camera.stream.jobs} capture${camera.stream.jobs > 1 ? 's' : ''}` : ''}</span>
       </div>
       ${trouble && html`<p class="small tile-trouble">${trouble}</p>`}
