@@ -202,9 +202,6 @@ async def test_ten_thousand_frames_are_scrolled_and_few_are_drawn(place: Place, 
     await expect(page.get_by_text(f"{MANY:,} in all")).to_be_visible(timeout=PATIENCE)
     assert await violations_in_both(page) == []
     pictures = sum("/thumbnail" in url for url in tab.requests)
-    small = jpeg(photograph("coins")[:40, :60])
-    # Answered here for the while: what is tested is the list, and the service would make hundreds.
-    await page.route("**/thumbnail*", lambda route: route.fulfill(body=small, content_type="image/jpeg"))
     # As fast as pages come: to the end of what is known, until nothing more comes.
     most = await page.evaluate(
         """async () => {
@@ -220,13 +217,14 @@ async def test_ten_thousand_frames_are_scrolled_and_few_are_drawn(place: Place, 
     )
     await expect(page.get_by_text(f"{MANY:,} frames, all there are")).to_be_visible(timeout=PATIENCE)
     assert 0 < most <= 120
-    await page.unroute("**/thumbnail*")
     await page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
     last = page.locator(f'main .tiles [data-index="{MANY - 1}"]')
     await expect(last).to_be_visible(timeout=PATIENCE)
     await expect(last).to_contain_text("08:00:09.000")
     assert await _drawn(page, f'main .tiles [data-index="{MANY - 1}"] img')
-    assert sum("/thumbnail" in url for url in tab.requests) - pictures < MANY / 2  # what flew past was not asked for
+    asked = sum("/thumbnail" in url for url in tab.requests) - pictures
+    print(f"{asked} thumbnails asked for")
+    assert asked < MANY / 2  # what flew past was not asked for
     heap = await page.evaluate("performance.memory.usedJSHeapSize")
     assert heap < 64_000_000
     assert misdeeds(tab) == []

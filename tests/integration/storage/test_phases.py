@@ -45,6 +45,12 @@ async def connection(db: DbSettings) -> AsyncIterator[Any]:
     await made.close()
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def empty(backends: Backends) -> DbSettings:
+    """Without rows, and nobody else's: statements lock whole tables. Nothing is committed."""
+    return await migrated_database(backends.db, f"phases_{secrets.token_hex(5)}")
+
+
 def module_of(revision: str) -> Any:
     name = next(path.stem for path in VERSIONS.glob(f"{revision}_*.py"))
     return import_module(f"repositories.migrations.versions.{name}")
@@ -94,8 +100,8 @@ async def test_an_expand_only_adds(backends: Backends) -> None:
         ),
     ],
 )
-async def test_what_is_no_expand_is_told(backends: Backends, statement: str, said: str) -> None:
-    connection = await connect(backends.db)  # everybody's: nothing is committed
+async def test_what_is_no_expand_is_told(empty: DbSettings, statement: str, said: str) -> None:
+    connection = await connect(empty)
     before = await catalogue(connection)
     transaction = connection.transaction()
     await transaction.start()
@@ -115,8 +121,8 @@ async def test_what_is_no_expand_is_told(backends: Backends, statement: str, sai
         "CREATE FUNCTION slot_count(s int4multirange, extra int) RETURNS int LANGUAGE sql AS 'SELECT 1'",
     ],
 )
-async def test_what_only_adds_is_not_told(backends: Backends, statement: str) -> None:
-    connection = await connect(backends.db)
+async def test_what_only_adds_is_not_told(empty: DbSettings, statement: str) -> None:
+    connection = await connect(empty)
     before = await catalogue(connection)
     transaction = connection.transaction()
     await transaction.start()
