@@ -50,10 +50,10 @@ _LOSSES = f"""
     )
     SELECT number, reason, sum(least(after, upto) - greatest(first, since))::int AS slots
     FROM lost,
-         generate_series(greatest(0, floor((grid + first / fps) / $4::float8 - 1e-6)::int),
-                         least($5, ceil((grid + after / fps) / $4::float8 + 1e-6)::int) - 1) AS number,
-         LATERAL (SELECT ceil((number * $4::float8 - grid) * fps - 1e-6)::int AS since,
-                         ceil((least((number + 1) * $4::float8, $6::float8) - grid) * fps - 1e-6)::int AS upto) AS bucket
+         generate_series(least($5::int, greatest(0, floor((grid + first / fps) / $4::float8 - 1e-6)))::int,
+                         least($5::int, greatest(0, ceil((grid + after / fps) / $4::float8 + 1e-6)))::int - 1) AS number,
+         LATERAL (SELECT ceil((number * $4::float8 - grid) * fps - 1e-6)::bigint AS since,
+                         ceil((least((number + 1) * $4::float8, $6::float8) - grid) * fps - 1e-6)::bigint AS upto) AS bucket
     WHERE least(after, upto) > greatest(first, since)
     GROUP BY number, reason ORDER BY number, reason
 """  # noqa: S608 - columns of our own

@@ -152,6 +152,9 @@ async def test_dropped_slots_by_the_time_at_which_they_were_due(place: Place) ->
     assert await found(35, 36, 0.4) == [{"camera_down": 2}, {"camera_down": 2}, {"camera_down": 1}]  # the last ends at 36
     assert await found(0.5, 1.5, 0.5) == [{"camera_down": 2, "no_picture": 2}, {"camera_down": 3, "no_picture": 1}]
     assert await found(200, 320, 60) == [{}, {}]
+    # Years of slots, and buckets of a millisecond: more of both than an integer counts.
+    await capture("gate", -3600 * 24 * 3000, 30, no_picture="{[0,5000)}")
+    assert await found(0, 0.002, 0.001) == [{"camera_down": 1}, {}]
     assert (await place.timelines.losses("lane", AT, AT, 60, ANONYMOUS)).buckets == []
     for camera, who in (("gate", ALIEN), ("nobody", ANONYMOUS)):
         with pytest.raises(CameraNotFound):
