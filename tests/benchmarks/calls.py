@@ -11,7 +11,8 @@ from pathlib import Path
 from demo.camera import Camera
 from tests.benchmarks.frame import Bench, Goal
 from tests.benchmarks.harness import Running, service, share
-from tests.benchmarks.processes import parts_of, started
+from tests.benchmarks.parts import parts
+from tests.benchmarks.processes import started
 
 COUNT = 25  # of each kind, one after the other
 DEARER = Goal("<=", 20)  # milliseconds
@@ -21,7 +22,7 @@ DEARER = Goal("<=", 20)  # milliseconds
 def _two(folder: Path) -> Iterator[Running]:
     """A process that answers, and one that captures."""
     with (
-        parts_of(folder) as backends,
+        parts(folder) as backends,
         started(backends, folder / "worker", ROLE="worker"),
         started(backends, folder / "api", ROLE="api") as api,
     ):

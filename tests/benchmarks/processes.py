@@ -17,44 +17,19 @@ from urllib.parse import urlsplit
 import httpx
 import psutil
 import uvloop
-from pydantic import SecretStr
 
-from config import DbSettings, StorageSettings
-from repositories.migrations.run import upgrade
 from tests.benchmarks.clients import Side, get
 from tests.benchmarks.frame import Bench, Goal
 from tests.benchmarks.limited import limited, possible
+from tests.benchmarks.parts import parts
 from tests.benchmarks.upload import picture, uploads
 from tests.conftest import Backends, Service
 from tests.kits.service_support import jpeg
-from utils.embedded.supervisor import EmbeddedParts
 
 SECONDS = 5.0  # of a round
 READERS = 8  # clients that ask for a status, beside 8 that upload
 SHARE = 0.2  # of a core
 PARTS = ("service", "checks", "postgres", "store", "clients")
-
-
-@contextmanager
-def parts_of(folder: Path) -> Iterator[Backends]:
-    """PostgreSQL and an S3 server, migrated."""
-    parts = EmbeddedParts(
-        folder / "parts", postgres=True, object_store=True, database="trackshift", bucket="bench", on_event=lambda *_: None
-    )
-    parts.start()
-    try:
-        assert parts.postgres is not None
-        assert parts.object_store is not None
-        postgres, store = parts.postgres, parts.object_store
-        db = DbSettings(HOST=str(postgres.host), PORT=postgres.port, USER=postgres.user, NAME=postgres.database)
-        storage = StorageSettings(
-            ENDPOINT=store.endpoint, ACCESS_KEY=SecretStr(store.access_key), SECRET_KEY=SecretStr(store.secret_key),
-            BUCKET_NAME="bench",
-        )  # fmt: skip
-        asyncio.run(upgrade(db))
-        yield Backends(db, storage, outside=False)
-    finally:
-        parts.stop()
 
 
 @contextmanager
@@ -118,7 +93,7 @@ async def _load(address: tuple[str, int], data: bytes, request: bytes, seconds: 
 def processes(bench: Bench) -> None:
     """The same load on a service of one process and on one of two, in turns. What adds up: the cores of all parts."""
     with (
-        parts_of(bench.folder) as backends,
+        parts(bench.folder) as backends,
         started(backends, bench.folder / "one", ROLE="api") as one,
         started(backends, bench.folder / "two", ROLE="api", API__PROCESSES="2") as two,
     ):
