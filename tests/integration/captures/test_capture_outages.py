@@ -208,7 +208,7 @@ async def test_cancelling_a_pending_capture(
         await kit.until(running, lambda r: r.progress.stored > 0)
         waiting = await kit.submit(camera.url, unique(), capture_mode="continuous", fps=1.0)
         assert (await kit.get(waiting)).status is IngestionStatus.PENDING
-        found = await cancel(kit, waiting)
+        found = await cancel(kit, waiting, 0.5)
         assert (found.started_at, found.progress.expected) == (None, 0)
         hopeless = await kit.submit(f"rtsp://127.0.0.1:{free_port()}/x", unique(), capture_mode="continuous")
         await cancel(kit, running)
