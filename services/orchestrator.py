@@ -40,7 +40,8 @@ from services.admission.pending import PendingCount
 from services.admission.triggers import add_trigger
 from services.admission.uploads import ingest_upload
 from services.execution.calls import Calls
-from services.execution.presence import Presence
+from services.execution.notices import BEGIN, channel_of
+from services.execution.presence import Presence, worker_of
 from services.execution.runner import CaptureRunner
 from services.execution.wakes import Wakes
 from services.idempotency.operation import Operation
@@ -171,7 +172,7 @@ class Orchestrator:
     ) -> list[UUID]:  # fmt: skip
         """Stores single_frame captures of one moment in one transaction and runs them here, where their streams are.
 
-        `others`: by camera, the owner of leases in another process that has its stream; it is yet to be told to begin.
+        `others`: by camera, the owner of leases in another process that has its stream; the commit tells it to begin.
 
         The group's id is the operation's, the requests' ids follow from it: of a burst that is there already, only those
         ids are returned. Their leases are this process's from the start. Raises CameraDisabled,
@@ -200,6 +201,8 @@ class Orchestrator:
             held = await uow.requests.add_group(rows, self.runner.owner, self._settings.RTSP.LEASE_TTL, others)
             await uow.audit.write(group_id, "burst.take")
             await operation.begin(uow)
+            for owner in set(others.values()):
+                await uow.workers.notify(channel_of(worker_of(owner)), f"{BEGIN} {group_id}")
             return held
 
         asked = self.runner.now()

@@ -40,7 +40,7 @@ from services.execution.checks import (
 from services.execution.chores import FALLBACK, VERIFY, Chores
 from services.execution.embedded_parts import StartError, start_embedded
 from services.execution.health import HealthService
-from services.execution.notices import Notices
+from services.execution.notices import BEGIN, Notices
 from services.execution.presence import Load, Presence
 from services.execution.schema import migrate_or_wait
 from services.execution.wakes import CeleryConsumer, CeleryWakes, Wakes
@@ -237,7 +237,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         bursts = BurstService(settings.RTSP, database, storage, hub, secrets, orchestrator, places)
         discovery = Discovery(settings.RTSP, database, secrets, policy, refs, places)
         latest = LatestPictures(database, storage, keeper, uploads, integrity, places=places)
-        holds = StreamHolds(database, orchestrator.runner, bursts)
+        stack.push_async_callback(bursts.close)
+        holds = StreamHolds(database, orchestrator.runner, bursts, lambda: calls.heard)
         stack.push_async_callback(holds.close)
         direct = UploadSessions(settings, database, storage, uploads, access.shares)
         stack.callback(direct.stop)
@@ -301,6 +302,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                     "hold": holds.hold, "begin": holds.begin, "release": holds.release,
                 }
             )  # fmt: skip
+            calls.when_told(BEGIN, holds.written)
         calls.start()
         stack.push_async_callback(calls.stop)
         notices.start()

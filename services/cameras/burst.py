@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -21,6 +22,7 @@ from models.schemas import BurstRequest, BurstResponse, RTSPIngestionRequest
 from models.values import FINAL_STATUSES, CaptureMode, Encoding
 from repositories.database import Database
 from services.cameras.places import Places, key_json
+from services.execution.presence import worker_of
 from services.idempotency.operation import Operation
 from services.orchestrator import Orchestrator
 from services.reads.serializers.bursts import to_burst
@@ -87,6 +89,14 @@ class _Opening:
         return first is not None and newest is not None and newest.packet.segment == first.segment
 
 
+@dataclass(frozen=True, slots=True)
+class _Others:
+    """The processes that run a burst's requests for this one: who owns the leases there, by camera."""
+
+    owners: dict[str, str]
+    deaf: set[str]  # of the version before: they are to be asked to begin
+
+
 class BurstService:
     """Raises SecretUnreadable, DatabaseUnavailable, StorageUnavailable beside what its methods name."""
 
@@ -101,6 +111,7 @@ class BurstService:
         self._hub = hub
         self._secrets = secrets
         self._orchestrator = orchestrator
+        self._releasing: set[asyncio.Task[None]] = set()
 
     async def take(self, body: BurstRequest, who: Principal, operation: Operation | None = None) -> BurstResponse:
         """Takes the moment and waits until every camera's request is final.
@@ -120,7 +131,8 @@ class BurstService:
         here = [camera for camera in cameras if camera.camera_id not in away]
         keys = [] if self._past(body.at) else [key_of(camera, self._secrets) for camera in here]
         there = [camera for camera in cameras if camera.camera_id in away]
-        async with self._held(there, who, body.at) as others, self.open(keys, who.row_owner) as streams:
+        holding = self._held(operation.request_id, there, who, body.at)
+        async with holding as others, self.open(keys, who.row_owner) as streams:
             if body.at is None:
                 await self.ready(streams)
             at = body.at or datetime.now(UTC)
@@ -192,11 +204,11 @@ class BurstService:
 
     @asynccontextmanager
     async def _held(
-        self, cameras: Sequence[CameraConfiguration], who: Principal, at: datetime | None
-    ) -> AsyncIterator[dict[str, str]]:
-        """The cameras' streams, open in the processes that capture them until the requests are final; yields who owns the
-        leases there, by camera. Raises NoWorker, and what `open` raises."""
-        others: dict[str, str] = {}
+        self, group_id: UUID, cameras: Sequence[CameraConfiguration], who: Principal, at: datetime | None
+    ) -> AsyncIterator[_Others]:
+        """The cameras' streams, open in the processes that capture them until the requests are final. Raises NoWorker, and
+        what `open` raises."""
+        others = _Others({}, set())
         holds: list[str] = []
         ahead = max(0.0, (at - datetime.now(UTC)).total_seconds()) if at is not None else 0.0
 
@@ -204,13 +216,17 @@ class BurstService:
             keys = [] if self._past(at) else [key_json(key_of(camera, self._secrets)) for camera in group]
             asked = {
                 "hold": name, "keys": keys, "captures": len(group), "owner": who.row_owner, "wait": at is None,
+                "group_id": str(group_id),
                 "seconds": ahead + self._settings.CAPTURE_TIMEOUT + 2 * MARGIN,
             }  # fmt: skip
             answer = await self._places.ask(
                 "hold", asked, site=group[0].site, camera_id=group[0].camera_id,
                 seconds=self._settings.CAPTURE_TIMEOUT + MARGIN,
             )  # fmt: skip
-            others.update(dict.fromkeys((camera.camera_id for camera in group), answer.body["owner"]))
+            owner = answer.body["owner"]
+            others.owners.update(dict.fromkeys((camera.camera_id for camera in group), owner))
+            if not answer.body.get("follows"):
+                others.deaf.add(owner)
 
         holding: list[asyncio.Task[None]] = []
         try:
@@ -221,22 +237,28 @@ class BurstService:
             yield others
         finally:
             await cancel_all(*holding)
-            for owner in set(others.values()):
-                await asyncio.shield(self._tell(owner, "release", {"holds": holds}))
+            for owner in set(others.owners.values()):  # nobody waits for that
+                task = asyncio.create_task(self._tell(owner, "release", {"holds": holds}), name="release")
+                self._releasing.add(task)
+                task.add_done_callback(self._releasing.discard)
+
+    async def close(self) -> None:
+        """What was not released is let go after the time that was named."""
+        await cancel_all(*self._releasing)
 
     async def _submit(
         self, operation: Operation, captures: Sequence[tuple[RTSPIngestionRequest, CameraConfiguration]],
-        tolerance_ms: float, who: Principal, others: dict[str, str],
+        tolerance_ms: float, who: Principal, others: _Others,
     ) -> list[UUID]:  # fmt: skip
-        requests = await self._orchestrator.submit_burst(operation, captures, tolerance_ms, who, others)
+        requests = await self._orchestrator.submit_burst(operation, captures, tolerance_ms, who, others.owners)
         asked = {"group_id": str(operation.request_id)}
-        await asyncio.gather(*(self._tell(owner, "begin", asked) for owner in set(others.values())))
+        await asyncio.gather(*(self._tell(owner, "begin", asked) for owner in others.deaf))
         return requests
 
     async def _tell(self, owner: str, kind: str, asked: dict[str, Any]) -> None:
         """One that is gone by now, or does not answer: its leases lapse, and others go on."""
         with suppress(NoWorker, DatabaseUnavailable):
-            await self._places.ask(kind, asked, to=UUID(owner.rpartition(":")[2]), seconds=5)
+            await self._places.ask(kind, asked, to=worker_of(owner), seconds=5)
 
     # -- the streams -------------------------------------------------------------------------------------------
 

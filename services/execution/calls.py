@@ -62,6 +62,7 @@ class Calls:
         self._database, self._secrets, self._presence, self._notices = database, secrets, presence, notices
         self._on_capture = on_capture
         self._handlers: dict[str, Handler] = {}
+        self._told: dict[str, Callable[[str], None]] = {}
         self._waiting: dict[UUID, asyncio.Event] = {}
         self._answering: dict[UUID, asyncio.Task[None]] = {}
         self._job = PeriodicJob("worker-calls", self._poll, self._pause)
@@ -73,6 +74,15 @@ class Calls:
     def serve(self, handlers: dict[str, Handler]) -> None:
         """What this process answers, by kind."""
         self._handlers.update(handlers)
+
+    def when_told(self, what: str, told: Callable[[str], None]) -> None:
+        """`told(name)` is called with each notice "`what` name" to this process."""
+        self._told[what] = told
+
+    @property
+    def heard(self) -> bool:
+        """Whether notices come."""
+        return self._notices.heard
 
     def start(self) -> None:
         if self._handlers:
@@ -194,6 +204,8 @@ class Calls:
             self._job.wake()
         elif what == "drain":
             self._presence.look()
+        elif what in self._told:
+            self._told[what](name)
         elif what in ("answer", "gone"):
             call_id = UUID(name)
             if what == "answer" and (event := self._waiting.get(call_id)) is not None:

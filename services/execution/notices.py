@@ -23,6 +23,7 @@ LISTEN_AGAIN = 1.0  # seconds
 STOP_TIMEOUT = 1.0  # seconds
 MAX_ANNOUNCEMENTS = 256  # under way at once; what is beyond is found by a poll
 FINAL_CHANNEL = "trackshift_final"
+BEGIN = "begin"  # what a process is told of a burst's group whose leases it was given
 EVENTS_CHANNEL = "trackshift_events"
 
 

@@ -35,6 +35,11 @@ ALIVE_SECONDS = 8.0  # after its last beat that a process counts as alive
 LOOK_EVERY = 5  # beats between two looks for sites without a worker, and captures that nobody will claim
 
 
+def worker_of(owner: str) -> UUID:
+    """The process that is named by an owner of leases."""
+    return UUID(owner.rpartition(":")[2])
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
     """How much a process runs."""

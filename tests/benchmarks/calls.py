@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -48,6 +49,17 @@ def _latest(running: Running) -> float:
     return (time.perf_counter() - began) * 1000
 
 
+def _probe(running: Running) -> float:
+    """Of a camera that is not there: what is there is listened to for seconds, which is no part."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        url = f"rtsp://127.0.0.1:{closed.getsockname()[1]}/cam"
+    began = time.perf_counter()
+    found = running.http.post("/api/v1/cameras/probe", json={"rtsp_url": url}).raise_for_status().json()
+    took = (time.perf_counter() - began) * 1000
+    assert found["code"] == "connection_refused", found
+    return took
+
+
 def _open(running: Running, camera: Camera) -> None:
     for name in ("cam", "cam2"):
         body = {"camera_id": name, "rtsp_url": camera.url, "keep_open": True}
@@ -58,7 +70,7 @@ def _open(running: Running, camera: Camera) -> None:
 
 
 def calls(bench: Bench) -> None:
-    """Snapshots, bursts of two cameras and latest.jpg of an open stream (320 x 180: decoding is no part)."""
+    """Snapshots, bursts of two cameras, latest.jpg of an open stream (320 x 180: decoding is no part), and probes."""
     with (
         Camera(size=(320, 180), fps=15, bitrate=300_000) as camera,
         service(bench.folder / "one") as one,
@@ -66,7 +78,12 @@ def calls(bench: Bench) -> None:
     ):
         for each in (one, two):
             _open(each, camera)
-        kinds: dict[str, Callable[[Running], float]] = {"snapshot": _snapshot, "latest.jpg": _latest, "burst": _burst}
+        kinds: dict[str, Callable[[Running], float]] = {
+            "snapshot": _snapshot,
+            "latest.jpg": _latest,
+            "burst": _burst,
+            "probe": _probe,
+        }
         for name, ask in kinds.items():
             ask(one), ask(two)  # do not count
             rounds: list[list[float]] = [[], []]

@@ -50,7 +50,7 @@ BENCHMARKS = {
     "camera-table": Entry("cameras:camera_table", "times within their uncertainty, camera by camera", alone=False),
     "sockets": Entry("sockets:sockets", "memory of WebSockets that are idle, and one event to all of them", alone=False),
     "processes": Entry("processes:processes", "uploads and status reads of two api processes, beside one", alone=False),
-    "calls": Entry("calls:calls", "snapshot, burst and latest.jpg by another process, beside one process", alone=False),
+    "calls": Entry("calls:calls", "snapshot, burst, latest.jpg, probe by another process, beside one process", alone=False),
     "access": Entry("access:access", "what a key's check costs", alone=False),
     "counting": Entry("counting:counting", "what counting a request costs, in memory and in Redis", alone=False),
 }

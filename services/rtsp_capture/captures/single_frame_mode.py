@@ -15,6 +15,7 @@ from services.rtsp_capture.media.gop_buffer import Picture
 from services.rtsp_capture.streams.stream import Stream
 from utils.exceptions import CaptureFailure
 
+PROMPT_SECONDS = 1.0  # after a moment for which pictures are taken in as they come
 LEAD_SECONDS = 10.0  # before a future frame_timestamp that the stream is opened
 _POLL_INTERVAL = 5.0  # seconds, while a future frame_timestamp is waited for: the clock may be set meanwhile
 
@@ -83,6 +84,8 @@ class SingleFrameMode(Mode):
         context, ledger = self._context, self._context.ledger
         self._began = since
         if self._moment is not None:
+            # Of a moment that is now, the answer waits for the picture that comes next.
+            stream.catch_up(max(0.0, self._moment - context.clock.now()) + PROMPT_SECONDS)
             return list(stream.ring.pictures())
         keyframe = context.params.encoding is Encoding.SOURCE
         newest = stream.newest(context.deps.now(), context.params.max_staleness, keyframe=keyframe)

@@ -222,6 +222,7 @@ async def test_all_operations_are_done_by_a_process_that_captures(fleet: Fleet, 
     assert (found.status_code, found.json()["code"]) == (502, "connection_refused")
     calls = [line for line in (await fleet.api.get("/metrics")).text.splitlines() if "worker_calls_total{" in line]
     assert not [line for line in calls if 'outcome="ok"' not in line and "discover" not in line], calls
+    assert not [line for line in calls if 'kind="begin"' in line], "the commit itself tells who runs a burst"
 
     async def gone() -> bool:
         return not await fetch(fleet.db, "SELECT 1 FROM worker_calls")
