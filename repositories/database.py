@@ -304,12 +304,10 @@ class Database:
         self.on_commit()
         return stored
 
-    async def admit_capture(self, row: IngestionRequest, audited: str, *, registered: bool) -> RequestRow:
-        """Commits a pending capture in one statement (repositories.new_captures). Raises CameraNotFound,
-        DatabaseUnavailable."""
-        stored = await self._until_known(lambda: admit(self._reader, row, audited, registered=registered), 3, 0.2)
-        self.on_commit()
-        return stored
+    async def admit_capture(self, row: IngestionRequest, audited: str, *, camera: int | None) -> RequestRow | None:
+        """Commits a pending capture, which leads to no event, in one statement (repositories.new_captures); None where its
+        camera's registration is not of that version. Raises DatabaseUnavailable."""
+        return await self._until_known(lambda: admit(self._reader, row, audited, camera=camera), 3, 0.2)
 
     @staticmethod
     async def _until_known(run: Callable[[], Awaitable[T]], tries: int, pause: float) -> T:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -44,6 +44,13 @@ Version = tuple[UUID, int]
 Place = tuple[UUID, int, datetime]  # a frame's version, and where the frame stands in a list by capture time
 
 
+class RegisteredCamera(NamedTuple):
+    """A row of camera_configurations, with its `version`."""
+
+    version: int
+    row: CameraConfiguration
+
+
 def _columns(entity: Any, row: type[Row]) -> str:
     """The columns of a statement, and each as a property of `row`: a tenth of what Row.__getattr__ takes, and a list of 50
     frames reads 1,600 of them."""
@@ -59,8 +66,11 @@ _REQUEST = f"""
            (SELECT l.owner FROM capture_leases l WHERE l.request_id = $1 AND NOT {LAPSED}) AS lease_owner
     FROM ingestion_requests WHERE id = $1
 """
-_CAMERA = f"SELECT {', '.join(CameraConfiguration.__table__.columns.keys())} FROM camera_configurations WHERE camera_id = $1"
+_CAMERA = f"""
+    SELECT xmin, {", ".join(CameraConfiguration.__table__.columns.keys())} FROM camera_configurations WHERE camera_id = $1
+"""
 _PENDING = "SELECT count(*) FROM (SELECT 1 FROM ingestion_requests WHERE status = 'pending' LIMIT $1) AS waiting"
+_PENDING_OF = _PENDING.replace("LIMIT", "AND owner = $2 LIMIT")
 _UNALIGNED = """
     SELECT EXISTS (SELECT 1 FROM pairs WHERE status = 'pending' AND (leased_until IS NULL OR leased_until < now()))
 """
@@ -213,14 +223,18 @@ class HotReads:
 
         return await self._reader.read(work)
 
-    async def camera(self, camera_id: str) -> CameraConfiguration | None:
+    async def camera(self, camera_id: str) -> RegisteredCamera | None:
         """A registered camera, of no session."""
         row = await self._reader.read(lambda connection: connection.fetchrow(_CAMERA, camera_id))
-        return None if row is None else CameraConfiguration(**dict(row))
+        return None if row is None else RegisteredCamera(row[0], CameraConfiguration(**dict(list(row.items())[1:])))
 
     async def count_pending(self, at_most: int) -> int:
         """How many captures wait, counted no further than `at_most`."""
         return int(await self._reader.read(lambda connection: connection.fetchval(_PENDING, at_most)))
+
+    async def count_pending_of(self, owner: str, at_most: int) -> int:
+        """The same of one principal's."""
+        return int(await self._reader.read(lambda connection: connection.fetchval(_PENDING_OF, at_most, owner)))
 
     async def any_unheld(self) -> bool:
         """Whether there is a capture that nobody runs: every claim begins with that."""

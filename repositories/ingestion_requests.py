@@ -124,13 +124,6 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
         """Whether the request was inserted; False when there is one with its id, by this call or by another one."""
         return await self.session.scalar(statement, values) is not None
 
-    async def count_pending_of(self, owner: str, at_most: int) -> int:
-        """How many captures of one principal wait, counted no further than `at_most`."""
-        waiting = select(IngestionRequest.id).where(
-            IngestionRequest.status == IngestionStatus.PENDING.value, IngestionRequest.owner == owner
-        ).limit(at_most)  # fmt: skip
-        return int(await self.session.scalar(select(func.count()).select_from(waiting.subquery())) or 0)
-
     async def adopt_grid(self, request_id: UUID, grid_start: datetime) -> datetime | None:
         """The grid's origin that holds: the row's, else `grid_start`, which is the row's from now on (compare and set).
 

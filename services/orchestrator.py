@@ -33,9 +33,11 @@ from models.values import (
     ReceivedFile,
 )
 from repositories.database import Database, UnitOfWork
+from repositories.hot_reads import RegisteredCamera
 from repositories.uploads import StoredUpload
 from services.access.limits import Shares
-from services.admission.captures import capture_row, check_moment, with_known_url
+from services.admission.admitted import SUBMIT, NewCaptures
+from services.admission.captures import capture_row, check_moment
 from services.admission.pending import PendingCount
 from services.admission.triggers import add_trigger
 from services.admission.uploads import ingest_upload
@@ -58,11 +60,10 @@ from utils.exceptions import (
     TooManyPending,
 )
 from utils.ids import sub_id
-from utils.logger import get_logger
+from utils.logger import get_logger, info_line
 
 log = get_logger(__name__)
 
-_SUBMIT = "capture.submit"  # in the audit
 WAIT_POLL_INTERVAL = 0.5  # seconds between polls of a request that another process runs
 
 
@@ -103,6 +104,7 @@ class Orchestrator:
         self._policy = policy
         self.runner = CaptureRunner(capture, leases, self._ended_here, shares, presence=presence)
         self._pending = PendingCount(settings.RTSP.MAX_PENDING)
+        self._new = NewCaptures(self._database, self._secrets, settings.RTSP.DEFAULT_FPS)
         self._finished: dict[UUID, asyncio.Event] = {}
         self._stopping = False
 
@@ -134,35 +136,29 @@ class Orchestrator:
         if body.rtsp_url is not None:
             self._policy.check_literal(parse_rtsp_url(body.rtsp_url))
         check_moment(body, self._settings.RTSP.RING_SECONDS)
-        hot = self._database.hot
-        camera = await hot.camera(body.camera_id)
+        hot, most = self._database.hot, self._settings.RTSP.MAX_PENDING
         full = await self._pending.at_limit(hot.count_pending)
-        share, owned = self._shares.most(self._settings.RTSP.MAX_PENDING), 0
+        share, owned = self._shares.most(most), 0
         if self._shares.limited and who.row_owner is not None:
-            async with self._database.reading() as uow:
-                owned = await uow.requests.count_pending_of(who.owner, share)
+            owned = await hot.count_pending_of(who.owner, share)
         if full:
             raise TooManyPending(retry_after=10)
         if owned >= share:
             raise TooManyPending("This caller's share (LIMITS__SHARE) of RTSP__MAX_PENDING is waiting.", retry_after=10)
-        row = capture_row(
-            with_known_url(body, camera, self._secrets, who),
-            camera,
-            self._secrets,
-            default_fps=self._settings.RTSP.DEFAULT_FPS,
-            max_staleness=max_staleness,
-        )
-        row.id, row.owner = operation.request_id, who.row_owner
         if operation.keyed:
+            camera = await self._new.camera(body.camera_id)
+            row = self._new.row_of(body, who, operation, camera, max_staleness)
             accepted = await self._database.retry_until_known(lambda uow: self._add(uow, row, camera, operation, answered))
+            site = DEFAULT_SITE if camera is None else camera.row.site
         else:
-            stored = await self._database.admit_capture(row, _SUBMIT, registered=camera is not None)
-            accepted = Accepted(row.id, to_json({**request_json(stored, [], self._secrets), "frames": []}))
+            stored, site = await self._new.add(body, who, operation, max_staleness)
+            accepted = Accepted(stored.id, to_json({**request_json(stored, [], self._secrets), "frames": []}))
         self._pending.added()
-        log.info("capture_accepted", ingestion_id=str(row.id), camera_id=row.camera_id, mode=row.capture_mode)
-        self.runner.wake()
-        site = DEFAULT_SITE if camera is None else camera.site
-        self._wakes.post(row.id, site)
+        told = {"ingestion_id": str(accepted.request_id), "camera_id": body.camera_id, "mode": body.capture_mode.value}
+        info_line(__name__, "capture_accepted", told)
+        if self.runner.room:  # else it waits for one that ends, which wakes it
+            self.runner.wake()
+        self._wakes.post(accepted.request_id, site)
         self._calls.capture_waits(site)
         return accepted
 
@@ -217,15 +213,15 @@ class Orchestrator:
         self,
         uow: UnitOfWork,
         row: IngestionRequest,
-        camera: CameraConfiguration | None,
+        camera: RegisteredCamera | None,
         operation: Operation,
         answered: bool,
     ) -> Accepted:
         # Held until the commit: a camera cannot be deleted between here and its capture being there to be seen.
-        if camera is not None and not await uow.cameras.hold(camera.camera_id):
+        if camera is not None and not await uow.cameras.hold(camera.row.camera_id):
             raise CameraNotFound
         shown = to_response(await uow.requests.add_capture(row), [], [], self._secrets)
-        await uow.audit.write(row.id, _SUBMIT)
+        await uow.audit.write(row.id, SUBMIT)
         if answered:
             await operation.keep(uow, shown)
         else:

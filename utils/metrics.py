@@ -67,7 +67,8 @@ HTTP_DURATION = Histogram(
 )  # fmt: skip
 HTTP_IN_FLIGHT = Gauge("ingestion_http_in_flight", "HTTP requests being served.", registry=REGISTRY)
 KEPT_ANSWERS = Counter(
-    "ingestion_kept_answers", "Frames and requests that a read asked for, by whether their JSON was kept in memory.",
+    "ingestion_kept_answers",
+    "Frames and requests that a read asked for, and cameras of new captures, by whether they were kept in memory.",
     ["kind", "found"], registry=REGISTRY,
 )  # fmt: skip
 FRAMES = Counter("ingestion_frames", "Frames that reached an end.", ["source", "outcome"], registry=REGISTRY)

@@ -51,6 +51,7 @@ def status_location(request_id: UUID) -> str:
     openapi_extra={"parameters": [PREFER, IDEMPOTENCY]},
 )  # fmt: skip
 @needs(Scope.INGEST_WRITE)
+@direct
 async def submit_capture(
     body: RTSPIngestionRequest,
     request: Request,

@@ -7,11 +7,15 @@ whatever does not fit is left to FastAPI, which says what is wrong. So documents
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack
+from inspect import iscoroutinefunction
 from typing import Any, TypeVar
 
+from fastapi import params
 from fastapi.dependencies.models import Dependant
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 F = TypeVar("F", bound=Callable[..., Any])
@@ -23,7 +27,8 @@ class _Unfit(Exception):
 
 
 def direct(endpoint: F) -> F:
-    """For a GET that returns a Response, and takes path and query parameters, the request, and async dependencies."""
+    """For an endpoint that returns a Response, and takes path and query parameters, one JSON body, the request, and async
+    dependencies without a `yield`."""
     setattr(endpoint, _MARK, True)
     return endpoint
 
@@ -37,12 +42,14 @@ class _Plan:
 
     def __init__(self, dependant: Dependant) -> None:
         others = (
-            dependant.header_params, dependant.cookie_params, dependant.body_params, dependant.response_param_name,
+            dependant.header_params, dependant.cookie_params, dependant.response_param_name,
             dependant.background_tasks_param_name, dependant.security_scopes_param_name,
+            dependant.body_params[1:], *(not _whole(field) for field in dependant.body_params),
         )  # fmt: skip
-        if any(others) or dependant.call is None:
+        if any(others) or dependant.call is None or not iscoroutinefunction(dependant.call):
             raise TypeError(f"{dependant.call}: takes more than @direct can give")
         self.call: Callable[..., Any] = dependant.call
+        self._body = dependant.body_params[0] if dependant.body_params else None
         self._request = dependant.request_param_name
         self._below = [(str(sub.name), _Plan(sub)) for sub in dependant.dependencies]
         self._path = [(field.name, field.alias, field) for field in dependant.path_params]
@@ -62,12 +69,21 @@ class _Plan:
                 raise _Unfit
             else:
                 found[name] = field.default
+        if self._body is not None:
+            found[self._body.name] = _valid(self._body, getattr(request, "_json", None), ("body",))
         if self._request is not None:
             found[self._request] = request
         return found
 
 
-def _valid(field: Any, value: str, place: tuple[str, str]) -> Any:
+def _whole(field: Any) -> bool:
+    """Whether the parameter is the JSON body as it is, and not a part of it, nor a form."""
+    return type(field.field_info) is params.Body and not field.field_info.embed
+
+
+def _valid(field: Any, value: Any, place: tuple[str, ...]) -> Any:
+    if value is None:
+        raise _Unfit
     found, errors = field.validate(value, {}, loc=place)
     if errors:
         raise _Unfit
@@ -82,8 +98,26 @@ def directly(dependant: Dependant, handler: Handler) -> Handler:
         try:
             arguments = await plan.arguments(request, request.query_params)
         except _Unfit:
-            return await handler(request)
+            return await _by_fastapi(request, handler)
         found: Response = await plan.call(**arguments)
         return found
 
     return call
+
+
+async def _by_fastapi(request: Request, handler: Handler) -> Response:
+    async with AsyncExitStack() as stack:  # which `application` leaves out
+        request.scope["fastapi_inner_astack"] = request.scope["fastapi_function_astack"] = stack
+        return await handler(request)
+
+
+def application(handler: Handler) -> ASGIApp:
+    """The route's application: FastAPI's without its stacks for dependencies with a `yield` and its look at errors, which
+    Starlette's ExceptionMiddleware answers."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive, send)
+        response = await handler(request)
+        await response(scope, receive, send)
+
+    return app

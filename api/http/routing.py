@@ -22,7 +22,7 @@ from api.http.access.check import authorize, principal, share
 from api.http.access.rules import Rule, UndeclaredAccess, rule_of
 from api.http.access.shown import shown
 from api.http.body import read_json
-from api.http.direct import directly, is_direct
+from api.http.direct import application, directly, is_direct
 from api.http.idempotency import check_key, serve, takes_key
 from api.http.socket_route import SocketRoute
 from api.http.state import app_state
@@ -78,6 +78,8 @@ class StrictRoute(APIRoute):
 
     def __init__(self, path: str, *args: Any, **kwargs: Any) -> None:
         super().__init__(path, *args, **kwargs)
+        if is_direct(self.endpoint):
+            self.app = application(self._strict)
         if "{" not in path:
             self.literal_paths.add(path)
 
@@ -119,6 +121,7 @@ class StrictRoute(APIRoute):
                 response = await (serve(request, handler, body) if keyed else handler(request))
             return response if rule.public else shown(response, principal(request))
 
+        self._strict = strict
         return strict
 
 

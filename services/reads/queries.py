@@ -95,8 +95,8 @@ class Queries:
         self._storage = storage
         self._secrets = secrets
         self._cursors = cursors
-        self._frames: Kept[KeptFrame] = Kept("frame", KeptFrame.size)
-        self._requests: Kept[KeptRequest] = Kept("request", lambda kept: len(kept.head))
+        self._frames: Kept[UUID, KeptFrame] = Kept("frame", KeptFrame.size)
+        self._requests: Kept[UUID, KeptRequest] = Kept("request", lambda kept: len(kept.head))
         self._verifying = Turns(VERIFIED_AT_ONCE, VERIFY_WAITING, "Too many frames are being verified. Try again.")
 
     async def request_body(self, request_id: UUID, who: Principal) -> bytes:

@@ -22,7 +22,7 @@ class _Entry(NamedTuple):
 
 
 def test_an_entry_counts_only_for_its_own_version() -> None:
-    cache: Kept[_Entry] = Kept("frame", lambda entry: entry.size)
+    cache: Kept[UUID, _Entry] = Kept("frame", lambda entry: entry.size)
     first, second, unknown = uuid4(), uuid4(), uuid4()
     cache.put(first, _Entry(7))
     cache.put(second, _Entry(8))
@@ -35,7 +35,7 @@ def test_an_entry_counts_only_for_its_own_version() -> None:
 
 def test_an_old_entry_is_none() -> None:
     clock = Clock()
-    cache: Kept[_Entry] = Kept("frame", lambda entry: entry.size, clock)
+    cache: Kept[UUID, _Entry] = Kept("frame", lambda entry: entry.size, clock)
     key = uuid4()
     cache.put(key, _Entry(1))
     clock.now += kept.MAX_AGE
@@ -46,7 +46,7 @@ def test_an_old_entry_is_none() -> None:
 
 
 def test_the_entry_that_nobody_asked_for_goes_first() -> None:
-    cache: Kept[_Entry] = Kept("frame", lambda entry: entry.size)
+    cache: Kept[UUID, _Entry] = Kept("frame", lambda entry: entry.size)
     keys = [uuid4() for _ in range(4)]
     third = kept.MAX_BYTES // 3 - 1000
     for key in keys[:3]:
