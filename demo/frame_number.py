@@ -1,5 +1,6 @@
 """A frame number that survives JPEG and video coding: black and white blocks along the bottom edge."""
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,14 @@ def draw_frame_number(image: NDArray[np.uint8], number: int) -> None:
     image[_strip_top(height) :] = line
 
 
+@cache
+def _middles(width: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Columns of the middle half of each cell: where it begins, where it ends."""
+    cell = width / _CELLS
+    begins = (np.arange(_CELLS) * cell + cell / 4).astype(np.intp)
+    return begins, np.maximum((np.arange(_CELLS) * cell + cell * 0.75).astype(np.intp), begins + 1)
+
+
 def read_frame_number(image: NDArray[Any]) -> int | None:
     """The number that `draw_frame_number` wrote, or None when it is not to be read with certainty.
 
@@ -46,9 +55,9 @@ def read_frame_number(image: NDArray[Any]) -> int | None:
     inset = max(1, (height - top) // 4)
     strip = image[top + inset : height - inset].astype(np.float32)
     line = strip.mean(axis=(0, 2)) if strip.ndim == 3 else strip.mean(axis=0)
-    edges = np.linspace(0, width, _CELLS + 1)
-    cell = width / _CELLS
-    levels = [float(line[int(e + cell / 4) : max(int(e + cell * 0.75), int(e + cell / 4) + 1)].mean()) for e in edges[:-1]]
+    begins, ends = _middles(width)
+    sums = np.concatenate(([0.0], np.cumsum(line, dtype=np.float64)))
+    levels: list[float] = ((sums[ends] - sums[begins]) / (ends - begins)).tolist()
     dark, light = min(levels), max(levels)
     if light - dark < 80:
         return None

@@ -32,6 +32,7 @@ class Camera:
     off: float = 0.025  # seconds: the largest error, once the clock is settled
     settled: float = 0.0  # seconds after the start
     film: int = 80  # pictures, each of which shows its number; 0: it is not looked at
+    seen: int = 100  # pictures that are decoded and looked at: a whole round of the film, and the seam to the next
 
 
 def _plain(seconds: float, name: str = "h264", **fields: object) -> Script:
@@ -246,8 +247,8 @@ CAMERAS: dict[str, Camera] = {
     "marker on each slice": Camera(lambda s: _markers(s, "each"), "rtcp"),
     "markers never": Camera(lambda s: _markers(s, "never"), "rtcp"),
     "intra refresh": Camera(_refresh),
-    "another size in mid-stream": Camera(_switching),
-    "only the PPS changed": Camera(_other_pps),
+    "another size in mid-stream": Camera(_switching, seen=200),
+    "only the PPS changed": Camera(_other_pps, seen=200),
     "first keyframe after 20 s": Camera(lambda s: _late_key(s, 20.0)),
     "first keyframe after 45 s": Camera(lambda s: _late_key(s, 45.0)),
     "JPEG": Camera(lambda s: _jpeg(min(s, 6.0), 640, 368), film=0),

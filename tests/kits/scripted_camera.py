@@ -227,6 +227,7 @@ class Told:
 def shown(told: Told, pictures: int, count: int) -> list[tuple[int, int | None]]:
     """(Number told, number seen) of the first pictures, decoded in one go; H.264 and H.265. `pictures` of the film."""
     decoder: Any = av.CodecContext.create(told.infos[0].codec, "r")
+    decoder.thread_count = 1
     if told.infos[0].extradata:
         decoder.extradata = told.infos[0].extradata
     first = next(at for at, packet in enumerate(told.packets) if packet.key)

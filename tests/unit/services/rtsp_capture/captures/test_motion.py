@@ -28,7 +28,7 @@ def backdrop(seed: int = 1) -> Picture:
 
 
 def as_luma(picture: Picture, noise: float = 1.5, seed: int = 0) -> NDArray[np.uint8]:
-    grain = np.random.default_rng(seed).normal(0, noise, picture.shape) if noise else 0.0
+    grain = noise * np.random.default_rng(seed).standard_normal(picture.shape, np.float32) if noise else 0.0
     return np.clip(picture + grain, 0, 255).astype(np.uint8)
 
 

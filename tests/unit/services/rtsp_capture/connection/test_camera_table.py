@@ -45,9 +45,9 @@ def whole(name: str, reader: str, told: Told, camera: Camera) -> None:
     untimed = sum(not packet.timed for packet in packets)
     assert untimed <= camera.untimed * len(packets) * (reader == "native")
     if camera.film:
-        seen = shown(told, camera.film, 200)
+        seen = shown(told, camera.film, camera.seen)
         assert all(told_ == seen_ for told_, seen_ in seen), [pair for pair in seen if pair[0] != pair[1]][:5]
-        assert len(seen) >= min(150, len(packets) - first - 3)
+        assert len(seen) >= min(camera.seen * 3 // 4, len(packets) - first - 3)
     else:
         assert all(received_jpeg(packet.data).width == told.infos[0].width for packet in packets[:20])
 
