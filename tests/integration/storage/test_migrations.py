@@ -12,6 +12,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+import pytest_asyncio
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -90,10 +91,8 @@ async def ended(process: subprocess.Popen[bytes]) -> None:
     assert process.returncode == 0, output.decode()
 
 
-async def test_models_and_migrations_agree(backends: Backends) -> None:
-    db = await fresh(backends)
-    await upgrade(db)
-    engine = create_async_engine(database_url(db))
+async def test_models_and_migrations_agree(newest: DbSettings) -> None:
+    engine = create_async_engine(database_url(newest))
 
     def differences(connection: Connection) -> list[Any]:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
@@ -104,10 +103,9 @@ async def test_models_and_migrations_agree(backends: Backends) -> None:
     await engine.dispose()
 
 
-async def test_migrations_make_exactly_what_the_models_would(backends: Backends) -> None:
+async def test_migrations_make_exactly_what_the_models_would(backends: Backends, newest: DbSettings) -> None:
     """Alembic does not see check constraints, generated columns or where-clauses of indexes: PostgreSQL does."""
-    migrated, made = await fresh(backends), await fresh(backends)
-    await upgrade(migrated)
+    made = await fresh(backends)
     engine = create_async_engine(database_url(made))
     async with engine.begin() as connection:
         for statement in functions.statements("slot_count"):  # a generated column needs it
@@ -117,7 +115,7 @@ async def test_migrations_make_exactly_what_the_models_would(backends: Backends)
             for statement in functions.statements(name):
                 await connection.exec_driver_sql(statement)
     await engine.dispose()
-    by_migration = {line for line in await describe(migrated) if "alembic_version" not in line}
+    by_migration = {line for line in await describe(newest) if "alembic_version" not in line}
     by_models = await describe(made)
     assert by_migration - by_models == set()
     assert by_models - by_migration == set()
@@ -158,10 +156,8 @@ async def only_the_files(db: DbSettings) -> dict[str, str]:
     return await functions_and_triggers(db)
 
 
-async def test_the_database_has_exactly_the_functions_of_the_files(backends: Backends) -> None:
-    db = await fresh(backends)
-    await upgrade(db)
-    found, wanted = await functions_and_triggers(db), await only_the_files(await fresh(backends))
+async def test_the_database_has_exactly_the_functions_of_the_files(backends: Backends, newest: DbSettings) -> None:
+    found, wanted = await functions_and_triggers(newest), await only_the_files(await fresh(backends))
     assert found == wanted
     assert {name.partition("(")[0] for name in found if "(" in name} == set(functions.names())
     assert sum("." in name for name in found) == 17  # triggers
@@ -200,10 +196,37 @@ _OLD_ROWS = (
 )
 
 
+class Ladder:
+    """Databases without rows of each revision, rung by rung: the next one is a step away from the one before."""
+
+    def __init__(self, backends: Backends, top: DbSettings) -> None:
+        self.backends, self.base, self.at = backends, top, len(REVISIONS)
+
+    async def at_revision(self, revision: str) -> DbSettings:
+        if self.at > (wanted := REVISIONS.index(revision)):
+            self.base = await fresh(self.backends)
+        await upgrade(self.base, revision)
+        self.at = wanted
+        return await make_database(self.backends.db, f"migrate_{secrets.token_hex(5)}", self.base.NAME)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def newest(backends: Backends) -> DbSettings:
+    db = await fresh(backends)
+    await upgrade(db)
+    return db
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def ladder(backends: Backends, newest: DbSettings) -> Ladder:
+    return Ladder(backends, newest)
+
+
 @pytest.mark.parametrize("revision", REVISIONS)
-async def test_a_database_of_any_revision_with_rows_comes_up_to_date(backends: Backends, revision: str) -> None:
-    db, new = await fresh(backends), await fresh(backends)
-    await upgrade(db, revision)
+async def test_a_database_of_any_revision_with_rows_comes_up_to_date(
+    ladder: Ladder, newest: DbSettings, revision: str
+) -> None:
+    db = await ladder.at_revision(revision)
     connection = await connect(db)
     for replaced_by, statement in _OLD_FUNCTIONS.items():
         if REVISIONS.index(revision) < REVISIONS.index(replaced_by):
@@ -211,8 +234,7 @@ async def test_a_database_of_any_revision_with_rows_comes_up_to_date(backends: B
     for statement in _OLD_ROWS:
         await connection.execute(statement)
     await upgrade(db)
-    await upgrade(new)
-    assert await describe(db) == await describe(new)
+    assert await describe(db) == await describe(newest)
     row = await connection.fetchrow("SELECT id, in_flight, stored, idle_slots::text AS idle FROM ingestion_requests")
     assert (row["in_flight"], row["stored"], row["idle"]) == (1, 1, "{}")
     usage = "SELECT u.bytes + coalesce((SELECT sum(c.bytes) FROM storage_changes c), 0) FROM storage_usage u"
