@@ -34,7 +34,7 @@ _REASONS = ", ".join(f"('{reason.value}', {dropped_column(reason)})" for reason 
 # Slot k is due at grid_start + k / fps (services.rtsp_capture.grid.sampler); where no picture ever came, counted from the
 # start. Of each range of dropped slots the part in each bucket is the overlap of two ranges of slots: no slot is counted by
 # itself. `1e-6`: what rounding takes from a slot that is due just where a bucket begins. Looked at are captures that run,
-# and the newest of those that were made before `to`.
+# and the newest of those that were made before `to`. A row without a rate, which no version of ours writes, has no grid.
 _LOSSES = f"""
     WITH looked AS (
         (SELECT id FROM ingestion_requests WHERE status = 'in_progress' AND camera_id = $1 LIMIT {MOST_REQUESTS})
@@ -47,6 +47,7 @@ _LOSSES = f"""
         FROM looked JOIN ingestion_requests USING (id), LATERAL (VALUES {_REASONS}) AS dropped(reason, many),
              unnest(many) AS slots, LATERAL (SELECT coalesce(grid_start, started_at) AS begun) AS grid
         WHERE source_type = 'rtsp' AND begun < $3 AND coalesce(completed_at, 'infinity') >= $2
+            AND (params ->> 'fps')::float8 > 0
     )
     SELECT number, reason, sum(least(after, upto) - greatest(first, since))::int AS slots
     FROM lost,

@@ -88,5 +88,6 @@ async def camera_losses(
     bucket_s: Bucket = 60,
 ) -> Any:
     """By the time at which each slot was due, all captures of the camera together. Buckets without loss are listed, too.
-    Of a camera with very many captures those that run and the newest 1000 from before `to` are counted."""
+    Counted are the camera's captures that run, at most 1000, and the newest 1000 that were made before `to`; what older ones
+    dropped is left out: ask for a shorter time with an earlier `to`."""
     return await services.timelines.losses(camera_id, from_, to, bucket_s, who)

@@ -16,7 +16,7 @@ from models.access import ANONYMOUS, CameraGrant
 from models.schemas import CameraGap
 from models.values import GapFilter
 from repositories.database import Database
-from repositories.timelines import _HISTOGRAM
+from repositories.timelines import _HISTOGRAM, _LOSSES, MOST_REQUESTS
 from services.access.cursors import Cursors
 from services.reads.timelines import MAX_BUCKETS, Timelines
 from tests.conftest import Backends, migrated_database
@@ -161,6 +161,47 @@ async def test_dropped_slots_by_the_time_at_which_they_were_due(place: Place) ->
             await place.timelines.losses(camera, AT, AT + SECOND, 60, who)
     with pytest.raises(InvalidRequest):
         await found(0, 3600, 1)
+
+
+async def _captures(place: Place, camera: str, many: int, params: str = '{"fps": 1}') -> None:
+    """As many that are over, one begun each second from AT on, each without a picture at the first of its slots."""
+    await place.sql.execute("SET session_replication_role = replica")  # without the triggers of events
+    await place.sql.execute(
+        """
+        INSERT INTO ingestion_requests (id, camera_id, source_type, capture_mode, status, params, expected,
+            created_at, grid_start, completed_at, dropped_no_picture)
+        SELECT gen_random_uuid(), $1, 'rtsp', 'continuous', 'completed', $4::jsonb, 1,
+            $2::timestamptz + n * interval '1 s', $2::timestamptz + n * interval '1 s',
+            $2::timestamptz + (n + 5) * interval '1 s', '{[0,1)}'
+        FROM generate_series(0, $3::int - 1) AS n
+        """,
+        camera, AT, many, params,
+    )  # fmt: skip
+    await place.sql.execute("SET session_replication_role = origin")
+
+
+async def test_dropped_slots_are_found_by_indexes_and_those_of_the_newest_captures_counted(place: Place) -> None:
+    await _captures(place, "lane", 60_000)
+    await _captures(place, "gate", MOST_REQUESTS + 200)
+    await place.sql.execute("VACUUM ANALYZE ingestion_requests")
+    values = "gate", AT, AT + 3600 * SECOND, 60.0, 60, 3600.0
+    plan = [row[0] for row in await place.sql.fetch(f"EXPLAIN (ANALYZE, TIMING OFF) {_LOSSES}", *values)]
+    nodes = [node for node in plan if "ingestion_requests" in node and "Scan" in node]
+    assert len(nodes) == 3, plan
+    assert all("Index" in node for node in nodes), plan
+    found = (await place.timelines.losses("gate", AT, AT + 3600 * SECOND, 200, ANONYMOUS)).buckets
+    assert [each.dropped.get("no_picture", 0) for each in found[:7]] == [0, 200, 200, 200, 200, 200, 0]
+    # What is left out is told for an earlier time.
+    found = (await place.timelines.losses("gate", AT, AT + 200 * SECOND, 200, ANONYMOUS)).buckets
+    assert [each.dropped for each in found] == [{"no_picture": 200}]
+
+
+async def test_a_capture_without_a_rate_is_not_counted(place: Place) -> None:
+    for params in ('{"fps": null}', "{}", '{"fps": 0}'):
+        await _captures(place, "gate", 2, params)
+    await _captures(place, "gate", 1)
+    found = (await place.timelines.losses("gate", AT, AT + 60 * SECOND, 60, ANONYMOUS)).buckets
+    assert [each.dropped for each in found] == [{"no_picture": 1}]
 
 
 def _spans(items: list[CameraGap]) -> list[tuple[float, float | None]]:
