@@ -29,6 +29,7 @@ from repositories.access.audit import AuditRepository
 from repositories.access.browser_sessions import BrowserSessionRepository
 from repositories.access.state import AccessStateRepository
 from repositories.access.ws_tickets import WsTicketRepository
+from repositories.beats import Beats
 from repositories.camera_configs import CameraConfigRepository
 from repositories.camera_quality import CameraQualityRepository
 from repositories.capture_events import CaptureEventRepository
@@ -222,6 +223,7 @@ class Database:
         self.hot = HotReads(self._reader)
         self.timelines = TimelineReads(self._reader)
         self.calls = WorkerCalls(self._reader)
+        self.beats = Beats(self._reader)
         pool = self.engine.sync_engine.pool
         if not dedicated:
             follow(DB_POOL, lambda: pool.checkedout() if isinstance(pool, AsyncAdaptedQueuePool) else 0)
@@ -383,7 +385,7 @@ class Database:
 
     async def version(self) -> str:
         """PostgreSQL's version, by one cheap query on the live pool. Raises DatabaseUnavailable."""
-        async with self.unit_of_work() as uow:
+        async with self.one_statement(events=False) as uow:
             return str(await uow.session.scalar(text("SELECT current_setting('server_version')")))
 
     async def durability_settings(self) -> dict[str, str]:

@@ -41,7 +41,7 @@ from services.execution.chores import FALLBACK, VERIFY, Chores
 from services.execution.embedded_parts import StartError, start_embedded
 from services.execution.health import HealthService
 from services.execution.notices import BEGIN, Notices
-from services.execution.presence import Load, Presence
+from services.execution.presence import RARELY, Load, Presence
 from services.execution.schema import migrate_or_wait
 from services.execution.wakes import CeleryConsumer, CeleryWakes, Wakes
 from services.housekeeping.bucket_guard import LOOK_INTERVAL, BucketGuard
@@ -225,7 +225,13 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         pairs = Pairs(database, storage, queries, access.cursors, integrity)
         stack.push_async_callback(pairs.close)
         keeper = KeepOpenStreams(
-            database, hub, secrets, site=presence.site, worker_id=presence.worker_id, peers=lambda: presence.peers
+            database,
+            hub,
+            secrets,
+            site=presence.site,
+            worker_id=presence.worker_id,
+            peers=lambda: presence.peers,
+            told=lambda: presence.told,
         )
         most_kept = access.shares.most(settings.RTSP.MAX_CONCURRENT_STREAMS)
         refs = StreamRefs(secrets)
@@ -278,7 +284,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         ]
         jobs.append(PeriodicJob("quality", quality.save, QUALITY_INTERVAL, at_start=False, wake=quality.changed))
         if answers:
-            jobs.append(PeriodicJob("pairs", pairs.align_pending, PAIRS_INTERVAL, jitter=0.2))
+            pause = lambda: RARELY if presence.told else PAIRS_INTERVAL  # noqa: E731
+            jobs.append(PeriodicJob("pairs", pairs.align_pending, pause, jitter=0.2, wake=pairs.pending))
+            presence.when_found(lambda waiting: pairs.pending.set() if waiting.pairs else None)
             jobs += [*idempotency.jobs, PeriodicJob("staging-sweeper", staging.sweep, staging_interval)]
         chores: dict[str, PeriodicJob] = {}
         every = {"sweeper": SWEEPER_INTERVAL, "retention": settings.RETENTION.INTERVAL}
@@ -308,6 +316,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         notices.start()
         stack.push_async_callback(notices.stop)
         if captures:
+            presence.when_found(lambda waiting: keeper.found() if waiting.kept else None)
             keeper.start()
         stack.push_async_callback(keeper.stop)
         orchestrator.start()

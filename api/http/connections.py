@@ -5,6 +5,7 @@ Knows no sockets and no clock. Belongs to the event loop.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Literal, Protocol
 
 from api.http.pace import Pace, Progress
@@ -56,6 +57,7 @@ class Connections:
     def __init__(self, most: int, most_unread: int, pace: Pace) -> None:
         self._most, self._most_unread, self._pace = most, most_unread, pace
         self._open: dict[Connection, _Answer | None] = {}
+        self.some = asyncio.Event()  # set while there are any
 
     def admit(self, new: Connection) -> Literal["served", "refused", "dropped"]:
         """Takes a connection in. At the bound the one that has rested longest is closed for it; while none rests it is
@@ -69,11 +71,14 @@ class Connections:
         if len(self._open) >= self._most + SPARE:
             return "dropped"
         self._open[new] = None
+        self.some.set()
         return "served" if len(self._open) <= self._most else "refused"
 
     def lost(self, connection: Connection) -> None:
         """It is closed."""
         self._open.pop(connection, None)
+        if not self._open:
+            self.some.clear()
 
     def check(self, now: float) -> None:
         """Once in CHECK_INTERVAL: closes connections whose clients read too slowly, the oldest while too much waits."""

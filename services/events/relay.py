@@ -5,7 +5,8 @@ also says how far the log goes, whichever process moved the events: readers that
 own and hold no connection.
 
 Between processes, by notices: one in which readers wait says so every second; the others then move what they commit at
-once, and say so; the first one polls again. Where notices do not come, it polls ten times a second instead.
+once, and say so; the first one polls again. Where notices do not come, it polls ten times a second instead. What a process
+left behind when it died is found by the others' beats.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from uuid import UUID
 from repositories.database import Database
 from repositories.event_log import EventLogRepository, Relayed
 from services.execution.notices import EVENTS_CHANNEL, Notices
+from services.execution.presence import RARELY
 from utils.logger import get_logger
 from utils.metrics import EVENT_RELAY_SECONDS, EVENTS_EXPIRED, EVENTS_RELAYED
 from utils.periodic import PeriodicJob, wait_for
@@ -29,7 +31,7 @@ MIN_INTERVAL = 0.02  # while readers wait here: what is committed meanwhile is m
 MIN_INTERVAL_UNREAD = 0.1  # while none does: a poll costs a tenth of an upload
 MAX_INTERVAL = 0.1  # while readers wait here: other processes write too
 MAX_INTERVAL_HEARD = 0.5  # the same where these say so: one of another version, or whose notice was lost, does not
-MAX_INTERVAL_UNREAD = 1.0
+MAX_INTERVAL_UNREAD = 1.0  # while none does; RARELY where each beat says whether there is something
 RETRY_INTERVAL = 1.0  # after the database was away
 EXPIRE_INTERVAL = 60.0  # between two removals of old events
 SAY_READ = 1.0  # between two notices that readers wait here
@@ -79,11 +81,13 @@ class Relay:
         if notices is not None:
             notices.on(EVENTS_CHANNEL, self._on_notice)
             notices.when_heard(lambda: self._wake.set())
+            notices.presence.when_found(lambda waiting: self._wake.set() if waiting.events else None)
         self._database = database
         self._head = head
         self._retention = retention
         self._expire_at = 0.0
         self._wake = asyncio.Event()
+        self._resting = False  # in a pause that a reader who comes must not wait for
         self._job = PeriodicJob("event-relay", self._relay, RETRY_INTERVAL)
 
     def start(self) -> None:
@@ -98,7 +102,7 @@ class Relay:
     # -- other processes -----------------------------------------------------------------------------------------
 
     def _begins_to_wait(self) -> None:
-        if asyncio.get_running_loop().time() >= self._say_at:
+        if self._resting or asyncio.get_running_loop().time() >= self._say_at:
             self._wake.set()
 
     def _on_notice(self, payload: str) -> None:
@@ -115,6 +119,11 @@ class Relay:
         if self._notices is not None and now >= self._say_at:
             self._say_at = now + SAY_READ
             self._notices.announce(EVENTS_CHANNEL, f"read {self._notices.own}")
+
+    @property
+    def _told(self) -> bool:
+        """Whether beats find what others leave behind."""
+        return self._notices is not None and self._notices.presence.told
 
     @property
     def _read_elsewhere(self) -> bool:
@@ -149,11 +158,20 @@ class Relay:
                 self._say_read()
             await asyncio.sleep(MIN_INTERVAL if read or self._read_elsewhere else MIN_INTERVAL_UNREAD)
             heard = self._notices is not None and self._notices.heard
-            longest = (MAX_INTERVAL_HEARD if heard else MAX_INTERVAL) if read else MAX_INTERVAL_UNREAD
-            pause = 0.0 if done.moved or done.busy else min(longest, 2 * pause + MIN_INTERVAL)
+            longest = (MAX_INTERVAL_HEARD if heard else MAX_INTERVAL) if read else self._unread_pause()
+            soon = longest if self._told and not read else 2 * pause + MIN_INTERVAL
+            pause = 0.0 if done.moved or done.busy else min(longest, soon)
             if not pause:
                 continue
+            self._resting = not read
             await wait_for(self._wake, pause)
+            self._resting = False
+
+    def _unread_pause(self) -> float:
+        """The longest one while nobody reads here; removals of old events come in time."""
+        if not self._told:
+            return MAX_INTERVAL_UNREAD
+        return max(MAX_INTERVAL_UNREAD, min(RARELY, self._expire_at - asyncio.get_running_loop().time()))
 
     def _publish(self, done: Relayed) -> None:
         self._head.publish(done.log_id, done.head)

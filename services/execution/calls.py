@@ -19,7 +19,7 @@ from uuid import UUID
 from repositories.database import Database
 from repositories.worker_calls import Taken
 from services.execution.notices import FINAL_CHANNEL, Notices, channel_of, site_channel
-from services.execution.presence import ALIVE_SECONDS, Presence
+from services.execution.presence import ALIVE_SECONDS, RARELY, Presence
 from utils.exceptions import AnsweredElsewhere, DatabaseUnavailable, IngestionException, NoWorker
 from utils.ids import new_id
 from utils.logger import get_logger
@@ -33,7 +33,7 @@ log = get_logger(__name__)
 NO_WORKER_AFTER = 5.0  # seconds without a process that could be asked, or that takes the call
 TAKEN_WITHIN = 1.0  # seconds after which another process is asked
 LOOK_AGAIN = 0.25  # seconds between two looks for a process of the site
-POLL_INTERVAL = 1.0  # seconds, where notifications come
+POLL_INTERVAL = 1.0  # seconds, where notifications come, while this process answers
 POLL_INTERVAL_UNHEARD = 0.1  # where they do not
 HANDED_OVER = "handed over"
 MOST_AT_ONCE = 64  # calls answered at once; more wait for their turn
@@ -70,6 +70,7 @@ class Calls:
         notices.on(FINAL_CHANNEL, lambda payload: on_final(UUID(payload)))
         notices.on(site_channel(presence.site), self._on_site)
         notices.when_heard(self._job.wake)
+        presence.when_found(lambda waiting: self._job.wake() if waiting.calls else None)
 
     def serve(self, handlers: dict[str, Handler]) -> None:
         """What this process answers, by kind."""
@@ -216,7 +217,9 @@ class Calls:
     # -- answering ---------------------------------------------------------------------------------------------
 
     def _pause(self) -> float:
-        return POLL_INTERVAL if self._notices.heard or self._presence.alone else POLL_INTERVAL_UNHEARD
+        if self._presence.told:
+            return POLL_INTERVAL if self._answering else RARELY
+        return POLL_INTERVAL_UNHEARD
 
     async def _poll(self) -> None:
         if self._presence.alone and not self._notices.heard:

@@ -110,5 +110,7 @@ class LeaseWatch:
             with self._changed:
                 if self._stopping:
                     return
-                # A lease that came between `poll` and here has at least its margin before it: soon enough.
-                self._changed.wait(self._span / 4 if left is None else min(max(left, 0.0), self._span / 4))
+                if not self._held:
+                    self._changed.wait()  # `hold` and `stop` wake it
+                else:  # a lease that came between `poll` and here has at least its margin before it: soon enough
+                    self._changed.wait(self._span / 4 if left is None else min(max(left, 0.0), self._span / 4))

@@ -1,7 +1,10 @@
 """What processes tell each other at once, by PostgreSQL's NOTIFY: a capture waits, a request has ended, events were moved.
 
-A notice is a hint: whoever would have heard it polls besides, so one that is lost costs time and nothing else. Behind a
-pooler that lends no sessions, nobody hears anything. On the event loop.
+A notice is a hint: the process's next beat finds what it was about (`presence`), so one that is lost costs a second or two
+and nothing else. Behind a pooler that lends no sessions, nobody hears anything, and each polls.
+
+Each beat gives a notice to its own process. A connection that brings none of them, as one that a firewall forgot, is
+replaced. On the event loop.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from uuid import UUID
 
 from repositories.database import Database
@@ -21,7 +25,9 @@ log = get_logger(__name__)
 
 LISTEN_AGAIN = 1.0  # seconds
 STOP_TIMEOUT = 1.0  # seconds
-MAX_ANNOUNCEMENTS = 256  # under way at once; what is beyond is found by a poll
+MAX_ANNOUNCEMENTS = 256  # under way at once; what is beyond is found by a beat
+MAX_UNHEARD = 3  # beats whose notice did not come: the connection is dead
+BEAT = "beat"
 FINAL_CHANNEL = "trackshift_final"
 BEGIN = "begin"  # what a process is told of a burst's group whose leases it was given
 EVENTS_CHANNEL = "trackshift_events"
@@ -41,13 +47,19 @@ class Notices:
     """One a process. What is to be heard is said by `on` before `start`."""
 
     def __init__(self, database: Database, presence: Presence) -> None:
-        self._database, self._presence = database, presence
+        self._database, self.presence = database, presence
         self.own = presence.worker_id.hex  # what says in a notice that it is this process's
         self._handlers: dict[str, Callable[[str], None]] = {}
         self._announcing: set[asyncio.Task[None]] = set()
         self._listening: asyncio.Task[None] | None = None
         self._on_heard: list[Callable[[], None]] = []
-        self.heard = False  # whether notices come
+        self._unheard = 0  # beats since the last one whose notice came
+        self._lost: asyncio.Event | None = None  # of the connection that there is
+
+    @property
+    def heard(self) -> bool:
+        """Whether notices come."""
+        return self.presence.hears
 
     def on(self, channel: str, handler: Callable[[str], None]) -> None:
         """`handler(payload)` is called with each notice of the channel, this process's own included."""
@@ -59,6 +71,9 @@ class Notices:
 
     def start(self) -> None:
         if self._database.keeps_sessions:
+            channel = channel_of(self.presence.worker_id)
+            self._handlers[channel] = partial(self._on_own, self._handlers.get(channel))
+            self.presence.notice, self.presence.on_beat = (channel, BEAT), self._on_beat
             self._listening = asyncio.create_task(self._listen(), name="notices")
 
     async def stop(self) -> None:
@@ -68,11 +83,23 @@ class Notices:
         await cancel_all(*self._announcing)
         if self._listening is not None:
             await cancel_all(self._listening)
-        self.heard = False
+        self.presence.hears, self.presence.notice = False, ("", "")
+
+    def _on_own(self, handler: Callable[[str], None] | None, payload: str) -> None:
+        if payload == BEAT:
+            self._unheard = 0
+        elif handler is not None:
+            handler(payload)
+
+    def _on_beat(self) -> None:
+        self._unheard += 1
+        if self._unheard > MAX_UNHEARD and self._lost is not None:
+            log.warning("notices_do_not_come")
+            self._lost.set()
 
     def announce(self, channel: str, payload: str = "") -> None:
         """Says it to the other processes, if there are any; returns at once."""
-        if self._presence.alone or len(self._announcing) >= MAX_ANNOUNCEMENTS:
+        if self.presence.alone or len(self._announcing) >= MAX_ANNOUNCEMENTS:
             return
         task = asyncio.create_task(self._notify(channel, payload), name="announce")
         self._announcing.add(task)
@@ -86,7 +113,7 @@ class Notices:
         while True:
             try:
                 async with self._database.listen(self._handlers) as lost:
-                    self.heard = True
+                    self.presence.hears, self._lost, self._unheard = True, lost, 0
                     for callback in self._on_heard:
                         callback()
                     await lost.wait()
@@ -94,5 +121,5 @@ class Notices:
                 pass
             except Exception:
                 log.exception("notices_not_heard")
-            self.heard = False
+            self.presence.hears, self._lost = False, None
             await asyncio.sleep(LISTEN_AGAIN)

@@ -1,7 +1,8 @@
 """This process among the others of its deployment: its row in `workers`, and what it knows of the others' rows.
 
 A row is written every BEAT_INTERVAL and ends ALIVE_SECONDS after the last time. Nothing is decided by these rows that has to
-be right: who runs a capture is decided by its lease. On the event loop.
+be right: who runs a capture is decided by its lease. The statement that writes it also says what waits for this process,
+whichever notice of it was lost (`when_found`), and gives a notice to this process itself (`notices`). On the event loop.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from typing import Any
 from uuid import UUID
 
 from config import VERSION, Role
+from repositories.beats import Beat, Look, Peer, Waiting
 from repositories.database import Database
 from repositories.migrations.steps import revisions
-from repositories.workers import Beat, Peer
 from services.execution.health import Degraded
 from utils.exceptions import DatabaseUnavailable, WorkerNotFound
 from utils.ids import new_id
@@ -33,6 +34,7 @@ log = get_logger(__name__)
 BEAT_INTERVAL = 2.0  # seconds
 ALIVE_SECONDS = 8.0  # after its last beat that a process counts as alive
 LOOK_EVERY = 5  # beats between two looks for sites without a worker, and captures that nobody will claim
+RARELY = 10.0  # seconds between two polls for what this process is told of
 
 
 def worker_of(owner: str) -> UUID:
@@ -69,7 +71,11 @@ class Presence:
         self.on_change: Callable[[], None] = lambda: None  # called when `peers` has changed
         self._misfit: str | None = None  # why this process does not join the others
         self._others: list[Peer] = []
+        self._on_found: list[Callable[[Waiting], None]] = []
         self._beats = 0
+        self.hears = False  # whether notices come
+        self.notice = ("", "")  # that each beat gives: channel, payload
+        self.on_beat: Callable[[], None] = lambda: None  # called after each
         self.knows = revisions()[0]  # the schema's newest revision that this code knows
         self._schema = ""  # what there is to say of the schema
         self._told: set[tuple[str, str]] = set()  # roles and sites that the metrics have
@@ -100,6 +106,16 @@ class Presence:
         """Whether no other process was alive at the last beat."""
         return not self._others
 
+    @property
+    def told(self) -> bool:
+        """Whether what waits for this process is said to it: by notices, or by nobody, since it is alone. Then it polls
+        RARELY; what was not heard is found by the next beat."""
+        return self.hears or self.alone
+
+    def when_found(self, callback: Callable[[Waiting], None]) -> None:
+        """Called with what each beat found."""
+        self._on_found.append(callback)
+
     async def open(self) -> None:
         """The first beat, and then one every BEAT_INTERVAL."""
         await self._beat()
@@ -128,8 +144,7 @@ class Presence:
 
     async def all(self) -> list[Peer]:
         """All processes that are alive."""
-        async with self._database.reading() as uow:
-            return await uow.workers.alive(ALIVE_SECONDS)
+        return await self._database.beats.alive(ALIVE_SECONDS)
 
     async def ask_to_drain(self, worker_id: UUID) -> None:
         """The process is to hand over what it runs, and to take nothing more. Raises WorkerNotFound."""
@@ -164,25 +179,25 @@ class Presence:
             load.captures, load.streams, self.draining, self._misfit is None, self._lease_ttl,
             json.dumps(load.cameras), self.knows,
         )  # fmt: skip
-        async with self._database.one_statement(events=False) as uow:
-            drain = await uow.workers.beat(own, ALIVE_SECONDS)
-            rows = await uow.workers.alive(ALIVE_SECONDS)
-            if self._beats % LOOK_EVERY == 0:
-                await uow.workers.expire_calls()
-                self._compare_schema(*await uow.workers.schema_revision())
-                self._tell(rows, await uow.workers.camera_sites(), await uow.workers.orphaned(ALIVE_SECONDS))
-        self._beats += 1
-        before = self.peers
-        self._others = [row for row in rows if row.worker_id != self.worker_id]
+        found, others = await self._database.beats.beat(own, ALIVE_SECONDS, *self.notice)
+        before, self._others = self.peers, others
         self._compare()
         if self.peers != before:
             self.on_change()
-        if drain:
+        if found.drain:
             self.drain()
+        self.on_beat()
+        for callback in self._on_found:
+            callback(found)
+        if self._beats % LOOK_EVERY == 0:
+            look = await self._database.beats.look(ALIVE_SECONDS)
+            self._compare_schema(look)
+            self._tell(look)
+        self._beats += 1
 
-    def _compare_schema(self, revision: str, made: list[str]) -> None:
+    def _compare_schema(self, look: Look) -> None:
         """Says how the schema stands to this code; a start has seen that they go together."""
-        known = revisions()
+        known, revision, made = revisions(), look.revision, look.made
         ahead = len(made) - 1 - made.index(self.knows) if self.knows in made else 0
         behind = known.index(revision) if revision in known else 0
         text = f"revision {revision}"
@@ -217,10 +232,13 @@ class Presence:
             self._misfit = misfit
             self._job.wake()
 
-    def _tell(self, rows: list[Peer], sites: list[str], orphaned: dict[str, int]) -> None:
+    def _tell(self, look: Look) -> None:
         """Sets the metrics; a site whose cameras no process captures has a 0 of its own."""
-        found = Counter((row.role, row.site) for row in rows if not row.draining and row.joined)
-        self._told |= {*found, *((Role.WORKER.value, site) for site in {*sites, *orphaned})}
+        found = Counter((row.role, row.site) for row in self._others if not row.draining and row.joined)
+        if not self.draining and self._misfit is None:
+            found[self.role.value, self.site] += 1
+        orphaned = look.orphaned
+        self._told |= {*found, *((Role.WORKER.value, site) for site in {*look.sites, *orphaned})}
         for role, site in self._told:  # those that are gone are 0 from now on
             WORKERS.labels(role=role, site=site).set(found[role, site])
         for site in {site for _, site in self._told}:

@@ -19,11 +19,12 @@ from uuid import UUID
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from models.values import Claim
+from repositories.beats import Waiting
 from repositories.database import Database, UnitOfWork
 from repositories.leases import ProcessShares
 from services.access.limits import Shares
 from services.execution.lease_watch import LeaseWatch
-from services.execution.presence import Presence
+from services.execution.presence import BEAT_INTERVAL, RARELY, Presence
 from services.rtsp_capture.captures.context import CaptureDeps
 from services.rtsp_capture.captures.job import CaptureJob
 from utils.exceptions import DatabaseUnavailable, LeaseLost
@@ -34,7 +35,8 @@ from utils.tasks import cancel_all
 
 log = get_logger(__name__)
 
-CLAIM_INTERVAL = 0.5  # seconds between polls for captures that nobody runs
+CLAIM_INTERVAL = 0.5  # seconds between polls for captures that nobody runs, while there are some or nobody tells of them
+LAPSED_FOR = 0.02  # seconds after the end of another process's lease that it is looked for
 CLAIM_INTERVAL_MAX = 2.0  # the same where a poll takes long
 CANCELLED_BATCH = 20  # captures taken only to be ended, in one poll
 RENEW_RETRY_INTERVAL = 0.2  # seconds until leases that could not be renewed are tried again
@@ -81,10 +83,13 @@ class CaptureRunner:
         self._draining = False
         self._running: dict[UUID, _Running] = {}
         self._claim_seconds = (0.0, 0.0)  # that the last two polls took
+        self._unheld = True  # whether the last poll found captures that nobody runs
+        self._lapse: asyncio.TimerHandle | None = None  # claims when the next lease has lapsed
+        presence.when_found(self._found)
         self._renew_failures = 0  # tries since all leases were renewed
-        self._claiming = PeriodicJob("capture-claim", self._claim_all, self._claim_pause)
+        self._claiming = PeriodicJob("capture-claim", self._claim_all, self._claim_pause, jitter=0.1)
         self._renewing = PeriodicJob("lease-renewal", self._renew_all, self._renew_pause)
-        self._triggers = PeriodicJob("trigger-poll", self._poll_triggers, TRIGGER_POLL_INTERVAL, at_start=False)
+        self._triggers = PeriodicJob("trigger-poll", self._poll_triggers, self._trigger_pause, at_start=False)
 
     # -- what runs ---------------------------------------------------------------------------------------------
 
@@ -129,7 +134,8 @@ class CaptureRunner:
         task = asyncio.create_task(self._guard(job, camera_id), name=f"capture-{claim.request_id}")
         self._running[claim.request_id] = _Running(job, task, camera_id, principal, self.now())
         if len(self._running) == 1:
-            self._renewing.wake()  # it waits for the first lease
+            self._renewing.wake()  # both wait for the first lease
+            self._triggers.wake()
         CAPTURES.labels(state="running").set(len(self._running))
 
     async def _guard(self, job: CaptureJob, camera_id: str) -> None:
@@ -177,6 +183,8 @@ class CaptureRunner:
 
     async def stop(self, timeout: float) -> None:
         """Takes no more work, stores pending frames, hands captures back; at most `timeout` seconds."""
+        if self._lapse is not None:
+            self._lapse.cancel()
         await self._claiming.stop()
         await self._triggers.stop()
         for running in self._running.values():
@@ -195,7 +203,8 @@ class CaptureRunner:
             return  # without its keys it could not open the cameras of what it would claim
         began = self.now()
         try:
-            if not await self._database.hot.any_unheld():
+            self._unheld = await self._database.hot.any_unheld()
+            if not self._unheld:
                 return  # nearly every poll of an idle process: one statement instead of three transactions
             await self._end_cancelled()
             await self._claim()
@@ -205,9 +214,24 @@ class CaptureRunner:
     def _claim_pause(self) -> float:
         """Thousands of waiting captures make a poll expensive: it may take a tenth of the time.
 
-        One slow poll, such as the first, which connects, is no sign of that.
+        One slow poll, such as the first, which connects, is no sign of that. What comes is told, or found by a beat.
         """
+        if not self._unheld and self._presence.told:
+            return RARELY
         return max(CLAIM_INTERVAL, min(CLAIM_INTERVAL_MAX, 9 * min(self._claim_seconds)))
+
+    def _found(self, waiting: Waiting) -> None:
+        """What a beat found: captures that wait, or leases that end before the next one, should nobody renew them."""
+        if self._lapse is not None:
+            self._lapse.cancel()
+            self._lapse = None
+        if self._unheld:
+            return  # it polls
+        if waiting.captures:
+            self._claiming.wake()
+        elif waiting.lapse_in is not None and waiting.lapse_in < BEAT_INTERVAL:
+            after = waiting.lapse_in + LAPSED_FOR
+            self._lapse = asyncio.get_running_loop().call_later(after, self._claiming.wake)
 
     async def _claim(self) -> None:
         if not (room := self.room):
@@ -326,6 +350,9 @@ class CaptureRunner:
         return not renewed.busy
 
     # -- triggers ----------------------------------------------------------------------------------------------
+
+    def _trigger_pause(self) -> float:
+        return TRIGGER_POLL_INTERVAL if self._running else math.inf  # `begin` wakes it
 
     async def _poll_triggers(self) -> None:
         """Reads triggers that other processes took, for all captures of this process in one query."""

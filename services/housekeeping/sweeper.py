@@ -78,9 +78,9 @@ class Sweeper:
 
         Raises StorageUnavailable, DatabaseUnavailable.
         """
-        async with self._database.one_statement() as uow:
+        async with self._database.one_statement(events=False) as uow:
             state = await uow.object_keys.pass_state(self._settings.INTERVAL)
-        async with self._database.one_statement() as uow:
+        async with self._database.one_statement(events=False) as uow:
             self._violations = await uow.object_keys.violations(COUNT_TO)
         for kind in ("missing", "size"):
             INTEGRITY_OPEN.labels(kind=kind).set(self._violations.get(kind, 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from typing import Literal
 
@@ -11,7 +12,7 @@ from models.values import LogFilter
 from repositories.database import Database
 from services.access.service import Access
 from services.events.event_log import EventLog, Position
-from services.live.progress import INTERVAL, ProgressWatch
+from services.live.progress import ProgressWatch
 from services.live.session import Session
 from services.live.tail import Tail
 from utils.exceptions import DatabaseUnavailable, Overloaded
@@ -33,8 +34,8 @@ class LiveHub:
         self._progress = ProgressWatch(database)
         self._sessions: dict[Session, None] = {}
         self._jobs = [
-            PeriodicJob("live-credentials", self._watch, WATCH_INTERVAL),
-            PeriodicJob("live-progress", self._progress.look, INTERVAL),
+            PeriodicJob("live-credentials", self._watch, lambda: WATCH_INTERVAL if self._sessions else math.inf),
+            PeriodicJob("live-progress", self._progress.look, self._progress.pause, wake=self._progress.wanted),
         ]
 
     def start(self) -> None:
@@ -57,6 +58,8 @@ class LiveHub:
         """A session of a connection; `close` ends it. Raises Overloaded."""
         self.room()
         session = Session(self._tail, who, send, end)
+        if not self._sessions:
+            self._jobs[0].wake()
         self._sessions[session] = None
         WEBSOCKETS.inc()
         return session

@@ -5,6 +5,8 @@ A row is told when it differs from what was told last. The final state of a requ
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import Iterable
 from uuid import UUID
 
@@ -26,11 +28,18 @@ class ProgressWatch:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._watched: dict[Subscription, None] = {}
+        self.wanted = asyncio.Event()  # set when the first one wants it
         self._told: dict[UUID, bytes] = {}  # what was told last of requests that are not final
         self._ended: set[UUID] = set()  # named requests that are final
 
     def add(self, subscription: Subscription) -> None:
+        if not self._watched:
+            self.wanted.set()
         self._watched[subscription] = None
+
+    def pause(self) -> float:
+        """Seconds until the next look."""
+        return INTERVAL if self._watched else math.inf
 
     def remove(self, subscription: Subscription) -> None:
         """Repeating it is fine."""

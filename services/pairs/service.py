@@ -62,6 +62,7 @@ class Pairs:
         self._database, self._queries, self._cursors = database, queries, cursors
         self._aligner = Aligner(storage, integrity)
         self._views = KeptBytes(KEPT)
+        self.pending = asyncio.Event()  # set when one waits for its alignment
 
     async def create(self, body: PairCreate, who: Principal) -> PairInfo:
         """The pair of these frames with this label; the one that there is, if so.
@@ -215,6 +216,8 @@ class Pairs:
         row = await self._database.retry_until_known(add)
         if row is None:
             raise FrameNotFound("A frame of the pair was deleted meanwhile.")
+        if row.status == AlignmentStatus.PENDING.value:
+            self.pending.set()
         return row
 
     async def _resolve(self, uow: UnitOfWork, ref: FrameRef, who: Principal, name: str) -> Frame:

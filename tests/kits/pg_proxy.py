@@ -165,13 +165,18 @@ class CommitProxy:
 
 
 class Gate:
-    """A proxy that knows no protocol; shut, it refuses connections and cuts those that it has."""
+    """A proxy that knows no protocol; shut, it refuses connections and cuts those it has; hung, nothing goes through."""
 
     def __init__(self, host: str, port: int) -> None:
         self._backend = (host, port)
         self._links: set[asyncio.StreamWriter] = set()
         self._open = True
+        self._moving = asyncio.Event()
+        self._moving.set()
         self.port = 0
+
+    def hang(self) -> None:
+        self._moving.clear()
 
     def shut(self) -> None:
         self._open = False
@@ -180,6 +185,7 @@ class Gate:
 
     def open(self) -> None:
         self._open = True
+        self._moving.set()
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[Gate]:
@@ -198,12 +204,12 @@ class Gate:
         back_reader, back_writer = await _connect(*self._backend)
         self._links |= {writer, back_writer}
         with contextlib.suppress(OSError):
-            await asyncio.gather(_pump(reader, back_writer), _pump(back_reader, writer))
+            await asyncio.gather(self._pump(reader, back_writer), self._pump(back_reader, writer))
         self._links -= {writer, back_writer}
 
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(65536):
-        writer.write(data)
-        await writer.drain()
-    writer.transport.abort()
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            await self._moving.wait()
+            writer.write(data)
+            await writer.drain()
+        writer.transport.abort()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from models.schemas import WorkerInfo
-from repositories.workers import Peer
+from repositories.beats import Peer
 
 
 def to_worker(row: Peer) -> WorkerInfo:

@@ -1,8 +1,8 @@
 """Keeps the streams of cameras with `keep_open` open, and finds the status of a camera's stream.
 
 Of the processes of a site one keeps a camera open (`kept_streams`). The table of cameras is read every few seconds, and at
-once when this process changed it, so that changes made by another process are followed, too. Everything here runs on the
-event loop.
+once when this process changed it, so that changes made by another process are followed, too. While there is no such camera,
+the process's beat says when there is one. Everything here runs on the event loop.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from utils.secret_box import SecretBox
 log = get_logger(__name__)
 
 POLL_INTERVAL = 3.0  # seconds between reads of the table
+REST_INTERVAL = 30.0  # the same while no camera is to be kept open, and `found` says when there is one
 KEEP_SECONDS = 6.0  # after which another process keeps a camera open whose process does not renew that
 MAX_KEPT = 1000
 
@@ -50,8 +51,11 @@ class KeepOpenStreams:
     def __init__(
         self, database: Database, hub: StreamHub, secrets: SecretBox, *, site: str = DEFAULT_SITE,
         worker_id: UUID, peers: Callable[[], int] = lambda: 1, poll_interval: float = POLL_INTERVAL,
+        told: Callable[[], bool] = lambda: False,
     ) -> None:  # fmt: skip
-        """`site`: whose cameras are kept open here. `worker_id`: this process; `peers`: how many do so at this site."""
+        """`site`: whose cameras are kept open here. `worker_id`: this process; `peers`: how many do so at this site.
+        `told`: whether `found` is called."""
+        self._told, self._any = told, True  # whether the last look found cameras to be kept open, by whomever
         self._worker_id, self._peers = worker_id, peers
         self._unkept: set[str] = set()  # cameras that nobody kept open at the last look
         self._site = site
@@ -72,6 +76,11 @@ class KeepOpenStreams:
     def poll_now(self) -> None:
         """The table was changed by this process: reads it now."""
         self._wake.set()
+
+    def found(self) -> None:
+        """There are cameras of the site to be kept open."""
+        if not self._any and not self._draining:
+            self._wake.set()
 
     def drain(self) -> None:
         """Releases all streams soon, and keeps none open from now on."""
@@ -101,7 +110,8 @@ class KeepOpenStreams:
             except Exception:
                 log.exception("keep_open_failed")
             try:
-                async with asyncio.timeout(self._poll_interval):
+                resting = not self._any and not self._kept and self._told()
+                async with asyncio.timeout(REST_INTERVAL if resting else self._poll_interval):
                     await self._wake.wait()
             except TimeoutError:
                 pass
@@ -145,6 +155,7 @@ class KeepOpenStreams:
             return []
         async with self._database.unit_of_work(events=False) as uow:
             rows = await uow.cameras.kept_open(MAX_KEPT, self._site)
+            self._any = bool(rows)
             if not rows:
                 self._unkept = set()
                 return []

@@ -13,6 +13,7 @@ from config import Role
 from models.values import SourceType
 from services.events import relay as relaying
 from services.events.relay import LogHead, Relay
+from services.execution import presence
 from tests.conftest import Backends
 from tests.integration.service.test_calls import Process, running
 from tests.integration.storage.test_repositories import frame, upload_row
@@ -64,13 +65,14 @@ async def write(writer: Reader) -> None:
 async def test_what_another_process_commits_wakes_readers_at_once(
     backends: Backends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing else would find it: no pause of a relay ends by itself."""
+    """Nothing else would find it: no pause of a relay ends by itself, and there are no beats."""
 
     async def until_woken(event: asyncio.Event, _seconds: float) -> None:
         await event.wait()
 
     monkeypatch.setattr(relaying, "wait_for", until_woken)
     monkeypatch.setattr(relaying, "READ_FOR", LONG)
+    monkeypatch.setattr(presence, "BEAT_INTERVAL", LONG)
     async with two(backends) as (writer, reader):
         took = []
         for _ in range(5):
@@ -90,6 +92,7 @@ async def test_what_another_process_commits_wakes_readers_at_once(
 async def test_without_notices_readers_poll(backends: Backends, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MAX_INTERVAL_HEARD", "MAX_INTERVAL_UNREAD"):
         monkeypatch.setattr(relaying, name, LONG)
+    monkeypatch.setattr(presence, "BEAT_INTERVAL", LONG)
     async with two(backends) as (writer, reader):
         await reader.process.notices.stop()  # as behind a pooler
         await writer.relay.stop()  # and nobody else moves what is committed
