@@ -80,7 +80,7 @@ test-unit: $(STAMP) $(DEPLOY) ## Unit tests only; more processes than cores, sin
 fuzz: $(STAMP) ## The fuzzers with 5,000 inputs each, instead of 40 (FUZZ_EXAMPLES names another number; ARGS: pytest's)
 	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-5000} $(PY) -m pytest $$(grep -rlE 'import (fuzzed|EXAMPLES)' tests/unit) -n 2 --timeout 7200 $(ARGS)
 
-test-faults: $(STAMP) ## Every fault many times; a table of what was lost and doubled (ARGS=names, --rounds N)
+test-faults: $(STAMP) ## Every fault many times; a table of what was lost and doubled (ARGS=names, --rounds N, --seconds N)
 	$(PY) -m tests.faults $(ARGS)
 
 test-real: $(STAMP) ## The integration suite on Debian's PostgreSQL and a MinIO built from source

@@ -1,25 +1,35 @@
-"""`make test-faults`: every fault, several times, and a table. ARGS: names (substrings), `--rounds N`."""
+"""`make test-faults`: every fault, several times, and a table. ARGS: names (substrings), `--rounds N` or `--seconds N`."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 from tests.faults.scenarios import ROUNDS, SCENARIOS
-from tests.faults.world import Outcome, world
+from tests.faults.world import Outcome, World, world
 
-_COLUMNS = ("fault", "tried", "acknowledged", "lost", "doubled", "longest gap s", "recovery s", "takeover s", "picture s")
+_COLUMNS = (
+    "fault", "tried", "failed", "acknowledged", "lost", "doubled", "longest gap s", "recovery s", "takeover s: p50, max",
+    "picture s: p50, max", "all ended s: p50, max",
+)  # fmt: skip
+AT_A_TIME = 2  # rounds of one set of processes, with --seconds
+
+
+def _times(values: list[float]) -> str:
+    return f"{statistics.median(values):.1f}, {max(values):.1f}" if values else ""
 
 
 def row(outcome: Outcome) -> tuple[str, ...]:
     return (
-        outcome.fault, str(outcome.tried), str(outcome.acknowledged), str(outcome.lost), str(outcome.doubled),
+        outcome.fault, str(outcome.tried), str(outcome.failed), str(outcome.acknowledged), str(outcome.lost),
+        str(outcome.doubled),
         f"{outcome.longest_gap:.1f}", f"{outcome.recover:.1f}",
-        f"{outcome.takeover:.1f}" if outcome.takeover else "", f"{outcome.picture:.1f}" if outcome.picture else "",
+        _times(outcome.takeovers), _times(outcome.pictures), _times(outcome.ends),
     )  # fmt: skip
 
 
@@ -28,10 +38,24 @@ def table(outcomes: list[Outcome]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def tried(made: World, name: str, rounds: int, seconds: float) -> Outcome:
+    """The fault's outcome after so many rounds; with `seconds`, of as many as are begun in that time."""
+    began, outcome = time.monotonic(), asyncio.run(SCENARIOS[name](made, AT_A_TIME if seconds else rounds))
+    while time.monotonic() - began < seconds:
+        print(f"  {name}: {'; '.join(row(outcome)[1:])}", flush=True)
+        try:
+            outcome.add(asyncio.run(SCENARIOS[name](made, AT_A_TIME)))
+        except Exception as error:  # what was found before counts
+            made.heal()
+            outcome.add(Outcome(name, 1, 1, notes=[f"FAILED {type(error).__name__}: {str(error)[:2000]}"]))
+    return outcome
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("names", nargs="*", help="substrings of faults' names; none: all")
     parser.add_argument("--rounds", type=int, help="how often each is tried, instead of its own number")
+    parser.add_argument("--seconds", type=float, default=0, help="for how long each is tried, instead of its own number")
     wanted = parser.parse_args()
     names = [name for name in SCENARIOS if not wanted.names or any(part in name for part in wanted.names)]
     outcomes, failed = [], []
@@ -39,7 +63,7 @@ def main() -> int:
         for name in names:
             began = time.monotonic()
             try:
-                outcome = asyncio.run(SCENARIOS[name](made, wanted.rounds or ROUNDS.get(name, 3)))
+                outcome = tried(made, name, wanted.rounds or ROUNDS.get(name, 3), wanted.seconds)
             except Exception as error:  # the others are tried all the same, and the table printed
                 made.heal()
                 failed.append(f"{name}: {type(error).__name__}: {str(error)[:2000]}")

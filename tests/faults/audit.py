@@ -76,6 +76,7 @@ async def _uploads(world: World, connection: Any, outcome: Outcome, uploads: Upl
 async def _captures(
     world: World, connection: Any, outcome: Outcome, captures: Captures, may_drop: frozenset[str], struck: Sequence[float]
 ) -> None:  # fmt: skip
+    latest: dict[float, float] = {}  # by fault: how long the last capture waited for its next picture
     for watched in captures.all:
         request_id = UUID(watched.request_id)
         rows = await connection.fetch(
@@ -101,7 +102,7 @@ async def _captures(
         ):  # one whose owner is hurt twice counts from the second time
             at = min((at.timestamp() for at in times if at.timestamp() > moment), default=moment)
             if at < following:
-                outcome.picture = max(outcome.picture, at - moment)
+                latest[moment] = max(latest.get(moment, 0.0), at - moment)
         outcome.lost += await _unreadable(world, rows, outcome)
         await _requests(connection, outcome, [request_id])
         dropped = {
@@ -113,6 +114,7 @@ async def _captures(
             outcome.notes.append(f"{request_id}: dropped {dropped}")
         outcome.notes += watched.problems
         outcome.lost += len(watched.problems)
+    outcome.pictures += latest.values()
 
 
 async def _requests(connection: Any, outcome: Outcome, request_ids: list[UUID]) -> None:

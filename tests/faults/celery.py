@@ -61,7 +61,10 @@ class Deployment:
             found = await final(self.api, request_id, 120)
             outcome.lost += found["status"] != "completed"
             outcome.doubled += found["progress"]["stored"] > 1
-        outcome.recover = max(outcome.recover, time.monotonic() - began)
+        took = time.monotonic() - began
+        outcome.recover = max(outcome.recover, took)
+        if count > len(cameras):
+            outcome.ends.append(took)
 
 
 @asynccontextmanager

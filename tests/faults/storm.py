@@ -54,9 +54,9 @@ class Strikes:
             connection.terminate()
         return max(taken.values(), default=0.0)
 
-    async def settle(self) -> float:
-        """The longest of them."""
-        return max(await asyncio.gather(*self._waiting), default=0.0)
+    async def settle(self) -> list[float]:
+        """Those after which a capture had another owner."""
+        return [took for took in await asyncio.gather(*self._waiting) if took]
 
 
 class Storm:
@@ -113,7 +113,7 @@ class Storm:
 
     async def end(self, may_drop: frozenset[str]) -> Outcome:
         self.world.heal()
-        self.outcome.takeover = await self._strikes.settle()
+        self.outcome.takeovers = await self._strikes.settle()
         if self.captures is not None:
             await self.captures.cancel()
         if self.uploads is not None:

@@ -35,34 +35,39 @@ FPS = 5.0
 class Outcome:
     """A line of the table. Seconds where a time is meant; `longest_gap` between stored frames, or acknowledgements.
 
-    `takeover`: from the fault until every capture that changed its owner had the new one; `picture`: until every capture
-    had a picture again, by the pictures' own times.
+    Of each time: `takeovers`, from the fault until every capture that changed its owner had the new one; `pictures`, until
+    every capture had a picture again, by the pictures' own times; `ends`, until the last of the captures that were posted had
+    ended.
     """
 
     fault: str
     tried: int = 0
+    failed: int = 0  # of those that did not end as they should
     acknowledged: int = 0
     lost: int = 0
     doubled: int = 0
     longest_gap: float = 0.0
     recover: float = 0.0
-    takeover: float = 0.0
-    picture: float = 0.0
+    takeovers: list[float] = field(default_factory=list)
+    pictures: list[float] = field(default_factory=list)
+    ends: list[float] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
     def good(self) -> bool:
-        return self.tried > 0 and self.lost == 0 and self.doubled == 0
+        return self.tried > 0 and self.failed == 0 and self.lost == 0 and self.doubled == 0
 
     def add(self, other: Outcome) -> None:
         self.tried += other.tried
+        self.failed += other.failed
         self.acknowledged += other.acknowledged
         self.lost += other.lost
         self.doubled += other.doubled
         self.longest_gap = max(self.longest_gap, other.longest_gap)
         self.recover = max(self.recover, other.recover)
-        self.takeover = max(self.takeover, other.takeover)
-        self.picture = max(self.picture, other.picture)
+        self.takeovers += other.takeovers
+        self.pictures += other.pictures
+        self.ends += other.ends
         self.notes += other.notes
 
 
