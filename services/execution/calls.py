@@ -188,15 +188,15 @@ class Calls:
 
     def handed_over(self) -> None:
         """Wakes the processes of this one's site: its captures are theirs now."""
-        self._notices.announce(site_channel(self._presence.site), HANDED_OVER)
+        self._notices.announce(site_channel(self._presence.site), f"{HANDED_OVER} {self._presence.worker_id}")
 
     def ended(self, request_id: UUID) -> None:
         """Wakes those who wait for the request in other processes."""
         self._notices.announce(FINAL_CHANNEL, str(request_id))
 
     def _on_site(self, payload: str) -> None:
-        if payload == HANDED_OVER:
-            self._presence.look()  # who hands over takes no share any more
+        if payload.startswith(HANDED_OVER):
+            self._presence.drained(payload.removeprefix(HANDED_OVER).strip())
         self._on_capture()
 
     def _on_own(self, payload: str) -> None:

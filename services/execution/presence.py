@@ -13,7 +13,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -127,6 +127,11 @@ class Presence:
         with suppress(DatabaseUnavailable):
             async with self._database.one_statement(events=False) as uow:
                 await uow.workers.leave(self.worker_id)
+
+    def drained(self, worker_id: str) -> None:
+        """Another process hands over: it takes no share any more, whatever its row told last."""
+        self._others = [replace(each, draining=True) if str(each.worker_id) == worker_id else each for each in self._others]
+        self.look()
 
     def look(self) -> None:
         """Beats now: somebody says that there is something to read."""

@@ -52,6 +52,7 @@ class _Running:
     camera_id: str
     principal: str | None  # whose capture it is
     began: float  # by the watch's clock
+    handed_back: bool = False  # its lease is anybody's; the last pictures are being stored
 
 
 def _wake_from_thread(loop: asyncio.AbstractEventLoop, job: CaptureJob) -> None:
@@ -129,7 +130,7 @@ class CaptureRunner:
             self._lose(former.job)
         if claim.resumed:
             CAPTURES_RESUMED.inc()
-        job = CaptureJob(claim, self._deps, partial(self._watch.may_act, claim))
+        job = CaptureJob(claim, self._deps, partial(self._watch.may_act, claim), partial(self._handed_back, claim))
         self._watch.hold(claim, asked, partial(_wake_from_thread, asyncio.get_running_loop(), job))
         task = asyncio.create_task(self._guard(job, camera_id), name=f"capture-{claim.request_id}")
         self._running[claim.request_id] = _Running(job, task, camera_id, principal, self.now())
@@ -161,6 +162,13 @@ class CaptureRunner:
             CAPTURES.labels(state="running").set(len(self._running))
             self._on_finished(request_id)
             self._claiming.wake()
+
+    def _handed_back(self, claim: Claim) -> None:
+        self._watch.release(claim)
+        running = self._running.get(claim.request_id)
+        if running is not None and running.job.claim is claim:
+            running.handed_back = True
+        self._on_finished(claim.request_id)
 
     def _lose(self, job: CaptureJob) -> None:
         log.warning("lease_lost", ingestion_id=str(job.claim.request_id), epoch=job.claim.epoch)
@@ -331,7 +339,7 @@ class CaptureRunner:
 
     async def _renew(self, database: Database) -> bool:
         """Whether every lease was renewed, or is known to be lost."""
-        claims = [running.job.claim for running in self._running.values()]
+        claims = [running.job.claim for running in self._running.values() if not running.handed_back]
         asked = self.now()
         async with database.one_statement(events=False) as uow:
             renewed = await uow.leases.renew(self.owner, self._settings.LEASE_TTL, claims)

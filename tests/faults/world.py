@@ -36,8 +36,8 @@ class Outcome:
     """A line of the table. Seconds where a time is meant; `longest_gap` between stored frames, or acknowledgements.
 
     Of each time: `takeovers`, from the fault until every capture that changed its owner had the new one; `pictures`, until
-    every capture had a picture again, by the pictures' own times; `ends`, until the last of the captures that were posted had
-    ended.
+    every capture had a picture again, by the pictures' own times; `ends`, until the last of the captures that were posted
+    had ended.
     """
 
     fault: str

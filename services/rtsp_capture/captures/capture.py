@@ -25,7 +25,7 @@ from services.rtsp_capture.frames.frame_pipeline import FramePipeline
 from services.rtsp_capture.frames.frame_record import CaptureFacts
 from services.rtsp_capture.frames.slot_ledger import SlotLedger
 from services.rtsp_capture.media.packets import PictureFile
-from services.rtsp_capture.streams.stream import Stream
+from services.rtsp_capture.streams.stream import Stream, StreamKey
 from utils.exceptions import CaptureFailure
 from utils.logger import get_logger
 from utils.metrics import REQUESTS_POISONED
@@ -56,6 +56,7 @@ class Capture:
         self._clock, self._control, self._state, self._row = clock, control, state, row
         self.mode = kind(self._context)
         self._stream: Stream | None = None
+        self._early: StreamKey | None = None  # the stream that was opened before it is listened to
 
     # -- from the pipeline -------------------------------------------------------------------------------------
 
@@ -78,6 +79,7 @@ class Capture:
         last_slot = self._frames.resume(self._row)
         self._state.resume(self._row.reconnects, waiting=self._context.claim.resumed and self._row.grid_start is None)
         try:
+            await self._open_early()
             if self._row.grid_start is not None:
                 await self._resume(self._row.grid_start, last_slot)
             if self._context.claim.poisoned:
@@ -88,6 +90,7 @@ class Capture:
             if self._ledger.done or (key := stream_key(self._context)) is None or not await self.mode.prepare():
                 return await end_capture(self._context, self.mode, None)
             self._stream = stream = await acquire_stream(self._context, key)
+            self._let_go()
             if stream is None:
                 return await end_capture(self._context, self.mode, None)
             filler = SlotFiller(self._context, self.mode, stream, self._since())
@@ -100,7 +103,22 @@ class Capture:
                 self._context.deps.hub.release(key, self._row.owner)
             await end_capture(self._context, self.mode, filler)
         finally:
+            self._let_go()
             await self._frames.close()
+
+    async def _open_early(self) -> None:
+        """Of a capture that another process ran, the stream opens while what that one left is booked, if there is room."""
+        context, hub, url = self._context, self._context.deps.hub, self._row.rtsp_url or ""
+        if not context.claim.resumed or context.claim.poisoned or self._control.stopping or context.deps.secrets.lacks(url):
+            return
+        if self.mode.opens_at_once and (key := stream_key(context)) is not None and (hub.find(key) or hub.free):
+            await hub.acquire(key, self._row.owner, beyond_share=True)
+            self._early = key
+
+    def _let_go(self) -> None:
+        if self._early is not None:
+            self._context.deps.hub.release(self._early, self._row.owner)
+            self._early = None
 
     async def _end_poisoned(self) -> None:
         """Ends a capture that owner after owner died of; nothing of it is run."""

@@ -9,9 +9,11 @@ from collections.abc import Callable
 class CaptureControl:
     """Set by the runner, read by the capture. On the event loop."""
 
-    def __init__(self, may_act: Callable[[], bool]) -> None:
-        """`may_act`: whether the lease holds by this host's own clock."""
+    def __init__(self, may_act: Callable[[], bool], on_handed_back: Callable[[], None] = lambda: None) -> None:
+        """`may_act`: whether the lease holds by this host's own clock. `on_handed_back`: called when it is anybody's again,
+        while pictures may still be stored."""
         self._may_act = may_act
+        self.on_handed_back = on_handed_back
         self.cancelled = False  # the client asked for the end; frames captured before are stored
         self.handing_back = False  # the process stops: pending frames are stored, another process continues
         self.lost = False  # another owner has a newer epoch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from models.values import CaptureError, DropReason, IngestionStatus
@@ -11,7 +12,7 @@ from services.rtsp_capture.captures.context import CaptureContext
 from services.rtsp_capture.captures.mode import Mode
 from services.rtsp_capture.captures.slot_filler import SlotFiller
 from utils.camera_series import camera_series
-from utils.exceptions import CaptureFailure, LeaseLost
+from utils.exceptions import CaptureFailure, DatabaseUnavailable, LeaseLost
 from utils.logger import get_logger
 from utils.metrics import CAPTURES_FINISHED, FRAMES_DROPPED
 
@@ -47,13 +48,22 @@ class _End:
             await self._write()
             await self._mode.finish(self._filler)
             await self._write()
+        handing_back = control.handing_back and not control.cancelled
+        if handing_back and not control.lost and self._mode.hands_back_first:
+            await context.state.run(self._hand_back)
+            control.on_handed_back()
+            log.info("capture_handed_back", pending=self._frames.pending, **names)
+            await self._settle_frames()
+            await self._frames.close()
+            await self._book_late()
+            return
         decoded = await self._settle_frames()
         if control.lost:
             raise LeaseLost  # what was captured is stored or in the spool: evidence is welcome from any epoch
         if control.handing_back and not control.cancelled:
             await self._frames.close()
             await context.state.run(self._hand_back)
-            log.info("capture_handed_back", **names)
+            log.info("capture_handed_back", pending=0, **names)
             return
         rest = DropReason.CAMERA_DOWN if ledger.room != 0 else DropReason.SURPLUS
         if control.cancelled:
@@ -95,6 +105,14 @@ class _End:
         await uow.leases.hand_back(self._context.claim)
         if drops := self._ledger.final_drops():
             await uow.ledger.record(self._context.row.id, [], drops, self._ledger.due())
+
+    async def _book_late(self) -> None:
+        """What became of pictures since the capture was handed back. Not stored, they are booked as lost by the next owner,
+        or here."""
+        request_id, database = self._context.row.id, self._context.deps.database
+        if drops := self._ledger.final_drops():
+            with suppress(DatabaseUnavailable):
+                await database.retry_until_known(lambda uow: uow.ledger.record(request_id, [], drops, 0))
 
     async def _finish(self, rest: DropReason) -> tuple[IngestionStatus, int]:
         """Writes the final state; returns it, and how many slots had come due. New triggers keep the request open."""

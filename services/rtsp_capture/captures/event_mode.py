@@ -72,6 +72,7 @@ class EventMode(ContinuousMode):
     """The slots of a continuous capture, of which capture events want some."""
 
     open_until_final = True  # a trigger's pictures are in the stream's ring
+    hands_back_first = False  # the next owner's slots reach back
 
     def __init__(self, context: CaptureContext) -> None:
         super().__init__(context)

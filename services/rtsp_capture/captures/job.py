@@ -26,11 +26,13 @@ MODES: dict[CaptureMode, type[Mode]] = {
 class CaptureJob:
     """Runs one claimed capture; `run` returns when it has ended, was handed back or was lost."""
 
-    def __init__(self, claim: Claim, deps: CaptureDeps, may_act: Callable[[], bool]) -> None:
-        """`may_act`: whether the claim's lease holds by this host's own clock."""
+    def __init__(
+        self, claim: Claim, deps: CaptureDeps, may_act: Callable[[], bool], on_handed_back: Callable[[], None] = lambda: None
+    ) -> None:
+        """`may_act`: whether the claim's lease holds by this host's own clock. `on_handed_back`: see CaptureControl."""
         self.claim = claim
         self._deps = deps
-        self._control = CaptureControl(may_act)
+        self._control = CaptureControl(may_act, on_handed_back)
         self._capture: Capture | None = None  # once it runs
 
     def cancel(self) -> None:

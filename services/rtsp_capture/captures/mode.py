@@ -64,6 +64,16 @@ class Mode(ABC):
         return ()
 
     @property
+    def hands_back_first(self) -> bool:
+        """Whether the next owner may begin before the pictures of this one are stored: they have slots of their own."""
+        return False
+
+    @property
+    def opens_at_once(self) -> bool:
+        """Whether a capture that goes on here wants its stream at once, whatever `prepare` will say."""
+        return False
+
+    @property
     @abstractmethod
     def first_picture_timeout(self) -> float | None:
         """Seconds that the capture waits for its first picture; None: until cancelled."""
@@ -114,6 +124,26 @@ class Mode(ABC):
 
 class ContinuousMode(Mode):
     """Every slot of the grid is filled, until the grid's end or a cancel."""
+
+    @property
+    def hands_back_first(self) -> bool:
+        return self._context.params.max_frames is None
+
+    @property
+    def opens_at_once(self) -> bool:
+        """Unless the grid's end has passed."""
+        slots, origin = self._context.ledger.plan.slots, self._context.row.grid_start
+        if slots is None or origin is None:
+            return True
+        return self._context.clock.now() < origin.timestamp() + slots / self._context.ledger.plan.fps
+
+    def begin(self, stream: Stream, since: float) -> Iterable[Picture]:
+        """Where it goes on, pictures of slots still to come may be there: the stream was opened before."""
+        sampler, clock = self._context.ledger.sampler, self._context.clock
+        if sampler is None:
+            return ()
+        ring = stream.ring.pictures()
+        return [one for one in ring if sampler.slot_of(clock.picture(one).timestamp) >= sampler.next_slot]
 
     @staticmethod
     def grid(params: CaptureParams, settings: RtspSettings) -> GridPlan:

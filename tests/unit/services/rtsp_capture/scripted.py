@@ -333,10 +333,13 @@ class MemoryStorage:
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.away: frozenset[int] = frozenset()  # numbers of pictures that it does not take
+        self.answers = asyncio.Event()  # cleared: it hangs
+        self.answers.set()
 
     async def put(self, key: str, data: bytes, content_type: str, sha256: str) -> None:
         if number_of(data) in self.away:
             raise StorageUnavailable("The object store is away.")
+        await self.answers.wait()
         self.objects[key] = data
 
 

@@ -178,6 +178,24 @@ async def test_a_capture_handed_back_stores_what_it_has_and_stays_open(tmp_path:
         assert run.database.dropped == {}
 
 
+async def test_the_next_owner_waits_for_no_store(tmp_path: Path) -> None:
+    """The lease is given back at once; what is under way is stored after that."""
+    async with capture_run(wanted(duration=None), [Connection.steady(0, 9)], tmp_path) as run:
+        await run.play(1.0)
+        run.storage.answers.clear()
+        await run.play(1.5)
+        run.job.hand_back()
+        async with asyncio.timeout(5):
+            while not run.database.handed_back:
+                await asyncio.sleep(0.001)
+        before = len(run.numbers())
+        run.storage.answers.set()
+        assert await run.ended() is IngestionStatus.IN_PROGRESS
+        assert len(run.numbers()) >= max(7, before + 2)
+        assert list(run.numbers()) == list(range(len(run.numbers())))
+        assert run.database.dropped == {}
+
+
 async def test_a_capture_that_another_process_has_ends_without_a_word(tmp_path: Path) -> None:
     """What it captured before is evidence, and stored."""
     async with capture_run(wanted(), [Connection.steady(0, 9)], tmp_path) as run:
