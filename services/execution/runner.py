@@ -344,9 +344,10 @@ class CaptureRunner:
         async with database.one_statement(events=False) as uow:
             renewed = await uow.leases.renew(self.owner, self._settings.LEASE_TTL, claims)
         for claim in claims:
-            job = self.job(claim.request_id)
-            if job is None or job.claim is not claim:
+            running = self._running.get(claim.request_id)
+            if running is None or running.job.claim is not claim or running.handed_back:
                 continue
+            job = running.job
             if claim.request_id in renewed.cancelled:
                 job.cancel()
             if claim.request_id in renewed.ours:
