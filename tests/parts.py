@@ -1,7 +1,9 @@
-"""`make test`: the tests that run side by side, with lint and the audit of the packages beside them; the paced; those alone.
+"""`make test`: the tests that run side by side, with lint and the audit of the packages beside them; the paced, with the
+unit tests beside them; those alone.
 
 `python -m tests.parts [pytest's options]`. What waits for cameras, leases and timeouts leaves the processor to others, so
 more tests run at once than there are cores; the longest files begin first. The marker of a test says which part is its own.
+The paced wait for most of their time, and unit tests hardly at all: these run by `nice` in what the paced leave.
 
 What failed is tried once more, in a new process: fixtures that a whole file shares are made anew. Nothing else is
 excused: what fails twice ends the run with exit code 1. Each part's seconds, and the names of those tests that passed
@@ -12,27 +14,34 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 SO_FAR = "TEST_PARTS_SO_FAR"  # environment: lines about the parts that are done, and the one that runs now (JSON)
 CACHE = Path(".pytest_cache").resolve()
 ALL = ["tests/integration", "tests/model", "tests/unit"]
-# The longest ones, by seconds on a quiet machine. Then the others as they are found, and the short unit tests at the end.
+# The longest ones, by seconds on a quiet machine. Then the others as they are found.
 LONGEST = [
-    "storage/test_backup", "service/test_alerts", "faults/test_faults",
+    "storage/test_backup", "console/test_console_frames", "access/test_access", "service/test_embedded",
     "service/test_schemathesis", "service/test_two_services", "uploads/test_idempotency", "spool/test_capture_spool",
-    "console/test_console_cameras", "events/test_event_log", "service/test_celery", "events/test_websocket",
-    "captures/test_clock_steps",
-    "spool/test_spool_crash", "captures/test_capture_faults",
-    "service/test_service_crash", "uploads/test_upload_sessions", "storage/test_store_user", "captures/test_cameras",
-    "service/test_service_start", "access/test_access", "captures/test_capture_slow_store", "captures/test_capture_rtcp",
-    "captures/test_capture_events", "storage/test_bucket_guard", "storage/test_retention", "service/test_embedded",
-    "uploads/test_upload_pressure", "captures/test_capture_sharing", "service/test_bad_input",
+    "storage/test_repositories", "console/test_console_cameras", "service/test_bad_input", "uploads/test_upload_sessions",
+    "captures/test_cameras", "captures/test_source_programs", "captures/test_camera_gate", "faults/test_faults",
+    "service/test_service_start", "captures/test_capture_rtcp", "storage/test_migrations", "access/test_redis",
+    "events/test_websocket", "service/test_alerts", "service/test_service_crash", "service/test_roles",
+    "captures/test_finding", "captures/test_capture_faults", "service/test_service_http", "events/test_event_log",
+    "storage/test_sweeper", "events/test_outbox", "service/test_celery", "captures/test_capture_sharing",
+    "captures/test_clock_steps", "storage/test_retention", "access/test_shares", "test_parts", "service/test_pairs",
+    "uploads/test_upload_pressure", "spool/test_spool_crash", "storage/test_verify", "service/test_api_docs",
+    "captures/test_capture_outages", "test_forked", "captures/test_capture_events", "storage/test_pooler",
+    "captures/test_capture_slow_store", "spool/test_spool_replay", "access/test_identity", "storage/test_store_user",
+    "storage/test_bucket_guard",
 ]  # fmt: skip
 
 
@@ -46,11 +55,12 @@ def marked(name: str) -> list[str]:
     return [str(path) for path in sorted(Path("tests").rglob("test_*.py")) if f"mark.{name}" in path.read_text("utf-8")]
 
 
-# By name: which tests, on how many workers.
-PARTS: dict[str, tuple[str, list[str]]] = {
-    "side by side": ("not alone and not paced", workers(4)),
-    "paced": ("paced", workers(2)),
-    "alone": ("alone", []),
+# By name: which tests, where (nothing: the files with its marker), on how many workers.
+PARTS: dict[str, tuple[str, list[str], list[str]]] = {
+    "side by side": ("not alone and not paced", ["tests/integration"], workers(4)),
+    "paced": ("paced", [], workers(2)),
+    "unit": ("not alone and not paced", ["tests/unit", "tests/model"], workers(2)),  # beside the paced
+    "alone": ("alone", [], []),
 }
 
 LINT = "SECONDS=0; make --no-print-directory lint && echo $SECONDS"
@@ -66,6 +76,7 @@ class Runs:
         self.chosen = any(Path(each.partition("::")[0]).exists() for each in options)  # some tests, not all
         self.lines: list[str] = []
         self.flaky: list[str] = []
+        self._begun: dict[str, tuple[subprocess.Popen[str], IO[str], float]] = {}
 
     def lint(self) -> int:
         self.begin_lint()
@@ -107,25 +118,58 @@ class Runs:
             subprocess.run(command, stdout=subprocess.DEVNULL, check=False)  # what is wrong with a test is told by its part
             self.lines.append(f"compiled: {time.time() - began:.0f} s")
 
+    def begin(self, part: str) -> None:
+        """Begins a part on what others leave of the processor; `tests` waits for it, and prints what it said."""
+        began, said = time.time(), tempfile.TemporaryFile("w+")  # noqa: SIM115 (`tests` closes it)
+        command, environment = self._pytest(part, began, self._arguments(part))
+        process = subprocess.Popen(["nice", "-n", "19", *command], env=environment, stdout=said, stderr=said, text=True)
+        self._begun[part] = process, said, began
+
+    def stop(self) -> None:
+        """What is begun and not waited for: the part beside it has failed, and its closing line is the last."""
+        for process, said, _ in self._begun.values():
+            process.send_signal(signal.SIGINT)
+            process.wait()
+            said.close()
+
     def tests(self, part: str) -> int:
-        began = time.time()
-        which, more = PARTS[part]
-        folders = [] if self.chosen else marked(which) or ALL
+        if part in self._begun:
+            process, said, began = self._begun.pop(part)
+            code = process.wait()
+            with said:
+                said.seek(0)
+                print(said.read(), flush=True)
+        else:
+            began = time.time()
+            code = self._run(part, began, self._arguments(part))
         cache = CACHE / part.replace(" ", "-")
-        select = ["-o", f"cache_dir={cache}", "-m", which]
-        code = self._pytest(part, began, [*select, "--cache-clear", *more, *folders])
         failed = sorted(json.loads(path.read_text())) if (path := cache / "v/cache/lastfailed").exists() else []
         if code == pytest.ExitCode.TESTS_FAILED and failed:
             print("Once more, what failed:", *failed, sep="\n  ", flush=True)
             self.flaky += failed  # unless they fail again: then the run ends here
-            code = self._pytest(part, began, [*select, "--last-failed", "--last-failed-no-failures=none", *folders])
+            again = ["--last-failed", "--last-failed-no-failures=none"]
+            code = self._run(part, began, [*self._select(part), *again, *self._folders(part)])
         self.lines.append(f"{part}: {time.time() - began:.0f} s")
         return 0 if self.chosen and code == pytest.ExitCode.NO_TESTS_COLLECTED else code
 
-    def _pytest(self, part: str, began: float, arguments: list[str]) -> int:
+    def _select(self, part: str) -> list[str]:
+        return ["-o", f"cache_dir={CACHE / part.replace(' ', '-')}", "-m", PARTS[part][0]]
+
+    def _folders(self, part: str) -> list[str]:
+        return [] if self.chosen else PARTS[part][1] or marked(PARTS[part][0])
+
+    def _arguments(self, part: str) -> list[str]:
+        return [*self._select(part), "--cache-clear", *PARTS[part][2], *self._folders(part)]
+
+    def _pytest(self, part: str, began: float, arguments: list[str]) -> tuple[list[str], dict[str, str]]:
+        """Command and environment."""
         now = {"lines": self.lines, "part": part, "began": began, "flaky": self.flaky}
         command = [sys.executable, "-m", "pytest", "-p", "tests.parts", *arguments, *self.options]
-        return subprocess.run(command, env={**os.environ, SO_FAR: json.dumps(now)}, check=False).returncode
+        return command, {**os.environ, SO_FAR: json.dumps(now)}
+
+    def _run(self, part: str, began: float, arguments: list[str]) -> int:
+        command, environment = self._pytest(part, began, arguments)
+        return subprocess.run(command, env=environment, check=False).returncode
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -154,10 +198,15 @@ def main() -> int:
         runs.compile()
         runs.begin_lint()
     for part in PARTS:
+        if part == "unit" and runs.chosen:  # some tests: those that have no mark were the first part
+            continue
+        if part == "paced" and not runs.chosen:
+            runs.begin("unit")
         code = runs.tests(part)
         if part == "side by side" and not runs.chosen:
             code = runs.end_lint() or runs.end_audit() or code
         if code:
+            runs.stop()
             return code
     return 0
 

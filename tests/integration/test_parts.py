@@ -17,7 +17,14 @@ import sys
 from tests.parts import PARTS, Runs
 runs = Runs(sys.argv[1:])
 runs.lines.append("lint: 1 s")
-sys.exit(next((code for part in PARTS if (code := runs.tests(part))), 0))
+code = 0
+for part in PARTS:
+    if part == "paced":
+        runs.begin("unit")
+    if code := runs.tests(part):
+        runs.stop()
+        break
+sys.exit(code)
 """
 TESTS = """
 import pathlib, pytest
@@ -53,12 +60,13 @@ def test_second_tries(tmp_path: Path, lonely: str, code: int, flaky: list[str], 
     lines = done.stdout.splitlines()
     assert last in lines[-1]
     end = [line for line in lines[max(n for n, line in enumerate(lines) if "make test, so far" in line) :] if line]
-    assert [line.split(":")[0] for line in end[1:5]] == ["lint", "side by side", "paced", "alone"]
+    assert [line.split(":")[0] for line in end[1:6]] == ["lint", *PARTS]
     assert [line.partition("::")[2] for line in end if line.startswith("  ")] == flaky
 
 
 def test_lint_beside_the_tests_fails_the_run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     ran: list[str] = []
+    begun: list[str] = []
 
     def tests(_: Runs, part: str) -> int:
         ran.append(part)
@@ -67,11 +75,12 @@ def test_lint_beside_the_tests_fails_the_run(monkeypatch: pytest.MonkeyPatch, ca
     monkeypatch.setattr("sys.argv", ["parts"])
     monkeypatch.setattr("tests.parts.AUDIT", "exit 2")
     monkeypatch.setattr(Runs, "tests", tests)
+    monkeypatch.setattr(Runs, "begin", lambda _, part: begun.append(part))
     monkeypatch.setattr("tests.parts.LINT", "echo a complaint >&2; exit 3")
     assert (main(), ran) == (3, ["side by side"])
     assert "a complaint" in capfd.readouterr().out
     monkeypatch.setattr("tests.parts.LINT", "echo 7")
-    assert (main(), ran[1:]) == (0, list(PARTS))
+    assert (main(), ran[1:], begun) == (0, list(PARTS), ["unit"])
 
 
 def test_the_longest_files_are_there() -> None:

@@ -8,8 +8,6 @@ import hashlib
 import json
 import random
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -25,7 +23,8 @@ import pytest_asyncio
 
 from docs.access_matrix import NO_CAMERA, Line, lines
 from models.access import Scope
-from tests.conftest import ROOT, Backends, running, unique
+from tests.conftest import Backends, running, unique
+from tests.kits.forked import run_command
 from tests.kits.service_support import jpeg, own_database, service_on, until, upload
 
 BOOTSTRAP = "bootstrap-secret-of-the-access-tests-0123"
@@ -394,10 +393,8 @@ async def test_keys_by_command(place: Place) -> None:
     """What an operator types; its standard output is the key and nothing else."""
 
     async def command(*words: str) -> str:
-        line = [sys.executable, "-m", "services.commands", "keys", *words]
-        done = await asyncio.to_thread(
-            subprocess.run, line, cwd=ROOT, env=place.environment, capture_output=True, text=True, check=True, timeout=60
-        )
+        done = await asyncio.to_thread(run_command, place.environment, "keys", *words)
+        assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
     key = await command("create", "typed", "--scope", "frames:read", "--camera", place.mine.camera_id, "--expires", "1")
