@@ -26,15 +26,17 @@ _EXPIRE = sql("SELECT expire_events(CAST(:retention AS float8), CAST(:at_most AS
 # statement: what is read, where the log begins and where it ends are of one moment.
 _READ = """
 WITH scanned AS (
-    SELECT seq, type, camera_id{other} FROM events WHERE seq > :after{of_camera} ORDER BY seq LIMIT :scan
+    SELECT seq, type, camera_id{other} FROM events WHERE seq {beyond} :after{of_camera} ORDER BY seq {order} LIMIT :scan
 ), chosen AS (
-    SELECT seq FROM scanned WHERE true{chosen} ORDER BY seq LIMIT :at_most
+    SELECT seq FROM scanned WHERE true{chosen} ORDER BY seq {order} LIMIT :at_most
 )
-SELECT l.log_id, l.seq AS head, l.oldest, (SELECT max(seq) FROM scanned) AS last_scanned,
+SELECT l.log_id, l.seq AS head, l.oldest, (SELECT {last}(seq) FROM scanned) AS last_scanned,
        (SELECT count(*) FROM scanned) AS scanned, e.seq, CAST(e.event AS text) AS event
 FROM event_log l LEFT JOIN (events e JOIN chosen ON chosen.seq = e.seq) ON true
 WHERE l.id = 1 ORDER BY e.seq
 """
+_FORWARD = {"beyond": ">", "order": "", "last": "max"}
+_BACK = {"beyond": "<", "order": "DESC", "last": "min"}
 _OF_REQUESTS = """
     AND EXISTS (SELECT 1 FROM events x WHERE x.seq = scanned.seq
                 AND x.event -> 'data' ->> 'request_id' = ANY(CAST(:request_ids AS text[])))"""
@@ -58,7 +60,7 @@ class LogSlice:
     log_id: UUID
     head: int  # the newest event
     oldest: int  # the first that is kept
-    scanned_to: int  # up to here, no event that the filter takes is left out
+    scanned_to: int  # as far as here (read back: down to here), no event that the filter takes is left out
     events: list[tuple[int, str]]
 
 
@@ -79,9 +81,9 @@ class EventLogRepository(Repository[Event]):
 
     async def read(
         self, after: int, cameras: CameraGrant, *, types: Sequence[str] | None, camera_id: str | None, at_most: int,
-        scan: int, camera_ids: Sequence[str] | None = None, request_ids: Sequence[UUID] | None = None,
+        scan: int, camera_ids: Sequence[str] | None = None, request_ids: Sequence[UUID] | None = None, back: bool = False,
     ) -> LogSlice:  # fmt: skip
-        """Events of `cameras` with a higher number than `after`, in order.
+        """Events of `cameras` with a higher number than `after`, in order. `back`: the last of those with a lower one.
 
         A filter by anything but one camera, and a grant of some cameras, scan at most `scan` events.
         """
@@ -106,14 +108,16 @@ class EventLogRepository(Repository[Event]):
             values["camera_id"] = camera_id
         if types is not None:
             values["types"] = list(types)
-        statement = sql(_READ.format(of_camera=of_camera, other=other, chosen=chosen))
+        statement = sql(_READ.format(of_camera=of_camera, other=other, chosen=chosen, **(_BACK if back else _FORWARD)))
         rows = (await self.session.execute(statement, values)).all()
         found = [(int(row.seq), str(row.event)) for row in rows if row.seq is not None]
         state = rows[0]
         if len(found) == at_most:
-            scanned_to = found[-1][0]
+            scanned_to = found[0 if back else -1][0]
         elif state.scanned == values["scan"]:
             scanned_to = int(state.last_scanned)
+        elif back:
+            scanned_to = 0
         else:
             scanned_to = max(after, int(state.head))
         return LogSlice(state.log_id, int(state.head), int(state.oldest), scanned_to, found)

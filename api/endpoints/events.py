@@ -28,7 +28,7 @@ from api.http.waiting import while_wanted
 from models.access import Scope
 from models.schemas import CameraId, CloudEventPage
 from models.values import LogEventType, LogFilter
-from services.events.event_log import CURSOR_FORM, EventLog, LogPage, Start, parse_cursor
+from services.events.event_log import CURSOR_FORM, EventLog, LogPage, Newest, Start, parse_cursor
 from utils.exceptions import IngestionException, InvalidRequest
 from utils.logger import get_logger
 
@@ -40,6 +40,7 @@ router = make_router("/api/v1/events", tags=["events"])
 
 STREAM = "text/event-stream"
 MAX_WAIT = 30.0  # seconds
+MAX_NEWEST = 1000
 HEARTBEAT_INTERVAL = 15.0  # seconds without events after which a stream sends a comment
 STALL_TIMEOUT = 30.0  # seconds that a client may leave what was sent unread
 FAREWELL_TIMEOUT = 1.0  # seconds that the end of a stream may take
@@ -90,11 +91,16 @@ def wants_stream(request: Request) -> bool:
     return quality[STREAM] > 0 and quality[STREAM] >= quality["application/json"]
 
 
-def _start(after: str | None, request: Request, stream: bool) -> Start:
+def _start(after: str | None, newest: int | None, request: Request, stream: bool) -> Start:
     """Where to begin. A browser that reconnects asks for the same URL again: its Last-Event-ID goes before `after`."""
     last = request.headers.get("last-event-id")
     if stream and last:
         return parse_cursor(last, "Last-Event-ID", "header")
+    if newest is not None and after is not None:
+        message = "says where to begin, and so does `newest`: send one of them"
+        raise InvalidRequest.of("after", message, location="query", code="not_applicable")
+    if newest is not None:
+        return Newest(newest)
     if after is None:
         return "oldest"
     return "latest" if after == "latest" else parse_cursor(after, "after", "query")
@@ -206,11 +212,23 @@ async def read_events(
         Query(description="Seconds to wait for the first event."),
     ] = 0,
     limit: Annotated[int, Ge(1), Le(1000), StrictInteger, Query(description="Events a page.")] = 100,
+    newest: Annotated[
+        int | None,
+        Ge(1),
+        Le(MAX_NEWEST),
+        StrictInteger,
+        Query(
+            description="Begin with so many of the newest events, oldest first, on one page whatever `limit` says; "
+            "`next_cursor` is the log's end. Not together with `after`."
+        ),
+    ] = None,
 ) -> Response:
     """At least once, in one order, none skipped: keep `next_cursor` when the page's work is done (docs/integration.md).
-    A stream takes no notice of `wait` and `limit`; it ends when the service stops, and is resumed by Last-Event-ID."""
+    A stream takes no notice of `wait` and `limit`; it ends when the service stops, and is resumed by Last-Event-ID.
+    `newest` is for showing what happened last: it may find fewer where the filter takes very few of the last 100,000
+    events, or where the page would have more than 4 MiB."""
     stream = wants_stream(request)
-    start = _start(after, request, stream)
+    start = _start(after, newest, request, stream)
     head = bool(request.scope.get("trackshift.head"))
     if not stream:
         return await _answer(start, wanted, limit, 0 if head else wait, request, state, services)

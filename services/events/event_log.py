@@ -27,6 +27,7 @@ BATCH = 200  # events read by one statement
 SCAN = 5000  # events that one statement may pass over because of a filter
 SCANS = 20  # such statements for one page
 PAGE_BYTES = 4_194_304  # a page ends after the event that goes beyond
+BEYOND = 2**63 - 1  # no event has this number
 CURSOR_FORM = r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.(0|[1-9][0-9]{0,17})"  # log_id, seq
 _CURSOR = re.compile(rf"^{CURSOR_FORM}\Z")
 
@@ -42,8 +43,15 @@ class Position:
         return f"{self.log_id}.{self.seq}"
 
 
-# Where to begin: after a position, at the oldest event that is kept, or with what comes from now on.
-Start = Position | Literal["oldest", "latest"]
+@dataclass(frozen=True, slots=True)
+class Newest:
+    """At the last `count` events that there are."""
+
+    count: int
+
+
+# Where to begin: after a position, at the oldest event that is kept, at the newest ones, or with what comes from now on.
+Start = Position | Newest | Literal["oldest", "latest"]
 
 
 @dataclass(slots=True)
@@ -87,7 +95,10 @@ class EventLog:
             EVENT_READERS.labels(kind=kind).dec()
 
     async def page(self, start: Start, wanted: LogFilter, limit: int, wait: float = 0) -> LogPage:
-        """At most `limit` events after `start`, waiting up to `wait` seconds for the first."""
+        """At most `limit` events after `start`, waiting up to `wait` seconds for the first.
+
+        Of the newest ones as many as were asked for, in order, and the log's end as the position.
+        """
         clock = asyncio.get_running_loop().time
         deadline = clock() + wait
         while True:
@@ -129,6 +140,8 @@ class EventLog:
         if start == "latest":
             found = await self._slice(0, LogFilter(NO_CAMERAS), 1)
             return LogPage(Position(found.log_id, found.head), behind=False)
+        if isinstance(start, Newest):
+            return await self._newest(start.count, wanted)
         page: LogPage | None = None
         size = 0
         for _ in range(SCANS):
@@ -149,7 +162,24 @@ class EventLog:
         assert page is not None
         return page
 
-    async def _slice(self, after: int, wanted: LogFilter, at_most: int) -> LogSlice:
+    async def _newest(self, count: int, wanted: LogFilter) -> LogPage:
+        """Read from the end back, as far as the bounds of a page allow."""
+        page: LogPage | None = None
+        size, before = 0, BEYOND
+        for _ in range(SCANS):
+            found = await self._slice(before, wanted, min(BATCH, count - (len(page.events) if page else 0)), back=True)
+            page = page or LogPage(Position(found.log_id, found.head), behind=False)
+            if found.log_id != page.position.log_id:
+                break  # restored meanwhile: the next read says so
+            page.events[:0] = [to_cloud_event(found.log_id, seq, row) for seq, row in found.events]
+            size += sum(len(row) for _, row in found.events)
+            before = found.scanned_to
+            if before < found.oldest or len(page.events) >= count or size >= PAGE_BYTES:
+                break
+        assert page is not None
+        return page
+
+    async def _slice(self, after: int, wanted: LogFilter, at_most: int, back: bool = False) -> LogSlice:
         async with self._database.one_statement() as uow:
             return await uow.event_log.read(
                 after,
@@ -160,4 +190,5 @@ class EventLog:
                 scan=SCAN,
                 camera_ids=wanted.camera_ids,
                 request_ids=wanted.request_ids,
+                back=back,
             )

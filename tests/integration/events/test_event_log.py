@@ -125,6 +125,14 @@ async def test_polls_hear_of_every_process(parts: Backends, one: httpx.AsyncClie
             head = await one.head(EVENTS, params={"after": whole["next_cursor"], "wait": "20"}, headers=headers)
             assert (head.status_code, head.content) == (200, b"")
             assert time.monotonic() - began < 5
+        last = (await one.get(EVENTS, params={"newest": "4", "limit": "1"})).json()
+        assert (last["items"], last["next_cursor"]) == (whole["items"][-4:], whole["next_cursor"])
+        for query in ({"newest": "0"}, {"newest": "1001"}, {"newest": "2", "after": "latest"}):
+            refused = await one.get(EVENTS, params=query)
+            assert (refused.status_code, refused.json()["code"]) == (422, "invalid_request"), refused.text
+        async with one.stream("GET", EVENTS, params={"newest": "2"}, headers=STREAM) as answer:
+            stream = Events(answer)
+            assert [await stream.event(), await stream.event()] == whole["items"][-2:]
         log_id = start.split(".")[0]
         for headers in ({}, STREAM):  # refused before a stream begins
             for after in (f"{log_id}.999999", f"{'0' * 8}{log_id[8:]}.1"):

@@ -21,13 +21,13 @@ from sqlalchemy import text
 
 from config import DbSettings
 from models import schemas
-from models.access import ALL_CAMERAS
+from models.access import ALL_CAMERAS, CameraGrant
 from models.values import CaptureError, DropReason, IngestionStatus, LogEventType, LogFilter, SourceType
 from repositories.database import Database, UnitOfWork
 from repositories.event_log import LOCK_KEY
 from repositories.frames import Removal
 from services.events import event_log
-from services.events.event_log import EventLog, LogPage, Position, Start
+from services.events.event_log import EventLog, LogPage, Newest, Position, Start
 from services.events.relay import LogHead, Relay
 from services.reads.serializers.frames import to_frame_info
 from services.reads.serializers.requests import to_summary
@@ -510,6 +510,41 @@ async def test_filters_do_not_make_a_reader_look_twice(log: Log, monkeypatch: py
     assert len((await log.log.page("oldest", LogFilter(ALL_CAMERAS), 100)).events) == 4
 
 
+async def test_the_newest_events_are_read_from_the_end(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_log, "SCAN", 10)
+    monkeypatch.setattr(event_log, "SCANS", 4)
+    monkeypatch.setattr(event_log, "BATCH", 4)
+    await fill(log, 5, "b")
+    await log.sql("UPDATE ingestion_requests SET status = 'in_progress', started_at = now() WHERE camera_id = 'b'")
+    await fill(log, 30, "a")  # after the event of the start: 6
+
+    async def newest(count: int, wanted: LogFilter) -> list[int]:
+        page = await log.log.page(Newest(count), wanted, 3)
+        assert (page.position.seq, page.behind) == (36, False)  # the end, whatever was found
+        return [event["seq"] for event in decoded(page)]
+
+    everything, only_b = LogFilter(ALL_CAMERAS), LogFilter(ALL_CAMERAS, None, "b")
+    assert await newest(1, everything) == [36]
+    assert await newest(10, everything) == [*range(27, 37)]  # three statements, oldest first
+    assert await newest(16, everything) == [*range(21, 37)]  # as many statements as one page may have
+    assert await newest(17, everything) == [*range(21, 37)]
+    assert await newest(3, only_b) == [4, 5, 6]
+    assert await newest(9, only_b) == [*range(1, 7)]
+    assert await newest(9, LogFilter(ALL_CAMERAS, (LogEventType.REQUEST_STARTED,))) == [6]
+    of_b = LogFilter(CameraGrant(("b",)), (LogEventType.FRAME_STORED,))
+    assert await newest(9, of_b) == [*range(2, 6)]  # the fourth statement, the last of a page, gives four
+    assert await newest(9, LogFilter(ALL_CAMERAS, None, "nobody")) == []
+    monkeypatch.setattr(event_log, "SCANS", 2)
+    assert await newest(9, LogFilter(ALL_CAMERAS, (LogEventType.REQUEST_STARTED,))) == []  # beyond what is looked at
+    monkeypatch.setattr(event_log, "PAGE_BYTES", 1)
+    assert await newest(9, everything) == [33, 34, 35, 36]
+    waiting = asyncio.create_task(log.log.page(Newest(5), LogFilter(ALL_CAMERAS, None, "late"), 10, 20))
+    async with relaying(log):
+        await until(lambda: _true(log.head.waiting == 1), "it waits")
+        await fill(log, 1, "late")
+        assert [event["seq"] for event in decoded(await waiting)] == [37]
+
+
 async def test_what_is_too_old_goes_and_its_cursors_say_so(log: Log) -> None:
     await fill(log, 10)
     page = await log.log.page("oldest", LogFilter(ALL_CAMERAS), 1)
@@ -526,8 +561,9 @@ async def test_what_is_too_old_goes_and_its_cursors_say_so(log: Log) -> None:
     assert (await log.log.page("latest", LogFilter(ALL_CAMERAS), 10)).position.seq == 10
     async with log.db.one_statement() as uow:
         assert await uow.event_log.expire(0, 100) == 4
-    empty = await log.log.page("oldest", LogFilter(ALL_CAMERAS), 10)
-    assert (empty.events, empty.position.seq) == ([], 10)
+    for start in ("oldest", Newest(3)):  # type: Start
+        empty = await log.log.page(start, LogFilter(ALL_CAMERAS), 10)
+        assert (empty.events, empty.position.seq) == ([], 10)
     await fill(log, 1)
     assert [event["seq"] for event in await log.all(empty.position)] == [11]
 

@@ -26,24 +26,6 @@ const TYPES = {
 const KINDS = [['', 'all kinds'], ['frame.stored,frame.deleted', 'frames'], ['request.started,request.completed,request.failed,request.cancelled', 'captures'],
   ['camera.gap_opened,camera.gap_closed', 'gaps'], ['pair.created,pair.aligned', 'pairs'], ['camera.quality_changed', 'quality']];
 
-/** The newest events that there are, oldest first. A cursor is {log}.{number}: the log begins again after a restore. */
-async function newest(types, cameraId, abort) {
-  const filter = { types, camera_id: cameraId, limit: 1000 };
-  const { next_cursor: end } = await get('/events', { ...filter, after: 'latest' }, { signal: abort });
-  const [log, last] = end.split('.');
-  for (let back = BEFORE; ; back *= 10) {
-    const from = Math.max(0, Number(last) - back);
-    try {
-      const { items } = await get('/events', { ...filter, after: `${log}.${from}` }, { signal: abort });
-      if (items.length >= BEFORE || from === 0 || back >= BEFORE * 100) return items.slice(-BEFORE);
-    } catch (problem) {
-      if (problem.code !== 'cursor_expired') throw problem;
-      const { items } = await get('/events', filter, { signal: abort });
-      return items.slice(-BEFORE);
-    }
-  }
-}
-
 function words({ type, data }) {
   if (type === 'frame.stored') return [data.filename, data.width && `${data.width} × ${data.height}`, data.quality && data.quality.verdict !== 'good' && `${data.quality.verdict}: ${data.quality.reasons.join(', ')}`].filter(Boolean).join(', ');
   if (type === 'request.failed') return data.error ? wordsOf(data.error.code, data.error.message).what : '';
@@ -81,7 +63,7 @@ export default function Events() {
   const held = useRef([]);
   const [waiting, setWaiting] = useState(0);
   const cameras = useLoad(cameraIds);
-  const before = useLoad((abort) => newest(types, cameraId, abort), [types, cameraId]);
+  const before = useLoad(async (abort) => (await get('/events', { newest: BEFORE, types, camera_id: cameraId }, { signal: abort })).items, [types, cameraId]);
   useEffect(() => { setFresh([]); held.current = []; setWaiting(0); }, [types, cameraId]);
   const batch = useRef({ events: [], timer: null });
   useEffect(() => () => clearTimeout(batch.current.timer), []);
