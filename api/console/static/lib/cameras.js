@@ -144,8 +144,7 @@ export function GapStrip({ gaps, hours = 24 }) {
     </div>
     ${gaps.length === 0 ? html`<p class="muted">No gaps.</p>` : html`
       <details><summary>${gaps.length === 1 ? 'One gap' : `${gaps.length} gaps`}</summary>
-        <ul class="plain">${gaps.map((gap, index) => html`<li key=${index}><${Time} at=${gap.from} />: ${DROPPED[gap.reason] ?? gap.reason},
-          ${gap.to ? duration((new Date(gap.to) - new Date(gap.from)) / 1000) : ' goes on'}</li>`)}</ul></details>`}`;
+        <ul class="plain">${gaps.map((gap, index) => html`<li key=${index}><${Time} at=${gap.from} />: ${`${DROPPED[gap.reason] ?? gap.reason}, ${gap.to ? duration((new Date(gap.to) - new Date(gap.from)) / 1000) : 'goes on'}`}</li>`)}</ul></details>`}`;
 }
 
 /** How far the camera's clock is from the service's, in words. */

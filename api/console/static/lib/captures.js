@@ -2,7 +2,7 @@
 import { html, useRef } from './html.js';
 import { can } from './api.js';
 import { Link, link } from './router.js';
-import { Age, Time, duration, now } from './time.js';
+import { Time, duration, now } from './time.js';
 import { Badge, Pager, Table, Waiting, useList, useLive, usePoll } from './ui.js';
 import { DROPPED, MODE, STATUS } from './words.js';
 

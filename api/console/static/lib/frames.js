@@ -8,7 +8,7 @@ import { Badge } from './ui.js';
 const SETTLED = 120; // ms that a small picture must stay in view before it is asked for: what flies past is not
 const SHOWN_BY_BROWSERS = ['jpg', 'png', 'bmp', 'webp', 'avif'];
 
-export const thumbnailUrl = (frameId, width = 320) => url(`/frames/${frameId}/thumbnail`, { width });
+const thumbnailUrl = (frameId, width = 320) => url(`/frames/${frameId}/thumbnail`, { width });
 
 /** The stored bytes, or, where no browser shows their kind, the same picture as JPEG. */
 export const pictureUrl = (frame) => url(`/frames/${frame.frame_id}/content`, SHOWN_BY_BROWSERS.includes(frame.format) ? { proxy: true } : { as: 'jpeg' });

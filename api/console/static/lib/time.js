@@ -9,7 +9,7 @@ const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-d
 const day = new Intl.DateTimeFormat(undefined, { day: 'numeric', month: 'short' });
 const dayOfYear = new Intl.DateTimeFormat(undefined, { day: 'numeric', month: 'short', year: 'numeric' });
 
-export const utc = (at) => new Date(at).toISOString().replace('T', ' ').replace('Z', ' UTC');
+const utc = (at) => new Date(at).toISOString().replace('T', ' ').replace('Z', ' UTC');
 
 const sameDay = (a, b) => a.toDateString() === b.toDateString();
 
@@ -44,7 +44,7 @@ function whole(count, base, large, small) {
 export const secondsSince = (at, from = now.value) => (from - new Date(at).getTime()) / 1000;
 
 /** "just now", "12 s ago", "in 3 min". */
-export function ageText(at, from = now.value) {
+function ageText(at, from = now.value) {
   const s = secondsSince(at, from);
   if (s < -1) return `in ${duration(-s)}`;
   if (s < 2) return 'just now';

@@ -195,7 +195,7 @@ export function Pager({ list, noun = 'entries' }) {
 // -- forms ------------------------------------------------------------------------------------------------------
 
 /** What a Problem says about one field, by JSON pointer ("/meta/session") or the name of a form's or query's field. */
-export function errorFor(problem, pointer) {
+function errorFor(problem, pointer) {
   const name = pointer.replace(/^\//, '');
   const found = (problem?.errors ?? []).find((error) => error.pointer === pointer || error.pointer === `/${name}` || error.name === name);
   return found?.message ?? null;

@@ -59,8 +59,6 @@ export function wordsOf(code, instead = '') {
   return found ? { what: found[0], todo: found[1] } : { what: instead || `The service answered ${code}.`, todo: '' };
 }
 
-export const isCameraCode = (code) => code in CAMERA;
-
 export const DROPPED = {
   camera_down: 'the camera was away',
   no_picture: 'no picture came in time',
@@ -80,15 +78,6 @@ export const STATUS = {
 
 export const STREAM = {
   live: 'live', connecting: 'connecting', stalled: 'stalled', backing_off: 'trying again', closed: 'closed',
-};
-
-export const SOURCE = {
-  rtp: "the camera's clock, in each packet",
-  rtcp: "the camera's clock, by its reports",
-  receipt: "the service's clock, when the picture came",
-  exif: 'the time in the file (EXIF)',
-  client: 'the time that the sender gave',
-  upload: 'the time of the upload',
 };
 
 export const MODE = { single_frame: 'one picture', continuous: 'continuous', event_driven: 'around events' };

@@ -130,7 +130,7 @@ export default function NewCamera() {
               <button type="button" class="quiet" onClick=${() => setForm({ ...form, rtsp_ref: null, told: null })}>Type a URL instead</button></div>`
     : html`
             <${Field} label="RTSP URL" name="rtsp_url" value=${form.rtsp_url} onInput=${change('rtsp_url')} required maxlength="2048" spellcheck="false"
-              problem=${problem} placeholder="rtsp://user:password@192.168.1.20:554/stream1"
+              problem=${problem} placeholder="rtsp://user:password@camera/stream1"
               hint="With user and password where the camera asks for them. It is kept encrypted and never shown again with the login." />`}
           <div class="form-row">
             <${Field} label="Transport" name="transport" type="select" value=${form.transport} onInput=${change('transport')} options=${TRANSPORTS} problem=${problem} />

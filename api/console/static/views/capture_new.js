@@ -58,7 +58,7 @@ export default function NewCapture() {
           <datalist id="known-cameras">${(cameras.data ?? []).map((camera) => html`<option key=${camera.camera_id} value=${camera.camera_id}>${camera.name ?? ''}</option>`)}</datalist>
           ${known && !known.enabled && html`<p class="notice">This camera is disabled: enable it first.</p>`}
           ${form.camera_id && cameras.data && !known && can('cameras:write') && html`<${Field} label="RTSP URL" name="rtsp_url" value=${form.rtsp_url} onInput=${change('rtsp_url')} problem=${problem}
-            maxlength="2048" spellcheck="false" autocomplete="off" hint="Needed, since no camera of this id is registered." placeholder="rtsp://user:password@192.168.1.20:554/stream1" />`}
+            maxlength="2048" spellcheck="false" autocomplete="off" hint="Needed, since no camera of this id is registered." placeholder="rtsp://user:password@camera/stream1" />`}
           <${Field} label="Kind" name="capture_mode" type="select" value=${mode} onInput=${change('capture_mode')} options=${MODES} problem=${problem} />
           ${many && html`
             <div class="form-row">

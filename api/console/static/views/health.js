@@ -23,6 +23,7 @@ const PARTS = {
   sweeper: ['Sweeper', 'Removes objects that no frame belongs to.', 'Objects without a frame stay in the store.'],
   retention: ['Retention', 'Deletes frames that are old enough.', 'Old frames stay.'],
   processes: ['Processes', 'Whether the other processes of this deployment are known, and this one to them.', 'Captures may start later.'],
+  schema: ['Tables', 'Whether the tables of the database are those that this version knows.', ''],
 };
 
 const WORD = { healthy: 'works', degraded: 'degraded', unhealthy: 'does not work' };

@@ -108,3 +108,29 @@ def test_every_import_is_a_file() -> None:
             continue
         for target in re.findall(r"""[\w}]\s+from\s+'([^']+)'""", file.data.decode()):
             assert (STATIC / name).parent.joinpath(target).resolve().is_file(), f"{name} imports {target}"
+
+
+def test_what_a_file_exports_or_imports_is_used() -> None:
+    own = {name: file.data.decode() for name, file in console_files().items() if name.endswith(".js")}
+    own = {name: text for name, text in own.items() if not name.startswith("vendor/")}
+    for name, text in own.items():
+        others = "".join(each for other, each in own.items() if other != name)
+        for made in re.findall(r"^export (?:async )?(?:const|function|class) (\w+)", text, re.MULTILINE):
+            assert re.search(rf"\b{made}\b", others), f"{name} exports {made}, which nobody imports"
+        for names in re.findall(r"^import \{([^}]*)\} from", text, re.MULTILINE):
+            for taken in (part.split(" as ")[-1].strip() for part in names.split(",")):
+                assert len(re.findall(rf"\b{taken}\b", text)) > 1, f"{name} imports {taken}, and does not use it"
+
+
+def test_dark_changes_colours_and_nothing_else() -> None:
+    """So that whoever has looked at all of a view in light need only look at its colours in dark (tests/kits/console.py)."""
+    sheet = (STATIC / "style.css").read_text("utf-8")
+    (dark,) = re.findall(r"@media \(prefers-color-scheme: dark\) \{\n(.*?)\n\}\n", sheet, re.DOTALL)
+    (inside,) = re.findall(r"^\s*:root \{([^{}]*)\}\s*$", dark)
+    (light,) = re.findall(r"^:root \{([^{}]*)\}", sheet, re.MULTILINE)
+    values = dict(line.strip().rstrip(";").split(": ", 1) for line in inside.strip().splitlines())
+    assert values.keys() <= {line.strip().split(":")[0] for line in light.strip().splitlines()}
+    assert all(re.fullmatch(r"#[0-9a-f]{6}|none", value) for value in values.values()), values
+    assert sheet.count("prefers-color-scheme") == 1
+    files = (file.data for name, file in console_files().items() if not name.startswith("vendor/") and name != "style.css")
+    assert not any(b"prefers-color-scheme" in data for data in files)
