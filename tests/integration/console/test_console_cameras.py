@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,16 +17,14 @@ import pytest
 import pytest_asyncio
 from joserfc import jwt
 from joserfc.jwk import OctKey
-from playwright.async_api import Page, expect
+from playwright.async_api import Error, Page, Response, expect
 
 from demo.camera import Camera
 from tests.conftest import Backends, Service, free_port, running
-from tests.kits.browser import Tab, browser, tab
+from tests.kits.browser import Tab
 from tests.kits.console import PATIENCE, go, log_in, misdeeds, violations_in_both
 from tests.kits.onvif_device import OnvifDevice, Stream
-from tests.kits.service_support import capture, final, own_database, service_on, status, until
-
-__all__ = ["browser", "tab"]
+from tests.kits.service_support import capture, final, jpeg, own_database, service_on, status, until, upload
 
 SECRET = "bootstrap-secret-of-the-console-tests-01"
 TOKEN_SECRET = "secret-of-the-identity-provider-of-the-console-tests"
@@ -167,16 +166,41 @@ async def test_a_camera_is_found_on_the_network_and_registered(place: Place, tab
     assert misdeeds(tab) == []
 
 
-async def test_a_hidden_page_asks_for_no_pictures(place: Place, tab: Tab) -> None:
+async def test_a_hidden_page_asks_for_nothing(place: Place, tab: Tab) -> None:
+    """By a clock of the page's that the test moves: minutes of polls, and frames that are stored meanwhile."""
     page = tab.page
+    await page.clock.install()
     await log_in(page, place.service.url, SECRET)
-    await expect(page.locator("main li.tile img").first).to_be_visible(timeout=PATIENCE)
-    await page.evaluate("Object.defineProperty(document, 'hidden', {value: true}); 0")
-    await asyncio.sleep(2.5)  # one that was on its way when the page was hidden
-    before = sum("latest.jpg" in url for url in tab.requests)
-    await asyncio.sleep(3)
-    assert sum("latest.jpg" in url for url in tab.requests) == before
-    assert (await status(place.client, place.capture))["status"] == "in_progress"
+    await expect(page.locator("main li.tile", has_text=MARKUP).locator("img")).to_be_visible(timeout=PATIENCE)
+    await expect(page.locator("main li.tile .spark")).to_have_count(2, timeout=PATIENCE)
+
+    async def asked() -> list[str]:
+        """Every request until now: one of the test's own is the last."""
+        await page.evaluate("fetch('/health/live').then(answer => answer.text())")
+        return [url for url in tab.requests if "/api/" in url]
+
+    async def stored() -> int:
+        return int((await status(place.client, place.capture))["progress"]["stored"])
+
+    before = await asked()
+    await page.clock.run_for(20_000)
+    seen = (await asked())[len(before) :]
+    assert any("latest.jpg" in url for url in seen)  # what is looked at asks
+    await page.evaluate("Object.defineProperty(document, 'hidden', {value: true, configurable: true}); 0")
+    await page.clock.run_for(5_000)  # what was to come when the page was hidden
+    await asyncio.sleep(0.5)
+    before, count = await asked(), await stored()
+
+    async def more() -> bool:
+        await page.clock.run_for(30_000)
+        return await stored() >= count + 3
+
+    await until(more, "three frames more")
+    assert (await asked())[len(before) :] == []
+    await page.evaluate("delete document.hidden; document.dispatchEvent(new Event('visibilitychange')); 0")
+    await page.clock.run_for(5_000)
+    assert any("latest.jpg" in url for url in (await asked())[len(before) :])  # and again when it is looked at again
+    assert misdeeds(tab) == []
 
 
 async def test_a_camera_is_looked_at_and_a_snapshot_taken(place: Place, tab: Tab) -> None:
@@ -290,6 +314,69 @@ async def test_a_limited_key_sees_its_camera_and_is_offered_nothing_else(place: 
         timeout=PATIENCE
     )
     assert misdeeds(tab, "status of 404") == []
+
+
+async def test_a_viewer_of_one_camera_walks_over_all_views(place: Place, tab: Tab) -> None:
+    """Every view that the page has, by its own list: what the key may see is there, of the other camera nothing, and no
+    request is refused."""
+    own, alien = [await upload(place.client, camera, jpeg(), meta='{"session": "Q3"}') for camera in (WALL, OTHER)]
+    frames = [answer.json()["frames"][0]["frame_id"] for answer in (own, alien)]
+    second = (await upload(place.client, WALL, jpeg(size=(40, 30)))).json()["frames"][0]["frame_id"]
+    pairs = []
+    for before, after, label in ((frames[0], second, "mine"), (frames[0], frames[1], "of-both")):
+        body = {"before": {"frame_id": before}, "after": {"frame_id": after}, "label": label, "align": False}
+        pairs.append((await place.client.post("/api/v1/pairs", json=body)).raise_for_status().json()["pair_id"])
+    dead = await capture(place.client, OTHER, "rtsp://127.0.0.1:9/none", capture_mode="single_frame")
+    key = await place.key("walker", ["cameras:read", "events:read", "frames:read", "ingest:read"], [WALL])
+    page, refused, bodies = tab.page, list[str](), list[str]()
+
+    async def answered(response: Response) -> None:
+        if "/api/" in response.url and response.status >= 400:
+            refused.append(f"{response.status} {response.url}")
+        if "/api/" in response.url and "json" in response.headers.get("content-type", ""):
+            with suppress(Error):  # of a view that was left before it came
+                bodies.append(await response.text())
+
+    async def open_view(path: str) -> None:
+        await page.evaluate(f"history.pushState(null, '', '{path}'); dispatchEvent(new PopStateEvent('popstate'));")
+
+    page.on("response", answered)
+    await log_in(page, place.service.url, key["key"])
+    views = await page.evaluate(
+        "import('/console/static/lib/router.js').then(({routes}) => routes.map(([at,, , scope]) => [at, scope]))"
+    )
+    shown = {  # heading, and what else this key sees; a view without a line here must be one that it may not see
+        "/console/cameras": ("Cameras", MARKUP), "/console/cameras/:camera_id": (MARKUP, "Gaps"),
+        "/console/captures": ("Captures", WALL), "/console/captures/:request_id": (f"{WALL}, continuous", "stored"),
+        "/console/frames": ("Frames", WALL), "/console/frames/:frame_id": (f"{WALL}, ", "Q3"),
+        "/console/pairs": ("Pairs", "mine"), "/console/pairs/:pair_id": ("mine", WALL), "/console/events": ("Events", WALL),
+    }  # fmt: skip
+    ids = {":camera_id": WALL, ":request_id": place.capture, ":frame_id": frames[0], ":pair_id": pairs[0]}
+    for pattern, scope in views:
+        path = "/".join(ids.get(part, part) for part in pattern.split("/"))
+        await open_view(path)
+        if scope not in key["scopes"]:
+            await expect(page.get_by_text("Your key does not include this.")).to_be_visible(timeout=PATIENCE)
+            assert pattern not in shown
+            continue
+        heading, more = shown.pop(pattern)
+        await expect(page.locator("main h1")).to_contain_text(heading, timeout=PATIENCE)
+        await expect(page.locator("main")).to_contain_text(more, timeout=PATIENCE)
+        await expect(page.locator("main .loading")).to_have_count(0, timeout=PATIENCE)
+        text = await page.locator("main").inner_text()
+        assert not [hidden for hidden in (OTHER, "of-both", frames[1], dead) if hidden in text], (path, text)
+        assert await page.locator("main [role=alert]").count() == 0, (path, text)
+    assert shown == {}
+    assert refused == []
+    assert len(bodies) > 10
+    whole = "".join(bodies)
+    assert not [hidden for hidden in (f'"{OTHER}"', "of-both", frames[1], pairs[1], dead) if hidden in whole]
+    # By an address that somebody sent: not there, in words.
+    for view, alien_id, noun in (("frames", frames[1], "frame"), ("pairs", pairs[1], "pair"), ("captures", dead, "capture")):
+        await open_view(f"/console/{view}/{alien_id}")
+        await expect(page.locator("main [role=alert]")).to_contain_text(f"There is no such {noun}", timeout=PATIENCE)
+    assert misdeeds(tab, "status of 404") == []
+    assert {line[:3] for line in refused} == {"404"}
 
 
 async def test_the_session_ends_with_its_key_and_the_page_says_so(place: Place, tab: Tab) -> None:

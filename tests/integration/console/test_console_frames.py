@@ -21,13 +21,11 @@ from playwright.async_api import Page, expect
 
 from demo.camera import Camera
 from tests.conftest import Backends, Service, free_port, running
-from tests.kits.browser import Tab, browser, tab
+from tests.kits.browser import Tab
 from tests.kits.changed import Picture, jpeg, photograph
 from tests.kits.console import PATIENCE, go, log_in, misdeeds, violations_in_both
 from tests.kits.pictures import encoded
 from tests.kits.service_support import own_database, service_on, until
-
-__all__ = ["browser", "tab"]
 
 SECRET = "bootstrap-secret-of-the-console-tests-02"
 MARKUP = "<img src=x onerror=document.title='broken'>"
