@@ -261,6 +261,13 @@ async def test_progress_moves_by_itself(place: Place, tab: Tab) -> None:
     await expect(page.locator("ol.slots li.stored").first).to_be_visible(timeout=PATIENCE)
     many = await page.locator("ol.slots li.stored").count()
     await expect(page.locator("ol.slots li.stored").nth(many + 1)).to_be_visible(timeout=PATIENCE)
+    slots = page.locator("ol.slots a")
+    assert await slots.evaluate_all("all => all.filter(slot => slot.tabIndex === 0).length") == 1
+    await slots.first.focus()
+    await page.keyboard.press("ArrowRight")
+    await expect(slots.nth(1)).to_be_focused()
+    await page.keyboard.press("Home")
+    await expect(slots.first).to_be_focused()
     assert await violations_in_both(page) == []
     assert misdeeds(tab) == []
 
@@ -277,7 +284,11 @@ async def test_a_capture_is_started_triggered_and_cancelled(place: Place, tab: T
     await page.fill("input[name=label]", MARKUP)
     await page.get_by_role("button", name="Trigger an event now").click()
     await expect(page.locator("main li strong", has_text=MARKUP)).to_be_visible(timeout=PATIENCE)
-    await page.get_by_role("button", name="Cancel", exact=True).click()
+    cancel = page.get_by_role("button", name="Cancel", exact=True)
+    await cancel.click()
+    await page.get_by_role("button", name="No, go back").click()
+    await expect(cancel).to_be_focused()  # where one was before the dialog
+    await cancel.click()
     await page.get_by_role("button", name="Cancel the capture").click()
     await expect(page.locator(".badge", has_text="cancelled")).to_be_visible(timeout=PATIENCE)
     assert await violations_in_both(page) == []

@@ -11,9 +11,11 @@ import { wordsOf } from './words.js';
 export function useLoad(read, deps = []) {
   const [state, setState] = useState({ data: null, error: null, loading: true });
   const running = useRef(null);
+  const gone = useRef(false);
   const latest = useRef(read);
   latest.current = read;
   const reload = useCallback(async () => {
+    if (gone.current) return; // a timer of a view that was left
     running.current?.abort();
     const own = running.current = new AbortController();
     setState((old) => ({ ...old, loading: true }));
@@ -24,6 +26,7 @@ export function useLoad(read, deps = []) {
       if (!own.signal.aborted) setState((old) => ({ ...old, error, loading: false }));
     }
   }, []);
+  useEffect(() => () => { gone.current = true; }, []);
   const back = returned.value;
   useEffect(() => {
     reload();
@@ -247,6 +250,7 @@ export function Overlays() {
   const question = asked.value;
   useEffect(() => { if (question) dialog.current?.showModal(); }, [question]);
   const close = (yes) => {
+    dialog.current?.close(); // gives the focus back to what had it
     question?.answer(yes);
     asked.value = null;
   };

@@ -24,6 +24,15 @@ async function storedSlots(request, abort) {
   return found;
 }
 
+/** Hundreds of slots are one stop of the Tab key: arrows, Home and End go on from there. */
+function along(event) {
+  const all = [...event.currentTarget.querySelectorAll('a')];
+  const to = { ArrowRight: all.indexOf(document.activeElement) + 1, ArrowLeft: all.indexOf(document.activeElement) - 1, Home: 0, End: all.length - 1 }[event.key];
+  if (to === undefined || event.ctrlKey || event.metaKey || event.altKey) return;
+  event.preventDefault();
+  all[to]?.focus();
+}
+
 function Slots({ request, frames, events }) {
   const { expected } = request.progress;
   const missing = lost(request.progress);
@@ -31,6 +40,7 @@ function Slots({ request, frames, events }) {
   const byEvent = request.capture_mode === 'event_driven';
   const inEvent = (slot) => (events ?? []).find((event) => event.first_sequence !== null && slot >= event.first_sequence && slot <= event.last_sequence);
   const last = [...frames.keys()].reduce((most, slot) => Math.max(most, slot), -1);
+  const first = [...frames.keys()].reduce((least, slot) => Math.min(least, slot), Infinity);
   const cells = Array.from({ length: Math.min(count, MOST_CELLS) }, (_, slot) => {
     const frame = frames.get(slot);
     const event = byEvent ? inEvent(slot) : null;
@@ -43,9 +53,9 @@ function Slots({ request, frames, events }) {
     return { slot, kind, title, frame };
   });
   return html`
-    <ol class="slots" aria-label=${`${cells.length} slots: ${progressText(request.progress)}`}>
+    <ol class="slots" aria-label=${`${cells.length} slots: ${progressText(request.progress)}. Arrows go from one stored picture to the next.`} onKeyDown=${along}>
       ${cells.map(({ slot, kind, title, frame }) => html`<li key=${slot} class=${kind}>${frame
-    ? html`<${Link} to=${link('frames', frame.frame_id)} title=${title} aria-label=${title} tabindex=${slot === 0 ? undefined : '-1'} />`
+    ? html`<${Link} to=${link('frames', frame.frame_id)} title=${title} aria-label=${title} tabindex=${slot === first ? undefined : '-1'} />`
     : html`<span title=${title}></span>`}</li>`)}
     </ol>`;
 }

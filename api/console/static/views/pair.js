@@ -7,11 +7,12 @@ import { AlignmentBadge, alignmentText } from '../lib/pairs.js';
 import { Link, link, navigate } from '../lib/router.js';
 import { Stage, ZoomButtons, useZoom } from '../lib/stage.js';
 import { Time, duration, number } from '../lib/time.js';
-import { Card, ErrorBox, Facts, Page, Waiting, confirm, notify, useAction, useLive, useLoad } from '../lib/ui.js';
+import { Card, ErrorBox, Facts, Page, Waiting, confirm, notify, useAction, useLive, useLoad, usePoll } from '../lib/ui.js';
 
 const MODES = [['slider', 'Slider'], ['side', 'Side by side'], ['blink', 'Blink'], ['difference', 'Difference']];
 const BLINK = 700; // ms; less than three a second
 const WIDTH = 1920;
+const WITHOUT_LIVE = 3000; // ms
 
 const shows = (pair, kind) => url(`/pairs/${pair.pair_id}/view`, { kind, width: WIDTH });
 const compared = (pair) => ['aligned', 'same_size'].includes(pair.alignment.status);
@@ -136,11 +137,7 @@ export default function PairView({ params }) {
   const pair = useLoad((abort) => get(`/pairs/${params.pair_id}`, null, { signal: abort }));
   useLive({ types: ['pair.aligned'] }, (message) => { if (message.op === 'missed' || message.event?.subject === params.pair_id) pair.reload(); });
   const waits = pair.data?.alignment.status === 'pending' && !can('events:read');
-  useEffect(() => {
-    if (!waits) return undefined;
-    const timer = setInterval(pair.reload, 3000);
-    return () => clearInterval(timer);
-  }, [waits]);
+  usePoll(pair.reload, waits ? WITHOUT_LIVE : 0);
   const deleting = useAction(async () => {
     if (!await confirm({ title: 'Delete this pair?', text: 'Its two frames stay.', action: 'Delete', danger: true })) return;
     await del(`/pairs/${params.pair_id}`);
