@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import time
 from contextlib import ExitStack
+from functools import lru_cache
 from typing import Any
 
 import structlog
+from prometheus_client import Counter, Histogram
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
@@ -25,7 +27,18 @@ log = get_logger("api.access")
 
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,128}\Z")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_OURS = frozenset((b"x-request-id", b"x-content-type-options"))
+_NO_SNIFFING = (b"x-content-type-options", b"nosniff")
+_NO_REFERRER = (b"referrer-policy", b"no-referrer")  # presigned URLs are bearer secrets
+_NO_STORE = (b"cache-control", b"no-store")
 CLIENT_GONE = 499  # nginx's number for a client that left before the answer; never sent
+
+
+@lru_cache(maxsize=1000)
+def _series(endpoint: str, method: str, status: int) -> tuple[Counter, Histogram]:
+    """To look for them by their labels takes as long as to count."""
+    counted = HTTP_REQUESTS.labels(endpoint=endpoint, method=method, status=f"{status:03d}")
+    return counted, HTTP_DURATION.labels(endpoint=endpoint, method=method)
 
 
 class RequestContext:
@@ -56,14 +69,20 @@ class RequestContext:
             nonlocal status, sent
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = request_id
-                headers["X-Content-Type-Options"] = "nosniff"
-                for name, value in extra.items():
-                    headers[name] = value
-                headers.setdefault("Referrer-Policy", "no-referrer")  # presigned URLs are bearer secrets
-                if scope["path"].startswith("/api/"):
-                    headers.setdefault("Cache-Control", "no-store")
+                raw = message["headers"] = [*message.get("headers", ())]
+                named = {name for name, _ in raw}
+                if named & _OURS or extra:
+                    headers = MutableHeaders(scope=message)
+                    for name in ("X-Request-ID", "X-Content-Type-Options"):
+                        del headers[name]
+                    for name, value in extra.items():
+                        headers[name] = value
+                    raw = message["headers"]
+                raw += [(b"x-request-id", request_id.encode()), _NO_SNIFFING]
+                if b"referrer-policy" not in named:
+                    raw.append(_NO_REFERRER)
+                if b"cache-control" not in named and scope["path"].startswith("/api/"):
+                    raw.append(_NO_STORE)
             elif message["type"] == "http.response.body":
                 sent += len(message.get("body", b""))
             await send(message)
@@ -97,8 +116,9 @@ class RequestContext:
     def _account(scope: Scope, status: int, sent: int, seconds: float) -> None:
         endpoint = getattr(scope.get("route"), "path", None) or "unmatched"
         method = scope.get("method", "GET") if scope.get("method", "GET") in _METHODS else "OTHER"
-        HTTP_REQUESTS.labels(endpoint=endpoint, method=method, status=f"{status:03d}").inc()
-        HTTP_DURATION.labels(endpoint=endpoint, method=method).observe(seconds)
+        counted, took = _series(endpoint, method, status)
+        counted.inc()
+        took.observe(seconds)
         line: dict[str, Any] = {
             "method": method, "route": endpoint, "path": scope["path"][:512], "status": status,
             "duration_ms": round(seconds * 1000, 1), "bytes": sent,

@@ -38,20 +38,25 @@ class Turns:
         """`places`: connections. `patience`: seconds."""
         self._left, self._patience = places, patience
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._given_back = asyncio.Event()  # set as the next place is given back
+        self._opening = 0  # who waits in `opened`
+        self._given_back = asyncio.Event()  # set as the next place is given back, while somebody does
         self._moved_at = 0.0  # when a place was last given back, by the loop's clock
 
     @asynccontextmanager
     async def one(self) -> AsyncIterator[None]:
         """A place for the block. Raises SQLAlchemy's TimeoutError."""
+        await self.take()
+        try:
+            yield
+        finally:
+            self.give_back()
+
+    async def take(self) -> None:
+        """A place until `give_back`. Raises SQLAlchemy's TimeoutError."""
         if self._left > 0:
             self._left -= 1
         else:
             await self._wait()
-        try:
-            yield
-        finally:
-            self._give_back()
 
     async def _wait(self) -> None:
         loop = asyncio.get_running_loop()
@@ -69,7 +74,7 @@ class Turns:
                     return
         except BaseException:
             if turn.done():  # it came just now
-                self._give_back()
+                self.give_back()
             else:
                 self._waiting.remove(turn)
             raise
@@ -81,21 +86,26 @@ class Turns:
         given back: those that are open carry the work. For the holder of a place. Raises what `connect` raised last."""
         loop = asyncio.get_running_loop()
         until = loop.time() + LONGEST * self._patience
-        while True:
-            given_back = self._given_back
-            try:
-                return await connect()
-            except Exception as error:
-                left = min(self._patience, until - loop.time())
-                if left <= 0 or not refused(error):
-                    raise
-                if not await _set_within(given_back, left):
-                    raise
+        self._opening += 1
+        try:
+            while True:
+                given_back = self._given_back
+                try:
+                    return await connect()
+                except Exception as error:
+                    left = min(self._patience, until - loop.time())
+                    if left <= 0 or not refused(error):
+                        raise
+                    if not await _set_within(given_back, left):
+                        raise
+        finally:
+            self._opening -= 1
 
-    def _give_back(self) -> None:
+    def give_back(self) -> None:
         self._moved_at = asyncio.get_running_loop().time()
-        self._given_back.set()
-        self._given_back = asyncio.Event()
+        if self._opening:
+            self._given_back.set()
+            self._given_back = asyncio.Event()
         if self._waiting:
             self._waiting.popleft().set_result(None)
         else:

@@ -96,7 +96,8 @@ def directly(dependant: Dependant, handler: Handler) -> Handler:
 
     async def call(request: Request) -> Response:
         try:
-            arguments = await plan.arguments(request, request.query_params)
+            query = request.query_params if request.scope.get("query_string") else {}
+            arguments = await plan.arguments(request, query)
         except _Unfit:
             return await _by_fastapi(request, handler)
         found: Response = await plan.call(**arguments)

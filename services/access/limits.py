@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Self
 
 from utils.exceptions import RateLimited
 
 
 class Holding:
-    """What one caller's request holds of a bound."""
+    """What one caller's request holds of a bound, until its block ends."""
 
     def __init__(self, shares: Shares, key: tuple[str, str], bound: int) -> None:
         self._shares, self._key, self._bound = shares, key, bound
         self.amount = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._shares.add(self._key, -self.amount)
 
     def grow(self, more: int) -> None:
         """Raises RateLimited when the caller's requests together would hold more than its share; one that holds alone may
@@ -40,15 +45,11 @@ class Shares:
         """What one principal may hold of `bound`: at least one."""
         return max(1, int(bound * self._share))
 
-    @contextmanager
-    def hold(self, what: str, owner: str, bound: int, *, amount: int = 1) -> Iterator[Holding]:
-        """`amount` of `bound`, and what it grows to, until the block ends. Raises RateLimited."""
+    def hold(self, what: str, owner: str, bound: int, *, amount: int = 1) -> Holding:
+        """`amount` of `bound`, and what it grows to, until its block ends, beginning at once. Raises RateLimited."""
         holding = Holding(self, (what, owner), bound)
         holding.grow(amount)
-        try:
-            yield holding
-        finally:
-            self.add((what, owner), -holding.amount)
+        return holding
 
     def check(self, key: tuple[str, str], bound: int, own: int, more: int) -> None:
         """Raises RateLimited when the other requests of this caller hold some, and `more` goes beyond its share."""

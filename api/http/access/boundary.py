@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -22,6 +23,7 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,50}\]|[A-Za-z0-9._-]{1,255})(?::([0-9]{1
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
+@lru_cache(maxsize=256)
 def _split(host: str) -> tuple[str, str]:
     """(name without brackets and final dot, port or ""); ("", "") for what is no host."""
     found = _HOST.fullmatch(host)
@@ -58,13 +60,14 @@ class Boundary:
         await self.app(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> str | None:
-        headers = Headers(scope=scope)
-        hosts = headers.getlist("host")
+        hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
         if scope["path"] not in PROBES and not self._known_host(hosts, scope):
             return "This service does not answer to that Host (API__ALLOWED_HOSTS)."
         changes = scope["type"] == "websocket" or scope["method"] in _CHANGES
-        origins = headers.getlist("origin")
-        if changes and origins and not (len(origins) == 1 and self._known_origin(origins[0], hosts)):
+        if not changes:
+            return None
+        origins = Headers(scope=scope).getlist("origin")
+        if origins and not (len(origins) == 1 and self._known_origin(origins[0], hosts)):
             return "Pages of that Origin may not do this (API__CORS_ORIGINS)."
         return None
 

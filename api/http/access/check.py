@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends
@@ -169,20 +169,18 @@ def credential_ended() -> Unauthorized:
     return Unauthorized("The credential has expired or was revoked.", details={"given": True})
 
 
-def waiting(request: Request) -> AbstractContextManager[Holding]:
+def waiting(request: Request) -> Holding:
     """A place among a principal's requests that wait for something; half of those in flight are left for the others."""
     return share(request, "waits", max(1, app_state(request).settings.API.MAX_CONCURRENT_REQUESTS // 2))
 
 
-@contextmanager
-def share(request: Request, what: str, bound: int, amount: int = 1) -> Iterator[Holding]:
+def share(request: Request, what: str, bound: int, amount: int = 1) -> Holding:
     """`amount` of `bound`, and what it grows to; a principal (else an address) may hold its share (LIMITS__SHARE). Raises
     RateLimited."""
     services = app_state(request).services
     shares = UNSHARED if services is None or services.access is None else services.access.shares
     who = request.scope.get(_PRINCIPAL, ANONYMOUS)
-    with shares.hold(what, caller_name(who, request.scope[_ADDRESS]), bound, amount=amount) as holding:
-        yield holding
+    return shares.hold(what, caller_name(who, request.scope[_ADDRESS]), bound, amount=amount)
 
 
 async def get_principal(request: Request) -> Principal:

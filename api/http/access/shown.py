@@ -45,9 +45,11 @@ def _changes(who: Principal) -> list[Callable[[Any], None]]:
 def shown(response: Response, who: Principal) -> Response:
     """The response, its presigned URLs null without frames:read, its source's URL null without cameras:read."""
     changes = _changes(who)
+    if not changes:
+        return response
     kind = response.headers.get("content-type", "").partition(";")[0]
     body = getattr(response, "body", b"")
-    if not changes or not body or kind not in ("application/json", "application/problem+json"):
+    if not body or kind not in ("application/json", "application/problem+json"):
         return response
     content = json.loads(bytes(body))
     for change in changes:
