@@ -190,6 +190,21 @@ class CaptureParams:
         )  # fmt: skip
 
 
+@dataclass(slots=True)
+class NewCapture:
+    """A capture as it is stored first, pending."""
+
+    id: UUID
+    camera_id: str
+    capture_mode: str
+    rtsp_url: str  # encrypted
+    params: dict[str, Any]  # CaptureParams
+    meta: dict[str, Any]
+    owner: str | None = None
+    source_type: str = "rtsp"
+    status: str = "pending"
+
+
 @dataclass(frozen=True, slots=True)
 class FrameRecord:
     """One stored object and its row's values. Made only after the object is durable."""

@@ -22,8 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionm
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from config import DbSettings
-from models.entities import IngestionRequest
-from models.values import DropReason, FrameRecord
+from models.values import DropReason, FrameRecord, NewCapture
 from repositories.access.api_keys import ApiKeyRepository
 from repositories.access.audit import AuditRepository
 from repositories.access.browser_sessions import BrowserSessionRepository
@@ -306,7 +305,7 @@ class Database:
         self.on_commit()
         return stored
 
-    async def admit_capture(self, row: IngestionRequest, audited: str, *, camera: int | None) -> RequestRow | None:
+    async def admit_capture(self, row: NewCapture, audited: str, *, camera: int | None) -> RequestRow | None:
         """Commits a pending capture, which leads to no event, in one statement (repositories.new_captures); None where its
         camera's registration is not of that version. Raises DatabaseUnavailable."""
         return await self._until_known(lambda: admit(self._reader, row, audited, camera=camera), 3, 0.2)

@@ -13,7 +13,7 @@ from sqlalchemy.sql.dml import ReturningInsert
 
 from models.access import CameraGrant
 from models.entities import CaptureGap, CaptureLease, IngestionRequest
-from models.values import FINAL_STATUSES, FrameRecord, IngestionStatus, RequestFilter
+from models.values import FINAL_STATUSES, FrameRecord, IngestionStatus, NewCapture, RequestFilter
 from repositories.base import Key, Repository
 from repositories.grants import granted
 from repositories.ledger import Ledger, Recorded
@@ -50,7 +50,7 @@ class IngestionRequestRepository(Repository[IngestionRequest]):
 
     # -- admission ---------------------------------------------------------------------------------------------
 
-    async def add_capture(self, row: IngestionRequest) -> IngestionRequest:
+    async def add_capture(self, row: IngestionRequest | NewCapture) -> IngestionRequest:
         """A pending capture and its claimable lease, as stored; running it twice changes nothing (docs/rules.md, rule 4)."""
         values = {
             name: getattr(row, name)

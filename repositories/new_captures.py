@@ -10,7 +10,7 @@ import json
 import asyncpg
 
 from models.access import audit_entry
-from models.entities import IngestionRequest
+from models.values import NewCapture
 from repositories.hot_reads import REQUEST_COLUMNS, RequestRow
 from repositories.reader import Reader
 
@@ -38,7 +38,7 @@ _ADMIT = f"""
 """
 
 
-async def admit(reader: Reader, row: IngestionRequest, audited: str, *, camera: int | None) -> RequestRow | None:
+async def admit(reader: Reader, row: NewCapture, audited: str, *, camera: int | None) -> RequestRow | None:
     """Stores a pending capture, its claimable lease and an audit row of that name; the request as stored.
 
     `camera`: the version of its camera's registration by which the row was made; None: it has none. None, and nothing is

@@ -17,7 +17,7 @@ from pydantic_core import to_json
 
 from config import Role, Settings
 from models.access import CameraGrant, Principal
-from models.entities import CameraConfiguration, CaptureEvent, IngestionRequest
+from models.entities import CameraConfiguration, CaptureEvent
 from models.schemas import (
     RTSPIngestionRequest,
     TriggerAccepted,
@@ -30,6 +30,7 @@ from models.values import (
     BurstParams,
     Claim,
     IngestionStatus,
+    NewCapture,
     ReceivedFile,
 )
 from repositories.database import Database, UnitOfWork
@@ -212,7 +213,7 @@ class Orchestrator:
     async def _add(
         self,
         uow: UnitOfWork,
-        row: IngestionRequest,
+        row: NewCapture,
         camera: RegisteredCamera | None,
         operation: Operation,
         answered: bool,

@@ -16,6 +16,7 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from utils.exceptions import SecretKeysMissing, SecretUnreadable
 from utils.urls import MASK, mask_url
 
+_SHOWN = 1000  # sealed URLs whose masked ones are kept: to open one takes as long as to write its request's JSON
 PREFIX = "enc1:"  # models.entities.SEALED_PREFIX; a test compares them
 
 
@@ -42,6 +43,7 @@ class SecretBox:
             raise ValueError("no key")
         self._fernet = MultiFernet([Fernet(key) for key in keys])
         self.key_ids = [key_id(key) for key in keys]
+        self._shown: dict[str, str] = {}  # sealed URLs as they may be shown
         self.missing: frozenset[str] = frozenset()  # keys that the database holds something under and that are not here
 
     def __repr__(self) -> str:
@@ -57,6 +59,12 @@ class SecretBox:
         if self.missing:
             raise SecretKeysMissing
         return self.seal_always(text)
+
+    def seal_url(self, url: str) -> str:
+        """As `seal`; `masked` will not have to open it."""
+        sealed = self.seal(url)
+        self._show(sealed, mask_url(url))
+        return sealed
 
     def lacks(self, stored: str) -> bool:
         """Whether the text is under a key that is not here."""
@@ -83,7 +91,16 @@ class SecretBox:
 
     def masked(self, stored: str) -> str:
         """A sealed URL as it may be shown; only the mask when it cannot be opened."""
-        try:
-            return mask_url(self.open(stored))
-        except SecretUnreadable:
-            return MASK
+        shown = self._shown.get(stored)
+        if shown is None:
+            try:
+                shown = mask_url(self.open(stored))
+            except SecretUnreadable:
+                return MASK
+            self._show(stored, shown)
+        return shown
+
+    def _show(self, sealed: str, shown: str) -> None:
+        while len(self._shown) >= _SHOWN:
+            self._shown.pop(next(iter(self._shown)), None)
+        self._shown[sealed] = shown

@@ -33,6 +33,7 @@ def dropped_column(reason: DropReason) -> str:
     return f"dropped_{reason.value}"
 
 
+_DROPPED = [(reason.value, dropped_column(reason)) for reason in DropReason]
 _DROPPED_SUM = " - ".join(f"slot_count({dropped_column(reason)})" for reason in DropReason)
 
 
@@ -49,8 +50,11 @@ class LedgerCounts:
 
     def dropped(self) -> dict[str, int]:
         """Slots dropped, by reason; only reasons that occurred."""
-        counts = {reason.value: count_slots(getattr(self, dropped_column(reason))) for reason in DropReason}
-        return {reason: count for reason, count in counts.items() if count}
+        found = {}
+        for reason, column in _DROPPED:
+            if ranges := getattr(self, column):
+                found[reason] = count_slots(ranges)
+        return found
 
 
 class IngestionRequest(Base, LedgerCounts):

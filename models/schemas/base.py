@@ -149,10 +149,10 @@ class FrameMeta(Input):
 
     @model_validator(mode="after")
     def _bounded(self) -> FrameMeta:
-        if len(json.dumps(self.to_json(), ensure_ascii=False).encode()) > MAX_META_BYTES:
+        if self.model_fields_set and len(json.dumps(self.to_json(), ensure_ascii=False).encode()) > MAX_META_BYTES:
             raise PydanticCustomError("meta_too_large", "meta is larger than 16 KiB")
         return self
 
     def to_json(self) -> dict[str, Any]:
         """Only what was sent, as JSON."""
-        return self.model_dump(mode="json", exclude_none=True)
+        return {} if not self.model_fields_set else self.model_dump(mode="json", exclude_none=True)

@@ -9,12 +9,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from models.access import Principal
-from models.entities import IngestionRequest
 from models.schemas import RTSPIngestionRequest
-from models.values import DEFAULT_SITE
+from models.values import DEFAULT_SITE, NewCapture
 from repositories.database import Database
 from repositories.hot_reads import RegisteredCamera, RequestRow
-from services.admission.captures import capture_row, with_known_url
+from services.admission.captures import new_capture, with_known_url
 from services.idempotency.operation import Operation
 from services.reads.kept import Kept
 from utils.exceptions import CameraNotFound, IngestionException
@@ -42,11 +41,11 @@ class NewCaptures:
     def row_of(
         self, body: RTSPIngestionRequest, who: Principal, operation: Operation, camera: RegisteredCamera | None,
         max_staleness: float,
-    ) -> IngestionRequest:  # fmt: skip
+    ) -> NewCapture:  # fmt: skip
         """Raises CameraDisabled, InvalidRequest, SecretUnreadable; Forbidden for another URL of a registered camera from a
         caller who may not change cameras."""
         known = None if camera is None else camera.row
-        row = capture_row(
+        row = new_capture(
             with_known_url(body, known, self._secrets, who), known, self._secrets,
             default_fps=self._default_fps, max_staleness=max_staleness,
         )  # fmt: skip

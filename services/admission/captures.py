@@ -12,11 +12,10 @@ from models.values import (
     CaptureMode,
     CaptureParams,
     Encoding,
-    IngestionStatus,
     MotionParams,
+    NewCapture,
     PickParams,
     Sampling,
-    SourceType,
     Transport,
 )
 from utils.exceptions import CameraDisabled, Forbidden, InvalidRequest, TimestampOutOfRange
@@ -47,7 +46,23 @@ def capture_row(
     default_fps: float,
     max_staleness: float = 0,
 ) -> IngestionRequest:
-    """The row of a new, pending capture: what the client asks for, completed from the camera's registration.
+    """The row of a new, pending capture. As `new_capture`."""
+    made = new_capture(body, camera, secrets, default_fps=default_fps, max_staleness=max_staleness)
+    return IngestionRequest(
+        id=made.id, camera_id=made.camera_id, source_type=made.source_type, capture_mode=made.capture_mode,
+        status=made.status, rtsp_url=made.rtsp_url, params=made.params, meta=made.meta,
+    )  # fmt: skip
+
+
+def new_capture(
+    body: RTSPIngestionRequest,
+    camera: CameraConfiguration | None,
+    secrets: SecretBox,
+    *,
+    default_fps: float,
+    max_staleness: float = 0,
+) -> NewCapture:
+    """A pending capture: what the client asks for, completed from the camera's registration.
 
     `default_fps`: where neither says how many. Raises CameraDisabled, InvalidRequest, SecretUnreadable.
     """
@@ -74,10 +89,8 @@ def capture_row(
         pick=PickParams(body.pick.of, body.pick.within_s) if body.pick else None,
         **event_params(body),
     )
-    return IngestionRequest(
-        id=new_id(), camera_id=body.camera_id, source_type=SourceType.RTSP.value, capture_mode=body.capture_mode.value,
-        status=IngestionStatus.PENDING.value, rtsp_url=secrets.seal(url), params=params.to_json(),
-        meta=body.meta.to_json(),
+    return NewCapture(
+        new_id(), body.camera_id, body.capture_mode.value, secrets.seal_url(url), params.to_json(), body.meta.to_json()
     )  # fmt: skip
 
 

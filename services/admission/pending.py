@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Awaitable, Callable
 
@@ -16,12 +17,19 @@ class PendingCount:
     def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit, self._clock = limit, clock
         self._known, self._counted_at = 0, float("-inf")
+        self._counting = False
 
     async def at_limit(self, count: Callable[[int], Awaitable[int]]) -> bool:
-        """`count`: of the captures that wait, no further than a limit."""
+        """`count`: of the captures that wait, no further than a limit. One count at a time, unless the limit is near or
+        nothing is known yet: meanwhile the last one holds."""
         now = self._clock()
-        if now - self._counted_at >= _KNOWN_FOR or self._known + _NEAR >= self._limit:
-            self._known, self._counted_at = await count(self._limit), now
+        near = self._known + _NEAR >= self._limit or math.isinf(self._counted_at)
+        if near or (now - self._counted_at >= _KNOWN_FOR and not self._counting):
+            self._counting = True
+            try:
+                self._known, self._counted_at = await count(self._limit), now
+            finally:
+                self._counting = False
         return self._known >= self._limit
 
     def added(self) -> None:

@@ -60,11 +60,15 @@ def _source(row: AnyRequest, secrets: SecretBox) -> dict[str, Any] | None:
 
 def progress_json(row: AnyRequest, gaps: Sequence[CaptureGap | Row]) -> dict[str, Any]:
     """The ledger of a request, its gaps and its newest frame's time."""
+    return _progress(row, gaps, row.due, row.dropped())
+
+
+def _progress(row: AnyRequest, gaps: Sequence[CaptureGap | Row], due: int, dropped: dict[str, int]) -> dict[str, Any]:
     return {
-        "expected": row.due,
+        "expected": due,
         "stored": row.stored,
         "in_flight": row.in_flight,
-        "dropped": row.dropped(),
+        "dropped": dropped,
         "duplicates": row.duplicates,
         "gaps": [{"from": format_time(gap.from_at), "to": _time(gap.to_at), "reason": gap.reason} for gap in gaps],
         "reconnects": row.reconnects,
@@ -87,7 +91,7 @@ def request_json(
         "message": message_of(row, due, dropped),
         "worker": worker_of(owner),
         "frames_total": row.stored - row.deleted,
-        "progress": progress_json(row, gaps),
+        "progress": _progress(row, gaps, due, dropped),
         "error": {**error, "at": format_time(datetime.fromisoformat(error["at"]))} if error else None,
         "rejected": row.rejected,
         "meta": row.meta,

@@ -12,9 +12,8 @@ import pytest_asyncio
 from sqlalchemy import text
 
 from models.access import ACTOR, ANONYMOUS, Actor
-from models.entities import IngestionRequest
 from models.schemas import RTSPIngestionRequest
-from models.values import CaptureMode
+from models.values import CaptureMode, NewCapture
 from repositories.database import Database
 from repositories.hot_reads import RegisteredCamera
 from services.admission.admitted import NewCaptures
@@ -46,14 +45,11 @@ async def db(backends: Backends) -> AsyncIterator[Database]:
     await database.close()
 
 
-def pending(camera_id: str) -> IngestionRequest:
-    return IngestionRequest(
-        id=new_id(), camera_id=camera_id, source_type="rtsp", capture_mode="single_frame", status="pending", rtsp_url="x",
-        params={"fps": 1.0}, meta={"lap": 7}, owner="key:1",
-    )  # fmt: skip
+def pending(camera_id: str) -> NewCapture:
+    return NewCapture(new_id(), camera_id, "single_frame", "x", {"fps": 1.0}, {"lap": 7}, owner="key:1")
 
 
-async def counts(db: Database, row: IngestionRequest) -> tuple[int, ...]:
+async def counts(db: Database, row: NewCapture) -> tuple[int, ...]:
     """Requests, audit rows and free leases of that id."""
     async with db.reading() as uow:
         return tuple((await uow.session.execute(COUNTS, {"id": row.id})).one())

@@ -16,11 +16,24 @@ from models.entities import SEALED_PREFIX
 from services.commands.app import app
 from services.housekeeping.secrets import KEY_FILE, open_box
 from utils.exceptions import SecretUnreadable
-from utils.secret_box import PREFIX, SecretBox, is_key, key_id, new_key
+from utils.secret_box import _SHOWN, PREFIX, SecretBox, is_key, key_id, new_key
 from utils.urls import MASK, is_masked
 
 URL = "rtsp://user:p%40ss-S3cr3t@10.0.0.1/x?token=S3cr3t"
 OLD, NEW = new_key(), new_key()
+
+
+def test_what_is_kept_of_a_sealed_url_is_what_it_shows_and_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    box, opens = SecretBox([OLD]), list[str]()
+    monkeypatch.setattr(box, "open", lambda stored: opens.append(stored) or URL)  # type: ignore[func-returns-value]
+    sealed = box.seal_url(URL)
+    assert SecretBox([OLD]).masked(sealed) == box.masked(sealed) == "rtsp://10.0.0.1/x"
+    assert not opens
+    others = [SecretBox([OLD]).seal(URL) for _ in range(_SHOWN)]
+    assert {box.masked(other) for other in (*others, *others)} == {"rtsp://10.0.0.1/x"}
+    assert opens == others
+    assert box.masked(sealed) == "rtsp://10.0.0.1/x"
+    assert opens[-1] == sealed
 
 
 def test_what_is_sealed_is_opened_and_shows_nothing() -> None:
