@@ -13,6 +13,7 @@ from api.http.access.check import WhoDep, allow_camera, count_bytes, share
 from api.http.access.rules import needs
 from api.http.body import check_encoding, content_length
 from api.http.dependencies import ServicesDep, StateDep
+from api.http.direct import direct
 from api.http.idempotency import begin, form_fingerprint, kept_answer
 from api.http.multipart import boundary_of
 from api.http.openapi import IDEMPOTENCY, KEYED, answer, problems
@@ -74,7 +75,8 @@ _EXAMPLE = {"camera_id": "pit-lane-1", "files": ["car-44.jpg"], "meta": {"sessio
     },
 )  # fmt: skip
 @needs(Scope.INGEST_WRITE)
-async def upload_images(request: Request, response: Response, services: ServicesDep, state: StateDep, who: WhoDep) -> Any:
+@direct
+async def upload_images(request: Request, services: ServicesDep, state: StateDep, who: WhoDep) -> Response:
     """Each file is stored or refused by itself, its bytes unchanged. If none is stored, the answer is the first
     file's problem with all of `rejected`."""
     services.orchestrator.check_accepting()
@@ -102,10 +104,7 @@ async def upload_images(request: Request, response: Response, services: Services
             stored = await services.orchestrator.ingest_upload(form.fields, form.files, operation)
     if (kept := await kept_answer(request, operation)) is not None:
         return kept
-    headers = {
-        **response.headers,
-        "Location": status_location(operation.request_id if stored is None else stored.request.id),
-    }
+    headers = {"Location": status_location(operation.request_id if stored is None else stored.request.id)}
     if stored is None:  # another run of this key was first: its answer takes the place of this one
         found = await services.queries.request_body(operation.request_id, who)
     else:

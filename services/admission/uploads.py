@@ -18,11 +18,9 @@ from services.reads.serializers.requests import to_response
 from services.storage_service.commit_with_reupload import commit_with_reupload
 from services.upload_handler.handler import UploadHandler
 from utils.exceptions import IngestionException, InvalidImage
-from utils.logger import get_logger
+from utils.logger import info_line
 from utils.metrics import FRAMES, REJECTED
 from utils.secret_box import SecretBox
-
-log = get_logger(__name__)
 
 
 async def ingest_upload(
@@ -78,10 +76,11 @@ async def ingest_upload(
 
     stored = await commit_with_reupload(result.records, commit, put_again)
     FRAMES.labels(source="upload", outcome="stored").inc(len(result.records))
-    log.info(
-        "upload_stored", ingestion_id=str(request_id), camera_id=form.camera_id, stored=len(result.records),
-        rejected=len(rejected),
-    )  # fmt: skip
+    told = {
+        "ingestion_id": str(request_id), "camera_id": form.camera_id, "stored": len(result.records),
+        "rejected": len(rejected),
+    }  # fmt: skip
+    info_line(__name__, "upload_stored", told)
     return stored
 
 

@@ -28,6 +28,7 @@ SOURCES = frozenset(("h264", "h265"))  # what a camera's own keyframe is stored 
 _DECODER = 67_108_864  # bytes that FFmpeg takes beside its pictures
 _HELD = 80  # bytes a pixel of a source picture: its decoder may hold 20 pictures, though one comes
 CHECK = "services.upload_handler.check_job:check"
+MOST_BACK = 65_536  # bytes that `check_bytes` may answer with: a view of 160 x 160 points at most
 CHECK_BYTES = "services.upload_handler.check_job:check_bytes"
 _REFUSALS: dict[str, type[IngestionException]] = {
     kind.code: kind for kind in (ImageTooLarge, ImageTypeMismatch, InvalidImage, PayloadTooLarge, UnsupportedImageFormat)
@@ -71,8 +72,9 @@ def memory_of(kind: str, size_bytes: int, width: int, height: int, *, reduced: b
     return to_read(size_bytes) + MARGIN + (_REDUCED if reduced else _PIXEL) * width * height
 
 
-def image_of(answer: dict[str, Any]) -> CheckedImage:
-    """The picture that a worker answered with. Raises the refusal, or OSError.
+def image_of(answer: dict[str, Any], view: bytes = b"") -> CheckedImage:
+    """The picture that a worker answered with. `view`: of its measures, where it came beside the JSON. Raises the refusal,
+    or OSError.
 
     The answer comes from a process that a picture may have taken over: whatever is wrong with it is a refusal.
     """
@@ -84,7 +86,7 @@ def image_of(answer: dict[str, Any]) -> CheckedImage:
             raise OSError(answer["errno"], "the temporary file cannot be read")
         fmt, content_type, width, height, exif = answer["image"]
         size, measures = (int(width), int(height)), answer.get("measures")
-        packed = None if measures is None else (list(measures[0]), base64.b64decode(measures[1]))
+        packed = None if measures is None else (list(measures), view or base64.b64decode(answer["view"]))
     except (IndexError, KeyError, TypeError, ValueError):
         raise InvalidImage() from None
     return CheckedImage(str(fmt), str(content_type), *size, exif, packed)

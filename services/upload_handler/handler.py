@@ -25,6 +25,7 @@ from services.storage_service.service import StorageService
 from services.upload_handler.check_call import (
     CHECK,
     CHECK_BYTES,
+    MOST_BACK,
     SOURCES,
     CheckedImage,
     Converted,
@@ -211,14 +212,17 @@ class UploadHandler:
                 granted = max(memory, self._pool.allowance)
                 call = arguments(file, settings.formats, settings.MAX_PIXELS, granted, self._pool.largest)
                 answer: dict[str, Any]
+                view = b""
                 if file.data is None:
                     answer = await self._pool.run(CHECK, *call, memory=granted)
                 else:
                     with_bytes = self._pool.run_with_bytes
-                    answer, _ = await with_bytes(CHECK_BYTES, *call, attached=[file.data], most=0, memory=granted)
+                    answer, view = await with_bytes(
+                        CHECK_BYTES, *call, attached=[file.data], most=MOST_BACK, memory=granted
+                    )  # fmt: skip
                 memory = answer.get("needs", 0)
                 if not memory:
-                    return image_of(answer)
+                    return image_of(answer, view)
             raise InvalidImage()
         except JobFailed as failure:
             # Of the type alone: what the decoder says may quote the file.
