@@ -60,7 +60,7 @@ WRITES = Figure(
 ROOM = Figure(
     30, "percent of room in each worker, for those of one that dies", "scale.md", "Every worker had room for 30 % more"
 )
-STATUS = Figure(1091, "statuses a second of one process", "performance.md", "| status, now | 1,091/s,")
+STATUS = Figure(979, "statuses a second of one process", "performance.md", "| status, now | 979/s,")
 CONNECTIONS = Figure(
     30, "connections of a process for writing", "hosts.md", "`DB__POOL_SIZE + DB__MAX_OVERFLOW` (30 by default)"
 )
