@@ -19,6 +19,7 @@ from utils.metrics import CAPTURES_FINISHED, FRAMES_DROPPED
 log = get_logger(__name__)
 
 STOP_STORING_SECONDS = 0.5  # for storing when the capture must stop; the rest is spooled
+HANDED_BACK_STORING_SECONDS = 3.0  # the same where nobody waits for it
 
 
 async def end_capture(context: CaptureContext, mode: Mode, filler: SlotFiller | None) -> None:
@@ -53,7 +54,7 @@ class _End:
             await context.state.run(self._hand_back)
             control.on_handed_back()
             log.info("capture_handed_back", pending=self._frames.pending, **names)
-            await self._settle_frames()
+            await self._settle_frames(HANDED_BACK_STORING_SECONDS)
             await self._frames.close()
             await self._book_late()
             return
@@ -80,9 +81,9 @@ class _End:
         source = self._filler.stream.source_info() if self._filler is not None else None
         await self._context.state.write(self._ledger, source)
 
-    async def _settle_frames(self) -> bool:
+    async def _settle_frames(self, stop_storing: float = STOP_STORING_SECONDS) -> bool:
         """Until all frames are stored or spooled, and for a while until they are out of the spool; False when some were
-        not decoded. A capture that is to stop has STOP_STORING_SECONDS for storing; the spool takes what is left, but not
+        not decoded. A capture that is to stop has `stop_storing` seconds for it; the spool takes what is left, but not
         pictures that are not decoded: a cancelled capture waits for those."""
         control, frames, patience = self._control, self._frames, self._context.deps.settings.STORE_RETRY
         began, stopping_since = time.monotonic(), float("inf")
@@ -92,10 +93,10 @@ class _End:
             if not control.stopping:
                 return False
             stopping_since = min(stopping_since, time.monotonic())
-            out_of_time = time.monotonic() - stopping_since > STOP_STORING_SECONDS
+            out_of_time = time.monotonic() - stopping_since > stop_storing
             return out_of_time and (control.given_up or not frames.decoding)
 
-        await frames.drain(max(patience, STOP_STORING_SECONDS), stop)
+        await frames.drain(max(patience, stop_storing), stop)
         decoded = not frames.decoding
         await frames.flush()
         await frames.wait_for_replay(began + patience - time.monotonic(), lambda: control.stopping)
