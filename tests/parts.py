@@ -57,7 +57,7 @@ def marked(name: str) -> list[str]:
 
 # By name: which tests, where (nothing: the files with its marker), on how many workers.
 PARTS: dict[str, tuple[str, list[str], list[str]]] = {
-    "side by side": ("not alone and not paced", ["tests/integration"], workers(4)),
+    "side by side": ("not alone and not paced", ["tests/integration"], workers(5)),
     "paced": ("paced", [], workers(2)),
     "unit": ("not alone and not paced", ["tests/unit", "tests/model"], workers(2)),  # beside the paced
     "alone": ("alone", [], []),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -25,8 +24,8 @@ from demo.camera import Camera
 from demo.faults import FaultProxy
 from demo.film import make_film, read_frame_number
 from demo.sources import capture_time
-from tests.conftest import ROOT, SECRETS_KEY, Backends, Service, clean_environment, running, unique
-from tests.kits.forked import run_command
+from tests.conftest import SECRETS_KEY, Backends, Service, clean_environment, running, unique
+from tests.kits.forked import Forked, run_command
 from tests.kits.service_support import own_database
 from utils.secret_box import SecretBox, key_id, new_key
 
@@ -670,10 +669,9 @@ async def test_keys_lost_found_and_rotated(backends: Backends, camera: Camera, t
 async def test_a_damaged_key_file_stops_the_start_with_its_reason(own: Backends, tmp_path: Path) -> None:
     environment = {**own.environment(tmp_path), "SECRETS__KEYS": "[]"}
     (tmp_path / "secrets.keys").write_text("[")
-    done = await asyncio.to_thread(
-        subprocess.run, [sys.executable, "main.py"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=40
-    )
-    assert done.returncode == 2
-    assert "secrets.keys is damaged" in done.stderr
-    assert "Traceback" not in done.stderr
+    said = tmp_path / "said"
+    process = Forked("main.py", environment, tmp_path / "out", said)
+    assert await asyncio.to_thread(process.wait, 40) == 2
+    assert "secrets.keys is damaged" in said.read_text()
+    assert "Traceback" not in said.read_text()
     assert "DATA_DIR" not in clean_environment()

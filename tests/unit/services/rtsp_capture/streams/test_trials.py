@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 from config import RtspSettings
 from services.rtsp_capture.media import decode_job
 from services.rtsp_capture.media.decoder import PictureDecoder
-from services.rtsp_capture.media.gop_buffer import Gop, Picture
+from services.rtsp_capture.media.gop_buffer import Picture
 from services.rtsp_capture.media.luma import Luma
 from services.rtsp_capture.media.parameter_sets import SeenSets
 from services.rtsp_capture.streams.stream_decoder import StreamDecoder
@@ -261,26 +260,3 @@ def test_a_jpegs_tables_are_those_that_decide_how_it_is_decoded() -> None:
     assert tables(plain[:at] + bytes([plain[at] ^ 1]) + plain[at + 1 :]) == tables(plain)
     for broken in (b"", b"\xff\xd8", b"\xff\xd8\xff\xc0\0", b"\xff\xd8\xff\xe0\0\0" * 9):
         tables(broken)
-
-
-async def test_what_a_warm_worker_costs_the_first_picture(trials: Trials) -> None:
-    """No judgement: figures."""
-    source = film("h264", 80, 1920, 1080, 4_000_000)
-    found = received(source.packets, source.info)
-    trial = trials.of("pit-1", None, lossy=False)
-    for index in (25, 49):
-        worker, thread = [], []
-        for _ in range(5):
-            began = time.perf_counter()
-            await trial.jpeg(source.info, found[index], 90)
-            worker.append(time.perf_counter() - began)
-            began = time.perf_counter()
-            await trials.threads.run(PictureDecoder(source.info).decode, found[index], 90)
-            thread.append(time.perf_counter() - began)
-        began = time.perf_counter()
-        gop = Gop(found[index].gop.packets)
-        gop.sets.look("h264", gop.packets, len(gop.packets))
-        scan = time.perf_counter() - began
-        size = gop.size
-        print(f"picture {index}: worker {min(worker) * 1e3:.1f} ms, thread {min(thread) * 1e3:.1f} ms, "
-              f"scan of {size} bytes {scan * 1e6:.0f} us")  # fmt: skip
