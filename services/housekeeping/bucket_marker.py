@@ -16,12 +16,11 @@ from uuid import UUID
 
 from repositories.database import Database
 from repositories.object_keys import DatabaseIdentity
-from services.storage_service.keys import FRAMES_PREFIX
+from services.storage_service.keys import FRAMES_PREFIX, MARKER_KEY
 from services.storage_service.service import StorageService
 from utils.exceptions import ObjectMissing
 from utils.logger import get_logger
 
-MARKER_KEY = ".trackshift/log"
 _TYPE = "application/json"
 Found = DatabaseIdentity | Literal["unreadable"] | None
 log = get_logger(__name__)
@@ -94,7 +93,7 @@ class BucketMarker:
         if not self._there and await self._storage.head(MARKER_KEY) is None:
             return None
         try:
-            found: Any = json.loads(await self._storage.get(MARKER_KEY))
+            found: Any = json.loads(await self._storage.get_small(MARKER_KEY))
             self._there = True
             system = found.get("system_identifier")
             if system is None:

@@ -13,6 +13,7 @@ from models.values import CAMERA_ID_PATTERN, FrameRecord
 _CAMERA_ID = re.compile(CAMERA_ID_PATTERN)
 _ATTEMPT = re.compile(r"[0-9a-f]{16}")
 FRAMES_PREFIX = "frames/"
+MARKER_KEY = ".trackshift/log"  # whose bucket it is (services/housekeeping/bucket_marker.py)
 THUMBNAILS_PREFIX = "thumbnails/"
 EXTENSION_OF = {"h264": "mp4", "h265": "mp4"}  # by format; of the others it is the format
 THUMBNAIL_WIDTHS = (160, 320, 480, 640, 1024)  # pixels

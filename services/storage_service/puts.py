@@ -1,4 +1,4 @@
-"""Objects put from memory, on the event loop: no thread is woken for them. Larger ones and files go by boto3.
+"""Objects put from memory, and small ones read, on the event loop: no thread is woken for them. All else goes by boto3.
 
 What arrives at the store is what boto3 sends (a test compares the two): content type, length, SHA-256 as the checksum and in
 the signature. A store that does not return the checksum has not compared it, and gets the payload signed from then on.
@@ -94,8 +94,21 @@ class ObjectPuts:
             self._busy.dec()
             self._ended.set()
 
+    async def get(self, key: str) -> bytes | None:
+        """A small object's bytes, by one attempt; None when anything else came: boto3 finds out what is wrong."""
+        self._running += 1
+        try:
+            answer = await self._connections.put(self._signer.head_of_get(key, datetime.now(UTC)), b"")
+        except (CannotConnect, Timeout, ConnectionBroken):
+            return None
+        finally:
+            self._running -= 1
+            self._ended.set()
+        whole = answer.headers.get("content-length") == str(len(answer.body))
+        return answer.body if answer.status == 200 and whole else None
+
     async def close(self) -> None:
-        """Waits for the PUTs that run. Repeating it is fine."""
+        """Waits for what runs. Repeating it is fine."""
         while self._running:
             self._ended.clear()
             await self._ended.wait()

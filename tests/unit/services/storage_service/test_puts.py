@@ -85,6 +85,37 @@ def test_the_signature_is_botocores(endpoint: str, payload: str) -> None:
     assert ours["Authorization"] == request.headers["Authorization"]
 
 
+@pytest.mark.parametrize("endpoint", ["https://s3.example.com", "http://[::1]:9000/behind"])
+def test_the_signature_of_a_get_is_botocores(endpoint: str) -> None:
+    now = datetime(2026, 5, 4, 13, 30, 1, tzinfo=UTC)
+    head = PutSigner(endpoint, "bucket", "eu-north-1", "AKID", "secret/+key").head_of_get(".trackshift/log", now)
+    ours = dict(line.split(": ", 1) for line in head.decode().splitlines()[1:] if line)
+    request = AWSRequest("GET", f"{endpoint}/bucket/.trackshift/log")
+    request.headers["X-Amz-Content-SHA256"] = hashlib.sha256(b"").hexdigest()
+    auth = botocore.auth.S3SigV4Auth(Credentials("AKID", "secret/+key"), "s3", "eu-north-1")
+    with (
+        mock.patch("botocore.auth.get_current_datetime", return_value=now.replace(tzinfo=None)),
+        mock.patch.object(auth, "payload", return_value=hashlib.sha256(b"").hexdigest()),
+    ):
+        auth.add_auth(request)
+    assert ours["Authorization"] == request.headers["Authorization"]
+
+
+async def test_small_objects_come_by_kept_connections_and_whatever_is_odd_by_boto3() -> None:
+    seen: Seen = []
+    answers = [(200, {"ETag": '"x"'}, b"body"), (200, {"ETag": '"x"'}, b"again"), (503, {}, b""), (200, {}, b"by boto3")]
+
+    def answer(request: BaseHTTPRequestHandler, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        seen.append((f"{request.command} {request.path}", {k.lower(): v for k, v in request.headers.items()}, body))
+        return answers[len(seen) - 1]
+
+    with serving(answer) as endpoint:
+        async with service(endpoint) as storage:
+            assert [await storage.get_small("k") for _ in range(3)] == [b"body", b"again", b"by boto3"]
+    assert {line for line, _, _ in seen} == {f"GET /{storage.bucket}/k"}
+    assert ["Boto3" in headers.get("user-agent", "") for _, headers, _ in seen] == [False, False, False, True]
+
+
 async def test_connections_are_kept_and_one_that_the_server_closed_is_made_again() -> None:
     peers: list[int] = []
     seen: Seen = []
