@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from config import Role, RtspSettings, Settings
 from models.values import FORMER_READER
@@ -64,7 +65,7 @@ from services.reads.queries import Queries
 from services.reads.serializers.cameras import to_stream_status
 from services.reads.thumbnails import Thumbnails
 from services.reads.timelines import Timelines
-from services.redis.link import RedisAway, RedisLink
+from services.redis.away import RedisAway
 from services.rtsp_capture.captures.context import CaptureDeps
 from services.rtsp_capture.connection.address import camera_policy
 from services.rtsp_capture.connection.dial import tls_context
@@ -102,6 +103,9 @@ from utils.pool import WorkerPool
 from utils.tasks import cancel_all
 
 __all__ = ["Services", "StartError", "open_services"]
+
+if TYPE_CHECKING:
+    from services.redis.link import RedisLink
 
 log = get_logger(__name__)
 
@@ -424,6 +428,8 @@ async def _open_redis(settings: Settings, stack: AsyncExitStack) -> RedisLink | 
     """The Redis that the settings name; one that is away holds no start up."""
     if not settings.REDIS.HOST:
         return None
+    from services.redis.link import RedisLink  # late: 0.1 s of CPU, and most processes have no Redis
+
     redis = RedisLink(settings.REDIS)
     stack.push_async_callback(redis.close)
     with suppress(RedisAway):

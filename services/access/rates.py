@@ -10,15 +10,18 @@ import hashlib
 import math
 import time
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from limits import RateLimitItem, aio, parse
 from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter, MovingWindowRateLimiter
 
 from config import LimitsSettings
-from services.redis.link import RedisAway, RedisLink
+from services.redis.away import RedisAway
 from utils.exceptions import RateLimited
+
+if TYPE_CHECKING:
+    from services.redis.link import RedisLink
 
 Name = Literal["read", "write", "upload-bytes", "failed"]
 _PREFIX = "trackshift:limits"

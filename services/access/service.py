@@ -11,6 +11,7 @@ import secrets
 import time
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 from config import Settings
 from models.access import ANONYMOUS, Actor, Principal
@@ -22,11 +23,13 @@ from services.access.key_text import hash_of
 from services.access.limits import Shares
 from services.access.rates import RateLimits
 from services.access.refusals import Refusals
-from services.redis.link import RedisLink
 from utils.exceptions import DatabaseUnavailable, Unauthorized
 from utils.logger import get_logger
 from utils.periodic import PeriodicJob
 from utils.tasks import cancel_all
+
+if TYPE_CHECKING:
+    from services.redis.link import RedisLink
 
 log = get_logger(__name__)
 

@@ -32,11 +32,12 @@ from repositories.migrations.run import downgrade, revisions, upgrade
 from repositories.table_copy import Table, analyze, fill, look_at
 from services.backup.archive import ABSENT, KEYS, Archive, BackupError, Part, StoredFrame
 from services.backup.objects import CONCURRENCY, Progress, side_by_side
-from services.housekeeping.bucket_marker import MARKER_KEY, BucketMarker
+from services.housekeeping.bucket_marker import BucketMarker
 from services.housekeeping.secrets import KEY_FILE
 from services.housekeeping.verifier import Report, Verifier, Wanted
 from services.spool.folder import SpoolFolder
 from services.spool.record import DamagedRecord, decode
+from services.storage_service.keys import MARKER_KEY
 from services.storage_service.service import StorageService
 from utils.embedded.files import write_private
 from utils.retrying import retry_unavailable

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_delay, wait_fixed
 
@@ -13,12 +14,15 @@ from repositories.engine import is_unavailable
 from repositories.migrations.run import SchemaRefused, SchemaWaits
 from services.execution.embedded_parts import StartError
 from services.execution.health import Degraded
-from services.redis.link import RedisAway, RedisLink
+from services.redis.away import RedisAway
 from services.spool.spool import Spool
 from services.storage_service.service import StorageService
 from utils.exceptions import IngestionException
 from utils.logger import get_logger
 from utils.urls import mask_text
+
+if TYPE_CHECKING:
+    from services.redis.link import RedisLink
 
 log = get_logger(__name__)
 

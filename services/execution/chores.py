@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import TYPE_CHECKING
 
 from repositories.database import Database
 from services.housekeeping.verifier import Verifier, Wanted
-from services.redis.link import RedisAway, RedisLink
+from services.redis.away import RedisAway
 from services.storage_service.service import StorageService
 from utils.exceptions import DatabaseUnavailable
 from utils.logger import get_logger
@@ -22,6 +23,9 @@ from utils.metrics import INTEGRITY_VIOLATIONS, WAKES_SENT
 from utils.periodic import PeriodicJob
 from utils.pool import WorkerPool
 from utils.tasks import cancel_all
+
+if TYPE_CHECKING:
+    from services.redis.link import RedisLink
 
 log = get_logger(__name__)
 

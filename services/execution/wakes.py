@@ -9,14 +9,17 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from services.redis.link import RedisAway, RedisLink
+from services.redis.away import RedisAway
 from utils.logger import Throttle, get_logger
 from utils.metrics import WAKES_SENT
 from utils.pool import WorkerPool
 from utils.tasks import cancel_all
+
+if TYPE_CHECKING:
+    from services.redis.link import RedisLink
 
 log = get_logger(__name__)
 

@@ -17,6 +17,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from config import RedisSettings
+from services.redis.away import RedisAway
 from utils.logger import get_logger
 
 log = get_logger(__name__)
@@ -44,15 +45,6 @@ _REASONS: tuple[tuple[type[BaseException], str], ...] = (
     (OSError, "connection"),
     (RuntimeError, "connection"),  # uvloop's, of a connection that was closed a moment ago
 )
-
-
-class RedisAway(Exception):
-    """Redis cannot be used now. `reason`: connection, timeout, slow, password, permission, full, read_only, loading,
-    refused."""
-
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
-        super().__init__(reason)
 
 
 def reason_of(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from services.rtsp_capture.media import decode_job
 from services.upload_handler.check_call import CHECK
 
 ROOT = Path(__file__).resolve().parents[2]
-# Each is imported by the module that needs it first, which says so: cameras, uploads' workers, JWTs, migrations, commands.
+# Each is imported by the module that needs it first, which says so: cameras, workers, JWTs, migrations, commands, Redis.
 LATE = {
     "cv2",
     "av",
@@ -28,6 +28,7 @@ LATE = {
     "rich",
     "pygments",
     "typer",
+    "redis",
 }
 _PROGRAM = """
 import sys

@@ -22,7 +22,8 @@ from pydantic import SecretStr
 
 from config import LimitsSettings, RedisSettings
 from services.access.rates import Quota, RateLimits
-from services.redis.link import RedisAway, RedisLink
+from services.redis.away import RedisAway
+from services.redis.link import RedisLink
 from tests.conftest import Backends, Service
 from tests.kits.redis_server import RedisServer, certificate, tls_before
 from tests.kits.service_support import jpeg, own_database, until, upload

@@ -17,7 +17,8 @@ import pytest_asyncio
 from demo.camera import Camera
 from models.access import ANONYMOUS
 from services.housekeeping.bucket_guard import BucketGuard
-from services.housekeeping.bucket_marker import MARKER_KEY, Ownership
+from services.housekeeping.bucket_marker import Ownership
+from services.storage_service.keys import MARKER_KEY
 from services.storage_service.service import StorageService
 from services.upload_sessions.sweeper import StagingSweeper
 from tests.conftest import Backends, Service, running, unique

@@ -24,10 +24,11 @@ from models.access import ALL_CAMERAS
 from models.values import FrameRecord
 from services.housekeeping import bucket_walk
 from services.housekeeping import sweeper as sweeping
-from services.housekeeping.bucket_marker import MARKER_KEY, Ownership
+from services.housekeeping.bucket_marker import Ownership
 from services.housekeeping.bucket_walk import compare, windows
 from services.storage_service import bucket as bucket_module
 from services.storage_service.commit_with_reupload import commit_with_reupload
+from services.storage_service.keys import MARKER_KEY
 from tests.conftest import ROOT, Backends
 from tests.kits.stepped_clock import step
 from tests.kits.sweep_kit import AT, X_SHA256, Place, open_place

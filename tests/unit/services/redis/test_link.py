@@ -8,7 +8,8 @@ import pytest
 import redis.exceptions as failures
 
 from config import RedisSettings
-from services.redis.link import RedisAway, RedisLink, reason_of
+from services.redis.away import RedisAway
+from services.redis.link import RedisLink, reason_of
 
 
 @pytest.mark.parametrize(
