@@ -159,11 +159,12 @@ export default function Frames() {
     if (message.op === 'event' && !at && !filter.to) setCome((count) => count + 1);
   });
   const pairing = useAction(async (frame) => {
-    const [before, after] = new Date(frame.timestamp) < new Date(other.data.timestamp) ? [frame, other.data] : [other.data, frame];
+    const first = other.data ?? await get(`/frames/${pair}`); // a click may come before it was read
+    const [before, after] = new Date(frame.timestamp) < new Date(first.timestamp) ? [frame, first] : [first, frame];
     const made = await post('/pairs', { before: { frame_id: before.frame_id }, after: { frame_id: after.frame_id } }, { idempotent: true });
     navigate(link('pairs', made.pair_id));
   });
-  const choose = pair ? (frame) => other.data && frame.frame_id !== pair && pairing.run(frame) : null;
+  const choose = pair ? (frame) => frame.frame_id !== pair && pairing.run(frame) : null;
   const chosen = (name) => ({ name, type: 'select', value: queried(name), onInput: (value) => setQuery({ [name]: value }) });
   const typed = (name) => ({ name, type: 'search', value: queried(name), onChange: (event) => setQuery({ [name]: event.currentTarget.value.trim(), at: null }) });
   const dated = (name) => ({ name, type: 'datetime-local', step: 1, value: toLocalInput(queried(name)), onChange: (event) => setQuery({ [name]: fromLocalInput(event.currentTarget.value), at: null }) });
