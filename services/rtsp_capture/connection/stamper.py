@@ -6,7 +6,6 @@ The first packets of a connection wait until it is known how late they are (`Rec
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 
@@ -49,7 +48,7 @@ class Stamper:
 
     def _new_clock(self) -> TimestampSelector:
         fps = self._info.fps
-        return TimestampSelector(1 / fps if fps else None, self._max_offset, self._host.to_wall, parsed=self._parsed)
+        return TimestampSelector(1 / fps if fps else None, self._max_offset, parsed=self._parsed)
 
     @property
     def fps(self) -> float | None:
@@ -57,7 +56,7 @@ class Stamper:
         duration = self._clock.receipt.frame_duration
         return 1 / duration if duration else None
 
-    def push(self, raw: RawPacket) -> Iterator[Packet]:
+    def push(self, raw: RawPacket) -> list[Packet]:
         """The packets whose times are known now."""
         self.reported = self.reported or raw.camera is not None
         self._observe(raw)
@@ -65,7 +64,7 @@ class Stamper:
         self._unsettled_bytes += len(raw.data)
         too_many = len(self._unsettled) > MAX_UNSETTLED or self._unsettled_bytes > MAX_UNSETTLED_BYTES
         if not self._clock.receipt.settled and not too_many:
-            return
+            return []
         if self._unsettled[0].origin != raw.origin and _reordered(self._unsettled):
             # What came before the last origin can be decoded, but when it was taken is not known.
             self._unsettled = [
@@ -74,15 +73,16 @@ class Stamper:
             self._clock = self._new_clock()
             for one in self._unsettled:
                 self._observe(one)
-            return
+            return []
         raws, self._unsettled, self._unsettled_bytes = self._unsettled, [], 0
-        yield from self._stamp(raws)
+        return self._stamp(raws)
 
     def _observe(self, raw: RawPacket) -> None:
         if raw.pts is not None:
             self._clock.observe(raw.pts, raw.received, raw.camera, raw.report)
 
-    def _stamp(self, raws: list[RawPacket]) -> Iterator[Packet]:
+    def _stamp(self, raws: list[RawPacket]) -> list[Packet]:
+        packets: list[Packet] = []
         known = [raw.pts for raw in raws if raw.pts is not None]
         if self._label is None:
             self._label = min(known, default=0.0) - 1  # nothing is shown before a connection's first keyframe
@@ -90,22 +90,17 @@ class Stamper:
             pts = self._clock.receipt.missing(known) if raw.pts is None and len(known) == len(raws) - 1 else raw.pts
             timed = pts is not None
             pts = self._label = self._label + 1e-4 if pts is None else pts
-            check = self._watch.check(raw.data, pts, raw.key)
-            stamp, steps = self._stamp_of(pts)
-            yield Packet(
-                raw.data, pts, raw.key, self._host.to_wall(raw.received), stamp.at, stamp.uncertainty, self._segment, timed,
-                source=stamp.source, camera_time=stamp.camera_time, clock_offset=stamp.offset,
-                corrupt=raw.corrupt, lost=check.lost, recovery=check.recovery, second_field=check.second_field, steps=steps,
+            lost, recovery, second_field = self._watch.check(raw.data, pts, raw.key)
+            shift, steps = self._host.shift()
+            at, uncertainty, source, camera_time, offset = stamp = self._clock.stamp(pts, shift)
+            # By position: keywords cost as much as all the rest of making it.
+            packet = Packet(
+                raw.data, pts, raw.key, raw.received + shift, at, uncertainty, self._segment, timed,
+                raw.corrupt, lost, recovery, second_field, source, camera_time, offset, steps,
             )  # fmt: skip
+            packets.append(packet)
             self._judge(self._clock.trusted, stamp)
-
-    def _stamp_of(self, pts: float) -> tuple[Stamp, float]:
-        """When the picture was taken, and how far this host's clock had been set by then."""
-        while True:
-            steps = self._host.steps
-            stamp = self._clock.stamp(pts)
-            if steps == self._host.steps:
-                return stamp, steps
+        return packets
 
     def close(self) -> None:
         """The connection is over: its camera's clock is not counted as off any more."""

@@ -12,6 +12,7 @@ import math
 from collections import deque
 from dataclasses import dataclass
 from statistics import median
+from typing import NamedTuple
 
 from services.rtsp_capture.media import h264
 
@@ -47,8 +48,7 @@ class Damage:
         return min(self.lost_at, self.failed_at) < math.inf
 
 
-@dataclass(frozen=True, slots=True)
-class PacketCheck:
+class PacketCheck(NamedTuple):
     """The result for one packet, by its headers and its time."""
 
     lost: bool = False  # pictures before it never came

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 SLICE, IDR, SEI, SPS, PPS = 1, 5, 6, 7, 8  # table 7-1
 _RECOVERY_POINT = 6  # H.264, D.1
@@ -55,8 +56,7 @@ class Sequence:
     down: int  # the same, of a frame or, where fields may be coded, of a field
 
 
-@dataclass(frozen=True, slots=True)
-class SliceHeader:
+class SliceHeader(NamedTuple):
     """The beginning of a picture's first slice."""
 
     idr: bool

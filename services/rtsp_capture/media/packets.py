@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 CONTENT_TYPES = {"jpg": "image/jpeg", "h264": "video/mp4", "h265": "video/mp4"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RawPacket:
-    """One access unit as the demuxer gave it."""
+    """One access unit as the demuxer gave it; never changed."""
 
     data: bytes  # Annex B
     pts: float | None  # seconds on the stream's own clock, its origin the connection's; None: FFmpeg did not say

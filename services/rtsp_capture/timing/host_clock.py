@@ -38,9 +38,13 @@ class HostClock:
 
     def to_wall(self, steady: float) -> float:
         """The wall time of a steady time, by the wall clock as it is set now."""
+        return steady + self.shift()[0]
+
+    def shift(self) -> tuple[float, float]:
+        """(Seconds that wall time, as the wall clock is set now, is ahead of steady time, and of these the steps.)"""
         with self._guard:
             self._compare_clocks()
-            return steady + self._steps + self._slewed
+            return self._steps + self._slewed, self._steps
 
     @property
     def steps(self) -> float:

@@ -7,8 +7,7 @@ when it is right; `offset` is the difference as measured, the delay included.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from models.values import TimestampSource
 from services.rtsp_capture.timing.camera_clock import FLOOR, CameraClock
@@ -20,8 +19,7 @@ _MAX_TOLD = 2000  # packets that may wait for the clock to settle
 _TRUST_AGAIN = 0.9  # of the largest offset: below it a clock is trusted again
 
 
-@dataclass(frozen=True, slots=True)
-class Stamp:
+class Stamp(NamedTuple):
     """A picture's capture time (seconds since the epoch), by whose clock, and how far it may be off (seconds)."""
 
     at: float
@@ -32,17 +30,13 @@ class Stamp:
 
 
 class TimestampSelector:
-    """Both clocks of one connection. `to_wall` brings receipt times to wall time; one thread calls it."""
+    """Both clocks of one connection. One thread calls it."""
 
-    def __init__(
-        self, frame_duration: float | None, max_offset: float, to_wall: Callable[[float], float] = lambda steady: steady,
-        *, parsed: bool = True,
-    ) -> None:  # fmt: skip
+    def __init__(self, frame_duration: float | None, max_offset: float, *, parsed: bool = True) -> None:
         """`parsed` as in `ReceiptClock`."""
         self.receipt = ReceiptClock(frame_duration, parsed=parsed)
         self.camera = CameraClock()
         self._max_offset = max_offset
-        self._to_wall = to_wall
         self._timeline = self.receipt.timeline
         self._told: OrderedDict[float, float] = OrderedDict()  # camera times that packets say themselves, by stream time
         self.trusted = True  # whether the camera's clock, where it is known, is near enough to ours
@@ -62,9 +56,9 @@ class TimestampSelector:
         elif self.camera.newest is not None:
             self.camera.restart()  # the RTP clock that the reports were about is another now
 
-    def stamp(self, pts: float) -> Stamp:
-        """When the picture was taken."""
-        host = self._to_wall(self.receipt.time_of(pts))
+    def stamp(self, pts: float, shift: float = 0.0) -> Stamp:
+        """When the picture was taken. `shift`: seconds from receipt times to wall time (`HostClock.shift`)."""
+        host = self.receipt.time_of(pts) + shift
         told = self._told.get(pts)
         camera = told if told is not None else self.camera.time_of(pts)
         source = TimestampSource.RTP if told is not None else TimestampSource.RTCP

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from services.rtsp_capture.connection.rtsp.rtp import Rtp
 from services.rtsp_capture.media import h264
@@ -23,8 +24,7 @@ _START = b"\0\0\0\1"
 _TOO_LARGE = "The camera sends pictures that are larger than this service takes."
 
 
-@dataclass(frozen=True, slots=True)
-class Unit:
+class Unit(NamedTuple):
     """One access unit. `packet`: its first one, whose header says when it was taken; `received`: when its last came."""
 
     data: bytes

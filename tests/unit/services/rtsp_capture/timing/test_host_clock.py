@@ -76,7 +76,7 @@ def test_a_thread_put_aside_between_two_readings_sees_no_step() -> None:
 def test_capture_times_follow_a_step_at_once_and_learn_nothing_wrong(step: float) -> None:
     clocks = Clocks()
     host = HostClock(clocks.monotonic, clocks.wall)
-    clock = TimestampSelector(FRAME, 1.0, host.to_wall)
+    clock = TimestampSelector(FRAME, 1.0)
     stamps = []
     for n in range(1000):
         if n == 500:
@@ -84,7 +84,7 @@ def test_capture_times_follow_a_step_at_once_and_learn_nothing_wrong(step: float
         clocks.up += FRAME
         clock.observe(n * FRAME, host.steady())
         if clock.receipt.settled:
-            stamps.append((n, clock.stamp(n * FRAME).at))
+            stamps.append((n, clock.stamp(n * FRAME, host.shift()[0]).at))
     for n, at in stamps:
         assert at == pytest.approx(T0 + n * FRAME + (step if n >= 500 else 0), abs=1e-4)
 
@@ -93,13 +93,13 @@ def test_a_step_makes_a_camera_in_step_look_off() -> None:
     """One of the two is wrong then, and the camera's own time is kept beside."""
     clocks = Clocks()
     host = HostClock(clocks.monotonic, clocks.wall)
-    clock = TimestampSelector(FRAME, 1.0, host.to_wall)
+    clock = TimestampSelector(FRAME, 1.0)
     for n in range(1000):
         if n == 500:
             clocks.ahead -= 30
         clocks.up += FRAME
         clock.observe(n * FRAME, host.steady(), T0 + n * FRAME, n // 25)
-    stamp = clock.stamp(999 * FRAME)
+    stamp = clock.stamp(999 * FRAME, host.shift()[0])
     assert not clock.trusted
     assert stamp.at == pytest.approx(T0 + 999 * FRAME - 30, abs=1e-3)
     assert stamp.camera_time == pytest.approx(T0 + 999 * FRAME, abs=1e-3)
