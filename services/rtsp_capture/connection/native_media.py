@@ -76,7 +76,7 @@ class NativeMedia:
         done: list[Packet] = []
         at, count = 0, len(packets)
         while at < count:
-            if taken := self._go_on(packets, at, received):
+            if taken := self._go_on(packets, at, received, done):
                 at, heard = at + taken, True
                 continue
             data, at = packets[at], at + 1
@@ -84,6 +84,11 @@ class NativeMedia:
                 self._sequencer.gap()
             elif (packet := self._channels.video(data)) is not None:
                 heard = True
+                if self._sequencer.follows(packet):
+                    self._source = packet.ssrc
+                    for unit in self._assembler.push(packet, received, False):
+                        self._unit(unit, done)
+                    continue
                 for sequenced in self._sequencer.push(packet, received):
                     self._push(sequenced, done)
             elif data.channel == self._channels.rtcp:
@@ -91,25 +96,35 @@ class NativeMedia:
         self._deliver(done)
         return heard, goodbye
 
-    def _go_on(self, packets: list[Data | None], at: int, received: float) -> int:
-        """Takes packets from the middle of a NAL unit, which nothing but their bytes is wanted of; returns how many."""
+    def _go_on(self, packets: list[Data | None], at: int, received: float, done: list[Packet]) -> int:
+        """Takes packets from the middle and the end of a NAL unit, which nothing but their bytes is wanted of; returns how
+        many."""
         if (under_way := self._units.under_way) is None or (next_one := self._sequencer.next_one) is None:
             return 0
         (ssrc, number), (timestamp, fragment, flags, pieces) = next_one, under_way
         header, rtp, payload_type = HEADER.unpack_from, self._channels.rtp, self._track.payload_type
-        first, size, count = at, 0, len(packets)
-        while at < count and (data := packets[at]) is not None and data.channel == rtp:
-            payload = data.payload
-            if len(payload) < 16 or header(payload) != (0x80, payload_type, number, timestamp, ssrc):
+        first, size, count, last = at, 0, len(packets), None
+        while at < count and last is None and (data := packets[at]) is not None and data[0] == rtp:
+            payload = data[1]
+            if len(payload) < 16 or payload[12] not in fragment:
                 break
-            if payload[12] not in fragment or payload[flags] & 0xC0:
+            head, part = header(payload), payload[flags] & 0xC0
+            if part == 0 and head == (0x80, payload_type, number, timestamp, ssrc):
+                pieces.append(payload[flags + 1 :])
+            elif part == 0x40 and head in (
+                (0x80, kind, number, timestamp, ssrc) for kind in (payload_type, payload_type | 0x80)
+            ):
+                last = payload
+            else:
                 break
-            pieces.append(payload[flags + 1 :])
             size += len(payload) - 12
             at, number = at + 1, number + 1 & 0xFFFF
         if at > first:
             self._sequencer.took(number)
             self._units.went_on(size, received)
+            if last is not None:
+                for unit in self._units.ended(last[flags + 1 :], received, marker=last[1] > 127):
+                    self._unit(unit, done)
         return at - first
 
     @property

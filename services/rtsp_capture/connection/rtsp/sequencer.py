@@ -44,6 +44,13 @@ class Sequencer:
         """The packets before the one with this number were taken, in order, from `next_one` on."""
         self._next, self._odd = following, -1
 
+    def follows(self, packet: Rtp) -> bool:
+        """Takes the packet if it is the one that is to come next, as nearly all are; else `push` judges it."""
+        if packet.sequence != self._next or packet.ssrc != self._ssrc or self._lost or self._waiting:
+            return False
+        self._next, self._odd = packet.sequence + 1 & 0xFFFF, -1
+        return True
+
     def push(self, packet: Rtp, received: float) -> list[Sequenced]:
         """The packets that can be taken now."""
         if packet.ssrc != self._ssrc:

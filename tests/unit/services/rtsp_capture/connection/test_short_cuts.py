@@ -64,8 +64,8 @@ def taken(name: str, packets: list[Data | None], *, lossy: bool) -> tuple[list[P
     media = NativeMedia(plan, track, (0, 1), lossy=lossy, max_pixels=10_000_000, max_offset=1.0)
     short, original = [0], media._go_on
 
-    def counted(packets: list[Data | None], at: int, received: float) -> int:
-        found = original(packets, at, received)
+    def counted(packets: list[Data | None], at: int, received: float, done: list[Packet]) -> int:
+        found = original(packets, at, received, done)
         short[0] += found
         return found
 
