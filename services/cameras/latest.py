@@ -126,7 +126,7 @@ class LatestPictures:
         if found is None or not found[0].live:
             self._live.pop(camera_id, None)
             return None
-        live = self._making(camera_id, found[0], max_age)
+        live = await self._making(camera_id, found[0], max_age)
         if live is None or not self._fresh(live.at, max_age):
             return None
         try:
@@ -139,14 +139,15 @@ class LatestPictures:
 
         return LatestPicture(f'"{jpeg.sha256}"', datetime.fromtimestamp(live.at, UTC), "stream", load)
 
-    def _making(self, camera_id: str, stream: Stream, max_age: float | None) -> _Live | None:
+    async def _making(self, camera_id: str, stream: Stream, max_age: float | None) -> _Live | None:
         """The stream's newest picture, or the one before within SPACING. None when the stream has none."""
         live = self._live.get(camera_id)
         if live is not None and live.stream is stream and self._fresh(live.at, max_age):
             failed = live.task.done() and (live.task.cancelled() or live.task.exception() is not None)
             if not failed and (not live.task.done() or self._monotonic() - live.begun < SPACING):
                 return live
-        stream.catch_up(FOLLOW_SECONDS)
+        await stream.catch_up(FOLLOW_SECONDS)
+        live = self._live.get(camera_id)
         picture = stream.newest(self._now(), 0.0)
         if picture is None:
             return None

@@ -150,9 +150,11 @@ class Snapshots:
         no such stream or picture."""
         hub = self._capture.hub
         stream = hub.find(key)
-        if stream is None or not stream.live or self._busy >= AT_ONCE:
+        if stream is None or not stream.live:
             return None
-        stream.catch_up(FOLLOW_SECONDS)
+        await stream.catch_up(FOLLOW_SECONDS)
+        if self._busy >= AT_ONCE or hub.find(key) is not stream:  # it was closed meanwhile
+            return None
         picture = stream.newest(self._capture.now(), staleness, keyframe=facts.encoding.keyframes_only)
         if picture is None:
             return None

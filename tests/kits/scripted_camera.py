@@ -269,7 +269,7 @@ def play_native(script: Script, *, max_pixels: int = MAX_PIXELS) -> Told:
             media.flush()
         now[0] = max(now[0], at)
         try:
-            media.take(list(packets))
+            media.take(list(packets), host.steady())
         except CaptureFailure as failure:
             told.failure = failure
             break

@@ -170,7 +170,7 @@ class Capture:
 
     async def _record(self, filler: SlotFiller) -> None:
         """Fills slots until the capture is over, or told to stop."""
-        filler.start()
+        await filler.start()
         while not self._control.stopping:
             if not self._control.fenced:
                 if self._over(filler):

@@ -54,7 +54,7 @@ class SingleFrameMode(Mode):
             return not control.stopping
         if ledger.sampler is None:
             ledger.begin_grid(moment)
-        if self._out_of_ring(moment):
+        if await self._out_of_ring(moment):
             self._context.state.failed(self._why_out_of_ring(), self._context.clock.now())
             ledger.grid.next_slot = 1
             ledger.drop(0, DropReason.NO_PICTURE)
@@ -63,13 +63,13 @@ class SingleFrameMode(Mode):
             await control.sleep(min(left, _POLL_INTERVAL))
         return not control.stopping
 
-    def _out_of_ring(self, moment: float) -> bool:
+    async def _out_of_ring(self, moment: float) -> bool:
         """Whether a moment was asked for that had passed already, and no open stream's ring reaches back to it."""
         if moment >= self._context.row.created_at.timestamp() or self._context.ledger.done:
             return False
         stream = open_stream(self._context)
         if stream is not None:
-            stream.catch_up()
+            await stream.catch_up()
         span = stream.ring.span if stream is not None else None
         return span is None or span[0] > moment
 

@@ -39,8 +39,8 @@ class SlotFiller:
         self.since = since
         self._surplus_until = float("-inf")  # capture time of the last picture that max_frames left no room for
 
-    def start(self) -> None:
-        self.stream.catch_up()
+    async def start(self) -> None:
+        await self.stream.catch_up()
         self.stream.listen(self)
         for picture in self._rules.begin(self.stream, self.since):
             self.on_picture(picture)

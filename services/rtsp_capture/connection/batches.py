@@ -1,7 +1,6 @@
-"""Packets come to the service's loop in batches: one turn of it takes what all connections have read.
-
-Were each packet handed over by itself, 20 cameras at 25 pictures a second would wake the loop's thread 500 times a second,
-each time to wait for the interpreter's lock. When a packet came is noted before.
+"""What all connections have read is worked on together, in one turn of a loop: code and tables that a picture needs are
+then in the processor's caches for all but the first (one picture by itself takes two to three times as long), and 20 cameras
+at 25 pictures a second wake a thread 10 times a second instead of 500. When something came is noted before.
 """
 
 from __future__ import annotations
@@ -17,10 +16,12 @@ INTERVAL = 0.1  # seconds that a packet waits at most
 
 
 class Batches:
-    """One a process. On the service's loop."""
+    """The turns of one loop; on that loop."""
 
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
+    def __init__(self, loop: asyncio.AbstractEventLoop, done: Callable[[], None] = lambda: None) -> None:
+        """`done` is called after each turn."""
+        self._loop, self._done = loop, done
+        self.under_way = False
         self._takers: dict[Callable[[], None], None] = {}  # a set in a fixed order
         self._timer: asyncio.TimerHandle | None = None
 
@@ -39,8 +40,11 @@ class Batches:
 
     def _turn(self) -> None:
         self._timer = self._loop.call_later(INTERVAL, self._turn)
+        self.under_way = True
         for take in list(self._takers):
             try:
                 take()
             except Exception:
                 log.exception("packets_not_taken")
+        self.under_way = False
+        self._done()

@@ -1,23 +1,22 @@
 """One event loop in a thread of its own for the sockets of all cameras of a process, and the way from it to ours.
 
 When packets came is when that loop read them: the service's own loop may be late by much more than a camera's jitter.
-What it has read is taken over in batches (`batches`), the first of a connection at once, and what else is posted with at
-most one wake-up under way for all cameras together. A connection of which too much waits (our loop is blocked) drops what
-comes until the next keyframe that finds room.
+What it has read becomes pictures in `turns`, for all cameras together, the first of a connection at once; they are posted
+with at most one wake-up under way. A connection of which too much waits (our loop is blocked) drops what comes until the
+next keyframe that finds room.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
+import contextlib
 import threading
-import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-from services.rtsp_capture.connection.batches import Batches
+from services.rtsp_capture.connection.batches import INTERVAL, Batches
 from services.rtsp_capture.connection.reader import Connection, ConnectionEnd, ConnectionPlan
 from services.rtsp_capture.media.gop_buffer import Packet
 from utils.exceptions import CaptureFailure
@@ -49,7 +48,8 @@ class IoLoop:
         self._guard = threading.Lock()
         self._waiting: list[Callable[[], None]] = []
         self._waking = False
-        self.batches = Batches()
+        self.batches = Batches(self._home)  # of packets that reader threads have
+        self.turns = Batches(self._loop, self._wake)  # of what connections there have read; to be used there
 
     async def run(self, work: Coroutine[Any, Any, T], discard: Callable[[T], object] = lambda _: None) -> T:
         """Awaits a coroutine that runs there; cancelled, it is cancelled there.
@@ -89,10 +89,15 @@ class IoLoop:
             self._loop.call_soon_threadsafe(function)
 
     def post(self, function: Callable[[], None]) -> None:
-        """From there: calls it on the service's loop, in order."""
+        """From there: calls it on the service's loop, in order; what a turn posts, after the turn."""
         with self._guard:
             self._waiting.append(function)
-            if self._waking:
+        if not self.turns.under_way:
+            self._wake()
+
+    def _wake(self) -> None:
+        with self._guard:
+            if self._waking or not self._waiting:
                 return
             self._waking = True
         try:
@@ -127,7 +132,6 @@ class Linked:
         self._waiting: list[Packet] = []
         self._bytes = 0  # of those
         self._posted = False  # a call of `_take` is on its way
-        self._prompt_until = math.inf  # monotonic seconds: until then each packet is handed over at once
         self._after_loss = False
         self._stopped = False
         self.ended: asyncio.Future[ConnectionEnd] = asyncio.get_running_loop().create_future()
@@ -146,8 +150,6 @@ class Linked:
         except asyncio.CancelledError:
             self.stop()  # it may be there already
             raise
-        if not self.ended.done():
-            self._io.batches.add(self._take)
         return self
 
     # -- there -------------------------------------------------------------------------------------------------
@@ -170,8 +172,7 @@ class Linked:
         with self._guard:
             self._waiting += taken
             self._bytes += size
-            post = not self._posted and time.monotonic() < self._prompt_until
-            self._posted |= post
+            post, self._posted = not self._posted, True
         if post:
             self._io.post(self._take)
 
@@ -183,22 +184,21 @@ class Linked:
         with self._guard:
             packets, self._waiting = self._waiting, []
             self._bytes, self._posted = 0, False
-        if self._prompt_until == math.inf:
-            self._prompt_until = -math.inf
         _DEPTH.dec(len(packets))
         if not self._stopped:
             self._plan.on_packets(packets)
 
     def _end(self, end: ConnectionEnd) -> None:
         self._take()
-        self._io.batches.remove(self._take)
         if not self.ended.done():
             self.ended.set_result(end)
 
-    def catch_up(self, prompt: float = 0.0) -> None:
-        if self._prompt_until != math.inf:
-            self._prompt_until = max(self._prompt_until, time.monotonic() + prompt)
-            self._take()
+    async def catch_up(self, prompt: float = 0.0) -> None:
+        if self._there is not None and not self.ended.done():
+            with contextlib.suppress(TimeoutError):  # the other thread is busy: what has come comes with its next turn
+                async with asyncio.timeout(INTERVAL):
+                    await self._io.run(self._there.catch_up(prompt))
+        self._take()
 
     @property
     def reported(self) -> bool:

@@ -7,8 +7,11 @@ and what answered the questions is what sends.
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 
 from config import RtspSettings
+from services.rtsp_capture.connection.batches import Batches
 from services.rtsp_capture.connection.io_loop import IoLoop, Linked
 from services.rtsp_capture.connection.native_media import NativeMedia
 from services.rtsp_capture.connection.reader import Connection, ConnectionEnd, ConnectionPlan
@@ -21,6 +24,7 @@ log = get_logger(__name__)
 
 _SILENCE_CHECKS = 8  # in RTSP__READ_TIMEOUT
 _QUIET = 0.05  # seconds without a packet after which nothing more of a picture is waited for
+_MAX_HELD = 512  # reads, or datagrams, that wait for a turn at most; a read brings 256 KiB at most
 
 
 class NativeConnector:
@@ -36,7 +40,7 @@ class NativeConnector:
     async def _connect(self, plan: ConnectionPlan) -> Connection:
         """On the sockets' loop, as all that follows."""
         session = await self._opener.open(plan.address, plan.transport)
-        connection = NativeConnection(plan, self._settings, session)
+        connection = NativeConnection(plan, self._settings, session, self._io.turns)
         try:
             await connection.begin()
         except ConnectionError:
@@ -50,10 +54,16 @@ class NativeConnector:
 
 
 class NativeConnection:
-    """One connection (`reader.Connection`): packets come until `ended`."""
+    """One connection (`reader.Connection`): packets come until `ended`.
 
-    def __init__(self, plan: ConnectionPlan, settings: RtspSettings, session: Session) -> None:
-        self._plan, self._settings, self._session = plan, settings, session
+    What has come is held, with its time, until the next turn, but for the first packets of a connection.
+    """
+
+    def __init__(self, plan: ConnectionPlan, settings: RtspSettings, session: Session, turns: Batches) -> None:
+        self._plan, self._settings, self._session, self._turns = plan, settings, session, turns
+        self._held: list[tuple[float, bytes | Data]] = []
+        self._prompt_until = math.inf  # monotonic seconds: until then nothing is held
+        self._received = 0.0  # steady time of the last that was taken
         self._loop = asyncio.get_running_loop()
         self._media = NativeMedia(
             plan, session.track, session.channels,
@@ -67,32 +77,53 @@ class NativeConnection:
 
     async def begin(self) -> None:
         """Raises CaptureFailure, ConnectionError."""
-        await self._session.start(self._on_data, self._hung_up)
+        await self._session.start(self._at_once, self._hung_up, self._came)
+        self._turns.add(self._turn)
         self._checking = self._loop.call_later(self._settings.READ_TIMEOUT / _SILENCE_CHECKS, self._check_silence)
 
     # -- packets -----------------------------------------------------------------------------------------------
 
-    def _on_data(self, packets: list[Data | None]) -> None:
-        if self.ended.done():
+    def _at_once(self, packets: list[Data | None]) -> None:
+        self._take(packets, self._plan.host.steady())
+
+    def _came(self, data: bytes | Data) -> None:
+        self._held.append((self._plan.host.steady(), data))
+        if len(self._held) >= _MAX_HELD or time.monotonic() < self._prompt_until:
+            self._turn()
+
+    def _turn(self) -> None:
+        if not self._held:
             return
+        held, self._held = self._held, []
+        for received, data in held:
+            self._take(self._session.client.understand(data) if isinstance(data, bytes) else [data], received)
+        if self._prompt_until == math.inf and self._media.opened:
+            self._prompt_until = -math.inf
+        if self._quiet is not None:
+            self._quiet.cancel()
+            self._quiet = None
+        if self._media.waits and not self.ended.done():
+            late = self._plan.host.steady() - self._received
+            self._quiet = self._loop.call_later(max(0.0, _QUIET - late), self._flush)
+
+    def _take(self, packets: list[Data | None], received: float) -> None:
+        if self.ended.done() or not packets:
+            return
+        self._received = received
         try:
-            heard, goodbye = self._media.take(packets)
+            heard, goodbye = self._media.take(packets, received)
         except Exception as error:
             self._failed(error)
             return
         self._heard |= heard
         if goodbye:
             self._finish(CaptureFailure("stream_ended", "The camera said that it ends the stream."), goodbye=True)
-            return
-        if self._quiet is not None:
-            self._quiet.cancel()
-            self._quiet = None
-        if self._media.waits:
-            self._quiet = self._loop.call_later(_QUIET, self._flush)
 
     def _flush(self) -> None:
         self._quiet = None
-        if not self.ended.done():
+        if self._held:  # what is waited for may have come
+            self._turn()
+        elif not self.ended.done():
             try:
                 self._media.flush()
             except Exception as error:
@@ -107,6 +138,9 @@ class NativeConnection:
 
     def _check_silence(self) -> None:
         """In a process that was suspended, one check finds everything silent: that is one of several."""
+        self._turn()
+        if self.ended.done():
+            return
         self._silent = 0 if self._heard else self._silent + 1
         self._heard = False
         if self._silent >= _SILENCE_CHECKS:
@@ -115,6 +149,7 @@ class NativeConnection:
             self._checking = self._loop.call_later(self._settings.READ_TIMEOUT / _SILENCE_CHECKS, self._check_silence)
 
     def _hung_up(self) -> None:
+        self._turn()
         self._finish(CaptureFailure("stream_ended", "The camera ended the stream or closed the connection."))
 
     # -- the end -----------------------------------------------------------------------------------------------
@@ -123,8 +158,9 @@ class NativeConnection:
     def reported(self) -> bool:
         return self._media.reported
 
-    def catch_up(self, prompt: float = 0.0) -> None:
-        """Nothing waits here, but in its `Linked`."""
+    async def catch_up(self, prompt: float = 0.0) -> None:
+        self._prompt_until = max(self._prompt_until, time.monotonic() + prompt)
+        self._turn()
 
     def stop(self) -> None:
         self._finish(None)
@@ -139,6 +175,7 @@ class NativeConnection:
     def _finish(self, failure: CaptureFailure | None, *, goodbye: bool = False) -> None:
         if self.ended.done():
             return
+        self._turns.remove(self._turn)
         for timer in (self._checking, self._quiet):
             if timer is not None:
                 timer.cancel()

@@ -69,9 +69,9 @@ class NativeMedia:
 
     # -- packets -----------------------------------------------------------------------------------------------
 
-    def take(self, packets: list[Data | None]) -> tuple[bool, bool]:
-        """(Whether video came, whether the camera said goodbye). None stands for lost data. Raises CaptureFailure."""
-        received = self._plan.host.steady()
+    def take(self, packets: list[Data | None], received: float) -> tuple[bool, bool]:
+        """(Whether video came, whether the camera said goodbye). None stands for lost data. `received`: steady time
+        (`host_clock`). Raises CaptureFailure."""
         heard = goodbye = False
         done: list[Packet] = []
         at, count = 0, len(packets)
@@ -126,6 +126,11 @@ class NativeMedia:
                 for unit in self._units.ended(last[flags + 1 :], received, marker=last[1] > 127):
                     self._unit(unit, done)
         return at - first
+
+    @property
+    def opened(self) -> bool:
+        """Whether the first packets were delivered."""
+        return self._open
 
     @property
     def waits(self) -> bool:

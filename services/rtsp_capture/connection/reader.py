@@ -79,7 +79,7 @@ class Connection(Protocol):
     def reported(self) -> bool:
         """Whether the camera has sent its clock, believed or not."""
 
-    def catch_up(self, prompt: float = 0.0) -> None:
+    async def catch_up(self, prompt: float = 0.0) -> None:
         """Delivers what has come and waits for its batch; what comes in the next `prompt` seconds is delivered at once."""
 
     def stop(self) -> None:

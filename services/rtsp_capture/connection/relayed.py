@@ -70,7 +70,7 @@ class RelayedConnection:
     def reported(self) -> bool:
         return self._thread.reported
 
-    def catch_up(self, prompt: float = 0.0) -> None:
+    async def catch_up(self, prompt: float = 0.0) -> None:
         self._thread.catch_up(prompt)
 
     def stop(self) -> None:

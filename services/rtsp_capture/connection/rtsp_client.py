@@ -39,6 +39,7 @@ class RtspClient(asyncio.Protocol):
     def __init__(self, timeout: float) -> None:
         """`timeout`: seconds that an answer may take."""
         self.on_data: Callable[[list[Data | None]], None] | None = None
+        self.hold: Callable[[bytes], None] | None = None  # takes what comes, for `understand` to be given later
         self.on_end: Callable[[], None] | None = None
         self.closed = False
         self.answered = False  # something in RTSP
@@ -162,12 +163,25 @@ class RtspClient(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one without being its subclass
 
     def data_received(self, data: bytes) -> None:
+        if self.hold is not None:
+            self.hold(data)
+            return
+        packets = self.understand(data)
+        if not packets:
+            return
+        if self.on_data is not None:
+            self.on_data(packets)
+        elif self._framing.channels:
+            self._early = (self._early + packets)[-2000:]
+
+    def understand(self, data: bytes) -> list[Data | None]:
+        """What came next: the packets in it; messages are answered."""
         try:
             events = self._framing.feed(data)
         except ProtocolError:
             self._lost()
             self._abort()
-            return
+            return []
         packets: list[Data | None] = []
         for event in events:
             if isinstance(event, Data):
@@ -178,12 +192,7 @@ class RtspClient(asyncio.Protocol):
                 packets.append(None)
             else:
                 self._asked(event)
-        if not packets:
-            return
-        if self.on_data is not None:
-            self.on_data(packets)
-        elif self._framing.channels:
-            self._early = (self._early + packets)[-2000:]
+        return packets
 
     def deliver(self, on_data: Callable[[list[Data | None]], None]) -> None:
         """From now on packets go there; those first that came before."""
@@ -240,7 +249,7 @@ class RtspClient(asyncio.Protocol):
 
     def close(self, teardown: Conversation | None = None) -> None:
         """Ends the connection, with TEARDOWN where there is a session. `on_end` is not called any more."""
-        self.on_end = self.on_data = None
+        self.on_end = self.on_data = self.hold = None
         if not self.closed and self._transport is not None:
             if teardown is not None and teardown.session:
                 self._cseq += 1

@@ -36,6 +36,7 @@ class Session:
     playing: Playing
     udp: UdpPair | None
     on_packets: OnPackets | None = None
+    _hold: Callable[[bytes | Data], None] | None = None
     _early: list[Data | None] = field(default_factory=list)  # datagrams that came before `start` was done
 
     @property
@@ -43,8 +44,13 @@ class Session:
         """Of RTP and RTCP."""
         return (0, 1) if self.udp is not None else self.playing.channels
 
-    async def start(self, on_packets: OnPackets, on_end: Callable[[], None]) -> None:
-        """PLAY; packets then come, None for data that was lost. Raises CaptureFailure, ConnectionError."""
+    async def start(
+        self, on_packets: OnPackets, on_end: Callable[[], None], hold: Callable[[bytes | Data], None] | None = None
+    ) -> None:
+        """PLAY; packets then come, None for data that was lost. Raises CaptureFailure, ConnectionError.
+
+        `hold` takes what comes from then on as it is, datagrams or bytes, which `client.understand` is to be given later.
+        """
         await self.client.run(self.conversation.start(self.playing))
         if self.client.closed:
             raise ConnectionError
@@ -55,10 +61,13 @@ class Session:
         if early:
             on_packets(early)
         self.client.deliver(on_packets)
+        self._hold = self.client.hold = hold
 
     def datagram(self, channel: int, data: bytes) -> None:
         """The first may come before the answer to PLAY is read: with it a parameter set would be lost."""
-        if self.on_packets is not None:
+        if self._hold is not None:
+            self._hold(Data(channel, data))
+        elif self.on_packets is not None:
             self.on_packets([Data(channel, data)])
         elif len(self._early) < _MAX_EARLY:
             self._early.append(Data(channel, data))
@@ -68,7 +77,7 @@ class Session:
             self.udp.send(1, self.playing.channels[1], report)
 
     def close(self) -> None:
-        self.on_packets = None
+        self.on_packets = self._hold = None
         self.client.close(self.conversation)
         if self.udp is not None:
             self.udp.close()

@@ -17,7 +17,8 @@ if TYPE_CHECKING:  # its metrics are half of what a worker process that decodes 
 
 @dataclass(slots=True)
 class Packet:
-    """One access unit, never changed (frozen, one would cost five times as much to make: 5 µs, for each picture). `segment` counts the stream's connections: stream times are comparable within one only."""
+    """One access unit, never changed (frozen, one would cost five times as much to make: 5 µs, for each picture).
+    `segment` counts the stream's connections: stream times are comparable within one only."""
 
     data: bytes
     pts: float  # seconds, stream time of this connection

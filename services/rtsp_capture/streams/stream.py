@@ -154,11 +154,11 @@ class Stream:
         width, height = (picture.width, picture.height) if picture else (self.info.width, self.info.height)
         return SourceInfo(self.info.codec, width, height, self.info.fps)
 
-    def catch_up(self, prompt: float = 0.0) -> None:
+    async def catch_up(self, prompt: float = 0.0) -> None:
         """Takes in what has come and waits for its batch, before the ring is looked at. What comes in the next `prompt`
         seconds is taken in at once."""
         if self._connection is not None:
-            self._connection.catch_up(prompt)
+            await self._connection.catch_up(prompt)
 
     def newest(self, now: float, max_staleness: float, *, keyframe: bool = False) -> Picture | None:
         """A picture that is there now: the last keyframe when it is at most `max_staleness` seconds old, else the newest.

@@ -31,7 +31,7 @@ class Stream:
     def comes(self, at: float) -> None:
         self.picture = SimpleNamespace(packet=SimpleNamespace(timestamp=at))
 
-    def catch_up(self, _seconds: float) -> None:
+    async def catch_up(self, _seconds: float) -> None:
         pass
 
     def newest(self, _now: float, _staleness: float) -> Any:

@@ -169,7 +169,7 @@ def test_any_packets_give_pictures_or_a_failure(codec: str, lossy: bool, given_:
     came = sum(len(data.payload) for part in given_ for data in part if data is not None)
     try:
         for part in given_:
-            media.take(part)
+            media.take(part, T0)
             media.flush()
     except CaptureFailure:
         pass

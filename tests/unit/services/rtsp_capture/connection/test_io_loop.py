@@ -1,4 +1,4 @@
-"""The sockets' loop: results that nobody waits for any more; packets in batches."""
+"""The sockets' loop: results that nobody waits for any more; the way of packets from there to here."""
 
 import asyncio
 import threading
@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from services.rtsp_capture.connection.address import parse_rtsp_url
+from services.rtsp_capture.connection.batches import Batches
 from services.rtsp_capture.connection.io_loop import IoLoop, Linked
 from services.rtsp_capture.connection.reader import Connection, ConnectionEnd, ConnectionPlan
 from services.rtsp_capture.media.gop_buffer import Packet
@@ -86,6 +87,12 @@ class There:
     def __init__(self, plan: ConnectionPlan) -> None:
         self.plan = plan
         self.ended: asyncio.Future[ConnectionEnd] = asyncio.get_running_loop().create_future()
+        self.held: list[int] = []
+        self.prompt = 0.0
+
+    async def catch_up(self, prompt: float) -> None:
+        self.prompt = prompt
+        self.send(*self.held)
 
     def send(self, *numbers: int) -> None:
         self.plan.on_packets([Packet(b"%d" % n, n / 25, n == 0, 0.0, 0.0, 0.0, 1) for n in numbers])
@@ -95,71 +102,86 @@ class There:
             self.ended.set_result(ConnectionEnd(None, 0))
 
 
-async def test_one_that_fails_keeps_no_other_from_its_packets(io: IoLoop) -> None:
+async def test_one_that_fails_keeps_no_other_from_its_packets() -> None:
     calls: list[int] = []
 
     def fails() -> None:
         calls.append(0)
         raise ValueError
 
-    io.batches.add(fails)
-    io.batches.add(lambda: calls.append(1))
+    turns = Batches(asyncio.get_running_loop())
+    turns.add(fails)
+    turns.add(lambda: calls.append(1))
     async with asyncio.timeout(5):
         while calls.count(1) < 2:
             await asyncio.sleep(0.01)
     assert calls[:4] == [0, 1, 0, 1]
 
 
-async def test_packets_come_in_batches_the_first_at_once_and_all_before_the_end(io: IoLoop) -> None:
-    batches: list[list[int]] = []
-    plan = ConnectionPlan(
-        "cam", parse_rtsp_url("rtsp://127.0.0.1/x"), "tcp", 1, HOST, lambda info: None,
-        lambda packets: batches.append([int(packet.data) for packet in packets]),
-    )  # fmt: skip
-    made: list[There] = []
+class Linking:
+    """A connection of the sockets' loop, linked to ours, and the batches that came from it."""
 
-    async def connect(plan: ConnectionPlan) -> Connection:
-        made.append(There(plan))
-        return cast(Connection, made[0])
+    def __init__(self, io: IoLoop) -> None:
+        self.io = io
+        self.batches: list[list[int]] = []
+        self.made: list[There] = []
+        self.plan = ConnectionPlan(
+            "cam", parse_rtsp_url("rtsp://127.0.0.1/x"), "tcp", 1, HOST, lambda info: None,
+            lambda packets: self.batches.append([int(packet.data) for packet in packets]),
+        )  # fmt: skip
 
-    async def there(work: Any, *arguments: Any) -> None:
+    @property
+    def numbers(self) -> list[int]:
+        return [number for batch in self.batches for number in batch]
+
+    async def begin(self) -> Linked:
+        async def connect(plan: ConnectionPlan) -> Connection:
+            self.made.append(There(plan))
+            return cast(Connection, self.made[0])
+
+        return await Linked(self.io, self.plan).begin(connect)
+
+    async def there(self, work: Any, *arguments: Any) -> None:
         async def call() -> None:
             work(*arguments)
 
-        await io.run(call())
+        await self.io.run(call())
 
-    turns: list[float] = []
-    io.batches.add(lambda: turns.append(time.monotonic()))
-    linked = await Linked(io, plan).begin(connect)
-    await there(made[0].send, 0)
-    async with asyncio.timeout(5):
-        while not batches:
-            await asyncio.sleep(0)
-    assert batches == [[0]]
-    assert not turns or turns[-1] - turns[0] < 0.05  # it did not wait for a turn
-    batches.clear()
-    for number in range(1, 6):
-        await there(made[0].send, number)
-    linked.catch_up()  # what waits is taken without a turn, too
-    for number in range(6, 9):
-        await there(made[0].send, number)
-    async with asyncio.timeout(5):
-        while sum(map(len, batches)) < 8:
-            await asyncio.sleep(0.01)
-    assert [number for batch in batches for number in batch] == list(range(1, 9))
-    assert len(batches) <= 4  # one or two turns may lie between; without batches there were eight
 
-    batches.clear()
-    linked.catch_up(60)
-    await there(made[0].send, 9)
-    seen = len(turns)
+async def test_packets_come_in_order_and_all_before_the_end(io: IoLoop) -> None:
+    linking = Linking(io)
+    linked = await linking.begin()
+    await linking.there(linking.made[0].send, 0)
     async with asyncio.timeout(5):
-        while not batches:
+        while not linking.batches:
             await asyncio.sleep(0)
-    assert len(turns) - seen <= 1
-    linked.catch_up(0)  # still at once: a snapshot may have been taken a moment ago
-    await there(made[0].send, 10)
-    await there(made[0].stop)
+    await linking.there(linking.made[0].send, 1, 2)
+    await linking.there(linking.made[0].send, 3)
+    await linking.there(linking.made[0].stop)
     await asyncio.wait_for(linked.ended, 5)
-    assert [number for batch in batches for number in batch] == [9, 10]
+    assert linking.numbers == [0, 1, 2, 3]
     linked.stop()
+
+
+async def test_what_is_held_there_is_here_once_it_has_caught_up(io: IoLoop) -> None:
+    linking = Linking(io)
+    linked = await linking.begin()
+    linking.made[0].held = [5, 6]
+    await linked.catch_up(2.5)
+    assert linking.numbers == [5, 6]
+    assert linking.made[0].prompt == 2.5
+    await linking.there(linking.made[0].stop)
+    await asyncio.wait_for(linked.ended, 5)
+    await linked.catch_up()  # of one that has ended, nothing
+
+
+async def test_a_loop_that_is_busy_is_waited_for_no_longer_than_a_turn(io: IoLoop) -> None:
+    linking, busy = Linking(io), threading.Event()
+    linked = await linking.begin()
+    io.call(lambda: busy.wait(30))
+    try:
+        await asyncio.wait_for(linked.catch_up(), 10)
+    finally:
+        busy.set()
+    linked.stop()
+    await asyncio.wait_for(linked.ended, 5)

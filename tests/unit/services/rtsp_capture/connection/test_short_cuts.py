@@ -72,7 +72,7 @@ def taken(name: str, packets: list[Data | None], *, lossy: bool) -> tuple[list[P
     media._go_on = counted  # type: ignore[method-assign]
     for at in range(0, len(packets), 7):
         seconds[0] += 0.05
-        media.take(packets[at : at + 7])
+        media.take(packets[at : at + 7], host.steady())
     media.flush()
     media.close()
     return out, short[0]

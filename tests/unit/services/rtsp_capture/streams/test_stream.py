@@ -21,7 +21,7 @@ class Idle:
     def __init__(self) -> None:
         self.ended: asyncio.Future[ConnectionEnd] = asyncio.get_running_loop().create_future()
 
-    def catch_up(self, prompt: float = 0.0) -> None: ...
+    async def catch_up(self, prompt: float = 0.0) -> None: ...
 
     def stop(self) -> None:
         self.ended.set_result(ConnectionEnd(None, 0))
