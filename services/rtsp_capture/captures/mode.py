@@ -56,6 +56,10 @@ class Mode(ABC):
         """Called before the stream is acquired; may wait. False when nothing is left to do."""
         return not self._context.control.stopping
 
+    def prompt(self, now: float) -> float:
+        """For how many seconds the capture wants packets as soon as they come, at its beginning."""
+        return 0.0
+
     def begin(self, stream: Stream, since: float) -> Iterable[Picture]:
         """The stream is listened to from now on. Returns the pictures it has already that the capture begins with.
 

@@ -80,12 +80,14 @@ class SingleFrameMode(Mode):
         message = "The camera's stream was not open then, or its ring does not reach back so far."
         return CaptureFailure("timestamp_out_of_range", message)
 
+    def prompt(self, now: float) -> float:
+        # Of a moment that is now, the answer waits for the picture that comes next.
+        return max(0.0, self._moment - now) + PROMPT_SECONDS if self._moment is not None else 0.0
+
     def begin(self, stream: Stream, since: float) -> Iterable[Picture]:
         context, ledger = self._context, self._context.ledger
         self._began = since
         if self._moment is not None:
-            # Of a moment that is now, the answer waits for the picture that comes next.
-            stream.catch_up(max(0.0, self._moment - context.clock.now()) + PROMPT_SECONDS)
             return list(stream.ring.pictures())
         keyframe = context.params.encoding is Encoding.SOURCE
         newest = stream.newest(context.deps.now(), context.params.max_staleness, keyframe=keyframe)

@@ -17,6 +17,9 @@ from utils.exceptions import CaptureFailure
 class SlotRules(Protocol):
     """What the capture's mode decides about pictures and slots."""
 
+    def prompt(self, now: float) -> float:
+        """For how many seconds the capture wants packets as soon as they come."""
+
     def begin(self, stream: Stream, since: float) -> Iterable[Picture]:
         """The stream is listened to from now on. Returns the pictures it has already that the capture begins with."""
 
@@ -40,7 +43,7 @@ class SlotFiller:
         self._surplus_until = float("-inf")  # capture time of the last picture that max_frames left no room for
 
     async def start(self) -> None:
-        await self.stream.catch_up()
+        await self.stream.catch_up(self._rules.prompt(self._context.clock.now()))
         self.stream.listen(self)
         for picture in self._rules.begin(self.stream, self.since):
             self.on_picture(picture)

@@ -166,7 +166,7 @@ class ReaderThread:
         if not self._abandoned:
             self._on_packets(packets)
 
-    def catch_up(self, prompt: float = 0.0) -> None:
+    async def catch_up(self, prompt: float = 0.0) -> None:
         """As `reader.Connection`."""
         if self._prompt_until != math.inf:
             self._prompt_until = max(self._prompt_until, time.monotonic() + prompt)

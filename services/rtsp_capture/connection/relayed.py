@@ -71,7 +71,7 @@ class RelayedConnection:
         return self._thread.reported
 
     async def catch_up(self, prompt: float = 0.0) -> None:
-        self._thread.catch_up(prompt)
+        await self._thread.catch_up(prompt)
 
     def stop(self) -> None:
         """The camera's side at once; the thread when its read ends, which the closed relay ends."""

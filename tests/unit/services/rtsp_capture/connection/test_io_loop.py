@@ -134,7 +134,7 @@ class Linking:
     def numbers(self) -> list[int]:
         return [number for batch in self.batches for number in batch]
 
-    async def begin(self) -> Linked:
+    async def begin(self) -> Connection:
         async def connect(plan: ConnectionPlan) -> Connection:
             self.made.append(There(plan))
             return cast(Connection, self.made[0])
