@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 OpenServices = Callable[[Settings], "AbstractAsyncContextManager[Services]"]
-_PROBE_INTERVAL = 0.25
-_PROBE_SAMPLES = 20  # 5 s
+_PROBE_INTERVAL = 0.5
+_PROBE_SAMPLES = 10  # 5 s
 
 
 async def probe_loop_lag() -> None:

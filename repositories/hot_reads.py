@@ -20,6 +20,7 @@ from models.entities.requests import LedgerCounts
 from models.values import FrameFilter
 from repositories.base import Key
 from repositories.meta_filters import meta_condition, meta_filters
+from repositories.object_keys import DatabaseIdentity
 from repositories.reader import Reader, Row
 from repositories.sql import LAPSED
 
@@ -74,6 +75,7 @@ _PENDING_OF = _PENDING.replace("LIMIT", "AND owner = $2 LIMIT")
 _UNALIGNED = """
     SELECT EXISTS (SELECT 1 FROM pairs WHERE status = 'pending' AND (leased_until IS NULL OR leased_until < now()))
 """
+_IDENTITY = "SELECT log, system, timeline, database FROM database_identity()"
 _UNHELD = f"SELECT EXISTS (SELECT 1 FROM capture_leases l WHERE {LAPSED})"
 _OF_REQUEST = "SELECT id, xmin FROM frames WHERE request_id = $1 AND state = 'stored' ORDER BY sequence {} LIMIT $2"
 _OF_UPLOAD, _OF_CAPTURE = _OF_REQUEST.format("ASC"), _OF_REQUEST.format("DESC")
@@ -239,6 +241,10 @@ class HotReads:
     async def any_unheld(self) -> bool:
         """Whether there is a capture that nobody runs: every claim begins with that."""
         return bool(await self._reader.read(lambda connection: connection.fetchval(_UNHELD)))
+
+    async def identity(self) -> DatabaseIdentity:
+        """Which database this is: what its bucket's marker names. Asked every few seconds."""
+        return DatabaseIdentity(*await self._reader.read(lambda connection: connection.fetchrow(_IDENTITY)))
 
     async def any_unaligned(self) -> bool:
         """Whether there is a pair that waits for its alignment and that nobody is at."""

@@ -208,10 +208,5 @@ class ObjectKeyRepository(Repository[ObjectKey]):
     async def end_pass(self) -> None:
         await self.session.execute(sql("UPDATE sweeper_state SET finished_at = clock_timestamp()"))
 
-    async def identity(self) -> DatabaseIdentity:
-        """Which database this is: what its bucket's marker names."""
-        found = (await self.session.execute(sql("SELECT log, system, timeline, database FROM database_identity()"))).one()
-        return DatabaseIdentity(*found)
-
     async def any_frame(self) -> bool:
         return await self.session.scalar(sql("SELECT 1 FROM frames LIMIT 1")) is not None

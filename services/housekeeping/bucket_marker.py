@@ -78,8 +78,7 @@ class BucketMarker:
         return before, ours
 
     async def ours(self) -> DatabaseIdentity:
-        async with self._database.one_statement(events=False) as uow:
-            ours = await uow.object_keys.identity()
+        ours = await self._database.hot.identity()
         if ours.system is None and not self._partial:
             self._partial = True
             log.warning(
