@@ -462,6 +462,8 @@ async def test_events_appear_by_themselves_and_the_audit_tells_who_did_what(plac
     assert await violations_in_both(page) == []
     await page.select_option("select[name=types]", label="frames")
     await page.fill("input[name=camera_id]", "events-1")
+    await sent(place.client, "events-0", "meanwhile.jpg", jpeg(photograph("astronaut")))
+    await expect(rows.first).to_contain_text("meanwhile.jpg", timeout=PATIENCE)  # what is being typed stays
     await page.keyboard.press("Enter")
     await expect(page.get_by_text("No events of this kind")).to_be_visible(timeout=PATIENCE)
     await sent(place.client, "events-1", f"{MARKUP.replace('/', '')}.jpg", jpeg(photograph("astronaut")))

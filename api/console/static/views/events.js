@@ -58,6 +58,8 @@ function Row({ event }) {
 export default function Events() {
   const types = queried('types');
   const cameraId = queried('camera_id');
+  const [draft, setDraft] = useState(cameraId); // what is being typed: an event that comes must not wipe it
+  useEffect(() => setDraft(cameraId), [cameraId]);
   const [fresh, setFresh] = useState([]);
   const [paused, setPaused] = useState(false);
   const held = useRef([]);
@@ -99,7 +101,7 @@ export default function Events() {
       actions=${html`<button type="button" aria-pressed=${paused ? 'true' : 'false'} onClick=${pause}>${paused ? `Go on${waiting ? ` (${waiting} new)` : ''}` : 'Pause'}</button>`}>
       <div class="toolbar">
         <${Field} label="Kind" type="select" name="types" options=${KINDS} value=${types} onInput=${(value) => setQuery({ types: value })} />
-        <${Field} label="Camera" type="search" name="camera_id" list="event-cameras" placeholder="id" value=${cameraId} onChange=${(change) => setQuery({ camera_id: change.currentTarget.value.trim() })} />
+        <${Field} label="Camera" type="search" name="camera_id" list="event-cameras" placeholder="id" value=${draft} onInput=${setDraft} onChange=${() => setQuery({ camera_id: draft.trim() })} />
         <${Suggestions} id="event-cameras" of=${cameras.data} />
       </div>
       <${Waiting} of=${before} what="Reading the events" />
