@@ -231,6 +231,7 @@ async def test_cancelling_it_cancels(handler: UploadHandler, received: Any) -> N
         await running
 
 
+@pytest.mark.paced
 async def test_large_pictures_do_not_hold_up_the_event_loop(handler: UploadHandler, received: Any) -> None:
     noise = Image.effect_noise((3000, 2000), 90)
     out, png = io.BytesIO(), io.BytesIO()

@@ -190,6 +190,7 @@ async def test_who_hung_up_on_options_is_not_asked_again() -> None:
     assert len(odd.asked("OPTIONS")) == 1
 
 
+@pytest.mark.paced
 async def test_sessions_live_on_by_what_the_camera_counts() -> None:
     """Six cameras at once, answering or not: each test of its own would wait three seconds."""
     odd = [

@@ -247,6 +247,7 @@ async def test_what_cameras_do_is_read_by_opencv_as_well() -> None:
     assert [told for told in await asyncio.gather(*map(one, ROWS)) if told] == []
 
 
+@pytest.mark.paced
 async def test_sessions_live_on_by_opencv_as_well() -> None:
     """By whatever the camera counts; and where its nonce goes stale in mid-session."""
     nonce = Challenge("u", "s3cret")
