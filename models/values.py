@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from models.access import CameraGrant
@@ -519,3 +519,12 @@ class KeptAnswer:
     status: int
     location: str | None
     body: Any
+
+
+class DatabaseIdentity(NamedTuple):
+    """Which database this is (functions/database_identity.sql). Where the role may not ask, all but `log_id` are None."""
+
+    log_id: UUID
+    system: str | None  # PostgreSQL's system identifier
+    timeline: int | None
+    database: int | None  # its oid

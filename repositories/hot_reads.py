@@ -17,10 +17,9 @@ import asyncpg
 from models.access import CameraGrant
 from models.entities import CameraConfiguration, Frame, IngestionRequest
 from models.entities.requests import LedgerCounts
-from models.values import FrameFilter
+from models.values import DatabaseIdentity, FrameFilter
 from repositories.base import Key
 from repositories.meta_filters import meta_condition, meta_filters
-from repositories.object_keys import DatabaseIdentity
 from repositories.reader import Reader, Row
 from repositories.sql import LAPSED
 

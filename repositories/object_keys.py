@@ -26,15 +26,6 @@ class KeyedRow(NamedTuple):
     flagged: str | None
 
 
-class DatabaseIdentity(NamedTuple):
-    """Which database this is (functions/database_identity.sql). Where the role may not ask, all but `log_id` are None."""
-
-    log_id: UUID
-    system: str | None  # PostgreSQL's system identifier
-    timeline: int | None
-    database: int | None  # its oid
-
-
 @dataclass(frozen=True, slots=True)
 class PassState:
     """The sweeper's pass as the database knows it; `due`: one is to begin or to go on, by the database's clock.

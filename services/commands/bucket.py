@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from config import Settings, get_settings
-from repositories.object_keys import DatabaseIdentity
+from models.values import DatabaseIdentity
 from services.commands.running import connected, run
 from services.housekeeping.bucket_marker import BucketMarker, Found, Ownership, described, judge
 

@@ -14,8 +14,8 @@ from enum import Enum
 from typing import Any, Literal
 from uuid import UUID
 
+from models.values import DatabaseIdentity
 from repositories.database import Database
-from repositories.object_keys import DatabaseIdentity
 from services.storage_service.keys import FRAMES_PREFIX, MARKER_KEY
 from services.storage_service.service import StorageService
 from utils.exceptions import ObjectMissing

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from repositories.object_keys import DatabaseIdentity
+from models.values import DatabaseIdentity
 from services.housekeeping.bucket_marker import Found, Ownership, judge
 
 OURS = DatabaseIdentity(UUID(int=1), "7400000000000000001", 3, 16384)
