@@ -31,28 +31,28 @@ class Figure:
     words: str
 
 
-JPEG_MS = Figure(34, "CPU of a camera and second, JPEG: ms", "performance-captures.md", "(JPEG 34 beside 16)")
+JPEG_MS = Figure(47.1, "CPU of a camera and second, JPEG: ms", "performance-captures.md", "**47.1 beside 53.6, 0.88**")
 SOURCE_MS = Figure(
-    16.5,
-    "the same, source pictures, on a busy machine: ms",
+    13.2,
+    "the same, source pictures: ms",
     "performance-captures.md",
-    "CPU a camera and second 11.4 to 16.5 ms",
+    "**13.2 beside 51.6, 0.25**",
 )
 SOURCE_SHARE = Figure(
-    0.45, "bytes of a source picture, of JPEG's", "performance-captures.md", "Bytes: 0.45 of JPEG's at quality 90"
+    0.46, "bytes of a source picture, of JPEG's", "performance-captures.md", "Bytes: 0.46 of JPEG's at quality 90"
 )
 JPEG_KB = Figure(178, "bytes of a JPEG of 1920 x 1080: KB", "performance.md", "pictures of 178 KB (1920 x 1080)")
 BITRATE = Figure(
     6, "of a camera, 1080p25: Mbit/s", "performance-captures.md", "H.264 1080p25 with a keyframe a second, 6 Mbit/s"
 )
 STORE_MS = Figure(
-    8.9, "CPU of the store for a PUT: ms", "performance.md", "| object store (SeaweedFS, synced) | 8.5 | 8.9 | 7.6 |"
+    6.4, "CPU of the store for a PUT: ms", "performance.md", "| object store (SeaweedFS, synced) | 8.5 | 6.4 | 5.2 |"
 )
 DB_MS = Figure(
-    3.4,
+    3.1,
     "CPU of PostgreSQL for a frame and its events: ms",
     "performance.md",
-    "| PostgreSQL, with the relay's events | 5.9 | 3.4 | |",
+    "| PostgreSQL, with the relay's events | 5.9 | 3.1 | |",
 )
 WRITES = Figure(
     1008, "writes a second of 1,000 cameras", "scale.md", "| nothing happens | 0 of 594,447 | 0 s | | 1,008, 1,011 | 0 |"
@@ -60,7 +60,7 @@ WRITES = Figure(
 ROOM = Figure(
     30, "percent of room in each worker, for those of one that dies", "scale.md", "Every worker had room for 30 % more"
 )
-STATUS = Figure(979, "statuses a second of one process", "performance.md", "| status, now | 979/s,")
+STATUS = Figure(1373, "statuses a second of one process", "performance.md", "| status, now | 1,373/s,")
 CONNECTIONS = Figure(
     30, "connections of a process for writing", "hosts.md", "`DB__POOL_SIZE + DB__MAX_OVERFLOW` (30 by default)"
 )

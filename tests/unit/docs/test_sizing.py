@@ -35,10 +35,10 @@ def test_its_words_have_its_value(figure: sizing.Figure) -> None:
 def test_sixty_cameras_by_hand() -> None:
     jpeg, source = Size(60, source=False), Size(60, source=True)
     assert (jpeg.workers, jpeg.apis, jpeg.streams) == (2, 2, 60), "each of two can do all"
-    assert jpeg.worker_cores == pytest.approx(60 * 0.034 * 1.3)
-    assert source.worker_cores == pytest.approx(60 * 0.0165 * 1.3)
+    assert jpeg.worker_cores == pytest.approx(60 * 0.0471 * 1.3)
+    assert source.worker_cores == pytest.approx(60 * 0.0132 * 1.3)
     assert jpeg.day_gb == pytest.approx(60 * 86_400 * 178 / 1e6)
-    assert source.day_gb == pytest.approx(jpeg.day_gb * 0.45)
+    assert source.day_gb == pytest.approx(jpeg.day_gb * 0.46)
     assert jpeg.in_mbit == 360
     assert jpeg.out_mbit == pytest.approx(60 * 178 * 8 / 1000)
     assert jpeg.connections == 4 * (10 + 20 + 10 + 3)
