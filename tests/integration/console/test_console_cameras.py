@@ -182,10 +182,12 @@ async def test_a_hidden_page_asks_for_nothing(place: Place, tab: Tab) -> None:
     async def stored() -> int:
         return int((await status(place.client, place.capture))["progress"]["stored"])
 
+    async def asks() -> bool:
+        await page.clock.run_for(5_000)
+        return any("latest.jpg" in url for url in (await asked())[len(before) :])
+
     before = await asked()
-    await page.clock.run_for(20_000)
-    seen = (await asked())[len(before) :]
-    assert any("latest.jpg" in url for url in seen)  # what is looked at asks
+    await until(asks, "what is looked at asks")
     await page.evaluate("Object.defineProperty(document, 'hidden', {value: true, configurable: true}); 0")
     await page.clock.run_for(5_000)  # what was to come when the page was hidden
     await asyncio.sleep(0.5)
@@ -198,8 +200,7 @@ async def test_a_hidden_page_asks_for_nothing(place: Place, tab: Tab) -> None:
     await until(more, "three frames more")
     assert (await asked())[len(before) :] == []
     await page.evaluate("delete document.hidden; document.dispatchEvent(new Event('visibilitychange')); 0")
-    await page.clock.run_for(5_000)
-    assert any("latest.jpg" in url for url in (await asked())[len(before) :])  # and again when it is looked at again
+    await until(asks, "and again when it is looked at again")
     assert misdeeds(tab) == []
 
 
