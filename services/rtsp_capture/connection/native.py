@@ -24,7 +24,8 @@ log = get_logger(__name__)
 
 _SILENCE_CHECKS = 8  # in RTSP__READ_TIMEOUT
 _QUIET = 0.05  # seconds without a packet after which nothing more of a picture is waited for
-_MAX_HELD = 512  # reads, or datagrams, that wait for a turn at most; a read brings 256 KiB at most
+_MAX_HELD = 512  # reads, or datagrams, that wait for a turn at most,
+_MAX_HELD_BYTES = 8 * 1024 * 1024  # and so many bytes
 
 
 class NativeConnector:
@@ -62,6 +63,7 @@ class NativeConnection:
     def __init__(self, plan: ConnectionPlan, settings: RtspSettings, session: Session, turns: Batches) -> None:
         self._plan, self._settings, self._session, self._turns = plan, settings, session, turns
         self._held: list[tuple[float, bytes | Data]] = []
+        self._held_bytes = 0
         self._prompt_until = math.inf  # monotonic seconds: until then nothing is held
         self._received = 0.0  # steady time of the last that was taken
         self._loop = asyncio.get_running_loop()
@@ -88,15 +90,19 @@ class NativeConnection:
 
     def _came(self, data: bytes | Data) -> None:
         self._held.append((self._plan.host.steady(), data))
-        if len(self._held) >= _MAX_HELD or time.monotonic() < self._prompt_until:
+        self._held_bytes += len(data if isinstance(data, bytes) else data.payload)
+        full = len(self._held) >= _MAX_HELD or self._held_bytes >= _MAX_HELD_BYTES
+        if full or time.monotonic() < self._prompt_until:
             self._turn()
 
     def _turn(self) -> None:
         if not self._held:
             return
-        held, self._held = self._held, []
+        held, self._held, self._held_bytes = self._held, [], 0
         for received, data in held:
-            self._take(self._session.client.understand(data) if isinstance(data, bytes) else [data], received)
+            if self.ended.done():
+                return
+            self._take(data, received)
         if self._prompt_until == math.inf and self._media.opened:
             self._prompt_until = -math.inf
         if self._quiet is not None:
@@ -106,11 +112,13 @@ class NativeConnection:
             late = self._plan.host.steady() - self._received
             self._quiet = self._loop.call_later(max(0.0, _QUIET - late), self._flush)
 
-    def _take(self, packets: list[Data | None], received: float) -> None:
-        if self.ended.done() or not packets:
-            return
-        self._received = received
+    def _take(self, came: bytes | Data | list[Data | None], received: float) -> None:
         try:
+            packets = self._session.client.understand(came) if isinstance(came, bytes) else came
+            packets = [packets] if isinstance(packets, Data) else packets
+            if self.ended.done() or not packets:
+                return
+            self._received = received
             heard, goodbye = self._media.take(packets, received)
         except Exception as error:
             self._failed(error)

@@ -7,7 +7,10 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import cast
 
+import pytest
+
 from config import RtspSettings
+from services.rtsp_capture.connection import native
 from services.rtsp_capture.connection.address import parse_rtsp_url
 from services.rtsp_capture.connection.batches import Batches
 from services.rtsp_capture.connection.native import _MAX_HELD, NativeConnection
@@ -31,11 +34,13 @@ class Scripted:
         self.packets: list[Packet] = []
         framing = Framing()
         framing.channels = frozenset((0, 1))
-        client = SimpleNamespace(understand=lambda data: [each for each in framing.feed(data) if isinstance(each, Data)])
+        self.client = SimpleNamespace(
+            understand=lambda data: [each for each in framing.feed(data) if isinstance(each, Data)]
+        )
         script = Script("h264", shots(of_film(film("h264").packets, PICTURES), "h264"))
         self.sends = [list(packets) for _, packets in script.sends()]
         session = SimpleNamespace(
-            track=script.track(), channels=(0, 1), udp=object() if udp else None, client=client,
+            track=script.track(), channels=(0, 1), udp=object() if udp else None, client=self.client,
             start=self.start, close=lambda: None,
         )  # fmt: skip
         host = HostClock(lambda: self.now, lambda: self.now)
@@ -96,6 +101,33 @@ async def test_what_is_held_is_bounded() -> None:
         scripted.send(1)
     assert len(scripted.packets) > before
     scripted.connection.stop()
+
+
+async def test_what_is_held_is_bounded_in_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted = await begun()
+    before = len(scripted.packets)
+    scripted.send(1)
+    assert len(scripted.packets) == before
+    monkeypatch.setattr(native, "_MAX_HELD_BYTES", 1)
+    scripted.send(1)
+    assert len(scripted.packets) == before + 2
+    scripted.connection.stop()
+
+
+async def test_bytes_that_cannot_be_read_end_their_own_connection() -> None:
+    """In a turn of all connections: what is held after them is dropped with it."""
+    scripted = await begun()
+    before = len(scripted.packets)
+
+    def fails(_data: bytes) -> list[Data | None]:
+        raise ValueError("not understood")
+
+    scripted.client.understand = fails
+    scripted.send(2)
+    await scripted.connection.catch_up()
+    failure = scripted.connection.ended.result().failure
+    assert failure is not None
+    assert (failure.code, len(scripted.packets)) == ("stream_ended", before)
 
 
 async def test_who_catches_up_has_all_that_came_and_what_comes_soon_at_once() -> None:
