@@ -14,12 +14,15 @@ more than the service has, and its socket is reachable by root and itself only.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 import shutil
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,18 +93,35 @@ def _owner(path: Path) -> pwd.struct_passwd | None:
 
 def _system_account() -> pwd.struct_passwd:
     try:
-        return pwd.getpwnam(ACCOUNT)
-    except KeyError:
-        pass
-    useradd = shutil.which("useradd") or "/usr/sbin/useradd"
-    command = [useradd, "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent"]
-    try:
-        subprocess.run([*command, "--shell", "/usr/sbin/nologin", ACCOUNT], check=True, capture_output=True, timeout=20)
-        return pwd.getpwnam(ACCOUNT)
+        with _one_at_a_time():
+            if (found := _named(ACCOUNT)) is not None:
+                return found
+            useradd = shutil.which("useradd") or "/usr/sbin/useradd"
+            command = [useradd, "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent"]
+            subprocess.run([*command, "--shell", "/usr/sbin/nologin", ACCOUNT], check=True, capture_output=True, timeout=20)
+            return pwd.getpwnam(ACCOUNT)
     except (OSError, subprocess.SubprocessError, KeyError) as error:
         # nobody is shared with other software, hence only second choice.
         _log.warning("embedded_account_fallback", account="nobody", reason=type(error).__name__)
         return pwd.getpwnam("nobody")
+
+
+def _named(name: str) -> pwd.struct_passwd | None:
+    try:
+        return pwd.getpwnam(name)
+    except KeyError:
+        return None
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Among all processes of this machine. Two `useradd` at once both succeed, and one takes the other's user away again."""
+    folder = os.open("/etc", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _allows(entry: pwd.struct_passwd, info: os.stat_result, owner: int, group: int, other: int) -> bool:
