@@ -254,6 +254,18 @@ async def test_the_scrubber_shows_where_frames_are_and_leads_there(place: Place,
     assert misdeeds(tab, "status of 404") == []
 
 
+# A key that comes when tiles are drawn, and what follows a drawing is not yet done.
+KEY_AFTER_A_DRAWING = """
+() => new Promise((done) => {
+  dispatchEvent(new Event('resize'));
+  requestAnimationFrame(() => {
+    document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight', bubbles: true}));
+    done();
+  });
+})
+"""
+
+
 async def test_frames_are_filtered_and_walked_by_keyboard(place: Place, tab: Tab) -> None:
     page = tab.page
     await log_in(page, place.url, SECRET, f"/console/frames?camera_id={CARS}")
@@ -269,6 +281,10 @@ async def test_frames_are_filtered_and_walked_by_keyboard(place: Place, tab: Tab
     await expect(tiles).to_have_count(3, timeout=PATIENCE)
     await page.locator('[data-index="0"]').focus()
     await page.keyboard.press("ArrowRight")
+    await expect(page.locator('[data-index="1"]')).to_be_focused()
+    await page.evaluate(KEY_AFTER_A_DRAWING)
+    await expect(page.locator('[data-index="2"]')).to_be_focused()
+    await page.keyboard.press("ArrowLeft")
     await expect(page.locator('[data-index="1"]')).to_be_focused()
     await page.keyboard.press("Enter")
     await expect(page.locator("main h1")).to_have_text(f"{CARS}, May 4, 13:05:00.000", timeout=PATIENCE)

@@ -64,7 +64,7 @@ function Tiles({ frames, more, choose }) {
   const box = useRef(null);
   const [size, setSize] = useState({ width: 0, top: 0, bottom: 0 });
   const [active, setActive] = useState(0);
-  const wanted = useRef(false); // whether the active tile is to be focused when it is drawn
+  const wanted = useRef(null); // the tile to be focused once it is drawn: an effect may be an earlier drawing's, and know an earlier `active`
   const measure = useCallback(() => {
     const place = box.current?.getBoundingClientRect();
     if (place) setSize({ width: place.width, top: -place.top, bottom: innerHeight - place.top });
@@ -92,16 +92,16 @@ function Tiles({ frames, more, choose }) {
   const last = Math.min(rows - 1, Math.ceil(size.bottom / (high + GAP)) + AROUND);
   useEffect(() => { if (last >= rows - AROUND * 3) more(); }, [last, rows]);
   useEffect(() => {
-    if (!wanted.current) return;
-    const element = box.current.querySelector(`[data-index="${active}"]`);
+    if (wanted.current === null) return;
+    const element = box.current.querySelector(`[data-index="${wanted.current}"]`);
     if (element) {
-      wanted.current = false;
+      wanted.current = null;
       element.focus({ preventScroll: true });
     }
   });
   const go = (index) => {
     const to = Math.max(0, Math.min(frames.length - 1, index));
-    wanted.current = true;
+    wanted.current = to;
     setActive(to);
     const top = Math.floor(to / columns) * (high + GAP) + box.current.getBoundingClientRect().top;
     if (top < 8) scrollBy(0, top - 8);
