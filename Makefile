@@ -51,6 +51,14 @@ vlc: ## Debian's VLC without its windows, for the test that opens source picture
 	  echo "Installing Debian's vlc-bin ..."; export DEBIAN_FRONTEND=noninteractive; \
 	  apt-get update -qq && apt-get install -y -qq --no-install-recommends vlc-bin vlc-plugin-base >/dev/null; }
 
+.PHONY: ffmpeg
+ffmpeg: ## Debian's ffmpeg, for the test that opens source pictures and for the benchmarks (as root; FFMPEG: another one for the test)
+	@[ -n "$$FFMPEG" ] || command -v ffmpeg >/dev/null || { \
+	  command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] || { \
+	  echo "No ffmpeg. Install your system's (Debian: sudo apt-get install ffmpeg), or name one: FFMPEG=/path" >&2; exit 1; }; \
+	  echo "Installing Debian's ffmpeg ..."; export DEBIAN_FRONTEND=noninteractive; \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends ffmpeg >/dev/null; }
+
 .PHONY: vendor
 vendor: $(STAMP) ## The console's browser libraries, by npm, at the versions of api/console/vendor.json (they are in the repository)
 	$(PY) -m deploy.vendor $(ARGS)

@@ -44,7 +44,7 @@ def main() -> int:
     if unknown := [name for name in wanted if name not in BENCHMARKS]:
         parser.error(f"{', '.join(unknown)}: known are {', '.join(BENCHMARKS)}")
     if shutil.which("ffmpeg") is None:
-        sys.exit("The benchmarks print ffmpeg's figures beside ours, and no ffmpeg is on the PATH: apt-get install ffmpeg")
+        sys.exit("The benchmarks print ffmpeg's figures beside ours, and no ffmpeg is on the PATH: make ffmpeg")
     print(machine(), flush=True)
     lost = stolen()
     done = [_run(name, options.rounds) for name in wanted]

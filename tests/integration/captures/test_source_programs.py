@@ -55,15 +55,24 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def program_of(variable: str, name: str) -> str:
+    program = os.environ.get(variable) or shutil.which(name)
+    if program is None:
+        reason = f"no {name}: `make {name}` installs Debian's, or set {variable} to one"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+    return program
+
+
 def picture_of(data: bytes) -> Any:
     return open_source(data, MAX_PIXELS).frame
 
 
 @pytest.mark.parametrize("name", FILMS)
 def test_ffmpeg_shows_it(tmp_path: Path, name: str) -> None:
+    program = program_of("FFMPEG", "ffmpeg")
     path = tmp_path / "picture.mp4"
     path.write_bytes(file_of(name).data)
-    command = ["ffmpeg", "-v", "error", "-i", str(path), "-f", "rawvideo", "-pix_fmt", "yuv420p", "-"]
+    command = [program, "-v", "error", "-i", str(path), "-f", "rawvideo", "-pix_fmt", "yuv420p", "-"]
     done = subprocess.run(command, capture_output=True, check=True, timeout=30)
     assert done.stderr == b""
     assert done.stdout == pixels(picture_of(file_of(name).data)).tobytes()
@@ -84,9 +93,7 @@ def test_opencv_shows_it(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", FILMS)
 def test_vlc_takes_it_apart(folder: Path, name: str) -> None:
     """Its demuxer and packetizer hand the picture on to its own writer of Matroska."""
-    program = os.environ.get("VLC") or shutil.which("vlc")
-    if program is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("no VLC: `make vlc` installs Debian's, or set VLC to one")
+    program = program_of("VLC", "vlc")
     (folder / "picture.mp4").write_bytes(file_of(name).data)
     (folder / "picture.mp4").chmod(0o644)
     command = [
