@@ -211,6 +211,8 @@ class MemoryDatabase:
         self.triggers_committed: list[CaptureEvent] = []
         self.condemned: set[int] = set()  # slots whose next key the sweeper has taken
         self.refused: set[int] = set()  # slots whose frames the database refuses
+        self.books = asyncio.Event()  # cleared: a take-over waits for it
+        self.books.set()
 
     # -- the database's shape ----------------------------------------------------------------------------------
 
@@ -297,6 +299,7 @@ class MemoryDatabase:
             self.gaps[-1][1] = at.timestamp()
 
     async def take_over(self, claim: Claim, expected: int, since: datetime, wanted: Iterable[int] | None = None) -> None:
+        await self.books.wait()
         self.taken_over = (expected, since.timestamp())
         self.gaps.append([since.timestamp(), None])
         lost = set(range(expected)) if wanted is None else set(wanted)

@@ -233,10 +233,12 @@ async def test_a_clock_that_is_set_moves_no_slot(tmp_path: Path) -> None:
         assert run.times() == pytest.approx([slot / 5 for slot in range(10)], abs=2e-4)
 
 
+TAKEN_OVER = {"grid_start": at(-10.0), "stored": 5, "expected": 5, "last_frame_at": at(-9.2), "started_at": at(-10.0)}
+
+
 async def test_a_resumed_capture_goes_on_with_the_slot_after_now(tmp_path: Path) -> None:
-    fields = {"grid_start": at(-10.0), "stored": 5, "expected": 5, "last_frame_at": at(-9.2), "started_at": at(-10.0)}
     camera = [Connection.steady(0, 9)]
-    async with capture_run(wanted(duration=12.0), camera, tmp_path, resumed=True, row_fields=fields) as run:
+    async with capture_run(wanted(duration=12.0), camera, tmp_path, resumed=True, row_fields=TAKEN_OVER) as run:
         run.database.stored.update(dict.fromkeys(range(5)))  # type: ignore[arg-type]
         await run.play(9)
         assert await run.ended() is COMPLETED
@@ -244,6 +246,35 @@ async def test_a_resumed_capture_goes_on_with_the_slot_after_now(tmp_path: Path)
         assert run.database.drops == {"lease_lost": list(range(5, 48)), "camera_down": [48, 49]}
         assert sorted(run.database.stored) == [*range(5), *range(50, 60)]
         assert run.database.gaps == [pytest.approx([T0 - 9.2, T0], abs=1e-3)]
+
+
+async def test_the_next_owner_opens_its_stream_while_it_books_and_keeps_what_comes_meanwhile(tmp_path: Path) -> None:
+    params, camera = wanted(duration=12.0), [Connection.steady(0, 9)]
+    async with capture_run(params, camera, tmp_path, resumed=True, row_fields=TAKEN_OVER) as run:
+        run.database.stored.update(dict.fromkeys(range(5)))  # type: ignore[arg-type]
+        run.database.books.clear()
+        await run.play(1.0)
+        assert run.script.opened == 1
+        assert run.database.taken_over is None
+        run.database.books.set()
+        await run.play(9)
+        assert await run.ended() is COMPLETED
+        assert run.database.drops == {"lease_lost": list(range(5, 48)), "camera_down": [48, 49]}
+        assert sorted(run.database.stored) == [*range(5), *range(50, 60)]
+        assert run.script.opened == 1
+
+
+@pytest.mark.parametrize("over", [{"duration": 9.0}, {"duration": None, "cancel": True}], ids=["past its end", "cancelled"])
+async def test_who_wants_no_picture_any_more_opens_no_stream(tmp_path: Path, over: dict[str, Any]) -> None:
+    """A grid that ended while nobody ran it, and a capture that was cancelled then."""
+    fields = TAKEN_OVER | ({"cancel_requested_at": at(-9.0)} if over.pop("cancel", False) else {})
+    camera = [Connection.steady(0, 9)]
+    async with capture_run(wanted(**over), camera, tmp_path, resumed=True, row_fields=fields) as run:
+        run.database.stored.update(dict.fromkeys(range(5)))  # type: ignore[arg-type]
+        await run.play(1.0)
+        await run.ended()
+        assert run.script.opened == 0
+        assert run.database.accounted()
 
 
 async def test_no_picture_in_time_fails_the_capture(tmp_path: Path) -> None:
