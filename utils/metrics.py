@@ -202,6 +202,9 @@ PACKETS_DROPPED = Counter("ingestion_packets_dropped", "Packets not kept, by rea
 CAMERA_CLOCKS_OFF = Gauge(
     "ingestion_camera_clocks_off", "Connections whose camera's clock is off by more than is allowed.", registry=REGISTRY
 )
+HELD_FULL = Counter(
+    "ingestion_held_full", "Times that a connection held as many reads as it may, before its turn.", registry=REGISTRY
+)
 READERS_LEFT = Gauge(
     "ingestion_readers_left", "Reader threads in a read that does not end, for which nobody waits.", registry=REGISTRY
 )

@@ -19,6 +19,7 @@ from services.rtsp_capture.connection.rtsp.framing import Data
 from services.rtsp_capture.connection.session import Session, SessionOpener
 from utils.exceptions import CaptureFailure
 from utils.logger import get_logger
+from utils.metrics import HELD_FULL
 
 log = get_logger(__name__)
 
@@ -91,8 +92,10 @@ class NativeConnection:
     def _came(self, data: bytes | Data) -> None:
         self._held.append((self._plan.host.steady(), data))
         self._held_bytes += len(data if isinstance(data, bytes) else data.payload)
-        full = len(self._held) >= _MAX_HELD or self._held_bytes >= _MAX_HELD_BYTES
-        if full or time.monotonic() < self._prompt_until:
+        if len(self._held) >= _MAX_HELD or self._held_bytes >= _MAX_HELD_BYTES:
+            HELD_FULL.inc()
+            self._turn()
+        elif time.monotonic() < self._prompt_until:
             self._turn()
 
     def _turn(self) -> None:

@@ -22,6 +22,7 @@ from services.rtsp_capture.timing.host_clock import HostClock
 from tests.kits.odd_camera import framed
 from tests.kits.scripted_camera import T0, Script, of_film, shots
 from tests.unit.services.rtsp_capture.capture_films import film
+from utils.metrics import HELD_FULL
 
 PICTURES = 400
 
@@ -94,12 +95,13 @@ async def test_pictures_are_held_until_a_turn_and_keep_the_times_when_they_came(
 
 async def test_what_is_held_is_bounded() -> None:
     scripted = await begun(udp=True)
-    before, held = len(scripted.packets), 0
+    before, held, full = len(scripted.packets), 0, HELD_FULL._value.get()
     while held < _MAX_HELD:
         assert len(scripted.packets) == before
         held += len(scripted.sends[0])
         scripted.send(1)
     assert len(scripted.packets) > before
+    assert HELD_FULL._value.get() == full + 1
     scripted.connection.stop()
 
 
