@@ -3,6 +3,8 @@
 `get_settings()` is the one cached instance that the program uses; tests build `Settings(...)` themselves.
 `.env.example` and `docs/configuration.md` are generated from the fields below (`make docs`): every field
 says its unit, its bounds and what it is for.
+
+Longer than 250 lines: a field says what it is for; the files that are made of them have no other source.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Plain values that all layers share: enumerations, capture parameters, frames, filters.
 
-Over 250 lines: some forty small classes without code of their own, which every layer imports from here.
+Longer than 250 lines: some forty small classes without code of their own, which every layer imports from here.
 """
 
 from __future__ import annotations

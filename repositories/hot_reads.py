@@ -2,6 +2,8 @@
 
 Without ORM, session and transaction, a GET status takes less than half of the CPU time (docs/performance.md). Each statement
 is a transaction by itself and sees one snapshot. A principal's cameras are an argument without default, as everywhere.
+
+Longer than 250 lines: they share how a filter becomes a condition, and the grant's place in it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Leases: who runs which capture. Only the database's clock decides when one has lapsed."""
+"""Leases: who runs which capture. Only the database's clock decides when one has lapsed.
+
+Longer than 250 lines: every statement on a lease, so that what has lapsed is decided in one place.
+"""
 
 from __future__ import annotations
 

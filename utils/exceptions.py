@@ -2,6 +2,8 @@
 
 Each has a stable `code` (the contract's), a message fit for the client, whether a retry can help, and details
 without secrets. `api/http/errors.py` maps codes to HTTP statuses; nothing here knows HTTP.
+
+Longer than 250 lines: a hierarchy of small classes, which is read as a list.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Labels are bounded: route templates, codes and reasons, never secrets, URLs, subjects or ids. The exceptions are the camera
 id of STREAM_DOWN, whose series exist only while a camera is down, and of CAMERA_..., of METRICS__MAX_CAMERAS cameras.
+
+Longer than 250 lines: a list of names, in one place.
 """
 
 from __future__ import annotations

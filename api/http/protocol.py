@@ -2,6 +2,8 @@
 
 Each connection has one timer of ours: for the head of a request, and for the rest of a body whose answer has been given.
 uvicorn's own is for the time between two requests.
+
+Longer than 250 lines: one class over uvicorn's, whose methods share what is left open on one connection.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ The steps, in an order that lets a restore that was cut off be run again:
 4. migrations, the bucket's marker (the bucket is this database's), a check of every stored byte;
 5. MARK_KEY goes, when that check came to its end.
 
-On one event loop; files are read in threads or in short steps between two of them. Longer than other modules: what is
+On one event loop; files are read in threads or in short steps between two of them. Longer than 250 lines: what is
 checked before a change is to be read beside the steps that rely on it.
 """
 

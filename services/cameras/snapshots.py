@@ -3,6 +3,8 @@
 Of an open stream it is taken at once and committed together with its request, in one transaction, as an upload is.
 Whatever stands in the way (no open stream, a damaged picture, the store away) is left to an ordinary single_frame
 request, which waits, tries again and says why it failed. On the event loop.
+
+Longer than 250 lines: the quick way and the ordinary one share what was taken.
 """
 
 from __future__ import annotations

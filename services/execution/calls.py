@@ -3,6 +3,8 @@
 A call is a row. NOTIFY wakes the one who is asked, and then the one who asked; both poll besides, so a lost notification
 costs time and nothing else. The row says everything: a caller that goes away takes it back, and who works on it stops.
 A request is encrypted. Rows that nobody took back expire. On the event loop.
+
+Longer than 250 lines: who asks and who answers share the row, its states and what wakes them.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 An alignment in the background runs under a lease in the pair's row, in any process; after ATTEMPTS processes that died over
 it the pair is failed as `crashed`. On the event loop.
+
+Longer than 250 lines: what is done to a pair shares its lease and what becomes of it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Reads for clients: requests and frames as the contract shows them, lists by keyset, a frame's bytes, its deletion."""
+"""Reads for clients: requests and frames as the contract shows them, lists by keyset, a frame's bytes, its deletion.
+
+Longer than 250 lines: every read for a client limits itself to the caller's cameras in one way.
+"""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ The skeleton has the modules' names and none of their code, so that a run takes 
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+PRODUCT = ("api", "models", "repositories", "services", "utils")
 ONE_WAY = "Imports run one way: api, services, repositories, models, utils"
 ROOMS_OF_SERVICES = "Rooms of services"
 ROOMS_OF_RTSP_CAPTURE = "Rooms of rtsp_capture"
@@ -129,3 +131,13 @@ def test_every_module_that_a_plant_names_is_there() -> None:
     for name in ours:
         path = Path(ROOT, *name.split("."))
         assert path.is_dir() or path.with_suffix(".py").exists(), name
+
+
+def test_a_long_module_says_why() -> None:
+    product = [path for name in PRODUCT for path in (ROOT / name).rglob("*.py") if "versions" not in path.parts]
+    long = [path for path in (*product, ROOT / "config.py", ROOT / "main.py") if path.read_text().count("\n") > 250]
+    silent = [
+        path for path in long if "Longer than 250 lines: " not in (ast.get_docstring(ast.parse(path.read_text())) or "")
+    ]
+    assert long
+    assert silent == []

@@ -5,6 +5,8 @@ C.UTF-8 collation, so that an update of the system's libc cannot silently break 
 
 The wheel's own ``get_server`` is not used: it daemonises the server (no supervision, nothing dies with us),
 ties it to atexit and a lock shared by all programs, and opens every folder above the data to everyone.
+
+Longer than 250 lines: what a start finds, a stop must have left: both are read together.
 """
 
 from __future__ import annotations

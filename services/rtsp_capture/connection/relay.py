@@ -4,6 +4,8 @@ Our own client asks the camera, on the one connection to the judged address, and
 the one track, and the RTP packets as they come, doubles dropped, with one source, one count and one RTP clock
 (`relabel.py`). It sees no password, no other address and no redirect.
 FFmpeg is let in only when the camera sends: OpenCV opens one stream at a time, and a mute one would keep the others waiting.
+
+Longer than 250 lines: one protocol, whose callbacks share the state of FFmpeg's session.
 """
 
 from __future__ import annotations

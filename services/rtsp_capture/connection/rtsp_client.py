@@ -1,6 +1,8 @@
 """One RTSP connection on the event loop: runs a `Conversation`, delivers packets, keeps the session alive.
 
 Everything is in the loop's thread. What is understood of the bytes is in `rtsp`, which does no I/O.
+
+Longer than 250 lines: one protocol, whose callbacks share the state of one connection.
 """
 
 from __future__ import annotations

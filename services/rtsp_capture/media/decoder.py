@@ -3,11 +3,12 @@
 One `PictureDecoder` per connection, reused: it continues from its position when that is on the way to the wanted
 picture, else it starts at the keyframe; where keyframes alone are wanted, FFmpeg's decoder is shared (`contexts`). One
 thread, no frame threads: they do not help, and H.265 can hang when such a decoder is drained. Calls come one at a time,
-from any thread of the decode pool. One module, because planning what to feed and taking what comes out share the decoder's
-position.
+from any thread of the decode pool.
 
 What decodes (cv2, av, numpy: 0.4 s of CPU) is imported by the first call, so in the pool: a start does not wait for it, nor
 does the event loop.
+
+Longer than 250 lines: planning what to feed and taking what comes out share the decoder's position.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ NO_CAMERA after a fixed time, whatever is there: probes are no way to find out w
 
 What is found is in `ProbeFindings` (pure: packets in, figures and warnings out). The connection is made as for a capture,
 and is always stopped and joined, also when the caller is cancelled.
+
+Longer than 250 lines: what is tried, found and told of it is one order of steps.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """One camera stream: check, read, back off, and again, until it is closed.
 
 Everything here runs on the event loop except a reader's thread, if it has one, and the decoding (the pool).
-One module, because all stages of a connection share its state.
+
+Longer than 250 lines: all stages of a connection share its state.
 """
 
 from __future__ import annotations

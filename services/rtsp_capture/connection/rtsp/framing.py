@@ -2,6 +2,8 @@
 
 Cameras leave rests of a former session on a new connection, send data before they answer, and break the framing in
 mid-stream. What cannot be read is skipped up to the next message or packet, and `Skipped` says so: data was lost there.
+
+Longer than 250 lines: one parser over one buffer.
 """
 
 from __future__ import annotations
