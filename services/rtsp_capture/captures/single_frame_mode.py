@@ -81,10 +81,8 @@ class SingleFrameMode(Mode):
         return CaptureFailure("timestamp_out_of_range", message)
 
     def prompt(self, now: float) -> float:
-        # The answer waits for the picture that comes next: of a stream that is not open yet, or of a moment that is now.
-        if self._moment is None:
-            return self._context.deps.settings.CAPTURE_TIMEOUT
-        return max(0.0, self._moment - now) + PROMPT_SECONDS
+        # Of a moment that is now, the answer waits for the picture that comes next.
+        return max(0.0, self._moment - now) + PROMPT_SECONDS if self._moment is not None else 0.0
 
     def begin(self, stream: Stream, since: float) -> Iterable[Picture]:
         context, ledger = self._context, self._context.ledger

@@ -100,7 +100,6 @@ class Stream:
         self._closing = asyncio.Event()
         self._back_off = BackOff(deps.settings)
         self._connection: Connection | None = None
-        self._prompt_until = 0.0  # monotonic seconds
         self._trial = self._on_trial()
         self.decoder = StreamDecoder(
             deps.decode_pool, lossy=key.transport == "udp", trial=self._trial, contexts=deps.contexts
@@ -158,8 +157,7 @@ class Stream:
 
     async def catch_up(self, prompt: float = 0.0) -> None:
         """Takes in what has come and waits for its batch, before the ring is looked at. What comes in the next `prompt`
-        seconds is taken in at once, on a connection that is not there yet, too."""
-        self._prompt_until = max(self._prompt_until, time.monotonic() + prompt)
+        seconds is taken in at once."""
         if self._connection is not None:
             await self._connection.catch_up(prompt)
 
@@ -216,8 +214,6 @@ class Stream:
         if connection is None:
             return None, nothing
         self._connection, self._segment = connection, plan.segment
-        if (prompt := self._prompt_until - time.monotonic()) > 0:
-            await connection.catch_up(prompt)
         if self._closing.is_set():  # closed right when it was there
             connection.stop()
         end = await self._until_ended(connection)
