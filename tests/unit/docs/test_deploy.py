@@ -58,7 +58,7 @@ def test_each_process_of_the_two_sites_starts(role: Role, site: str, monkeypatch
     made = Settings(_env_file=None)
     assert made.start_refusals() == []
     assert made.ROLE is role
-    assert made.WORKERS.SITE == site
+    assert site == made.WORKERS.SITE
 
 
 def commands() -> list[list[str]]:
