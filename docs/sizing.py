@@ -150,7 +150,7 @@ def number(value: float) -> str:
 
 
 ROWS: dict[str, Callable[[Size], str]] = {
-    "processes: workers, of those that answer": lambda s: f"{s.workers}, {s.apis or 'the same'}",
+    "processes: workers, API processes": lambda s: f"{s.workers}, {s.apis or 'the same'}",
     "`RTSP__MAX_CONCURRENT_STREAMS` of a worker": lambda s: str(s.streams),
     "cores: all workers": lambda s: number(s.worker_cores),
     "cores: store": lambda s: number(s.cameras * FPS * STORE_MS.value / 1000),

@@ -1,4 +1,4 @@
-"""docs/deploy.md and hosts.md: the environment file as systemd reads it, the proxy, the commands, curl lines."""
+"""docs/deploy.md, hosts.md and sites.md: environment files as systemd reads them, the proxy, the commands, curl lines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from config import Settings
+from config import Role, Settings
 from docs.generate import settings
 from models.access import Scope
 from models.schemas import CameraCreate
@@ -21,11 +21,12 @@ from utils.secret_box import new_key
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 GUIDE = (DOCS / "deploy.md").read_text("utf-8")
 HOSTS = (DOCS / "hosts.md").read_text("utf-8")
+SITES = (DOCS / "sites.md").read_text("utf-8")
 
 
-def environment() -> dict[str, str]:
+def environment(page: str = HOSTS, first: str = "ENVIRONMENT=production") -> dict[str, str]:
     """systemd's EnvironmentFile: a line that begins with # is a comment; what follows = is the value, to the line's end."""
-    (block,) = re.findall(r"```sh\n(ENVIRONMENT=production\n.*?)```", HOSTS, re.DOTALL)
+    (block,) = re.findall(rf"```sh\n({first}\n.*?)```", page, re.DOTALL)
     lines = [line for line in block.splitlines() if line and not line.startswith("#")]
     return dict(line.split("=", 1) for line in lines)
 
@@ -46,6 +47,18 @@ def test_the_production_settings_start(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (found | {"SECRETS__KEYS": f'["{new_key()}"]'}).items():
         monkeypatch.setenv(name, value)
     assert Settings(_env_file=None).start_refusals() == []
+
+
+@pytest.mark.parametrize(("role", "site"), [(Role.API, "default"), (Role.WORKER, "monza")])
+def test_each_process_of_the_two_sites_starts(role: Role, site: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = environment(SITES) | environment(SITES, f"ROLE={role}") | {"SECRETS__KEYS": f'["{new_key()}"]'}
+    assert found.keys() <= {item.name for item in settings()}
+    for name, value in found.items():
+        monkeypatch.setenv(name, value)
+    made = Settings(_env_file=None)
+    assert made.start_refusals() == []
+    assert made.ROLE is role
+    assert site == made.WORKERS.SITE
 
 
 def commands() -> list[list[str]]:

@@ -77,7 +77,8 @@ def test_every_alert_has_its_section_in_the_runbook() -> None:
     alerts = {rule["alert"] for group in RULES["groups"] for rule in group["rules"]}
     sections = dict(re.findall(r"^## (Ingestion\w+)\n(.*?)(?=^## )", RUNBOOK, re.MULTILINE | re.DOTALL))
     assert alerts == sections.keys()
-    assert alerts == set(re.findall(r"^\| \[`(Ingestion\w+)`\]\(", RUNBOOK, re.MULTILINE))
+    severities = {rule["alert"]: rule["labels"]["severity"] for group in RULES["groups"] for rule in group["rules"]}
+    assert severities == dict(re.findall(r"^\| \[`(Ingestion\w+)`\]\([^)]*\) \| (\w+) \|", RUNBOOK, re.MULTILINE))
     for alert, text in sections.items():
         for part in ("**Means:**", "**Look", "do:**"):
             assert part.lower() in text.lower(), f"{alert}: {part}"
