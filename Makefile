@@ -82,7 +82,7 @@ test: $(STAMP) $(DEPLOY) ## Everything: unit and integration tests with lint bes
 	@$(PY) -m tests.parts $(ARGS)
 
 test-unit: $(STAMP) $(DEPLOY) ## Unit tests only; more processes than cores, since a third of the time is waiting for cameras
-	$(PY) -m pytest tests/unit -n 4 --dist loadfile $(ARGS)
+	$(PY) -m pytest tests/unit -n 4 --dist worksteal $(ARGS)
 
 .PHONY: fuzz
 fuzz: $(STAMP) ## The fuzzers with 5,000 inputs each, instead of 40 (FUZZ_EXAMPLES names another number; ARGS: pytest's)

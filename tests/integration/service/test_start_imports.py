@@ -12,7 +12,7 @@ from repositories.migrations.run import revisions
 from services.rtsp_capture.media import decode_job
 from services.upload_handler.check_call import CHECK
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 # Each is imported by the module that needs it first, which says so: cameras, workers, JWTs, migrations, commands, Redis.
 LATE = {
     "cv2",

@@ -24,8 +24,8 @@ from services.upload_handler import handler as handler_module
 from services.upload_handler.check_call import CHECK, CheckedImage, arguments, image_of
 from services.upload_handler.handler import UploadHandler
 from services.upload_handler.memory import MARGIN, to_read
+from tests.kits.noted_workers import Workers, noted_workers  # noqa: F401
 from tests.kits.pictures import chunk, encoded, one_strip, png, run_length_bmp
-from tests.unit.services.upload_handler.conftest import Workers
 from utils.exceptions import ImageTooLarge, InvalidImage
 from utils.ids import new_id
 from utils.metrics import MEMORY_RESERVED, WORKERS_REPLACED

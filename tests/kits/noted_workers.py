@@ -1,4 +1,4 @@
-"""The worker processes that a file's own pools start.
+"""The worker processes that a file's own pools start; a test file imports the fixture.
 
 Not the children of this process: beside other files' workers these are PostgreSQL, the S3 server and services, where
 integration tests ran before.
@@ -29,8 +29,8 @@ def _lives(process: psutil.Process) -> bool:
         return False
 
 
-@pytest.fixture(scope="module", autouse=True)
-def workers() -> Iterator[Workers]:
+@pytest.fixture(scope="module", autouse=True, name="workers")
+def noted_workers() -> Iterator[Workers]:
     """Of this file's pools."""
     found, start = Workers(), Worker.start.__func__  # type: ignore[attr-defined]
 

@@ -25,8 +25,8 @@ from models.values import ReceivedFile
 from services.storage_service.service import StorageService
 from services.upload_handler.handler import UploadHandler
 from tests.kits.bad_files import bad_files
+from tests.kits.noted_workers import Workers, noted_workers  # noqa: F401
 from tests.kits.pictures import GOOD, PHOTO, encoded, rich_exif
-from tests.unit.services.upload_handler.conftest import Workers
 from utils.ids import new_id
 from utils.metrics import WORKERS_REPLACED
 
