@@ -81,8 +81,8 @@ lint: $(STAMP) ## ruff, mypy --strict, import contracts, generated docs
 test: $(STAMP) $(DEPLOY) ## Everything: unit and integration tests with lint beside them; tells each part's time and the flaky tests
 	@$(PY) -m tests.parts $(ARGS)
 
-test-unit: $(STAMP) $(DEPLOY) ## Unit tests only; more processes than cores, since a third of the time is waiting for cameras
-	$(PY) -m pytest tests/unit -n 4 --dist worksteal $(ARGS)
+test-unit: $(STAMP) $(DEPLOY) ## Unit tests only; more processes than cores, since much of the time is waiting for cameras
+	$(PY) -m pytest tests/unit -n 6 --dist worksteal $(ARGS)
 
 .PHONY: fuzz
 fuzz: $(STAMP) ## The fuzzers with 5,000 inputs each, instead of 40 (FUZZ_EXAMPLES names another number; ARGS: pytest's)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 import av
@@ -19,6 +23,7 @@ from services.rtsp_capture.media.gop_buffer import Packet, Picture, Ring
 from services.rtsp_capture.media.packets import StreamInfo
 
 FPS = 25
+KEPT = Path(__file__).resolve().parents[4] / "build" / "test-films"
 Codec = Literal["h264", "hevc"]
 
 
@@ -71,7 +76,25 @@ def encode(
     extradata: bool = False,
     bitrate: int = 400_000,
 ) -> Film:
-    """`extradata`: parameter sets beside the stream instead of in it."""
+    """`extradata`: parameter sets beside the stream. Kept on disk, since each process of a run wants most of them."""
+    height, width = planes[0].shape[0] * 2 // 3, planes[0].shape[1]
+    wanted = repr((codec, options, pix_fmt, extradata, bitrate, av.__version__)).encode()
+    kept = KEPT / hashlib.sha256(wanted + b"".join(each.tobytes() for each in planes)).hexdigest()
+    if not kept.exists():
+        made = pickle.dumps(_encoded(codec, options, planes, pix_fmt, extradata, bitrate))
+        KEPT.mkdir(parents=True, exist_ok=True)
+        partial = kept.with_suffix(f".{os.getpid()}")
+        partial.write_bytes(made)
+        partial.replace(kept)
+    sets, units = pickle.loads(kept.read_bytes())
+    packets = tuple(Packet(data, at, key, at, at, 0.0, 1) for data, at, key in units)
+    return Film(StreamInfo(codec, sets, width, height, float(FPS)), packets)
+
+
+def _encoded(
+    codec: Codec, options: dict[str, str], planes: Sequence[NDArray[np.uint8]], pix_fmt: str, extradata: bool, bitrate: int
+) -> tuple[bytes, list[tuple[bytes, float, bool]]]:  # fmt: skip
+    """Parameter sets, and of each packet its bytes, its pts in seconds and whether it is a keyframe."""
     height, width = planes[0].shape[0] * 2 // 3, planes[0].shape[1]
     encoder: Any = av.CodecContext.create({"h264": "libx264", "hevc": "libx265"}[codec], "w")
     encoder.width, encoder.height, encoder.pix_fmt = width, height, pix_fmt
@@ -81,18 +104,15 @@ def encode(
         encoder.flags |= int(av.codec.context.Flags.global_header)
     if "tff=1" in str(options):
         encoder.flags |= int(av.codec.context.Flags.interlaced_dct) | int(av.codec.context.Flags.interlaced_me)
-    packets = []
+    units = []
     for number, each in enumerate([*planes, None]):
         frame: Any = None
         if each is not None:
             frame = av.VideoFrame.from_ndarray(each, format="yuv420p")
             frame = frame if pix_fmt == "yuv420p" else frame.reformat(format=pix_fmt)
             frame.pts, frame.time_base = number, Fraction(1, FPS)
-        for packet in encoder.encode(frame):
-            at = packet.pts / FPS
-            packets.append(Packet(bytes(packet), at, packet.is_keyframe, at, at, 0.0, 1))
-    sets = bytes(encoder.extradata or b"") if extradata else b""
-    return Film(StreamInfo(codec, sets, width, height, float(FPS)), tuple(packets))
+        units += [(bytes(packet), packet.pts / FPS, packet.is_keyframe) for packet in encoder.encode(frame)]
+    return bytes(encoder.extradata or b"") if extradata else b"", units
 
 
 @cache
