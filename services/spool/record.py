@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -23,6 +23,7 @@ from models.values import FrameRecord, Integrity, SourceType, TimestampSource
 
 MAGIC = b"TSSPOOL\x01"
 _HEAD = struct.Struct(">8sI32s")
+_KNOWN = frozenset(field.name for field in fields(FrameRecord))
 HEAD_BYTES = _HEAD.size
 MAX_HEADER = 1_048_576  # bytes; a client's `meta` is the largest part, and is much smaller
 
@@ -83,9 +84,9 @@ def decode_header(start: bytes, file_size: int) -> SpoolRecord:
     if hashlib.sha256(header).digest() != _HEAD.unpack(start[:HEAD_BYTES])[2]:
         raise DamagedRecord("the header is not what was written")
     try:
-        fields = json.loads(header)
-        record = _record(fields)
-        size = int(fields["bytes"])
+        found = json.loads(header)
+        record = _record(found)
+        size = int(found["bytes"])
     except (ValueError, KeyError, TypeError) as error:  # written by another version
         raise DamagedRecord("a header that this version cannot read") from error
     if file_size != HEAD_BYTES + length + size:
@@ -102,8 +103,9 @@ def decode(content: bytes) -> tuple[SpoolRecord, bytes]:
     return record, data
 
 
-def _record(fields: dict[str, Any]) -> SpoolRecord:
-    frame = dict(fields["frame"])
+def _record(found: dict[str, Any]) -> SpoolRecord:
+    """Fields of a newer version are left out: without them the frame is stored, as damaged it would be lost."""
+    frame = {name: value for name, value in found["frame"].items() if name in _KNOWN}
     for name in ("frame_id", "request_id"):
         frame[name] = UUID(frame[name])
     for name in ("timestamp", "camera_timestamp"):
@@ -116,8 +118,8 @@ def _record(fields: dict[str, Any]) -> SpoolRecord:
     frame["timestamp_source"] = TimestampSource(frame["timestamp_source"])
     return SpoolRecord(
         FrameRecord(**frame),
-        datetime.fromisoformat(fields["grid_start"]),
-        float(fields["fps"]),
-        int(fields["epoch"]),
-        datetime.fromisoformat(fields["spooled_at"]),
+        datetime.fromisoformat(found["grid_start"]),
+        float(found["fps"]),
+        int(found["epoch"]),
+        datetime.fromisoformat(found["spooled_at"]),
     )

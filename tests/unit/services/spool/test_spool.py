@@ -66,6 +66,16 @@ def test_a_record_carries_its_quality_and_one_of_before_has_none() -> None:
     assert decode(head + header + data)[0].frame.quality is None
 
 
+def test_a_newer_versions_record_is_read_without_what_is_new() -> None:
+    data = picture()
+    record = record_of(data)
+    fields = json.loads(encode(record, data)[HEAD_BYTES:])
+    fields["frame"]["of_a_later_version"] = fields["of_a_later_version"] = {"x": 1}
+    header = json.dumps(fields).encode()
+    head = struct.pack(">8sI32s", MAGIC, len(header), hashlib.sha256(header).digest())
+    assert decode(head + header + data) == (record, data)
+
+
 def test_a_record_cut_anywhere_is_recognised() -> None:
     data = picture()
     whole = encode(record_of(data), data) + data
