@@ -36,7 +36,7 @@ from models.values import (
 from repositories.database import Database, UnitOfWork
 from repositories.hot_reads import RegisteredCamera
 from repositories.uploads import StoredUpload
-from services.access.limits import Shares
+from services.access.shares import Shares
 from services.admission.admitted import SUBMIT, NewCaptures
 from services.admission.captures import capture_row, check_moment
 from services.admission.pending import PendingCount

@@ -10,7 +10,7 @@ from typing import Literal
 from prometheus_client import Gauge
 
 from config import ApiSettings, UploadSettings
-from services.access.limits import Holding
+from services.access.shares import Holding
 from utils.exceptions import Overloaded
 from utils.metrics import MEMORY_RESERVED, UPLOAD_BYTES, UPLOADS_IN_FLIGHT, UPLOADS_REFUSED
 

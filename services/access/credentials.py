@@ -24,7 +24,7 @@ from services.access.key_text import PREFIX, hash_of, key_id_of
 from utils.exceptions import Unauthorized
 
 if TYPE_CHECKING:
-    from services.access.tokens import TokenVerifier
+    from services.access.jwts import TokenVerifier
 
 CONFIRMED_FOR = 1.2  # seconds
 MAX_CACHED = 10_000  # rows of each kind; known and unknown ids

@@ -20,8 +20,8 @@ from repositories.database import Database
 from services.access.credentials import Credentials
 from services.access.cursors import Cursors
 from services.access.key_text import hash_of
-from services.access.limits import Shares
-from services.access.rates import RateLimits
+from services.access.shares import Shares
+from services.access.rate_limits import RateLimits
 from services.access.refusals import Refusals
 from utils.exceptions import DatabaseUnavailable, Unauthorized
 from utils.logger import get_logger
@@ -54,7 +54,7 @@ class Access:
         tokens = None
         if settings.AUTH.MODE in ("jwt", "both"):
             # Late: joserfc and the parts of cryptography that it imports are 0.1 s of CPU, and only JWTs need them.
-            from services.access.tokens import TokenVerifier
+            from services.access.jwts import TokenVerifier
 
             tokens = TokenVerifier(settings.AUTH)
         self.credentials = Credentials(settings, database, tokens)

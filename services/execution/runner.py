@@ -22,7 +22,7 @@ from models.values import Claim
 from repositories.beats import Waiting
 from repositories.database import Database, UnitOfWork
 from repositories.leases import ProcessShares
-from services.access.limits import Shares
+from services.access.shares import Shares
 from services.execution.lease_watch import LeaseWatch
 from services.execution.presence import BEAT_INTERVAL, RARELY, Presence
 from services.rtsp_capture.captures.context import CaptureDeps

@@ -22,7 +22,7 @@ from models.entities import UploadSession
 from models.schemas import UploadSessionCreate, UploadSessionResponse
 from models.values import SessionState
 from repositories.database import Database, UnitOfWork
-from services.access.limits import Shares
+from services.access.shares import Shares
 from services.reads.serializers.upload_sessions import Arrived, to_session
 from services.storage_service.service import StorageService
 from services.storage_service.staging import Staging

@@ -16,7 +16,7 @@ import uvloop
 from pydantic import SecretStr
 
 from config import LimitsSettings, RedisSettings
-from services.access.rates import RateLimits
+from services.access.rate_limits import RateLimits
 from services.redis.link import RedisLink
 from tests.benchmarks.frame import Bench, Goal
 from tests.kits.redis_server import RedisServer

@@ -61,9 +61,9 @@ PLANTS = [
     (BOTO3, "demo.camera", "botocore.config"),
     (CV2, "services.upload_handler.handler", "cv2"),
     (CV2, "utils.ids", "av"),
-    (REDIS, "services.access.rates", "redis"),
+    (REDIS, "services.access.rate_limits", "redis"),
     (REDIS, "utils.ids", "redis"),
-    (ROOMS_OF_SERVICES, "services.redis.link", "services.access.rates"),
+    (ROOMS_OF_SERVICES, "services.redis.link", "services.access.rate_limits"),
 ]
 NOTHING = ("", "", "")
 # Kept in the skeleton: import-linter calls an `ignore_imports` that matches nothing stale.

@@ -15,7 +15,7 @@ from api.http.access.cookie import cookie_of, csrf_holds
 from api.http.access.rules import Rule
 from api.http.state import app_state
 from models.access import ACTOR, ANONYMOUS, Actor, Principal
-from services.access.limits import UNSHARED, Holding
+from services.access.shares import UNSHARED, Holding
 from utils.exceptions import CsrfFailed, Forbidden, RateLimited, ShuttingDown, Unauthorized
 from utils.ids import new_id
 

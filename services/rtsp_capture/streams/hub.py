@@ -11,7 +11,7 @@ import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
 
-from services.access.limits import Shares
+from services.access.shares import Shares
 from services.rtsp_capture.connection.address import parse_rtsp_url
 from services.rtsp_capture.media.ring_budget import RingBudget
 from services.rtsp_capture.streams.stream import Stream, StreamDeps, StreamKey

@@ -21,7 +21,7 @@ import redis
 from pydantic import SecretStr
 
 from config import LimitsSettings, RedisSettings
-from services.access.rates import Quota, RateLimits
+from services.access.rate_limits import Quota, RateLimits
 from services.redis.away import RedisAway
 from services.redis.link import RedisLink
 from tests.conftest import Backends, Service

@@ -32,7 +32,7 @@ from models.entities import UploadSession
 from models.schemas import UploadSessionCreate
 from models.values import ReceivedFile
 from repositories.database import Database
-from services.access.limits import Shares
+from services.access.shares import Shares
 from services.storage_service.service import StorageService
 from services.storage_service.staging import staging_key
 from services.upload_handler.handler import UploadHandler

@@ -10,7 +10,7 @@ import pytest
 from api.http.admission import Held, UploadGate
 from config import UploadSettings
 from models.values import StagedPart
-from services.access.limits import UNSHARED, Shares
+from services.access.shares import UNSHARED, Shares
 from services.storage_service.staging import session_of, staging_key
 from services.upload_sessions.plan import MAX_PARTS, missing_parts, part_size_of, sizes_of, whole_parts
 from utils.exceptions import Overloaded, RateLimited

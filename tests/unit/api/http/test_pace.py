@@ -11,7 +11,7 @@ from api.http.admission import json_budget
 from api.http.body import chunks
 from api.http.pace import Pace, Progress, answer_pace, request_pace
 from config import ApiSettings
-from services.access.limits import UNSHARED
+from services.access.shares import UNSHARED
 from utils.exceptions import RequestTimeout
 
 

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from services.access.limits import Shares
+from services.access.shares import Shares
 from utils.exceptions import RateLimited
 
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from config import RtspSettings
-from services.access.limits import Shares
+from services.access.shares import Shares
 from services.rtsp_capture.connection.reader import PacketReader, ReaderOptions
 from services.rtsp_capture.streams.hub import StreamHub
 from services.rtsp_capture.streams.stream import Stream, StreamDeps, StreamKey

@@ -16,7 +16,7 @@ from config import AuthSettings
 from models.access import ALL_CAMERAS, NO_CAMERAS, CameraGrant, Scope
 from services.access import jwks
 from services.access.jwks import KeySource
-from services.access.tokens import TokenVerifier
+from services.access.jwts import TokenVerifier
 from utils.exceptions import Unauthorized
 
 NOW = 1_800_000_000.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from config import LimitsSettings
-from services.access.rates import RateLimits
+from services.access.rate_limits import RateLimits
 from utils.exceptions import RateLimited
 
 
