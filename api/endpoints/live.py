@@ -57,7 +57,7 @@ KNOWN_CODES = (1000, 1001, 1005, 1006, 1009, 1011, 1012, 1013, 4401)  # of the m
 @needs(Scope.EVENTS_READ)
 async def create_ticket(services: ServicesDep, who: WhoDep) -> Any:
     """Good once and for 30 s. The connection has the caller's cameras, and ends with the caller's credential."""
-    ticket, expires = await services.access.issue_ticket(who)
+    ticket, expires = await services.access.tickets.issue(who)
     return Ticket(ticket=ticket, expires_at=expires)
 
 
@@ -81,7 +81,7 @@ async def identify(request: Request, access: Access) -> Principal:
         raise Unauthorized
     if len(tickets) > 1:
         raise Unauthorized(details={"given": True})
-    return await access.redeem_ticket(tickets[0])
+    return await access.tickets.redeem(tickets[0])
 
 
 @needs(Scope.EVENTS_READ)

@@ -1,4 +1,5 @@
-"""Access control of a process: `Access.open`, then who calls (`credentials`), browser sessions, tickets, limits and shares.
+"""Access control of a process: `Access.open`, then who calls (`credentials`) and browser sessions. Its parts: tickets, rate
+limits, shares.
 
 Beside the requests, periodic jobs read whether keys and sessions have changed, and write what has gathered; a task listens
 for the database's notifications, which only make the reading come sooner.
@@ -19,10 +20,10 @@ from repositories.access.state import CHANNEL
 from repositories.database import Database
 from services.access.credentials import Credentials
 from services.access.cursors import Cursors
-from services.access.key_text import hash_of
-from services.access.shares import Shares
 from services.access.rate_limits import RateLimits
 from services.access.refusals import Refusals
+from services.access.shares import Shares
+from services.access.tickets import Tickets
 from utils.exceptions import DatabaseUnavailable, Unauthorized
 from utils.logger import get_logger
 from utils.periodic import PeriodicJob
@@ -39,8 +40,6 @@ WATCH_INTERVAL = 0.25  # seconds between checks of the credential of work that l
 USED_INTERVAL = 5.0  # seconds between writings of `last_used_at`
 SWEEP_INTERVAL = 300.0  # seconds between removals of old sessions and audit rows
 BATCH = 1000
-TICKET_TTL = 30.0  # seconds
-TICKETS_SWEPT = 10  # old tickets that each new one removes
 LISTEN_AGAIN = 5.0  # seconds
 
 
@@ -58,6 +57,7 @@ class Access:
 
             tokens = TokenVerifier(settings.AUTH)
         self.credentials = Credentials(settings, database, tokens)
+        self.tickets = Tickets(database, self.credentials, on=self.on)
         self.cursors = Cursors(cursor_key)
         self.rates = RateLimits(settings.LIMITS, redis, cursor_key[:64])
         self.shares = Shares(settings.LIMITS.SHARE if self.on else 1.0)
@@ -122,34 +122,6 @@ class Access:
                 await uow.browser_sessions.end(who.session_id)
                 await uow.audit.write(None, "session.delete")
             self.credentials.doubt()
-
-    # -- tickets -----------------------------------------------------------------------------------------------
-
-    async def issue_ticket(self, who: Principal) -> tuple[str, datetime]:
-        """(a ticket for `who`, its end): for the WebSocket, once, TICKET_TTL seconds. Raises DatabaseUnavailable.
-
-        While access is off nobody asks for it, and nothing is kept. The audit has a row of it, but for a browser session's:
-        a page asks at each reconnect, and a ticket gives no more than its session, whose beginning is in the audit.
-        """
-        value, expires = secrets.token_urlsafe(32), datetime.now(UTC) + timedelta(seconds=TICKET_TTL)
-        if self.on:
-            row = self.credentials.ticket_row(who, value, expires)
-            async with self._database.unit_of_work(events=False) as uow:
-                await uow.ws_tickets.expire(TICKETS_SWEPT)  # so that the table cannot grow faster than it is swept
-                await uow.ws_tickets.create(row)
-                if who.session_id is None:
-                    await uow.audit.write(None, "ticket.create")
-        return value, expires
-
-    async def redeem_ticket(self, value: str) -> Principal:
-        """Whom a ticket stands for; it is gone then. Raises Unauthorized, DatabaseUnavailable."""
-        row = None
-        if len(value) <= 128:
-            async with self._database.unit_of_work(events=False) as uow:
-                row = await uow.ws_tickets.take(hash_of(value))
-        if row is None:
-            raise Unauthorized("The ticket is wrong, has been used or has expired.", details={"given": True})
-        return await self.credentials.of_ticket(row)
 
     # -- work that lasts ---------------------------------------------------------------------------------------
 
