@@ -168,7 +168,7 @@ class _Connection:
         elif isinstance(asked, Unsubscribe):
             self._services.live.unsubscribe(session, asked.id)
         else:
-            await self._services.access.rate_limits.request("read", self._caller)
+            await self._services.access.rates.request("read", self._caller)
             wanted = _wanted(asked, self._who)
             after = _start(asked.after)
             await self._services.live.subscribe(session, asked.id, wanted, after, progress=bool(asked.progress))
