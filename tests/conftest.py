@@ -31,6 +31,7 @@ from pydantic import SecretStr
 from config import DbSettings, Settings, StorageSettings
 from repositories.database import Database
 from repositories.migrations.run import upgrade
+from services.housekeeping.bucket_marker import BucketMarker, Ownership
 from services.storage_service.service import StorageService
 from tests.kits.forked import Forked
 from tests.kits.forked import can as can_fork
@@ -141,6 +142,17 @@ async def migrated_database(db: DbSettings, name: str) -> DbSettings:
     return made
 
 
+async def claim_bucket(db: DbSettings, settings: StorageSettings) -> None:
+    """Before a test puts an object into it: a service takes a bucket with frames of nobody for another database's."""
+    database, storage = Database(db, "trackshift-tests"), StorageService(settings)
+    try:
+        await storage.ensure_bucket()
+        assert await BucketMarker(database, storage).check() is Ownership.OURS
+    finally:
+        await storage.close()
+        await database.close()
+
+
 @pytest.fixture(scope="session")
 def backends(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backends]:
     bucket = f"test-{secrets.token_hex(6)}"
@@ -157,6 +169,7 @@ def backends(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backends]:
         )  # fmt: skip
         asyncio.run(upgrade(db))
         asyncio.run(make_database(db, template_of(db), db.NAME))
+        asyncio.run(claim_bucket(db, storage))
         yield Backends(db, storage, outside=True)
         return
     folder = tmp_path_factory.mktemp("parts")
@@ -175,6 +188,7 @@ def backends(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backends]:
     )  # fmt: skip
     asyncio.run(upgrade(db))
     asyncio.run(make_database(db, template_of(db), db.NAME))
+    asyncio.run(claim_bucket(db, storage))
     yield Backends(db, storage, outside=False)
     parts.stop()
 
