@@ -107,7 +107,7 @@ def assert_whole(found: dict[str, Any], frames: list[dict[str, Any]], slots: int
 
 
 async def test_kill_9_of_the_service_during_a_capture(embedded: Service, camera: Camera) -> None:
-    service, duration = embedded, 12
+    service, duration = embedded, 16  # a start on a busy machine may take 10 s of it
     async with client_of(service) as client:
         kept = (await upload(client, unique(), jpeg())).json()["frames"]
         request_id = await capture(
