@@ -40,9 +40,8 @@ def snapshots(bench: Bench) -> None:
         in_step = _series(running, "open", count)
         stale = _series(running, "open", count, 10)
         cold, peer = _cold(running, "cold"), _peer(camera.url, folder)
-        with Camera(
-            film.path, join="burst"
-        ) as prompt:  # sends the current group of pictures at once, so nobody waits for it
+        # One that sends its current group of pictures at once, so that nobody waits for a keyframe.
+        with Camera(film.path, join="burst") as prompt:
             body = {"camera_id": "prompt", "rtsp_url": prompt.url}
             running.http.post("/api/v1/cameras", json=body).raise_for_status()
             prompt_cold, prompt_peer = _cold(running, "prompt"), _peer(prompt.url, folder)

@@ -264,12 +264,14 @@ async def test_the_next_owner_opens_its_stream_while_it_books_and_keeps_what_com
         assert run.script.opened == 1
 
 
-@pytest.mark.parametrize("over", [{"duration": 9.0}, {"duration": None, "cancel": True}], ids=["past its end", "cancelled"])
-async def test_who_wants_no_picture_any_more_opens_no_stream(tmp_path: Path, over: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("duration", "cancelled"), [(9.0, None), (None, at(-9.0))], ids=["past its end", "cancelled"])
+async def test_who_wants_no_picture_any_more_opens_no_stream(
+    tmp_path: Path, duration: float | None, cancelled: datetime | None
+) -> None:
     """A grid that ended while nobody ran it, and a capture that was cancelled then."""
-    fields = TAKEN_OVER | ({"cancel_requested_at": at(-9.0)} if over.pop("cancel", False) else {})
+    fields = TAKEN_OVER | {"cancel_requested_at": cancelled}
     camera = [Connection.steady(0, 9)]
-    async with capture_run(wanted(**over), camera, tmp_path, resumed=True, row_fields=fields) as run:
+    async with capture_run(wanted(duration=duration), camera, tmp_path, resumed=True, row_fields=fields) as run:
         run.database.stored.update(dict.fromkeys(range(5)))  # type: ignore[arg-type]
         await run.play(1.0)
         await run.ended()
