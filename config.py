@@ -666,7 +666,7 @@ SITE_PATTERN = r"^[a-z0-9-]{1,40}$"
 class WorkersSettings(Group):
     MODE: Literal["inprocess", "celery"] = Field(
         "inprocess",
-        description="How workers hear of a new capture. inprocess: by PostgreSQL's NOTIFY, and by their beats. celery: "
+        description="How workers hear of a new capture. inprocess: by PostgreSQL's NOTIFY, and by their heartbeats. celery: "
         "also by a message of Celery over REDIS__HOST to the queue `captures.{site}` (docs/processes.md).",
     )
     SITE: str = Field(

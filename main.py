@@ -46,7 +46,7 @@ from api.http.routing import declared_routes
 from api.http.state import AppState
 from api.http.validation import message_of
 from api.lifespan import OpenServices, make_lifespan
-from api.middleware import Cors, Guard, Head, RequestContext
+from api.middleware import Cors, Head, RequestContext, UnexpectedErrors
 from config import VERSION, ConfigurationError, Role, Settings, get_settings
 
 _DESCRIPTION = """Captures images from trackside cameras (RTSP) and takes uploads, proves where and when each came
@@ -101,7 +101,7 @@ def create_app(settings: Settings | None = None, *, open_services: OpenServices 
         openapi_url=None,  # install_docs serves it and its pages
         redirect_slashes=False,
         lifespan=make_lifespan(state, open_services),
-        middleware=[*middleware, Middleware(Boundary, settings), Middleware(Guard), Middleware(Head)],
+        middleware=[*middleware, Middleware(Boundary, settings), Middleware(UnexpectedErrors), Middleware(Head)],
     )
     app.state.trackshift = state
     install_error_handlers(app)

@@ -1,4 +1,4 @@
-"""Pure ASGI middleware, from the outside in: RequestContext, Cors, Boundary (api.http.access), Guard, Head."""
+"""Pure ASGI middleware, from the outside in: RequestContext, Cors, Boundary (api.http.access), UnexpectedErrors, Head."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ class Cors(CORSMiddleware):
         await super().__call__(scope, receive, send)
 
 
-class Guard:
+class UnexpectedErrors:
     """Turns an exception that no handler took into a 500 problem; inside CORS, so that browsers may read it."""
 
     def __init__(self, app: ASGIApp) -> None:

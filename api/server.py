@@ -117,7 +117,7 @@ class _Stop:
         log.info("stopping", signal=name)
         self._state.stopping.set()
         if self._state.services is not None:
-            self._state.services.presence.stopping()
+            self._state.services.membership.stopping()
 
     @staticmethod
     def _leave(reason: str) -> None:

@@ -28,15 +28,16 @@ from repositories.access.audit import AuditRepository
 from repositories.access.browser_sessions import BrowserSessionRepository
 from repositories.access.state import AccessStateRepository
 from repositories.access.ws_tickets import WsTicketRepository
-from repositories.beats import Beats
 from repositories.camera_configs import CameraConfigRepository
 from repositories.camera_quality import CameraQualityRepository
 from repositories.capture_events import CaptureEventRepository
 from repositories.captures import CaptureRepository
+from repositories.connection_queue import ConnectionQueue
 from repositories.connections import connect
 from repositories.engine import is_crowded, is_outdated, is_unavailable, make_engine
 from repositories.event_log import EventLogRepository
 from repositories.frames import FrameRepository
+from repositories.heartbeats import Heartbeats
 from repositories.hot_reads import HotReads, RequestRow
 from repositories.idempotency import IdempotencyRepository
 from repositories.ingestion_requests import IngestionRequestRepository
@@ -50,7 +51,6 @@ from repositories.retention import RetentionRepository
 from repositories.secrets import SecretsRepository
 from repositories.storage_usage import StorageUsageRepository
 from repositories.timelines import TimelineReads
-from repositories.turns import Turns
 from repositories.upload_sessions import UploadSessionRepository
 from repositories.uploads import StoredUpload, Upload, store
 from repositories.worker_calls import WorkerCalls
@@ -208,7 +208,7 @@ class Database:
         self._direct, self._name = settings.direct, application_name
         self.keeps_sessions = self._direct.POOLER != "transaction"  # locks of sessions, notifications
         self.engine = make_engine(settings, application_name, dedicated=dedicated)
-        self._turns = Turns(1 if dedicated else settings.POOL_SIZE + settings.MAX_OVERFLOW, settings.POOL_TIMEOUT)
+        self._queue = ConnectionQueue(1 if dedicated else settings.POOL_SIZE + settings.MAX_OVERFLOW, settings.POOL_TIMEOUT)
         self._locks = self.engine
         if settings.DIRECT_HOST:
             few = self._direct.model_copy(update={"POOL_SIZE": 1, "MAX_OVERFLOW": 3})
@@ -222,7 +222,7 @@ class Database:
         self.hot = HotReads(self._reader)
         self.timelines = TimelineReads(self._reader)
         self.calls = WorkerCalls(self._reader)
-        self.beats = Beats(self._reader)
+        self.heartbeats = Heartbeats(self._reader)
         pool = self.engine.sync_engine.pool
         if not dedicated:
             follow(DB_POOL, lambda: pool.checkedout() if isinstance(pool, AsyncAdaptedQueuePool) else 0)
@@ -258,7 +258,7 @@ class Database:
     @asynccontextmanager
     async def _work(self, sessions: async_sessionmaker[AsyncSession], events: bool) -> AsyncIterator[UnitOfWork]:
         try:
-            async with self._turns.one(), await self._turns.opened(partial(_begun, sessions), is_crowded) as session:
+            async with self._queue.one(), await self._queue.opened(partial(_begun, sessions), is_crowded) as session:
                 yield UnitOfWork(session)
                 await session.commit()
             if events:

@@ -1,7 +1,7 @@
 """A pool of plain asyncpg connections for single statements: hot reads, and the rows of captures.
 
 Connections are made when they are needed, up to DB__POOL_SIZE, and closed after a minute without use. Callers beyond
-that wait for their turn (`repositories.turns`). As with the engine's, a server that takes no writes counts as away.
+that wait in order (`repositories.connection_queue`). As with the engine's, a server that takes no writes counts as away.
 
 What was used well is kept here for the next one: to give it back to asyncpg's pool and to ask for it again takes as much CPU
 time as a small statement. After a second without any use, and after a failure, the pool has them all.
@@ -20,9 +20,9 @@ import asyncpg
 from pydantic_core import from_json
 
 from config import DbSettings
+from repositories.connection_queue import ConnectionQueue
 from repositories.connections import connect_by
 from repositories.engine import driver_arguments, is_crowded, is_outdated, is_unavailable, takes_no_writes
-from repositories.turns import Turns
 from utils.metrics import DB_READ_POOL, follow
 
 T = TypeVar("T")
@@ -71,7 +71,7 @@ class Reader:
         """`unavailable` makes what callers get of an error that says that PostgreSQL cannot be used now."""
         self._settings, self._unavailable = settings, unavailable
         self._given = driver_arguments(settings, f"{application_name}-reads")
-        self._turns = Turns(settings.POOL_SIZE, settings.POOL_TIMEOUT)
+        self._queue = ConnectionQueue(settings.POOL_SIZE, settings.POOL_TIMEOUT)
         self._pool: asyncpg.Pool | None = None
         self._kept: list[_Kept] = []  # the one used last is used first
         self._failures = 0
@@ -107,7 +107,7 @@ class Reader:
 
     async def _run(self, work: Callable[[asyncpg.Connection], Awaitable[T]], *, readonly: bool) -> T:
         pool = self._pool or await self._open()
-        await self._turns.take()
+        await self._queue.take()
         try:
             connection, uses = await self._lent(pool)
             failures, well = self._failures, False
@@ -135,7 +135,7 @@ class Reader:
                 self._kept.clear()
             raise
         finally:
-            self._turns.give_back()
+            self._queue.give_back()
         self._read_at = now
         return found
 
@@ -143,7 +143,7 @@ class Reader:
         """A connection, and how often it was used. Raises what the pool raises."""
         if (rested := await self._rested(pool)) is not None:
             return rested
-        return await self._turns.opened(partial(self._acquire, pool), is_crowded)
+        return await self._queue.opened(partial(self._acquire, pool), is_crowded)
 
     async def _rested(self, pool: asyncpg.Pool) -> tuple[asyncpg.Connection, int] | None:
         """One that is kept here; those that are old go to the pool."""

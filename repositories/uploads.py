@@ -48,7 +48,7 @@ class Upload:
     rejected: Sequence[Rejected]
 
 
-class Part:
+class RowPart:
     """One entity's columns in a row that holds two."""
 
     __slots__ = ("_prefix", "_row")
@@ -63,7 +63,7 @@ class Part:
             raise AttributeError(name) from None
 
 
-class StoredRequest(Part, LedgerCounts):
+class StoredRequest(RowPart, LedgerCounts):
     """The row of ingestion_requests."""
 
     __slots__ = ()
@@ -74,7 +74,7 @@ class StoredUpload:
     """An upload's rows, as committed; its stored frames by sequence."""
 
     request: StoredRequest
-    frames: Sequence[Part]
+    frames: Sequence[RowPart]
 
 
 def _values(upload: Upload, audited: str | None) -> tuple[Any, ...]:
@@ -106,7 +106,7 @@ async def store(reader: Reader, upload: Upload, audited: str) -> StoredUpload:
         if error.sqlstate != _CONDEMNED:
             raise
         raise _condemned(error) from None
-    return StoredUpload(StoredRequest(rows[0], "r_"), [Part(row, "f_") for row in rows if row["f_id"] is not None])
+    return StoredUpload(StoredRequest(rows[0], "r_"), [RowPart(row, "f_") for row in rows if row["f_id"] is not None])
 
 
 async def store_within(session: AsyncSession, upload: Upload) -> None:

@@ -1,4 +1,4 @@
-"""What processes of a deployment tell each other by rows, beside their beats. By the database's clock only."""
+"""What processes of a deployment tell each other by rows, beside their heartbeats. By the database's clock only."""
 
 from __future__ import annotations
 

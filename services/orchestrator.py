@@ -43,14 +43,14 @@ from services.admission.pending import PendingCount
 from services.admission.triggers import add_trigger
 from services.admission.uploads import ingest_upload
 from services.execution.calls import Calls
+from services.execution.capture_runner import CaptureRunner
+from services.execution.membership import Membership, worker_of
 from services.execution.notices import BEGIN, channel_of
-from services.execution.presence import Presence, worker_of
-from services.execution.runner import CaptureRunner
 from services.execution.wakes import Wakes
 from services.idempotency.operation import Operation
 from services.reads.serializers.requests import request_json, to_response
 from services.rtsp_capture.captures.context import CaptureDeps
-from services.rtsp_capture.connection.address import AddressPolicy, parse_rtsp_url
+from services.rtsp_capture.connection.camera_address import AddressPolicy, parse_rtsp_url
 from services.upload_handler.handler import UploadHandler
 from utils.exceptions import (
     CameraNotFound,
@@ -86,16 +86,16 @@ class Orchestrator:
         uploads: UploadHandler,
         policy: AddressPolicy,
         shares: Shares,
-        presence: Presence,
+        membership: Membership,
         wakes: Wakes,
         calls: Calls,
     ) -> None:
-        """`leases`: a dedicated connection, for the renewal of leases. `shares`: what one principal may hold. `presence`:
+        """`leases`: a dedicated connection, for the renewal of leases. `shares`: what one principal may hold. `membership`:
         this process among the others. `wakes`: tells the workers of a site of a new capture. `calls`: how other processes
         are told of captures that wait or have ended."""
         self._wakes = wakes
         self._calls = calls
-        self._presence = presence
+        self._membership = membership
         self._shares = shares
         self._settings = settings
         self._capture = capture
@@ -103,7 +103,7 @@ class Orchestrator:
         self._secrets = capture.secrets
         self._uploads = uploads
         self._policy = policy
-        self.runner = CaptureRunner(capture, leases, self._ended_here, shares, presence=presence)
+        self.runner = CaptureRunner(capture, leases, self._ended_here, shares, membership=membership)
         self._pending = PendingCount(settings.RTSP.MAX_PENDING)
         self._new = NewCaptures(self._database, self._secrets, settings.RTSP.DEFAULT_FPS)
         self._finished: dict[UUID, asyncio.Event] = {}
@@ -290,7 +290,7 @@ class Orchestrator:
     def _ended_here(self, request_id: UUID) -> None:
         self.note_finished(request_id)
         self._calls.ended(request_id)
-        if self._stopping or self._presence.draining:
+        if self._stopping or self._membership.draining:
             self._calls.handed_over()
 
     def note_finished(self, request_id: UUID) -> None:

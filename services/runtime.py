@@ -23,12 +23,12 @@ from services.cameras.burst import BurstService
 from services.cameras.discovery import Discovery
 from services.cameras.holds import StreamHolds
 from services.cameras.latest import LatestPictures
-from services.cameras.places import Places
+from services.cameras.places import CameraPlaces
 from services.cameras.registry import CameraRegistry
 from services.cameras.snapshots import Snapshots
 from services.cameras.stream_refs import StreamRefs
 from services.events.event_log import EventLog
-from services.events.relay import LogHead, Relay
+from services.events.outbox_relay import LogHead, OutboxRelay
 from services.execution.calls import Calls
 from services.execution.checks import (
     check_database,
@@ -41,20 +41,20 @@ from services.execution.checks import (
 from services.execution.chores import FALLBACK, VERIFY, Chores
 from services.execution.embedded_parts import StartError, start_embedded
 from services.execution.health import HealthService
+from services.execution.membership import RARELY, Load, Membership
 from services.execution.notices import BEGIN, Notices
-from services.execution.presence import RARELY, Load, Presence
 from services.execution.schema import migrate_or_wait
 from services.execution.wakes import CeleryConsumer, CeleryWakes, Wakes
 from services.housekeeping.bucket_guard import LOOK_INTERVAL, BucketGuard
 from services.housekeeping.bucket_marker import BucketMarker
 from services.housekeeping.key_guard import LOOK_INTERVAL as KEYS_INTERVAL
 from services.housekeeping.key_guard import KeyGuard
+from services.housekeeping.orphan_sweeper import POLL_INTERVAL as SWEEPER_INTERVAL
+from services.housekeeping.orphan_sweeper import OrphanSweeper
 from services.housekeeping.retention import Retention
 from services.housekeeping.secrets import open_box, put_in_order
-from services.housekeeping.sweeper import POLL_INTERVAL as SWEEPER_INTERVAL
-from services.housekeeping.sweeper import Sweeper
 from services.idempotency.service import IdempotencyService
-from services.live.hub import LiveHub
+from services.live.live_hub import LiveHub
 from services.orchestrator import Orchestrator
 from services.pairs.service import POLL_INTERVAL as PAIRS_INTERVAL
 from services.pairs.service import Pairs
@@ -67,31 +67,31 @@ from services.reads.thumbnails import Thumbnails
 from services.reads.timelines import Timelines
 from services.redis.away import RedisAway
 from services.rtsp_capture.captures.context import CaptureDeps
-from services.rtsp_capture.connection.address import camera_policy
+from services.rtsp_capture.connection.camera_address import camera_policy
 from services.rtsp_capture.connection.dial import tls_context
 from services.rtsp_capture.connection.io_loop import IoLoop
-from services.rtsp_capture.connection.native import NativeConnector
+from services.rtsp_capture.connection.native_reader import NativeConnector
 from services.rtsp_capture.connection.opencv_reader import OpenCvReader
 from services.rtsp_capture.connection.own_services import REFRESH_INTERVAL as OWN_INTERVAL
 from services.rtsp_capture.connection.own_services import own_services
 from services.rtsp_capture.connection.reader import Connector
-from services.rtsp_capture.connection.relayed import RelayedConnector
-from services.rtsp_capture.connection.session import SessionOpener
+from services.rtsp_capture.connection.relayed_reader import RelayedConnector
+from services.rtsp_capture.connection.rtsp_session import SessionOpener
 from services.rtsp_capture.frames.integrity import FrameIntegrity
 from services.rtsp_capture.frames.picture_budget import PictureBudget
 from services.rtsp_capture.frames.source_checks import SourceChecks
-from services.rtsp_capture.streams.hub import StreamHub
 from services.rtsp_capture.streams.keep_open import KeepOpenStreams
 from services.rtsp_capture.streams.probe import Prober
 from services.rtsp_capture.streams.stream import StreamDeps
+from services.rtsp_capture.streams.stream_hub import StreamHub
 from services.rtsp_capture.streams.trials import Trials
 from services.spool.replay import Replay
 from services.spool.spool import Spool
 from services.storage_service.service import StorageService
 from services.upload_handler.handler import UploadHandler
 from services.upload_sessions.sessions import UploadSessions
-from services.upload_sessions.sweeper import INTERVAL as STAGING_INTERVAL
-from services.upload_sessions.sweeper import StagingSweeper
+from services.upload_sessions.staging_sweeper import INTERVAL as STAGING_INTERVAL
+from services.upload_sessions.staging_sweeper import StagingSweeper
 from utils.camera_series import camera_series
 from utils.collector import Collector
 from utils.embedded.errors import DataDirLocked
@@ -135,7 +135,7 @@ class Services:
     access: Access
     api_keys: ApiKeys
     audit_log: AuditLog
-    presence: Presence
+    membership: Membership
 
 
 @asynccontextmanager
@@ -208,7 +208,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
 
         def load() -> Load:
             streams = {stream.key.camera_id: users for stream, users in hub.streams() if users}
-            told = {} if presence.alone else {name: keeper.stream_of(name) for name in streams}
+            told = {} if membership.alone else {name: keeper.stream_of(name) for name in streams}
             shown = {name: to_stream_status(*found).model_dump(mode="json") for name, found in told.items() if found}
             return Load(orchestrator.runner.captures, len(streams), shown)
 
@@ -216,15 +216,15 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             keeper.drain()
             orchestrator.runner.drain()
 
-        presence = Presence(database, settings.ROLE, settings.WORKERS.SITE, settings.RTSP.LEASE_TTL, load, drain)
-        notices = Notices(database, presence)
+        membership = Membership(database, settings.ROLE, settings.WORKERS.SITE, settings.RTSP.LEASE_TTL, load, drain)
+        notices = Notices(database, membership)
         calls = Calls(
-            database, secrets, presence, notices, lambda request_id: orchestrator.note_finished(request_id),
+            database, secrets, membership, notices, lambda request_id: orchestrator.note_finished(request_id),
             lambda: orchestrator.runner.wake(),
         )  # fmt: skip
         wakes = _open_wakes(settings, redis, stack)
-        places = Places(presence, calls, hub)
-        orchestrator = Orchestrator(settings, capture, leases, uploads, policy, access.shares, presence, wakes, calls)
+        places = CameraPlaces(membership, calls, hub)
+        orchestrator = Orchestrator(settings, capture, leases, uploads, policy, access.shares, membership, wakes, calls)
         queries = Queries(database, storage, secrets, access.cursors)
         pairs = Pairs(database, storage, queries, access.cursors, integrity)
         stack.push_async_callback(pairs.close)
@@ -232,10 +232,10 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             database,
             hub,
             secrets,
-            site=presence.site,
-            worker_id=presence.worker_id,
-            peers=lambda: presence.peers,
-            told=lambda: presence.told,
+            site=membership.site,
+            worker_id=membership.worker_id,
+            peers=lambda: membership.peers,
+            told=lambda: membership.notified,
         )
         most_kept = access.shares.most(settings.RTSP.MAX_CONCURRENT_STREAMS)
         refs = StreamRefs(secrets)
@@ -254,21 +254,21 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         stack.callback(direct.stop)
         staging = StagingSweeper(database, storage)
         idempotency = IdempotencyService(settings.API, database, secrets, queries.rendered)
-        sweeper = Sweeper(settings.SWEEPER, database, storage, guard)
+        sweeper = OrphanSweeper(settings.SWEEPER, database, storage, guard)
         retention = Retention(settings.RETENTION, database, storage, guard, min_days=settings.min_retention_days)
         health = HealthService(
             {"database": partial(check_database, database), "storage": partial(check_storage, storage)},
             {
                 "spool": partial(check_spool, spool), "bucket": guard.check, "sweeper": sweeper.check,
                 "retention": retention.check, "secrets": keys.check,
-                "processes": presence.check, "schema": presence.check_schema,
+                "processes": membership.check, "schema": membership.check_schema,
             },
             {} if redis is None else {"redis": partial(check_redis, redis)},
         )  # fmt: skip
         sealing = asyncio.create_task(put_in_order(database, secrets, everything=not settings.DB.HOST), name="secrets")
         stack.push_async_callback(cancel_all, sealing)
         head = LogHead()
-        relay = Relay(database, head, settings.EVENTS.RETENTION, notices)
+        relay = OutboxRelay(database, head, settings.EVENTS.RETENTION, notices)
         relay.start()
         stack.push_async_callback(relay.stop)
         event_log = EventLog(database, head, settings.EVENTS.MAX_READERS)
@@ -288,9 +288,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         ]
         jobs.append(PeriodicJob("quality", quality.save, QUALITY_INTERVAL, at_start=False, wake=quality.changed))
         if answers:
-            pause = lambda: RARELY if presence.told else PAIRS_INTERVAL  # noqa: E731
+            pause = lambda: RARELY if membership.notified else PAIRS_INTERVAL  # noqa: E731
             jobs.append(PeriodicJob("pairs", pairs.align_pending, pause, jitter=0.2, wake=pairs.pending))
-            presence.when_found(lambda waiting: pairs.pending.set() if waiting.pairs else None)
+            membership.when_found(lambda waiting: pairs.pending.set() if waiting.pairs else None)
             jobs += [*idempotency.jobs, PeriodicJob("staging-sweeper", staging.sweep, staging_interval)]
         chores: dict[str, PeriodicJob] = {}
         every = {"sweeper": SWEEPER_INTERVAL, "retention": settings.RETENTION.INTERVAL}
@@ -304,8 +304,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         for job in jobs:
             job.start()
             stack.push_async_callback(job.stop)
-        await presence.open()
-        stack.push_async_callback(presence.close)
+        await membership.open()
+        stack.push_async_callback(membership.close)
         if captures:
             calls.serve(
                 {
@@ -320,12 +320,12 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         notices.start()
         stack.push_async_callback(notices.stop)
         if captures:
-            presence.when_found(lambda waiting: keeper.found() if waiting.kept else None)
+            membership.when_found(lambda waiting: keeper.found() if waiting.kept else None)
             keeper.start()
         stack.push_async_callback(keeper.stop)
         orchestrator.start()
         stack.push_async_callback(orchestrator.stop, settings.API.SHUTDOWN_TIMEOUT / 2)
-        presence.on_change = orchestrator.runner.wake
+        membership.on_change = orchestrator.runner.wake
         if captures:
             _hear_wakes(settings, orchestrator.runner.wake, stack)
             if redis is not None:
@@ -333,7 +333,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                 _open_chores(settings, database, storage, redis, chores, every, stack)
         log.info(
             "started", environment=settings.ENVIRONMENT.value, role=settings.ROLE.value, site=settings.WORKERS.SITE,
-            worker_id=str(presence.worker_id), data_dir=str(settings.DATA_DIR),
+            worker_id=str(membership.worker_id), data_dir=str(settings.DATA_DIR),
             database="embedded" if not settings.DB.HOST else settings.DB.HOST,
             storage="embedded" if not settings.STORAGE.ENDPOINT else settings.STORAGE.ENDPOINT,
         )  # fmt: skip
@@ -366,7 +366,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             access=access,
             api_keys=ApiKeys(database, access.cursors),
             audit_log=AuditLog(database, access.cursors),
-            presence=presence,
+            membership=membership,
         )
         health.stopping = True
 

@@ -34,7 +34,7 @@ class WorkerDied(Exception):
     """The process ended, or said something that is no answer, while it was asked."""
 
 
-class Worker:
+class WorkerProcess:
     """On the event loop. `jobs`: how many it was given."""
 
     def __init__(

@@ -41,7 +41,7 @@ router = make_router("/api/v1/events", tags=["events"])
 STREAM = "text/event-stream"
 MAX_WAIT = 30.0  # seconds
 MAX_NEWEST = 1000
-HEARTBEAT_INTERVAL = 15.0  # seconds without events after which a stream sends a comment
+COMMENT_INTERVAL = 15.0  # seconds without events after which a stream sends a comment
 STALL_TIMEOUT = 30.0  # seconds that a client may leave what was sent unread
 FAREWELL_TIMEOUT = 1.0  # seconds that the end of a stream may take
 RETRY = 1000  # milliseconds after which browsers connect again
@@ -136,7 +136,7 @@ class _EventStream(EventSourceResponse):
 async def _stream(first: LogPage, log: EventLog, wanted: LogFilter) -> AsyncIterator[bytes]:
     yield format_sse_event(retry=RETRY) + sse_of(first, "")
     sent = str(first.position)
-    async for page in log.follow(first, wanted, STREAM_PAGE, HEARTBEAT_INTERVAL):
+    async for page in log.follow(first, wanted, STREAM_PAGE, COMMENT_INTERVAL):
         yield sse_of(page, sent)
         sent = str(page.position)
 

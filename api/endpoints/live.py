@@ -28,7 +28,7 @@ from models.access import Principal, Scope
 from models.schemas import ClientMessage, Ping, Subscribe, Ticket, Unsubscribe
 from models.values import LogFilter
 from services.events.event_log import Position, parse_cursor
-from services.live.session import Session
+from services.live.live_session import LiveSession
 from utils.exceptions import IngestionException, MalformedRequest, ShuttingDown, Unauthorized, UpgradeRequired
 from utils.logger import get_logger
 from utils.metrics import WEBSOCKETS_CLOSED
@@ -144,7 +144,7 @@ class _Connection:
         if self._end is not None:
             self._end(code, reason)
 
-    async def _heard(self, session: Session, message: Message) -> None:
+    async def _heard(self, session: LiveSession, message: Message) -> None:
         name = None
         try:
             text = message.get("text")
@@ -162,7 +162,7 @@ class _Connection:
             session.error(error, name)
         await session.answered()
 
-    async def _do(self, session: Session, asked: Subscribe | Unsubscribe | Ping) -> None:
+    async def _do(self, session: LiveSession, asked: Subscribe | Unsubscribe | Ping) -> None:
         if isinstance(asked, Ping):
             session.pong()
         elif isinstance(asked, Unsubscribe):

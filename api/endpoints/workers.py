@@ -32,7 +32,7 @@ WorkerId = Annotated[StrictUuid, Path(description="The process's id.")]
 @needs(Scope.ADMIN)
 async def list_workers(services: ServicesDep) -> Any:
     """Every process on this database that was seen in the last 8 s, the one that began first before the others."""
-    return WorkerList(items=[to_worker(row) for row in await services.presence.all()])
+    return WorkerList(items=[to_worker(row) for row in await services.membership.all()])
 
 
 @router.post(
@@ -45,5 +45,5 @@ async def list_workers(services: ServicesDep) -> Any:
 @needs(Scope.ADMIN)
 async def drain_worker(worker_id: WorkerId, services: ServicesDep) -> Response:
     """The process hands its captures to others of its site and takes none any more, until it is started again."""
-    await services.presence.ask_to_drain(worker_id)
+    await services.membership.ask_to_drain(worker_id)
     return Response(status_code=202, headers={"Location": "/api/v1/workers"})

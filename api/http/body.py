@@ -10,7 +10,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect, Request
 
 from api.http.admission import Held
-from api.http.pace import Pace, Progress, request_pace
+from api.http.pace import BodyProgress, Pace, request_pace
 from api.http.strict_json import loads
 from config import ApiSettings
 from utils.exceptions import MalformedRequest, PayloadTooLarge, RequestTimeout, UnsupportedMediaType
@@ -46,7 +46,7 @@ async def chunks(
 
     What this side does between two pieces takes none of the client's time.
     """
-    seen, more, progress = 0, True, Progress(pace)
+    seen, more, progress = 0, True, BodyProgress(pace)
     while more:
         if progress.seconds_left <= 0:
             raise RequestTimeout

@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 from typing import Literal, Protocol
 
-from api.http.pace import Pace, Progress
+from api.http.pace import BodyProgress, Pace
 
 SPARE = 64  # connections beyond the bound that are answered 503; further ones are dropped
 KEPT_FILES = 256  # descriptors that are not for connections: the database's, the store's, cameras, uploads, the log
 CHECK_INTERVAL = 1.0  # seconds between two looks at what waits to be read
 
 
-class Connection(Protocol):
+class HttpConnection(Protocol):
     """What is asked of one connection."""
 
     resting_since: float | None  # of the event loop's clock; None while a request of it is served or received
@@ -41,7 +41,7 @@ class _Answer:
     def __init__(self, pace: Pace, now: float, gone: int) -> None:
         self.began = self._at = now
         self._gone = gone
-        self._progress = Progress(pace)
+        self._progress = BodyProgress(pace)
 
     def late(self, now: float, gone: int) -> bool:
         """Whether the client has fallen behind. `gone`: bytes that have left this process."""
@@ -56,10 +56,10 @@ class Connections:
 
     def __init__(self, most: int, most_unread: int, pace: Pace) -> None:
         self._most, self._most_unread, self._pace = most, most_unread, pace
-        self._open: dict[Connection, _Answer | None] = {}
+        self._open: dict[HttpConnection, _Answer | None] = {}
         self.some = asyncio.Event()  # set while there are any
 
-    def admit(self, new: Connection) -> Literal["served", "refused", "dropped"]:
+    def admit(self, new: HttpConnection) -> Literal["served", "refused", "dropped"]:
         """Takes a connection in. At the bound the one that has rested longest is closed for it; while none rests it is
         refused (answered 503), or dropped, and then it is not taken in."""
         if len(self._open) >= self._most:
@@ -74,7 +74,7 @@ class Connections:
         self.some.set()
         return "served" if len(self._open) <= self._most else "refused"
 
-    def lost(self, connection: Connection) -> None:
+    def lost(self, connection: HttpConnection) -> None:
         """It is closed."""
         self._open.pop(connection, None)
         if not self._open:
@@ -82,7 +82,7 @@ class Connections:
 
     def check(self, now: float) -> None:
         """Once in CHECK_INTERVAL: closes connections whose clients read too slowly, the oldest while too much waits."""
-        waiting: list[tuple[float, int, Connection]] = []
+        waiting: list[tuple[float, int, HttpConnection]] = []
         for connection, answer in list(self._open.items()):
             unread = connection.unread()
             if not unread:

@@ -200,7 +200,7 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Registers the handlers. Any other exception becomes a 500 in middleware.Guard.
+    """Registers the handlers. Any other exception becomes a 500 in middleware.UnexpectedErrors.
 
     So does a pydantic ValidationError of a row or an answer that does not fit its model: invalid input is a
     RequestValidationError, or InvalidRequest for a form.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 
-class Source(NamedTuple):
+class IdSource(NamedTuple):
     """Where an id stands: an operation's answer and a JSON pointer into its body."""
 
     operation: str
@@ -21,12 +21,12 @@ class Target(NamedTuple):
 
 
 # By kind of id: every answer that surely holds one (a list may be empty), every operation that takes one.
-LINKS: dict[str, tuple[list[Source], list[Target]]] = {
+LINKS: dict[str, tuple[list[IdSource], list[Target]]] = {
     "request": (
         [
-            Source("submit_capture", "202", "/request_id"), Source("submit_capture", "200", "/request_id"),
-            Source("upload_images", "201", "/request_id"), Source("complete_upload_session", "201", "/request_id"),
-            Source("take_burst", "201", "/results/0/request_id"), Source("take_snapshot", "201", "/request_id"),
+            IdSource("submit_capture", "202", "/request_id"), IdSource("submit_capture", "200", "/request_id"),
+            IdSource("upload_images", "201", "/request_id"), IdSource("complete_upload_session", "201", "/request_id"),
+            IdSource("take_burst", "201", "/results/0/request_id"), IdSource("take_snapshot", "201", "/request_id"),
         ],
         [
             Target("get_request", "path.request_id"), Target("cancel_request", "path.request_id"),
@@ -36,9 +36,9 @@ LINKS: dict[str, tuple[list[Source], list[Target]]] = {
     ),
     "frame": (
         [
-            Source("upload_images", "201", "/frames/0/frame_id"), Source("take_snapshot", "201", "/frame_id"),
-            Source("complete_upload_session", "201", "/frames/0/frame_id"),
-            Source("nearest_frame", "200", "/frame_id"),
+            IdSource("upload_images", "201", "/frames/0/frame_id"), IdSource("take_snapshot", "201", "/frame_id"),
+            IdSource("complete_upload_session", "201", "/frames/0/frame_id"),
+            IdSource("nearest_frame", "200", "/frame_id"),
         ],
         [
             Target("get_frame", "path.frame_id"), Target("get_frame_content", "path.frame_id"),
@@ -48,11 +48,11 @@ LINKS: dict[str, tuple[list[Source], list[Target]]] = {
         ],
     ),
     "pair": (
-        [Source("create_pair", "201", "/pair_id")],
+        [IdSource("create_pair", "201", "/pair_id")],
         [Target("get_pair", "path.pair_id"), Target("view_pair", "path.pair_id"), Target("delete_pair", "path.pair_id")],
     ),
     "camera": (
-        [Source("create_camera", "201", "/camera_id")],
+        [IdSource("create_camera", "201", "/camera_id")],
         [
             Target("get_camera", "path.camera_id"), Target("update_camera", "path.camera_id"),
             Target("probe_camera", "path.camera_id"), Target("take_snapshot", "path.camera_id"),
@@ -61,32 +61,32 @@ LINKS: dict[str, tuple[list[Source], list[Target]]] = {
         ],
     ),
     "frames of the camera": (
-        [Source("upload_images", "201", "/camera_id"), Source("take_snapshot", "201", "/camera_id")],
+        [IdSource("upload_images", "201", "/camera_id"), IdSource("take_snapshot", "201", "/camera_id")],
         [
             Target("list_frames", "query.camera_id"), Target("nearest_frame", "query.camera_id"),
             Target("frames_histogram", "query.camera_id"),
         ],
     ),
     "session": (
-        [Source("open_upload_session", "201", "/session_id")],
+        [IdSource("open_upload_session", "201", "/session_id")],
         [
             Target("get_upload_session", "path.session_id"), Target("complete_upload_session", "path.session_id"),
             Target("abort_upload_session", "path.session_id"),
         ],
     ),
     "key": (
-        [Source("create_api_key", "201", "/key_id"), Source("rotate_api_key", "201", "/key_id")],
+        [IdSource("create_api_key", "201", "/key_id"), IdSource("rotate_api_key", "201", "/key_id")],
         [
             Target("get_api_key", "path.key_id"), Target("rotate_api_key", "path.key_id"),
             Target("revoke_api_key", "path.key_id"),
         ],
     ),
     "group": (
-        [Source("take_burst", "201", "/group_id")],
+        [IdSource("take_burst", "201", "/group_id")],
         [Target("get_burst", "path.group_id"), Target("list_requests", "query.group_id")],
     ),
-    "worker": ([Source("list_workers", "200", "/items/0/worker_id")], [Target("drain_worker", "path.worker_id")]),
-    "cursor": ([Source("read_events", "200", "/next_cursor")], [Target("read_events", "query.after")]),
+    "worker": ([IdSource("list_workers", "200", "/items/0/worker_id")], [Target("drain_worker", "path.worker_id")]),
+    "cursor": ([IdSource("read_events", "200", "/next_cursor")], [Target("read_events", "query.after")]),
 }  # fmt: skip
 
 

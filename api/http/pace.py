@@ -22,7 +22,7 @@ class Pace:
     total: float = math.inf
 
 
-class Progress:
+class BodyProgress:
     """One body under a Pace."""
 
     def __init__(self, pace: Pace) -> None:

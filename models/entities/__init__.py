@@ -7,7 +7,7 @@ Everything is imported here, so that `Base.metadata` knows all tables.
 from models.entities.access import AccessState, ApiKey, Audit, BrowserSession, DeletedCamera, WsTicket
 from models.entities.base import SEALED_PREFIX, Base, Json, SlotRanges
 from models.entities.cameras import CameraConfiguration
-from models.entities.events import Event, EventLog, OutboxPending
+from models.entities.events import Event, EventLogState, OutboxPending
 from models.entities.frames import Frame, IntegrityViolation, ObjectKey
 from models.entities.housekeeping import (
     RetentionPolicy,
@@ -45,7 +45,7 @@ __all__ = [
     "CaptureLease",
     "DeletedCamera",
     "Event",
-    "EventLog",
+    "EventLogState",
     "Frame",
     "IdempotencyKey",
     "IngestionRequest",

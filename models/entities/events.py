@@ -21,7 +21,7 @@ class OutboxPending(Base):
     created_at: Mapped[datetime] = created_now()
 
 
-class EventLog(Base):
+class EventLogState(Base):
     """The one row from which events take their numbers. A restored database gets a new log_id: older cursors are void."""
 
     __tablename__ = "event_log"

@@ -33,7 +33,7 @@ LOCK_KEY = 0x7261636B  # any constant: who migrates this database
 LOCK_TIMEOUT = 0.8  # seconds
 LOCK_PATIENCE = 60.0  # seconds in which a migration is tried again
 LOCK_PAUSE = 0.5  # seconds between two tries: what waited behind it gets through
-_ALIVE = 8  # seconds, as services.execution.presence says
+_ALIVE = 8  # seconds, as services.execution.membership says
 
 
 class SchemaRefused(Exception):

@@ -52,7 +52,7 @@ class RowCache(OrderedDict[str, tuple[float, R | None]]):
             self.popitem(last=False)
 
 
-class Credentials:
+class CredentialCheck:
     """`identify` for a credential, `session` for a cookie's value, `renewed` for a principal that is still at it."""
 
     def __init__(

@@ -18,7 +18,7 @@ from config import Settings
 from models.access import ANONYMOUS, Actor, Principal
 from repositories.access.state import CHANNEL
 from repositories.database import Database
-from services.access.credentials import Credentials
+from services.access.credentials import CredentialCheck
 from services.access.cursors import Cursors
 from services.access.rate_limits import RateLimits
 from services.access.refusals import Refusals
@@ -56,7 +56,7 @@ class Access:
             from services.access.jwts import TokenVerifier
 
             tokens = TokenVerifier(settings.AUTH)
-        self.credentials = Credentials(settings, database, tokens)
+        self.credentials = CredentialCheck(settings, database, tokens)
         self.tickets = Tickets(database, self.credentials, on=self.on)
         self.cursors = Cursors(cursor_key)
         self.rates = RateLimits(settings.LIMITS, redis, cursor_key[:64])

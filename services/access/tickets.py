@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from models.access import Principal
 from repositories.database import Database
-from services.access.credentials import Credentials
+from services.access.credentials import CredentialCheck
 from services.access.key_text import hash_of
 from utils.exceptions import Unauthorized
 
@@ -18,7 +18,7 @@ SWEPT = 10  # old tickets that each new one removes
 class Tickets:
     """One a process. `on`: whether credentials are asked for (AUTH__MODE)."""
 
-    def __init__(self, database: Database, credentials: Credentials, *, on: bool) -> None:
+    def __init__(self, database: Database, credentials: CredentialCheck, *, on: bool) -> None:
         self._database, self._credentials, self._on = database, credentials, on
 
     async def issue(self, who: Principal) -> tuple[str, datetime]:

@@ -37,7 +37,7 @@ class BackupError(Exception):
     """A backup or a restore cannot be done. The message is for the operator and holds no secret."""
 
 
-class Part(BaseModel):
+class ArchiveFile(BaseModel):
     """A file of the archive."""
 
     file: str = Field(pattern=r"^[A-Za-z0-9_]+(/[A-Za-z0-9_]+)?\.gz$")
@@ -45,7 +45,7 @@ class Part(BaseModel):
     sha256: str
 
 
-class TablePart(Part):
+class TablePart(ArchiveFile):
     name: str
     columns: list[str]
     rows: int
@@ -60,8 +60,8 @@ class ObjectsPart(BaseModel):
     gone: int  # deleted after the snapshot, by retention or a client, before their objects were copied
     missing: int  # stored, and no object in the bucket
     damaged: int  # stored, and the bytes are not those of the row
-    list: Part
-    absent: Part
+    list: ArchiveFile
+    absent: ArchiveFile
 
 
 class SpoolPart(BaseModel):
@@ -137,12 +137,12 @@ class Archive:
         with self.writing(self.path / file) as raw, gzip.GzipFile("", "wb", _LEVEL, raw, 0) as packed:
             yield packed
 
-    def packed(self, file: str) -> Part:
+    def packed(self, file: str) -> ArchiveFile:
         """What the manifest says of a packed file that has been written."""
         size, digest = self.digest(self.path / file)
-        return Part(file=file, bytes=size, sha256=digest)
+        return ArchiveFile(file=file, bytes=size, sha256=digest)
 
-    def check(self, part: Part) -> None:
+    def check(self, part: ArchiveFile) -> None:
         """Raises BackupError unless the file is as it was written."""
         try:
             found = self.digest(self.path / part.file)

@@ -40,7 +40,7 @@ from services.backup.archive import (
     StoredFrame,
     TablePart,
 )
-from services.backup.objects import CONCURRENCY, Progress, side_by_side
+from services.backup.objects import CONCURRENCY, CopyProgress, side_by_side
 from services.housekeeping.secrets import KEY_FILE
 from services.spool.record import DamagedRecord, decode
 from services.storage_service.service import StorageService
@@ -122,7 +122,7 @@ class Backup:
                 else:
                     absent.write(f"{frame.id}\t{outcome}\t{frame.key}\n".encode())
 
-            progress = Progress(self._report, lambda: f"objects: {counts['frames']} frames, {counts['bytes']} bytes")
+            progress = CopyProgress(self._report, lambda: f"objects: {counts['frames']} frames, {counts['bytes']} bytes")
             await side_by_side(self._archive.frames(), copy, CONCURRENCY, progress)
         named = {name: counts[name] for name in ("frames", "copied", "bytes", "gone", "missing", "damaged")}
         return ObjectsPart(**named, list=self._archive.packed(FRAMES), absent=self._archive.packed(ABSENT))

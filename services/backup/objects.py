@@ -12,7 +12,7 @@ PROGRESS_INTERVAL = 5.0  # seconds
 Item = TypeVar("Item")
 
 
-class Progress:
+class CopyProgress:
     """Reports `text()` every PROGRESS_INTERVAL seconds, however often it is called."""
 
     def __init__(self, report: Callable[[str], None], text: Callable[[], str]) -> None:
@@ -27,7 +27,7 @@ class Progress:
 
 
 async def side_by_side(
-    items: Iterable[Item], work: Callable[[Item], Awaitable[None]], concurrency: int, progress: Progress
+    items: Iterable[Item], work: Callable[[Item], Awaitable[None]], concurrency: int, progress: CopyProgress
 ) -> None:
     """`work` on each item, `concurrency` at once; the first error ends it and is raised as it is."""
     remaining = iter(items)

@@ -30,8 +30,8 @@ from config import Settings
 from repositories.database import Database
 from repositories.migrations.run import downgrade, revisions, upgrade
 from repositories.table_copy import Table, analyze, fill, look_at
-from services.backup.archive import ABSENT, KEYS, Archive, BackupError, Part, StoredFrame
-from services.backup.objects import CONCURRENCY, Progress, side_by_side
+from services.backup.archive import ABSENT, KEYS, Archive, ArchiveFile, BackupError, StoredFrame
+from services.backup.objects import CONCURRENCY, CopyProgress, side_by_side
 from services.housekeeping.bucket_marker import BucketMarker
 from services.housekeeping.secrets import KEY_FILE
 from services.housekeeping.verifier import Report, Verifier, Wanted
@@ -142,7 +142,7 @@ class Restore:
 
     def _check_archive(self, objects: bool) -> None:
         """All but the objects: those are checked one by one as they are copied."""
-        parts: list[Part] = [*self._manifest.tables]
+        parts: list[ArchiveFile] = [*self._manifest.tables]
         if objects and self._manifest.objects is not None:
             parts += [self._manifest.objects.list, self._manifest.objects.absent]
         for part in parts:
@@ -243,7 +243,7 @@ class Restore:
             counts["copied" if await self._restore_object(frame) else "left_out"] += 1
             counts["bytes"] += frame.size
 
-        progress = Progress(self._report, lambda: f"objects: {counts['copied']}, {counts['bytes']} bytes")
+        progress = CopyProgress(self._report, lambda: f"objects: {counts['copied']}, {counts['bytes']} bytes")
         await side_by_side(self._archive.frames(), put, CONCURRENCY, progress)
         self._report(f"objects: {counts['copied']}, {counts['bytes']} bytes; left out: {counts['left_out']}")
         return counts["copied"], counts["left_out"]

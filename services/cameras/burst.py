@@ -21,17 +21,17 @@ from models.entities import CameraConfiguration
 from models.schemas import BurstRequest, BurstResponse, RTSPIngestionRequest
 from models.values import FINAL_STATUSES, CaptureMode, Encoding
 from repositories.database import Database
-from services.cameras.places import Places, key_json
-from services.execution.presence import worker_of
+from services.cameras.places import CameraPlaces, key_json
+from services.execution.membership import worker_of
 from services.idempotency.operation import Operation
 from services.orchestrator import Orchestrator
 from services.reads.serializers.bursts import to_burst
 from services.reads.serializers.frames import served
 from services.rtsp_capture.media.gop_buffer import Picture
 from services.rtsp_capture.media.packets import StreamInfo
-from services.rtsp_capture.streams.hub import StreamHub
 from services.rtsp_capture.streams.keep_open import key_of
 from services.rtsp_capture.streams.stream import Stream, StreamKey
+from services.rtsp_capture.streams.stream_hub import StreamHub
 from services.storage_service.service import StorageService
 from utils.exceptions import (
     CameraDisabled,
@@ -102,7 +102,7 @@ class BurstService:
 
     def __init__(
         self, settings: RtspSettings, database: Database, storage: StorageService, hub: StreamHub, secrets: SecretBox,
-        orchestrator: Orchestrator, places: Places,
+        orchestrator: Orchestrator, places: CameraPlaces,
     ) -> None:  # fmt: skip
         self._places = places
         self._settings = settings

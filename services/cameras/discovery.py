@@ -19,10 +19,11 @@ from services.cameras.onvif.device import Device, OnvifDevice, Profile
 from services.cameras.onvif.http_post import http_address
 from services.cameras.onvif.search import MAX_TARGETS, Network, Search
 from services.cameras.onvif.soap import SoapClient
-from services.cameras.places import Places, packed, principal_of
+from services.cameras.places import CameraPlaces, packed, principal_of
 from services.cameras.stream_refs import StreamRefs
-from services.execution.calls import Answer
-from services.rtsp_capture.connection.address import AddressPolicy, CameraAddress, parse_rtsp_url
+from services.execution.calls import CallAnswer
+from services.rtsp_capture.connection.camera_address import AddressPolicy, CameraAddress, parse_rtsp_url
+from utils.concurrency_limit import ConcurrencyLimit
 from utils.exceptions import (
     AddressNotAllowed,
     CameraFailed,
@@ -35,7 +36,6 @@ from utils.exceptions import (
 from utils.logger import get_logger
 from utils.metrics import DISCOVERIES
 from utils.secret_box import SecretBox
-from utils.turns import Turns
 from utils.urls import mask_url
 
 log = get_logger(__name__)
@@ -53,11 +53,13 @@ class Discovery:
 
     def __init__(
         self, settings: RtspSettings, database: Database, secrets: SecretBox, policy: AddressPolicy,
-        refs: StreamRefs, places: Places,
+        refs: StreamRefs, places: CameraPlaces,
     ) -> None:  # fmt: skip
         self._places = places
         self._settings, self._database, self._secrets, self._policy, self._refs = settings, database, secrets, policy, refs
-        self._turns = Turns(AT_ONCE, MAX_WAITING, "Cameras are being searched already, and others wait for it. Try again.")
+        self._limit = ConcurrencyLimit(
+            AT_ONCE, MAX_WAITING, "Cameras are being searched already, and others wait for it. Try again."
+        )
 
     async def discover(self, body: DiscoverRequest, who: Principal) -> DiscoverResponse:
         """By a process of the site. Raises CameraFailed with a capture's code and NotOnvif for the device that was asked,
@@ -71,21 +73,21 @@ class Discovery:
         answer = await self._places.ask("discover", asked, site=body.site, seconds=DISCOVER_SECONDS)
         return DiscoverResponse.model_validate(answer.body)
 
-    async def discover_for_another(self, asked: Any) -> Answer:
+    async def discover_for_another(self, asked: Any) -> CallAnswer:
         """What another process asks by `discover`."""
         body = DiscoverRequest.model_validate(asked["body"])
-        return Answer((await self._discover(body, principal_of(asked["who"]))).model_dump(mode="json"))
+        return CallAnswer((await self._discover(body, principal_of(asked["who"]))).model_dump(mode="json"))
 
     async def _discover(self, body: DiscoverRequest, who: Principal) -> DiscoverResponse:
         kind: Literal["device", "search"] = "search" if body.address is None else "device"
         try:
             if body.address is None:
                 networks = self._networks(body.networks)
-                async with self._turns.turn():
+                async with self._limit.permit():
                     answer = await self._search(networks, body.timeout_s, who.cameras)
             else:
                 at = self._device_address(body.address)
-                async with self._turns.turn():
+                async with self._limit.permit():
                     answer = await self._describe(at, body, who)
         except IngestionException as error:
             DISCOVERIES.labels(kind=kind, outcome=error.code).inc()

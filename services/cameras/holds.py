@@ -15,8 +15,8 @@ from uuid import UUID
 
 from models.values import Claim
 from repositories.database import Database
-from services.execution.calls import Answer
-from services.execution.runner import CaptureRunner
+from services.execution.calls import CallAnswer
+from services.execution.capture_runner import CaptureRunner
 from services.rtsp_capture.streams.stream import Stream, StreamKey
 from utils.exceptions import DatabaseUnavailable, Overloaded, RateLimited
 from utils.logger import get_logger
@@ -47,7 +47,7 @@ class StreamHolds:
         self._held: dict[str, asyncio.Task[None]] = {}
         self._written: dict[str, asyncio.Event] = {}  # by group: its requests are there
 
-    async def hold(self, request: Any) -> Answer:
+    async def hold(self, request: Any) -> CallAnswer:
         """Opens the streams; answered when all give pictures or have failed. Raises Overloaded, RateLimited."""
         keys = [StreamKey(*key) for key in request["keys"]]
         if len(self._held) >= MOST or request["captures"] > self._runner.room:
@@ -64,7 +64,7 @@ class StreamHolds:
         except asyncio.CancelledError:
             task.cancel()
             raise
-        return Answer({"owner": self._runner.owner, "follows": True})
+        return CallAnswer({"owner": self._runner.owner, "follows": True})
 
     async def _hold(
         self, keys: list[StreamKey], owner: str | None, wait: bool, seconds: float, ready: asyncio.Future[None],
@@ -109,8 +109,8 @@ class StreamHolds:
         finally:
             self._written.pop(group_id, None)
 
-    async def begin(self, request: Any) -> Answer:
-        return Answer({"begun": await self._begin(UUID(request["group_id"]))})
+    async def begin(self, request: Any) -> CallAnswer:
+        return CallAnswer({"begun": await self._begin(UUID(request["group_id"]))})
 
     async def _begin(self, group_id: UUID) -> int:
         """Runs the requests of a burst whose leases are this process's; how many these are."""
@@ -123,9 +123,9 @@ class StreamHolds:
                 self._runner.begin(claim, lease.camera_id, lease.principal, asked - age)
         return len(leases)
 
-    async def release(self, request: Any) -> Answer:
+    async def release(self, request: Any) -> CallAnswer:
         await cancel_all(*(self._held[name] for name in request["holds"] if name in self._held))
-        return Answer()
+        return CallAnswer()
 
     async def close(self) -> None:
         await cancel_all(*self._held.values())

@@ -20,8 +20,8 @@ from typing import Any, Literal
 from models.access import Principal
 from models.entities import Frame
 from repositories.database import Database
-from services.cameras.places import Places
-from services.execution.calls import Answer
+from services.cameras.places import CameraPlaces
+from services.execution.calls import CallAnswer
 from services.rtsp_capture.frames.integrity import FrameIntegrity
 from services.rtsp_capture.media.gop_buffer import Picture
 from services.rtsp_capture.media.packets import Jpeg
@@ -92,7 +92,7 @@ class LatestPictures:
     def __init__(
         self, database: Database, storage: StorageService, keeper: KeepOpenStreams, uploads: UploadHandler,
         integrity: FrameIntegrity, now: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic,
-        places: Places | None = None,
+        places: CameraPlaces | None = None,
     ) -> None:  # fmt: skip
         """`now`: seconds since the epoch. `places`: where streams of other processes are asked for."""
         self._places = places
@@ -204,16 +204,16 @@ class LatestPictures:
             return _Shown(former.etag, at, former.data) if former is not None else None
         return _Shown(answer.body["etag"], at, answer.picture)
 
-    async def latest_for_another(self, asked: Any) -> Answer:
+    async def latest_for_another(self, asked: Any) -> CallAnswer:
         """What another process asks by `latest`; the bytes are left out where it has them."""
         found = await self._of_stream(asked["camera_id"], None)
         if found is None:
-            return Answer()
+            return CallAnswer()
         body = {"etag": found.etag, "at": found.at.isoformat()}
         if found.etag == asked["etag"]:
-            return Answer(body)
+            return CallAnswer(body)
         _, chunks = await found.load()
-        return Answer(body, b"".join([chunk async for chunk in chunks]))
+        return CallAnswer(body, b"".join([chunk async for chunk in chunks]))
 
     # -- of the newest frame -----------------------------------------------------------------------------------
 

@@ -13,25 +13,25 @@ from uuid import UUID
 
 from models.access import CameraGrant, Principal, Scope
 from models.entities import CameraConfiguration
-from services.execution.calls import Answer, Calls
-from services.execution.presence import Presence
-from services.rtsp_capture.streams.hub import StreamHub
+from services.execution.calls import CallAnswer, Calls
+from services.execution.membership import Membership
 from services.rtsp_capture.streams.stream import StreamKey
+from services.rtsp_capture.streams.stream_hub import StreamHub
 
 
-class Places:
+class CameraPlaces:
     """One a process. Raises DatabaseUnavailable."""
 
-    def __init__(self, presence: Presence, calls: Calls, hub: StreamHub) -> None:
-        self._presence, self._calls, self._hub = presence, calls, hub
+    def __init__(self, membership: Membership, calls: Calls, hub: StreamHub) -> None:
+        self._membership, self._calls, self._hub = membership, calls, hub
 
     def serves(self, site: str) -> bool:
         """Whether this process asks cameras of the site itself."""
-        return self._presence.serves(site)
+        return self._membership.serves(site)
 
     @property
     def alone(self) -> bool:
-        return self._presence.alone
+        return self._membership.alone
 
     async def elsewhere(self, cameras: Sequence[CameraConfiguration]) -> set[str]:
         """Those of the cameras that another process is to be asked about: it has the stream, or this one is no place."""
@@ -39,13 +39,13 @@ class Places:
         open_ = [camera for camera in cameras if camera.camera_id not in here]
         found = {camera.camera_id for camera in open_ if not self.serves(camera.site)}
         asked = [camera.camera_id for camera in open_ if camera.camera_id not in found]
-        if self._presence.peers > 1 and asked:
+        if self._membership.peers > 1 and asked:
             found |= (await self._calls.streams(asked)).keys()
         return found
 
     async def ask(
         self, kind: str, request: Any, *, site: str = "", camera_id: str = "", to: UUID | None = None, seconds: float
-    ) -> Answer:
+    ) -> CallAnswer:
         """Raises NoWorker, AnsweredElsewhere."""
         return await self._calls.call(kind, request, site=site, camera_id=camera_id, to=to, seconds=seconds)
 

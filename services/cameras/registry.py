@@ -24,11 +24,11 @@ from models.schemas import (
 from models.values import DEFAULT_SITE, CameraFilter, Encoding, Transport
 from repositories.database import Database, UnitOfWork
 from services.access.cursors import Cursors
-from services.cameras.places import Places
+from services.cameras.places import CameraPlaces
 from services.cameras.stream_refs import StreamRefs
-from services.execution.calls import Answer
+from services.execution.calls import CallAnswer
 from services.reads.serializers.cameras import to_camera, to_probe, to_stream_status
-from services.rtsp_capture.connection.address import AddressPolicy, parse_rtsp_url
+from services.rtsp_capture.connection.camera_address import AddressPolicy, parse_rtsp_url
 from services.rtsp_capture.streams.keep_open import KeepOpenStreams
 from services.rtsp_capture.streams.probe import Prober
 from utils.exceptions import (
@@ -78,7 +78,7 @@ class CameraRegistry:
 
     def __init__(
         self, database: Database, secrets: SecretBox, policy: AddressPolicy, keeper: KeepOpenStreams, prober: Prober,
-        cursors: Cursors, refs: StreamRefs, most_kept: int, places: Places, *, min_retention_days: float,
+        cursors: Cursors, refs: StreamRefs, most_kept: int, places: CameraPlaces, *, min_retention_days: float,
     ) -> None:  # fmt: skip
         """`most_kept`: cameras that one principal may keep open."""
         self._places = places
@@ -279,6 +279,6 @@ class CameraRegistry:
     async def _probe_here(self, name: str, url: str, transport: str, reader: str | None, stranger: bool) -> ProbeResponse:
         return to_probe(await self._prober.probe(name, parse_rtsp_url(url), transport, reader, stranger=stranger))
 
-    async def probe_for_another(self, asked: Any) -> Answer:
+    async def probe_for_another(self, asked: Any) -> CallAnswer:
         """What another process asks by `probe`. An address that this one may not reach is found when it connects."""
-        return Answer((await self._probe_here(*asked)).model_dump(mode="json"))
+        return CallAnswer((await self._probe_here(*asked)).model_dump(mode="json"))

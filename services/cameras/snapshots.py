@@ -24,8 +24,8 @@ from models.schemas import FrameInfo, RTSPIngestionRequest, SnapshotRequest
 from models.values import FINAL_STATUSES, CaptureMode, CaptureParams, Encoding, FrameRecord, IngestionStatus, PickParams
 from repositories.database import UnitOfWork
 from services.admission.captures import capture_row
-from services.cameras.places import Places, key_json
-from services.execution.calls import Answer
+from services.cameras.places import CameraPlaces, key_json
+from services.execution.calls import CallAnswer
 from services.idempotency.operation import Operation
 from services.orchestrator import Orchestrator
 from services.reads.queries import Queries
@@ -74,7 +74,7 @@ class _Taken:
 class Snapshots:
     """Raises CameraNotFound, CameraDisabled, SecretUnreadable, DatabaseUnavailable, ShuttingDown beside what it names."""
 
-    def __init__(self, capture: CaptureDeps, orchestrator: Orchestrator, queries: Queries, places: Places) -> None:
+    def __init__(self, capture: CaptureDeps, orchestrator: Orchestrator, queries: Queries, places: CameraPlaces) -> None:
         self._places = places
         self._capture = capture
         self._orchestrator = orchestrator
@@ -135,15 +135,15 @@ class Snapshots:
         taken = _Taken(_RECORD.validate_python(answer.body["record"]), None, answer.body["source"])
         return await self._store(row, taken, operation)
 
-    async def picture_for_another(self, asked: Any) -> Answer:
+    async def picture_for_another(self, asked: Any) -> CallAnswer:
         """What another process asks by `picture`."""
         encoding = encoding_named(Encoding(asked.get("encoding", "jpeg")), asked["quality"])
         facts = CaptureFacts(UUID(asked["request_id"]), asked["key"][0], encoding, asked["meta"])
         pick = PickParams(**asked["pick"]) if asked.get("pick") else None
         taken = await self._take(StreamKey(*asked["key"]), facts, asked["staleness"], asked["owner"], pick)
         if taken is None:
-            return Answer()
-        return Answer({"record": _RECORD.dump_python(taken.record, mode="json"), "source": taken.source})
+            return CallAnswer()
+        return CallAnswer({"record": _RECORD.dump_python(taken.record, mode="json"), "source": taken.source})
 
     async def _take(
         self, key: StreamKey, facts: CaptureFacts, staleness: float, owner: str | None, pick: PickParams | None

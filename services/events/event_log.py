@@ -18,7 +18,7 @@ from models.access import NO_CAMERAS
 from models.values import LogFilter
 from repositories.database import Database
 from repositories.event_log import LogSlice
-from services.events.relay import LogHead
+from services.events.outbox_relay import LogHead
 from services.reads.serializers.event_log import LogEvent, to_cloud_event
 from utils.exceptions import CursorExpired, InvalidRequest, Overloaded
 from utils.metrics import EVENT_READERS
@@ -110,10 +110,10 @@ class EventLog:
                 return page
             start = page.position
 
-    async def follow(self, page: LogPage, wanted: LogFilter, limit: int, beat: float) -> AsyncIterator[LogPage]:
-        """What comes after `page`, for ever; an empty page when nothing did for `beat` seconds."""
+    async def follow(self, page: LogPage, wanted: LogFilter, limit: int, idle: float) -> AsyncIterator[LogPage]:
+        """What comes after `page`, for ever; an empty page when nothing did for `idle` seconds."""
         while True:
-            page = await self.page(page.position, wanted, limit, beat)
+            page = await self.page(page.position, wanted, limit, idle)
             yield page
 
     async def beginning(self) -> Position:

@@ -20,8 +20,8 @@ from uuid import UUID
 
 from repositories.database import Database
 from repositories.worker_calls import Taken
+from services.execution.membership import ALIVE_SECONDS, RARELY, Membership
 from services.execution.notices import FINAL_CHANNEL, Notices, channel_of, site_channel
-from services.execution.presence import ALIVE_SECONDS, RARELY, Presence
 from utils.exceptions import AnsweredElsewhere, DatabaseUnavailable, IngestionException, NoWorker
 from utils.ids import new_id
 from utils.logger import get_logger
@@ -42,37 +42,37 @@ MOST_AT_ONCE = 64  # calls answered at once; more wait for their turn
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CallAnswer:
     """What a process found: JSON, and a picture."""
 
     body: Any = None
     picture: bytes | None = None
 
 
-Handler = Callable[[Any], Awaitable[Answer]]
+Handler = Callable[[Any], Awaitable[CallAnswer]]
 
 
 class Calls:
     """One a process. `serve` says what it can be asked."""
 
     def __init__(
-        self, database: Database, secrets: SecretBox, presence: Presence, notices: Notices,
+        self, database: Database, secrets: SecretBox, membership: Membership, notices: Notices,
         on_final: Callable[[UUID], None], on_capture: Callable[[], None],
     ) -> None:  # fmt: skip
         """`notices`: how this process hears and tells. `on_final`: a request has ended in another process. `on_capture`:
         there is something to claim."""
-        self._database, self._secrets, self._presence, self._notices = database, secrets, presence, notices
+        self._database, self._secrets, self._membership, self._notices = database, secrets, membership, notices
         self._on_capture = on_capture
         self._handlers: dict[str, Handler] = {}
         self._told: dict[str, Callable[[str], None]] = {}
         self._waiting: dict[UUID, asyncio.Event] = {}
         self._answering: dict[UUID, asyncio.Task[None]] = {}
         self._job = PeriodicJob("worker-calls", self._poll, self._pause)
-        notices.on(channel_of(presence.worker_id), self._on_own)
+        notices.on(channel_of(membership.worker_id), self._on_own)
         notices.on(FINAL_CHANNEL, lambda payload: on_final(UUID(payload)))
-        notices.on(site_channel(presence.site), self._on_site)
+        notices.on(site_channel(membership.site), self._on_site)
         notices.when_heard(self._job.wake)
-        presence.when_found(lambda waiting: self._job.wake() if waiting.calls else None)
+        membership.when_found(lambda waiting: self._job.wake() if waiting.calls else None)
 
     def serve(self, handlers: dict[str, Handler]) -> None:
         """What this process answers, by kind."""
@@ -99,7 +99,7 @@ class Calls:
 
     async def call(
         self, kind: str, request: Any, *, site: str = "", camera_id: str = "", to: UUID | None = None, seconds: float
-    ) -> Answer:
+    ) -> CallAnswer:
         """Asks a process that captures at `site` (empty: anywhere), the one with the camera's stream before others; or `to`.
 
         Raises NoWorker when none is there, or none takes the call, within NO_WORKER_AFTER, and when the one that works on it
@@ -121,11 +121,11 @@ class Calls:
         finally:
             WORKER_CALLS.labels(kind=kind, outcome=outcome).inc()
 
-    async def _call(self, kind: str, request: str, site: str, camera_id: str, to: UUID | None, seconds: float) -> Answer:
+    async def _call(self, kind: str, request: str, site: str, camera_id: str, to: UUID | None, seconds: float) -> CallAnswer:
         clock = asyncio.get_running_loop().time
         began, tried = clock(), list[UUID]()
         while True:
-            call_id, own = new_id(), self._presence.worker_id
+            call_id, own = new_id(), self._membership.worker_id
             event = self._waiting[call_id] = asyncio.Event()
             try:
                 asked = await self._database.calls.post(
@@ -148,7 +148,7 @@ class Calls:
                 tried.clear()  # they may have been busy
                 await asyncio.sleep(LOOK_AGAIN)
 
-    async def _answered(self, call_id: UUID, event: asyncio.Event, seconds: float) -> Answer | None:
+    async def _answered(self, call_id: UUID, event: asyncio.Event, seconds: float) -> CallAnswer | None:
         """The answer; None when nobody took the call in time, and nobody will. Raises NoWorker, AnsweredElsewhere."""
         clock = asyncio.get_running_loop().time
         began, pause = clock(), 0.005
@@ -172,14 +172,14 @@ class Calls:
 
     async def streams(self, camera_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         """The status of these cameras' streams in other processes, as they told within the last seconds."""
-        if self._presence.alone or not camera_ids:
+        if self._membership.alone or not camera_ids:
             return {}
-        found = await self._database.calls.streams(camera_ids, self._presence.worker_id, ALIVE_SECONDS)
+        found = await self._database.calls.streams(camera_ids, self._membership.worker_id, ALIVE_SECONDS)
         return {camera_id: status for camera_id, (status, _) in found.items()}
 
     async def holders(self, camera_ids: Sequence[str]) -> dict[str, UUID]:
         """The other processes that have streams of these cameras."""
-        found = await self._database.calls.streams(camera_ids, self._presence.worker_id, ALIVE_SECONDS)
+        found = await self._database.calls.streams(camera_ids, self._membership.worker_id, ALIVE_SECONDS)
         return {camera_id: holder for camera_id, (_, holder) in found.items()}
 
     # -- telling and hearing -----------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ class Calls:
 
     def handed_over(self) -> None:
         """Wakes the processes of this one's site: its captures are theirs now."""
-        self._notices.announce(site_channel(self._presence.site), f"{HANDED_OVER} {self._presence.worker_id}")
+        self._notices.announce(site_channel(self._membership.site), f"{HANDED_OVER} {self._membership.worker_id}")
 
     def ended(self, request_id: UUID) -> None:
         """Wakes those who wait for the request in other processes."""
@@ -198,7 +198,7 @@ class Calls:
 
     def _on_site(self, payload: str) -> None:
         if payload.startswith(HANDED_OVER):
-            self._presence.drained(payload.removeprefix(HANDED_OVER).strip())
+            self._membership.drained(payload.removeprefix(HANDED_OVER).strip())
         self._on_capture()
 
     def _on_own(self, payload: str) -> None:
@@ -206,7 +206,7 @@ class Calls:
         if what == "call":
             self._job.wake()
         elif what == "drain":
-            self._presence.look()
+            self._membership.heartbeat_now()
         elif what in self._told:
             self._told[what](name)
         elif what in ("answer", "gone"):
@@ -219,14 +219,14 @@ class Calls:
     # -- answering ---------------------------------------------------------------------------------------------
 
     def _pause(self) -> float:
-        if self._presence.told:
+        if self._membership.notified:
             return POLL_INTERVAL if self._answering else RARELY
         return POLL_INTERVAL_UNHEARD
 
     async def _poll(self) -> None:
-        if self._presence.alone and not self._notices.heard:
+        if self._membership.alone and not self._notices.heard:
             return
-        own = self._presence.worker_id
+        own = self._membership.worker_id
         room = MOST_AT_ONCE - len(self._answering)
         taken = await self._database.calls.take(own, room) if room > 0 else []
         wanted = await self._database.calls.wanted(own) if self._answering else set()
@@ -267,9 +267,9 @@ def _error(error: IngestionException) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _opened(text: str, picture: bytes | None) -> Answer:
+def _opened(text: str, picture: bytes | None) -> CallAnswer:
     """Raises AnsweredElsewhere."""
     answer = json.loads(text)
     if "error" in answer:
         raise AnsweredElsewhere(**answer["error"])
-    return Answer(answer["body"], picture)
+    return CallAnswer(answer["body"], picture)

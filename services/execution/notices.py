@@ -1,9 +1,9 @@
 """What processes tell each other at once, by PostgreSQL's NOTIFY: a capture waits, a request has ended, events were moved.
 
-A notice is a hint: the process's next beat finds what it was about (`presence`), so one that is lost costs a second or two
-and nothing else. Behind a pooler that lends no sessions, nobody hears anything, and each polls.
+A notice is a hint: the process's next heartbeat finds what it was about (`membership`), so one that is lost costs a second
+or two and nothing else. Behind a pooler that lends no sessions, nobody hears anything, and each polls.
 
-Each beat gives a notice to its own process. A connection that brings none of them, as one that a firewall forgot, is
+Each heartbeat gives a notice to its own process. A connection that brings none of them, as one that a firewall forgot, is
 replaced. On the event loop.
 """
 
@@ -16,7 +16,7 @@ from functools import partial
 from uuid import UUID
 
 from repositories.database import Database
-from services.execution.presence import Presence
+from services.execution.membership import Membership
 from utils.exceptions import DatabaseUnavailable
 from utils.logger import get_logger
 from utils.tasks import cancel_all
@@ -25,9 +25,9 @@ log = get_logger(__name__)
 
 LISTEN_AGAIN = 1.0  # seconds
 STOP_TIMEOUT = 1.0  # seconds
-MAX_ANNOUNCEMENTS = 256  # under way at once; what is beyond is found by a beat
-MAX_UNHEARD = 3  # beats whose notice did not come: the connection is dead
-BEAT = "beat"
+MAX_ANNOUNCEMENTS = 256  # under way at once; what is beyond is found by a heartbeat
+MAX_UNHEARD = 3  # heartbeats whose notice did not come: the connection is dead
+HEARTBEAT = "heartbeat"
 FINAL_CHANNEL = "trackshift_final"
 BEGIN = "begin"  # what a process is told of a burst's group whose leases it was given
 EVENTS_CHANNEL = "trackshift_events"
@@ -46,20 +46,20 @@ def site_channel(site: str) -> str:
 class Notices:
     """One a process. What is to be heard is said by `on` before `start`."""
 
-    def __init__(self, database: Database, presence: Presence) -> None:
-        self._database, self.presence = database, presence
-        self.own = presence.worker_id.hex  # what says in a notice that it is this process's
+    def __init__(self, database: Database, membership: Membership) -> None:
+        self._database, self.membership = database, membership
+        self.own = membership.worker_id.hex  # what says in a notice that it is this process's
         self._handlers: dict[str, Callable[[str], None]] = {}
         self._announcing: set[asyncio.Task[None]] = set()
         self._listening: asyncio.Task[None] | None = None
         self._on_heard: list[Callable[[], None]] = []
-        self._unheard = 0  # beats since the last one whose notice came
+        self._unheard = 0  # heartbeats since the last one whose notice came
         self._lost: asyncio.Event | None = None  # of the connection that there is
 
     @property
     def heard(self) -> bool:
         """Whether notices come."""
-        return self.presence.hears
+        return self.membership.hears
 
     def on(self, channel: str, handler: Callable[[str], None]) -> None:
         """`handler(payload)` is called with each notice of the channel, this process's own included."""
@@ -71,9 +71,9 @@ class Notices:
 
     def start(self) -> None:
         if self._database.keeps_sessions:
-            channel = channel_of(self.presence.worker_id)
+            channel = channel_of(self.membership.worker_id)
             self._handlers[channel] = partial(self._on_own, self._handlers.get(channel))
-            self.presence.notice, self.presence.on_beat = (channel, BEAT), self._on_beat
+            self.membership.notice, self.membership.on_heartbeat = (channel, HEARTBEAT), self._on_heartbeat
             self._listening = asyncio.create_task(self._listen(), name="notices")
 
     async def stop(self) -> None:
@@ -83,15 +83,15 @@ class Notices:
         await cancel_all(*self._announcing)
         if self._listening is not None:
             await cancel_all(self._listening)
-        self.presence.hears, self.presence.notice = False, ("", "")
+        self.membership.hears, self.membership.notice = False, ("", "")
 
     def _on_own(self, handler: Callable[[str], None] | None, payload: str) -> None:
-        if payload == BEAT:
+        if payload == HEARTBEAT:
             self._unheard = 0
         elif handler is not None:
             handler(payload)
 
-    def _on_beat(self) -> None:
+    def _on_heartbeat(self) -> None:
         self._unheard += 1
         if self._unheard > MAX_UNHEARD and self._lost is not None:
             log.warning("notices_do_not_come")
@@ -99,7 +99,7 @@ class Notices:
 
     def announce(self, channel: str, payload: str = "") -> None:
         """Says it to the other processes, if there are any; returns at once."""
-        if self.presence.alone or len(self._announcing) >= MAX_ANNOUNCEMENTS:
+        if self.membership.alone or len(self._announcing) >= MAX_ANNOUNCEMENTS:
             return
         task = asyncio.create_task(self._notify(channel, payload), name="announce")
         self._announcing.add(task)
@@ -113,7 +113,7 @@ class Notices:
         while True:
             try:
                 async with self._database.listen(self._handlers) as lost:
-                    self.presence.hears, self._lost, self._unheard = True, lost, 0
+                    self.membership.hears, self._lost, self._unheard = True, lost, 0
                     for callback in self._on_heard:
                         callback()
                     await lost.wait()
@@ -121,5 +121,5 @@ class Notices:
                 pass
             except Exception:
                 log.exception("notices_not_heard")
-            self.presence.hears, self._lost = False, None
+            self.membership.hears, self._lost = False, None
             await asyncio.sleep(LISTEN_AGAIN)

@@ -30,7 +30,7 @@ class Window(NamedTuple):
     upto: str
 
 
-class Compared(NamedTuple):
+class ComparedBatch(NamedTuple):
     orphans: list[ListedObject]  # objects without a row, of any age
     seen: int  # objects under keys of ours
     suspects: list[KeyedRow]  # stored frames whose object is not in the listing, or of another size
@@ -70,14 +70,14 @@ async def _folders(
             yield folder
 
 
-async def compare(database: Database, window: Window) -> Compared:
+async def compare(database: Database, window: Window) -> ComparedBatch:
     """The window's objects and the rows of the same keys. Raises DatabaseUnavailable.
 
     Rows are read after the listing: a frame that came in between has its row, and one that went has its object still
     listed, as its key's row in `object_keys` then says.
     """
     unseen = {item.key: item for item in window.objects if is_frame_key(item.key)}
-    found = Compared([], len(unseen), [], [])
+    found = ComparedBatch([], len(unseen), [], [])
     after = window.after
     while True:
         async with database.one_statement() as uow:

@@ -44,7 +44,7 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class OrphanPlaces:
     """The folder and the day that the pass is in, and how many orphans it has left where they lie for their sake."""
 
     folder: Tally = Tally()
@@ -52,7 +52,7 @@ class Places:
     held: int = 0
 
     @classmethod
-    def read(cls, stored: Mapping[str, Any]) -> Places:
+    def read(cls, stored: Mapping[str, Any]) -> OrphanPlaces:
         """Of the pass's row; the beginning for an empty one."""
         if not stored:
             return cls()
@@ -65,10 +65,10 @@ class Places:
     def stopped(self) -> bool:
         return self.folder.stopped or self.day.stopped
 
-    def with_window(self, upto: str, seen: int, orphans: int, limits: Limits) -> Places:
+    def with_window(self, upto: str, seen: int, orphans: int, limits: Limits) -> OrphanPlaces:
         """With one more window, of the folder that the key `upto` lies in."""
         levels = upto.split("/")[1 : DEPTH + 1]
         folder = self.folder.with_window("/".join(levels), seen, orphans, limits)
         day = self.day.with_window("/".join(levels[:_DAY]), seen, orphans, limits)
         held = orphans if folder.stopped or day.stopped else 0
-        return Places(folder, day, self.held + held)
+        return OrphanPlaces(folder, day, self.held + held)

@@ -15,7 +15,7 @@ from pydantic_core import to_json
 from models.access import ALL_CAMERAS
 from models.values import FINAL_STATUSES, IngestionStatus
 from repositories.database import Database
-from services.live.session import Subscription
+from services.live.live_session import Subscription
 from services.reads.serializers.requests import AnyRequest, progress_json
 
 INTERVAL = 0.5  # seconds between two reads: a client is told of a request at most twice a second

@@ -30,7 +30,7 @@ WAIT = 30.0  # seconds that one read waits for the next event
 RETRY = 1.0  # seconds after the database was away
 
 
-class Listener(Protocol):
+class Subscriber(Protocol):
     """A subscription."""
 
     interest: Interest
@@ -42,14 +42,14 @@ class Listener(Protocol):
         """The tail cannot go on: it has been detached, and has all until `position`."""
 
 
-class Group:
+class SameInterest:
     """Subscriptions that want the same."""
 
     __slots__ = ("interest", "members")
 
     def __init__(self, interest: Interest) -> None:
         self.interest = interest
-        self.members: dict[Listener, None] = {}  # in the order of their coming
+        self.members: dict[Subscriber, None] = {}  # in the order of their coming
 
 
 class Tail:
@@ -57,8 +57,8 @@ class Tail:
 
     def __init__(self, event_log: EventLog) -> None:
         self._log = event_log
-        self._groups: dict[LogFilter, Group] = {}
-        self._found: dict[Key, dict[Group, None]] = {}
+        self._groups: dict[LogFilter, SameInterest] = {}
+        self._found: dict[Key, dict[SameInterest, None]] = {}
         self._position: Position | None = None
         self._known = asyncio.Event()  # there is a position
         self._catching_up = asyncio.Semaphore(CATCH_UPS)
@@ -81,7 +81,7 @@ class Tail:
             await self._known.wait()
         return self._position
 
-    def attach(self, listener: Listener, position: Position) -> bool:
+    def attach(self, listener: Subscriber, position: Position) -> bool:
         """Takes in who has all until `position`; False when that is not as far as the tail is."""
         here = self._position
         if here is None or here.log_id != position.log_id or position.seq < here.seq:
@@ -89,14 +89,14 @@ class Tail:
         wanted = listener.interest.wanted
         group = self._groups.get(wanted)
         if group is None:
-            group = self._groups[wanted] = Group(listener.interest)
+            group = self._groups[wanted] = SameInterest(listener.interest)
             for key in group.interest.index_keys():
                 self._found.setdefault(key, {})[group] = None
         listener.interest = group.interest  # one copy of the sets for all who want the same
         group.members[listener] = None
         return True
 
-    def detach(self, listener: Listener) -> None:
+    def detach(self, listener: Subscriber) -> None:
         """Repeating it is fine."""
         group = self._groups.get(listener.interest.wanted)
         if group is None or group.members.pop(listener, group) is group or group.members:

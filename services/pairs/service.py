@@ -22,8 +22,8 @@ from models.schemas import Pair as PairInfo
 from models.values import AlignmentStatus, PairFilter, PairSide
 from repositories.database import Database, UnitOfWork
 from services.access.cursors import Cursors
-from services.pairs.aligner import Aligner
-from services.pairs.matching import match
+from services.pairs.frame_matching import match
+from services.pairs.pair_calls import PairCalls
 from services.reads.queries import Queries
 from services.rtsp_capture.frames.integrity import FrameIntegrity
 from services.storage_service.service import StorageService
@@ -62,7 +62,7 @@ class Pairs:
         self, database: Database, storage: StorageService, queries: Queries, cursors: Cursors, integrity: FrameIntegrity
     ) -> None:  # fmt: skip
         self._database, self._queries, self._cursors = database, queries, cursors
-        self._aligner = Aligner(storage, integrity)
+        self._aligner = PairCalls(storage, integrity)
         self._views = KeptBytes(KEPT)
         self.pending = asyncio.Event()  # set when one waits for its alignment
 

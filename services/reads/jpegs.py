@@ -14,10 +14,10 @@ from services.reads.serializers.frames import name_of
 from services.rtsp_capture.frames.integrity import FrameIntegrity
 from services.storage_service.service import StorageService
 from services.upload_handler.handler import UploadHandler
+from utils.concurrency_limit import ConcurrencyLimit
 from utils.disposition import inline
 from utils.exceptions import FrameNotFound, ImageTooLarge, InvalidImage
 from utils.kept_bytes import KeptBytes
-from utils.turns import Turns
 
 MAX_KEPT_BYTES = 33_554_432
 MAX_READ = 268_435_456  # bytes of a frame that is converted
@@ -55,7 +55,7 @@ class Jpegs:
         self._database, self._storage, self._uploads = database, storage, uploads
         self._integrity = integrity
         self._kept = KeptBytes(MAX_KEPT_BYTES)
-        self._turns = Turns(MAKING, WAITING, _BUSY)
+        self._limit = ConcurrencyLimit(MAKING, WAITING, _BUSY)
 
     async def open(self, frame_id: UUID, who: Principal) -> JpegContent | None:
         """None: the frame is a JPEG as it is stored. Raises FrameNotFound, DatabaseUnavailable."""
@@ -74,7 +74,7 @@ class Jpegs:
     async def _make(self, row: Frame) -> bytes:
         if row.size_bytes > MAX_READ:
             raise ImageTooLarge("The frame is too large to be converted.")
-        async with self._turns.turn():
+        async with self._limit.permit():
             data = await self._storage.get(row.storage_path)
             made = await self._uploads.whole_jpeg(data, row.format, row.width, row.height)
         await self._integrity.shown(row, made.seen)

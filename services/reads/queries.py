@@ -36,11 +36,11 @@ from services.reads.serializers.capture_events import to_event, window_of
 from services.reads.serializers.frames import frame_json, served, to_frame_info
 from services.reads.serializers.requests import request_json, to_summary
 from services.storage_service.service import Digest, StorageService
+from utils.concurrency_limit import ConcurrencyLimit
 from utils.exceptions import FrameNotFound, ObjectMissing, RequestNotFound
 from utils.logger import get_logger
 from utils.metrics import INTEGRITY_VIOLATIONS
 from utils.secret_box import SecretBox
-from utils.turns import Turns
 
 log = get_logger(__name__)
 
@@ -100,7 +100,9 @@ class Queries:
         self._cursors = cursors
         self._frames: Kept[UUID, KeptFrame] = Kept("frame", KeptFrame.size)
         self._requests: Kept[UUID, KeptRequest] = Kept("request", lambda kept: len(kept.head))
-        self._verifying = Turns(VERIFIED_AT_ONCE, VERIFY_WAITING, "Too many frames are being verified. Try again.")
+        self._verifying = ConcurrencyLimit(
+            VERIFIED_AT_ONCE, VERIFY_WAITING, "Too many frames are being verified. Try again."
+        )
 
     async def request_body(self, request_id: UUID, who: Principal) -> bytes:
         """The request, its ledger in one snapshot, its frames: an upload's all, a capture's newest 100. An
@@ -214,7 +216,7 @@ class Queries:
         """
         row = await self._frame(frame_id, who)
         found: Digest | None = None
-        async with self._verifying.turn():
+        async with self._verifying.permit():
             try:
                 found = await self._storage.digest(row.storage_path)
             except ObjectMissing:

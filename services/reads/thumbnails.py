@@ -20,10 +20,10 @@ from services.rtsp_capture.frames.integrity import FrameIntegrity
 from services.storage_service.keys import THUMBNAIL_WIDTHS, thumbnail_key
 from services.storage_service.service import StorageService
 from services.upload_handler.handler import UploadHandler
+from utils.concurrency_limit import ConcurrencyLimit
 from utils.exceptions import FrameNotFound, ImageTooLarge, InvalidImage, StorageUnavailable
 from utils.kept_bytes import KeptBytes
 from utils.metrics import THUMBNAILS
-from utils.turns import Turns
 
 MAX_KEPT_BYTES = 16_777_216
 MAX_READ = 268_435_456  # bytes of a frame that is made smaller
@@ -50,7 +50,7 @@ class Thumbnails:
         self._database, self._storage, self._uploads = database, storage, uploads
         self._integrity = integrity
         self._kept = KeptBytes(MAX_KEPT_BYTES)
-        self._turns = Turns(MAKING, WAITING, _BUSY)
+        self._limit = ConcurrencyLimit(MAKING, WAITING, _BUSY)
 
     async def get(self, frame_id: UUID, width: int, who: Principal) -> Thumbnail:
         """`width` in pixels, rounded up to one of THUMBNAIL_WIDTHS. Raises FrameNotFound, DatabaseUnavailable."""
@@ -71,7 +71,7 @@ class Thumbnails:
             return found
         if row.size_bytes > MAX_READ:
             raise ImageTooLarge("The frame is too large for a thumbnail.")
-        async with self._turns.turn():
+        async with self._limit.permit():
             data = await self._storage.get(row.storage_path)
             converted = await self._uploads.thumbnail(data, row.format, (row.width, row.height), width)
         await self._integrity.shown(row, converted.seen)

@@ -12,8 +12,8 @@ from models.values import GapFilter
 from repositories.database import Database
 from repositories.reader import Row
 from services.access.cursors import Cursors
+from utils.concurrency_limit import ConcurrencyLimit
 from utils.exceptions import CameraNotFound, InvalidRequest
-from utils.turns import Turns
 
 MAX_BUCKETS = 2000
 COUNTED_AT_ONCE = 2  # histograms; one of millions of frames keeps a processor of the database busy for a second
@@ -25,7 +25,9 @@ class Timelines:
 
     def __init__(self, database: Database, cursors: Cursors) -> None:
         self._database, self._cursors = database, cursors
-        self._counting = Turns(COUNTED_AT_ONCE, COUNT_WAITING, "Too many histograms are being counted. Try again.")
+        self._counting = ConcurrencyLimit(
+            COUNTED_AT_ONCE, COUNT_WAITING, "Too many histograms are being counted. Try again."
+        )
 
     async def histogram(self, camera_id: str, from_: datetime, to: datetime, bucket_s: float, who: Principal) -> Histogram:
         """All buckets of `bucket_s` seconds from `from_` on, the last one as far as `to`. Raises Overloaded.
@@ -33,14 +35,14 @@ class Timelines:
         Of a camera without frames, or one that is not granted, all are empty.
         """
         bucket, count = _counted(from_, to, bucket_s)
-        async with self._counting.turn():
+        async with self._counting.permit():
             rows = await self._database.timelines.histogram(camera_id, from_, to, bucket, who.cameras)
         return Histogram(buckets=[*_buckets(rows, from_, bucket, count)])
 
     async def losses(self, camera_id: str, from_: datetime, to: datetime, bucket_s: float, who: Principal) -> Losses:
         """As `histogram`, of slots that were dropped. Raises CameraNotFound, Overloaded."""
         bucket, count = _counted(from_, to, bucket_s)
-        async with self._counting.turn():
+        async with self._counting.permit():
             rows = await self._database.timelines.losses(camera_id, from_, to, bucket, count, who.cameras)
         if rows is None:
             raise CameraNotFound

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from services.spool.index import Entry
+from services.spool.index import SpoolEntry
 from services.spool.record import HEAD_BYTES, DamagedRecord, SpoolRecord, decode, decode_header, header_length
 
 _HALF = "."  # prefix of names being written
@@ -51,10 +51,10 @@ class Files:
 
 
 @dataclass
-class Found:
+class SpoolScan:
     """What a scan found: whole records, oldest first; what it put away."""
 
-    entries: list[tuple[Entry, SpoolRecord]] = field(default_factory=list)
+    entries: list[tuple[SpoolEntry, SpoolRecord]] = field(default_factory=list)
     half_written: int = 0
     damaged: int = 0
 
@@ -74,12 +74,12 @@ class SpoolFolder:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._files.sync_folder(self.path)
 
-    def scan(self) -> Found:
+    def scan(self) -> SpoolScan:
         """Reads every record's head and header; removes what is half-written, moves damaged ones to dead/.
 
         The pictures' own checksums are compared when they are replayed. Raises OSError.
         """
-        found = Found()
+        found = SpoolScan()
         for item in self._listed(self.records):
             path = self.records / item.name
             if item.name.startswith(_HALF):
@@ -153,7 +153,7 @@ class SpoolFolder:
             return decode_header(head + file.read(header_length(head)), size)
 
 
-def entry_of(name: str, record: SpoolRecord, size: int) -> Entry:
+def entry_of(name: str, record: SpoolRecord, size: int) -> SpoolEntry:
     """What the index keeps of a record of `size` bytes."""
     frame = record.frame
-    return Entry(name, frame.request_id, frame.sequence, size, record.spooled_at.timestamp())
+    return SpoolEntry(name, frame.request_id, frame.sequence, size, record.spooled_at.timestamp())

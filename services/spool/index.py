@@ -11,7 +11,7 @@ BLOCK = 4096  # bytes: what even the smallest record takes on disk
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class SpoolEntry:
     """A record on disk."""
 
     name: str
@@ -34,7 +34,7 @@ class SpoolIndex:
     """
 
     def __init__(self) -> None:
-        self._by_age: OrderedDict[str, Entry] = OrderedDict()  # as they came in, which is oldest first
+        self._by_age: OrderedDict[str, SpoolEntry] = OrderedDict()  # as they came in, which is oldest first
         self._waiting: OrderedDict[UUID, list[tuple[int, str]]] = OrderedDict()  # heaps; the next request first
         self._postponed: list[tuple[float, str]] = []  # heap of (when, name)
         self._slots: dict[UUID, dict[str, int]] = {}  # by request: its entries' slots, taken ones too
@@ -46,13 +46,13 @@ class SpoolIndex:
     def __contains__(self, name: str) -> bool:
         return name in self._by_age
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: SpoolEntry) -> None:
         self._by_age[entry.name] = entry
         self._slots.setdefault(entry.request_id, {})[entry.name] = entry.slot
         self.bytes += entry.cost
         self.back(entry)
 
-    def remove(self, entry: Entry) -> bool:
+    def remove(self, entry: SpoolEntry) -> bool:
         """False when it is gone already."""
         if self._by_age.pop(entry.name, None) is None:
             return False
@@ -63,7 +63,7 @@ class SpoolIndex:
             del self._slots[entry.request_id]
         return True
 
-    def take(self, now: float) -> Entry | None:
+    def take(self, now: float) -> SpoolEntry | None:
         """The next to be replayed; `now` in the time of `postpone`."""
         while self._postponed and self._postponed[0][0] <= now:
             _, name = heapq.heappop(self._postponed)
@@ -80,17 +80,17 @@ class SpoolIndex:
                 return entry
         return None
 
-    def back(self, entry: Entry) -> None:
+    def back(self, entry: SpoolEntry) -> None:
         """It waits again, in its place among its request's."""
         if entry.name in self._by_age:
             heapq.heappush(self._waiting.setdefault(entry.request_id, []), (entry.slot, entry.name))
 
-    def postpone(self, entry: Entry, until: float) -> None:
+    def postpone(self, entry: SpoolEntry, until: float) -> None:
         """It waits again, from `until` on: others of its request go first."""
         heapq.heappush(self._postponed, (until, entry.name))
 
     @property
-    def oldest(self) -> Entry | None:
+    def oldest(self) -> SpoolEntry | None:
         return next(iter(self._by_age.values()), None)
 
     def slots_of(self, request_id: UUID) -> set[int]:

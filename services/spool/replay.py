@@ -20,7 +20,7 @@ from uuid import UUID
 from models.values import FrameRecord
 from repositories.database import Database
 from repositories.engine import sqlstate
-from services.spool.index import Entry
+from services.spool.index import SpoolEntry
 from services.spool.record import DamagedRecord, SpoolRecord
 from services.spool.spool import Spool
 from services.storage_service.keys import with_fresh_key
@@ -113,7 +113,7 @@ class Replay:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("replay_failed", exc_info=error)
 
-    async def _one(self, entry: Entry) -> None:
+    async def _one(self, entry: SpoolEntry) -> None:
         """One try of one record."""
         if entry.name not in self._spool.index:
             return  # dropped meanwhile
@@ -145,7 +145,7 @@ class Replay:
             FRAMES.labels(source="rtsp", outcome="stored").inc()
         await self._spool.remove(entry, outcome)
 
-    async def _store(self, entry: Entry) -> str:
+    async def _store(self, entry: SpoolEntry) -> str:
         """Stored, exists or surplus. Raises CannotBeStored, IngestionException."""
         try:
             record, data = await self._spool.pool.run(self._spool.folder.read, entry.name)

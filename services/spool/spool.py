@@ -20,7 +20,7 @@ from uuid import UUID
 from config import SpoolSettings
 from models.values import FrameRecord
 from services.spool.folder import Files, SpoolFolder, entry_of
-from services.spool.index import Entry, SpoolIndex
+from services.spool.index import SpoolEntry, SpoolIndex
 from services.spool.record import SpoolRecord, encode
 from utils.logger import Throttle, get_logger
 from utils.metrics import SPOOL_BYTES, SPOOL_DEAD, SPOOL_DROPPED, SPOOL_FRAMES, SPOOL_OLDEST, SPOOL_WRITTEN, follow
@@ -121,7 +121,7 @@ class Spool:
         task.add_done_callback(self._writes.discard)
         return await asyncio.shield(task)
 
-    async def _write(self, entry: Entry, parts: tuple[bytes, ...]) -> bool:
+    async def _write(self, entry: SpoolEntry, parts: tuple[bytes, ...]) -> bool:
         try:
             for attempt in (1, 2):
                 if not await self._room_for():
@@ -195,7 +195,7 @@ class Spool:
 
     # -- out ---------------------------------------------------------------------------------------------------
 
-    async def remove(self, entry: Entry, outcome: str, reason: str = "") -> None:
+    async def remove(self, entry: SpoolEntry, outcome: str, reason: str = "") -> None:
         """Takes a record out: stored, exists, surplus, dropped (`reason`) or dead (`reason`: its file is kept aside)."""
         if not self.index.remove(entry):
             return
@@ -238,7 +238,7 @@ class Spool:
         if not followers:
             self._followers.pop(request_id, None)
 
-    def _notify(self, entry: Entry, outcome: str) -> None:
+    def _notify(self, entry: SpoolEntry, outcome: str) -> None:
         for follower in list(self._followers.get(entry.request_id, ())):
             follower(entry.slot, outcome)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 
-class Guard(Protocol):
+class WriteGuard(Protocol):
     """Asked on the event loop before each call that writes or deletes: cheap, because it remembers the last look."""
 
     async def may_write(self) -> None:

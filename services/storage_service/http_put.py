@@ -21,7 +21,7 @@ _PIECE = 65_536
 _IDLE_SECONDS = 15.0  # after which a connection is not used again: servers and what is between close idle ones
 
 
-class Answer(NamedTuple):
+class PutAnswer(NamedTuple):
     status: int
     headers: dict[str, str]  # names in lower case
     body: bytes
@@ -56,18 +56,18 @@ class _Connection(asyncio.Protocol):
         self.used = 0  # requests that it has carried
         self.idle_since = 0.0
         self.closed = False
-        self._answered: asyncio.Future[Answer] | None = None
+        self._answered: asyncio.Future[PutAnswer] | None = None
         self._drained: asyncio.Future[None] | None = None
         self._paused = False
 
-    async def exchange(self, head: bytes, body: bytes, write_timeout: float, read_timeout: float) -> Answer:
+    async def exchange(self, head: bytes, body: bytes, write_timeout: float, read_timeout: float) -> PutAnswer:
         """Raises ConnectionBroken, Timeout."""
         self._headers: dict[str, str] = {}
         self._parts: list[bytes] = []
         self._size = 0
         self._headed = False
         self._parser = httptools.HttpResponseParser(self)
-        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        answered: asyncio.Future[PutAnswer] = asyncio.get_running_loop().create_future()
         self._answered = answered
         try:
             if len(body) <= _IN_ONE_PIECE:
@@ -175,7 +175,7 @@ class _Connection(asyncio.Protocol):
         if not self._parser.should_keep_alive() or self._size > _MAX_ANSWER:
             self.closed = True
         if self._answered is not None and not self._answered.done():
-            self._answered.set_result(Answer(status, self._headers, b"".join(self._parts)))
+            self._answered.set_result(PutAnswer(status, self._headers, b"".join(self._parts)))
 
 
 class PutConnections:
@@ -192,7 +192,7 @@ class PutConnections:
         self._places = asyncio.Semaphore(connections)
         self._idle: list[_Connection] = []
 
-    async def put(self, head: bytes, body: bytes) -> Answer:
+    async def put(self, head: bytes, body: bytes) -> PutAnswer:
         """One exchange. A kept connection that the server has just closed is no failure: it is made again.
 
         Raises CannotConnect, Timeout, ConnectionBroken.
@@ -206,7 +206,7 @@ class PutConnections:
                     raise
             return await self._on(await self._connect(), head, body)
 
-    async def _on(self, connection: _Connection, head: bytes, body: bytes) -> Answer:
+    async def _on(self, connection: _Connection, head: bytes, body: bytes) -> PutAnswer:
         answer = await connection.exchange(head, body, *self._timeouts)
         if connection.usable:
             connection.idle_since = time.monotonic()

@@ -28,7 +28,7 @@ from botocore.exceptions import (
 from botocore.httpsession import get_cert_path
 
 from services.storage_service.client import session_ca_bundle
-from services.storage_service.http_put import Answer, CannotConnect, ConnectionBroken, PutConnections, Timeout
+from services.storage_service.http_put import CannotConnect, ConnectionBroken, PutAnswer, PutConnections, Timeout
 from services.storage_service.put_signer import UNSIGNED, PutSigner
 from utils.logger import get_logger
 from utils.metrics import POOL_BUSY, STORAGE_RETRIES
@@ -126,7 +126,7 @@ class ObjectPuts:
             _log.warning("storage.no_sha256_checksums", effect="payloads are signed instead")
         await self._tried(key, data, content_type, checksum, sha256_hex)
 
-    async def _tried(self, key: str, data: bytes, content_type: str, checksum: str, payload: str) -> Answer:
+    async def _tried(self, key: str, data: bytes, content_type: str, checksum: str, payload: str) -> PutAnswer:
         attempt = 1
         while True:
             head = self._signer.head(key, len(data), content_type, checksum, payload, datetime.now(UTC))
@@ -153,7 +153,7 @@ class ObjectPuts:
             attempt += 1
 
 
-def _code(answer: Answer) -> str:
+def _code(answer: PutAnswer) -> str:
     """The store's error code; without one the status, as botocore has it."""
     found = _CODE.search(answer.body)
     return found[1].decode() if found else str(answer.status)

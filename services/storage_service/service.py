@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from config import StorageSettings
 from services.storage_service.bucket import BATCH, Bucket, Digest, ListedObject, ObjectHead
 from services.storage_service.client import STORE_FAILURES, closed, make_client, translated
-from services.storage_service.guard import Guard, Unguarded
+from services.storage_service.guard import Unguarded, WriteGuard
 from services.storage_service.keys import EXTENSIONS, MARKER_KEY
 from services.storage_service.presign import Prepared, Presigned, Presigner, Served, endpoint_url
 from services.storage_service.put_signer import PutSigner
@@ -86,7 +86,7 @@ class StorageService:
             url, region, *keys, timeouts=timeouts, attempts=settings.MAX_ATTEMPTS, connections=STAGING_THREADS
         )
         self._staging_pool = WorkerPool("staging", STAGING_THREADS)
-        self._guard: Guard = Unguarded()
+        self._guard: WriteGuard = Unguarded()
         self.staging = Staging(self.bucket, staging, self._presigner, partial(self._call, pool=self._staging_pool))
         self._clients = (client, signing, staging, self._check_client)
         self._throttle = Throttle(10, time.monotonic)
@@ -94,7 +94,7 @@ class StorageService:
         self._running_check: asyncio.Task[None] | None = None
         self._closed = False
 
-    def guard_with(self, guard: Guard) -> None:
+    def guard_with(self, guard: WriteGuard) -> None:
         """From now on nothing is written or deleted without the guard's leave, in the staging area neither."""
         self._guard = self.staging.guard = guard
 

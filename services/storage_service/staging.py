@@ -18,7 +18,7 @@ from botocore.exceptions import ClientError
 from models.values import StagedPart
 from services.storage_service.bucket import BATCH, ListedObject
 from services.storage_service.client import MISSING_CODES, error_code
-from services.storage_service.guard import Guard, Unguarded
+from services.storage_service.guard import Unguarded, WriteGuard
 from services.storage_service.presign import Presigned, Presigner
 from utils.exceptions import StorageUnavailable
 
@@ -66,7 +66,7 @@ class Staging:
         self._presigner = presigner
         self._calls = calls
         self._closed = threading.Event()
-        self.guard: Guard = Unguarded()
+        self.guard: WriteGuard = Unguarded()
 
     async def begin(self, session_id: UUID) -> str:
         """Begins a multipart upload; its id."""

@@ -22,7 +22,7 @@ class BadIfd(ValueError):
     """The structure is not what TIFF allows, or is beyond the bounds above."""
 
 
-class Entry(NamedTuple):
+class IfdEntry(NamedTuple):
     type: int
     values: int  # how many
     offset: int  # of the value, in the file
@@ -30,7 +30,7 @@ class Entry(NamedTuple):
 
 
 class Directory(NamedTuple):
-    entries: dict[int, Entry]
+    entries: dict[int, IfdEntry]
     next: int  # offset of the next directory; 0: none
 
 
@@ -67,7 +67,7 @@ class IfdReader:
             raise BadIfd("a directory has too many entries")
         at = offset + (8 if self.big else 2)
         width, inline = (20, 8) if self.big else (12, 4)
-        entries: dict[int, Entry] = {}
+        entries: dict[int, IfdEntry] = {}
         for _ in range(count):
             tag, kind, number = self._unpack("HHQ" if self.big else "HHI", at)
             if kind in _TYPES:
@@ -75,19 +75,19 @@ class IfdReader:
                 value_at = at + width - inline
                 if size > inline:
                     value_at = self._unpack("Q" if self.big else "I", value_at)[0]
-                entries.setdefault(tag, Entry(kind, number, value_at, size))
+                entries.setdefault(tag, IfdEntry(kind, number, value_at, size))
             at += width
         return Directory(entries, self._unpack("Q" if self.big else "I", at)[0])
 
-    def inside(self, entry: Entry) -> bool:
+    def inside(self, entry: IfdEntry) -> bool:
         """Whether the value lies wholly in the file."""
         return entry.offset + entry.size <= len(self.data)
 
-    def raw(self, entry: Entry, limit: int) -> bytes:
+    def raw(self, entry: IfdEntry, limit: int) -> bytes:
         """The value's first `limit` bytes."""
         return self.data[entry.offset : entry.offset + min(entry.size, limit)]
 
-    def numbers(self, entry: Entry | None, limit: int) -> tuple[Number, ...]:
+    def numbers(self, entry: IfdEntry | None, limit: int) -> tuple[Number, ...]:
         """The value's first `limit` numbers; rationals as floats, those of denominator 0 as NaN. Empty for none."""
         if entry is None or entry.type in (2, 7):
             return ()

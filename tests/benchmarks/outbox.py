@@ -23,7 +23,7 @@ from models.values import LogFilter
 from repositories.database import Database
 from repositories.migrations.run import upgrade
 from services.events.event_log import EventLog, Start
-from services.events.relay import LogHead, Relay
+from services.events.outbox_relay import LogHead, OutboxRelay
 from tests.benchmarks.frame import Bench, Goal
 from tests.benchmarks.harness import Cpu, line, share
 from tests.integration.storage.test_repositories import add_capture, frame
@@ -68,7 +68,7 @@ async def _consume(log: EventLog, readable: dict[str, float]) -> None:
 async def _mode(db: Database, name: str, rate: float, seconds: float, servers: Sequence[psutil.Process]) -> dict[str, float]:
     await _triggers(db, name != "no events")
     head, committed, readable = LogHead(), dict[str, float](), dict[str, float]()
-    relay, consumer = Relay(db, head, 604_800), None
+    relay, consumer = OutboxRelay(db, head, 604_800), None
     if "relay" in name:
         relay.start()
     if "consumer" in name:
@@ -106,7 +106,7 @@ async def _alone(db: Database, count: int) -> None:
 
 async def _idle(db: Database, seconds: float, waiting: int) -> None:
     head = LogHead()
-    relay = Relay(db, head, 604_800)
+    relay = OutboxRelay(db, head, 604_800)
     relay.start()
     log = EventLog(db, head, 1000)
     readers = [asyncio.create_task(log.page("latest", LogFilter(ALL_CAMERAS), 1, seconds + 5)) for _ in range(waiting)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 
-from services.pairs.worker import align
+from services.pairs.pair_jobs import align
 from tests.kits.changed import FILES, HARMLESS, jpeg, patched, photograph
 
 PATCHES = 1  # places of the sticker a photograph and change

@@ -14,12 +14,12 @@ EXIT_CODE = 70
 
 if __name__ == "__main__":
     from main import main
-    from services.rtsp_capture.connection.reader import Connection, ConnectionPlan
-    from services.rtsp_capture.connection.relayed import RelayedConnector
+    from services.rtsp_capture.connection.reader import ConnectionPlan, PacketConnection
+    from services.rtsp_capture.connection.relayed_reader import RelayedConnector
 
     connect = RelayedConnector.__call__
 
-    async def connect_or_exit(self: RelayedConnector, plan: ConnectionPlan) -> Connection:
+    async def connect_or_exit(self: RelayedConnector, plan: ConnectionPlan) -> PacketConnection:
         connection = await connect(self, plan)
         if plan.name == os.environ["EXIT_CAMERA"]:
             os._exit(EXIT_CODE)

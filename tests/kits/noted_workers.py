@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from utils.worker import Worker
+from utils.worker import WorkerProcess
 
 
 class Workers(list[psutil.Process]):
@@ -32,13 +32,13 @@ def _lives(process: psutil.Process) -> bool:
 @pytest.fixture(scope="module", autouse=True, name="workers")
 def noted_workers() -> Iterator[Workers]:
     """Of this file's pools."""
-    found, start = Workers(), Worker.start.__func__  # type: ignore[attr-defined]
+    found, start = Workers(), WorkerProcess.start.__func__  # type: ignore[attr-defined]
 
-    async def noted(cls: type[Worker], /, preload: list[str], **more: Any) -> Worker:
-        worker: Worker = await start(cls, preload, **more)
+    async def noted(cls: type[WorkerProcess], /, preload: list[str], **more: Any) -> WorkerProcess:
+        worker: WorkerProcess = await start(cls, preload, **more)
         found.append(psutil.Process(worker.pid))
         return worker
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Worker, "start", classmethod(noted))
+        patch.setattr(WorkerProcess, "start", classmethod(noted))
         yield found

@@ -31,15 +31,15 @@ from numpy.typing import NDArray
 
 from demo.film import read_frame_number
 from demo.rtp import rtp_header, video_payloads
-from services.rtsp_capture.connection.address import parse_rtsp_url
+from services.rtsp_capture.connection.camera_address import parse_rtsp_url
 from services.rtsp_capture.connection.native_media import NativeMedia
 from services.rtsp_capture.connection.opencv_reader import OpenCvReader
 from services.rtsp_capture.connection.reader import ConnectionPlan, ReaderOptions
 from services.rtsp_capture.connection.reader_thread import ReaderThread
-from services.rtsp_capture.connection.relay import Relay
 from services.rtsp_capture.connection.rtsp.framing import Data
 from services.rtsp_capture.connection.rtsp.sdp import VideoTrack
-from services.rtsp_capture.connection.session import Session
+from services.rtsp_capture.connection.rtsp_relay import RtspRelay
+from services.rtsp_capture.connection.rtsp_session import RtspSession
 from services.rtsp_capture.media.gop_buffer import Packet
 from services.rtsp_capture.media.packets import StreamInfo
 from services.rtsp_capture.timing.host_clock import HostClock
@@ -341,7 +341,7 @@ async def play_opencv(script: Script, *, max_pixels: int = MAX_PIXELS) -> Told:
     session = SimpleNamespace(
         client=SimpleNamespace(on_end=None), track=script.track(), channels=(0, 1), start=start, close=lambda: None
     )
-    relay = Relay(cast(Session, session), lambda: None, lambda: now[0], max_pixels=max_pixels)
+    relay = RtspRelay(cast(RtspSession, session), lambda: None, lambda: now[0], max_pixels=max_pixels)
     beginning = asyncio.create_task(relay.play(60.0))
     either: set[asyncio.Future[Any]] = {beginning, playing}
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)

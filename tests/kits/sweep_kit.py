@@ -18,9 +18,9 @@ from models.values import FrameRecord, SourceType, TimestampSource
 from repositories.database import Database
 from services.housekeeping.bucket_guard import BucketGuard
 from services.housekeeping.bucket_marker import BucketMarker
+from services.housekeeping.orphan_sweeper import OrphanSweeper
 from services.housekeeping.retention import Retention
 from services.housekeeping.retention_policy import of_settings
-from services.housekeeping.sweeper import Sweeper
 from services.storage_service.keys import fresh_object_key
 from services.storage_service.service import StorageService
 from tests.conftest import Backends, migrated_database
@@ -53,10 +53,10 @@ class Place:
     def guard(self) -> BucketGuard:
         return BucketGuard(self.marker)
 
-    def sweeper(self, **settings: Any) -> Sweeper:
+    def sweeper(self, **settings: Any) -> OrphanSweeper:
         """GRACE: none, unless it is given: every object counts as old."""
         values = SweeperSettings().model_copy(update={"GRACE": -1.0, "MAX_DELETES_PER_SECOND": 10_000.0, **settings})
-        return Sweeper(values, self.database, self.storage, self.guard())
+        return OrphanSweeper(values, self.database, self.storage, self.guard())
 
     def retention(self, **settings: Any) -> Retention:
         """Its settings become the policy, as by `retention apply`; without a daily cap, unless one is given."""

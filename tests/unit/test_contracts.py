@@ -46,7 +46,7 @@ PLANTS = [
     (REPOSITORIES, "repositories.ledger", "repositories.captures"),
     (REPOSITORIES, "repositories.new_room", "repositories.base"),
     (SCHEMAS, "services.rtsp_capture.streams.probe", "models.schemas.cameras"),
-    (SCHEMAS, "services.execution.runner", "models.schemas"),
+    (SCHEMAS, "services.execution.capture_runner", "models.schemas"),
     (SCHEMAS, "services.spool.spool", "models.schemas.frames"),
     (SCHEMAS, "services.storage_service.keys", "models.schemas.base"),
     ("api never touches repositories", "api.endpoints.frames", "repositories.frames"),
@@ -57,7 +57,7 @@ PLANTS = [
     (LEAVES, "utils.ids", "demo.camera"),
     (MAIN, "services.runtime", "main"),
     (MAIN, "api.http.body", "demo.camera"),
-    (BOTO3, "services.housekeeping.sweeper", "boto3"),
+    (BOTO3, "services.housekeeping.orphan_sweeper", "boto3"),
     (BOTO3, "demo.camera", "botocore.config"),
     (CV2, "services.upload_handler.handler", "cv2"),
     (CV2, "utils.ids", "av"),
@@ -133,11 +133,29 @@ def test_every_module_that_a_plant_names_is_there() -> None:
         assert path.is_dir() or path.with_suffix(".py").exists(), name
 
 
-def test_a_long_module_says_why() -> None:
+def product_files() -> list[Path]:
     product = [path for name in PRODUCT for path in (ROOT / name).rglob("*.py") if "versions" not in path.parts]
-    long = [path for path in (*product, ROOT / "config.py", ROOT / "main.py") if path.read_text().count("\n") > 250]
+    return [*product, ROOT / "config.py", ROOT / "main.py"]
+
+
+def test_a_long_module_says_why() -> None:
+    long = [path for path in product_files() if path.read_text().count("\n") > 250]
     silent = [
         path for path in long if "Longer than 250 lines: " not in (ast.get_docstring(ast.parse(path.read_text())) or "")
     ]
     assert long
     assert silent == []
+
+
+def test_one_name_is_one_class() -> None:
+    """In the product, but for a table's row and what the API shows of it, which bear the name of what they are."""
+    found: dict[str, list[str]] = {}
+    for path in product_files():
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(path.relative_to(ROOT).as_posix())
+    twice = {
+        name: places for name, places in found.items()
+        if len(places) > 1 and [str(Path(place).parent) for place in sorted(places)] != ["models/entities", "models/schemas"]
+    }  # fmt: skip
+    assert not twice

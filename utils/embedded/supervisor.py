@@ -27,7 +27,7 @@ _BACKOFF_LAST = 5.0
 _STABLE_AFTER = 30.0
 
 
-class Part(Protocol):
+class EmbeddedPart(Protocol):
     name: str
 
     @property
@@ -45,7 +45,7 @@ class _Keeper(threading.Thread):
     no thread pool. A daemon, so that a service that forgets to stop still ends (atexit then stops it).
     """
 
-    def __init__(self, part: Part, on_event: OnEvent) -> None:
+    def __init__(self, part: EmbeddedPart, on_event: OnEvent) -> None:
         super().__init__(name=f"embedded-{part.name}", daemon=True)
         self.part = part
         self.first_start = threading.Event()
@@ -142,7 +142,7 @@ class EmbeddedParts:
         self.data_dir = data_dir.absolute()
         self.postgres = EmbeddedPostgres(self.data_dir, database) if postgres else None
         self.object_store = EmbeddedObjectStore(self.data_dir, bucket, object_store_port) if object_store else None
-        parts: list[Part] = [part for part in (self.postgres, self.object_store) if part is not None]
+        parts: list[EmbeddedPart] = [part for part in (self.postgres, self.object_store) if part is not None]
         self._keepers = {part.name: _Keeper(part, on_event) for part in parts}
         self._lock = lock or DataDirLock(self.data_dir)
         self._own_lock = lock is None

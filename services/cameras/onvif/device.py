@@ -17,7 +17,7 @@ from xml.sax.saxutils import escape  # escapes only
 from services.cameras.onvif.http_post import http_address
 from services.cameras.onvif.safe_xml import child, number, text
 from services.cameras.onvif.soap import Fault, SoapClient
-from services.rtsp_capture.connection.address import CameraAddress
+from services.rtsp_capture.connection.camera_address import CameraAddress
 from utils.exceptions import CaptureFailure, NotOnvif
 
 MAX_PROFILES = 64

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import h11
 
-from services.rtsp_capture.connection.address import AddressPolicy, CameraAddress
+from services.rtsp_capture.connection.camera_address import AddressPolicy, CameraAddress
 from services.rtsp_capture.connection.dial import tls_context
 from utils.exceptions import CaptureFailure, NotOnvif
 
@@ -24,7 +24,7 @@ Headers = list[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HttpAnswer:
     status: int
     headers: list[tuple[bytes, bytes]]
     body: bytes
@@ -52,7 +52,7 @@ def http_address(url: str) -> CameraAddress | None:
 
 async def post(
     to: CameraAddress, policy: AddressPolicy, body: bytes, headers: Headers, timeout: float, *, tls_verify: bool
-) -> Answer:
+) -> HttpAnswer:
     """The answer, whatever its status but a redirect. `timeout` in seconds, for all of it.
 
     Raises CaptureFailure (a connection's codes, redirect_refused, read_timeout), NotOnvif for what is no HTTP or too large.
@@ -91,7 +91,7 @@ async def post(
 
 async def _talk(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, to: CameraAddress, body: bytes, headers: Headers
-) -> Answer:
+) -> HttpAnswer:
     """Raises h11.RemoteProtocolError, OSError, NotOnvif."""
     host = f"[{to.host}]" if ":" in to.host else to.host
     request = h11.Request(
@@ -121,6 +121,6 @@ async def _talk(
                 raise NotOnvif(f"The device's answer has more than {MAX_BODY} bytes.")
         elif isinstance(event, h11.EndOfMessage):
             assert head is not None
-            return Answer(head.status_code, list(head.headers), bytes(received))
+            return HttpAnswer(head.status_code, list(head.headers), bytes(received))
         elif not isinstance(event, h11.InformationalResponse):
             raise NotOnvif("The device closed the connection without an answer.")

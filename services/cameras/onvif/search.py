@@ -20,7 +20,7 @@ from xml.etree.ElementTree import Element  # a type
 from services.cameras.onvif.device import SCOPE, name_and_hardware
 from services.cameras.onvif.http_post import http_address
 from services.cameras.onvif.safe_xml import BadXml, child, parse, text
-from services.rtsp_capture.connection.address import AddressPolicy
+from services.rtsp_capture.connection.camera_address import AddressPolicy
 from services.rtsp_capture.connection.own_services import IpAddress
 from utils.logger import get_logger
 from utils.metrics import DISCOVERY_ANSWERS
@@ -51,7 +51,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundDevice:
     """A device that answered. `xaddr`: None when it named none that is allowed."""
 
     address: str
@@ -71,7 +71,9 @@ def targets(networks: Iterable[Network], policy: AddressPolicy) -> list[IpAddres
     return list(found)
 
 
-def read_answer(data: bytes, sender: str, ids: Iterable[str], allowed: Callable[[IpAddress, int], bool]) -> Found | None:
+def read_answer(
+    data: bytes, sender: str, ids: Iterable[str], allowed: Callable[[IpAddress, int], bool]
+) -> FoundDevice | None:
     """The device of a ProbeMatches; None for an answer to somebody else, or of no device. Raises BadXml."""
     root = parse(data, _MAX_ELEMENTS)
     relates = text(child(root, "Header"), "RelatesTo")
@@ -84,7 +86,7 @@ def read_answer(data: bytes, sender: str, ids: Iterable[str], allowed: Callable[
     types = [one.rpartition(":")[2] for one in (text(match, "Types") or "").split()]
     name, hardware = name_and_hardware(scopes)
     onvif = "NetworkVideoTransmitter" in types or any(scope.startswith(SCOPE) for scope in scopes)
-    return Found(sender, _own_xaddr(match, sender, allowed), name, hardware, onvif)
+    return FoundDevice(sender, _own_xaddr(match, sender, allowed), name, hardware, onvif)
 
 
 def _own_xaddr(match: Element, sender: str, allowed: Callable[[IpAddress, int], bool]) -> str | None:
@@ -121,9 +123,9 @@ class Search:
         """`networks`: only answers from there count, and each address in them is asked by itself; None: all allowed ones."""
         self._policy, self._networks, self._port = policy, networks, port
         self._ids = [f"urn:uuid:{uuid.uuid4()}" for _ in _TYPES]
-        self._found: dict[str, Found] = {}
+        self._found: dict[str, FoundDevice] = {}
 
-    async def run(self, timeout: float) -> list[Found]:
+    async def run(self, timeout: float) -> list[FoundDevice]:
         """Who answers within `timeout` seconds; ONVIF devices first, then by address. Raises OSError without a network."""
         queue: asyncio.Queue[tuple[bytes, str]] = asyncio.Queue(_QUEUE)
         hosts = targets(self._networks or (), self._policy)

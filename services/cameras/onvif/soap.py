@@ -16,9 +16,9 @@ from datetime import UTC, datetime, timedelta
 from xml.etree.ElementTree import Element  # a type
 from xml.sax.saxutils import escape  # escapes only
 
-from services.cameras.onvif.http_post import Answer, post
+from services.cameras.onvif.http_post import HttpAnswer, post
 from services.cameras.onvif.safe_xml import BadXml, child, parse, text
-from services.rtsp_capture.connection.address import AddressPolicy, CameraAddress
+from services.rtsp_capture.connection.camera_address import AddressPolicy, CameraAddress
 from services.rtsp_capture.connection.rtsp.login import Login
 from utils.exceptions import CaptureFailure, NotOnvif
 
@@ -90,7 +90,7 @@ class SoapClient:
             self._http_login.went_through()
         return await self._element(answer)
 
-    async def _post(self, to: CameraAddress, body: str, anonymous: bool) -> Answer:
+    async def _post(self, to: CameraAddress, body: str, anonymous: bool) -> HttpAnswer:
         header, headers = "", [("Content-Type", "application/soap+xml; charset=utf-8")]
         if self._by_http and self._http_login is not None and not anonymous:
             headers.append(("Authorization", self._http_login.authorization("POST", to.target) or ""))
@@ -98,7 +98,7 @@ class SoapClient:
             header = security_header(*self._login, self._now() + self.offset, os.urandom(16))
         return await post(to, self._policy, envelope(body, header), headers, self._timeout, tls_verify=self._tls_verify)
 
-    async def _element(self, answer: Answer) -> Element:
+    async def _element(self, answer: HttpAnswer) -> Element:
         try:
             size = len(answer.body)
             root = parse(answer.body) if size <= _SMALL else await asyncio.to_thread(parse, answer.body)

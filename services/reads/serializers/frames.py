@@ -9,19 +9,19 @@ from models.entities import Frame
 from models.schemas import FrameInfo
 from models.schemas.base import format_time
 from repositories.reader import Row
-from repositories.uploads import Part
+from repositories.uploads import RowPart
 from services.storage_service.presign import Presigned, Served
 from utils.disposition import inline
 
 _expiry = lru_cache(maxsize=16)(format_time)  # one for all URLs of a second
 
 
-def served(row: Frame | Row | Part) -> Served:
+def served(row: Frame | Row | RowPart) -> Served:
     """The frame's object as clients get it, from the store and from here."""
     return Served(row.storage_path, row.content_type, inline(name_of(row), row.format))
 
 
-def name_of(row: Frame | Row | Part) -> str:
+def name_of(row: Frame | Row | RowPart) -> str:
     """What the frame's file is called: as its client named it, else by camera and capture time."""
     if row.filename:
         return str(row.filename)
@@ -29,7 +29,7 @@ def name_of(row: Frame | Row | Part) -> str:
     return f"{row.camera_id}-{at}"
 
 
-def frame_json(row: Frame | Row | Part, url: Presigned | None) -> dict[str, Any]:
+def frame_json(row: Frame | Row | RowPart, url: Presigned | None) -> dict[str, Any]:
     """The frame as the wire shows it, a FrameInfo, with a URL of this moment; None where none is given or kept."""
     camera_time, held, first = row.camera_timestamp, row.held_at, row.duplicate_of
     return {

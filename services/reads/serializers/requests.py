@@ -24,7 +24,7 @@ _ENDED = {"completed": "Completed", "cancelled": "Cancelled", "failed": "Failed"
 
 
 def worker_of(owner: str | None) -> str | None:
-    """The id of the process that owns a lease (services.execution.presence); None for nobody's."""
+    """The id of the process that owns a lease (services.execution.membership); None for nobody's."""
     return None if owner is None else owner.rpartition(":")[2]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from models.schemas import WorkerInfo
-from repositories.beats import Peer
+from repositories.heartbeats import Peer
 
 
 def to_worker(row: Peer) -> WorkerInfo:

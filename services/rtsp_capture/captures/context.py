@@ -18,7 +18,7 @@ from services.rtsp_capture.frames.frame_pipeline import FramePipeline
 from services.rtsp_capture.frames.picture_budget import PictureBudget
 from services.rtsp_capture.frames.slot_ledger import SlotLedger
 from services.rtsp_capture.frames.source_checks import SourceChecks
-from services.rtsp_capture.streams.hub import StreamHub
+from services.rtsp_capture.streams.stream_hub import StreamHub
 from services.rtsp_capture.timing.host_clock import HOST, HostClock
 from services.spool.spool import Spool
 from services.storage_service.service import StorageService

@@ -22,7 +22,7 @@ from models.values import CaptureParams, EventKind, EventNote
 from repositories.captures import EventsAtEnd
 from repositories.database import UnitOfWork
 from services.rtsp_capture.captures.context import CaptureContext
-from services.rtsp_capture.captures.mode import ContinuousMode
+from services.rtsp_capture.captures.continuous_mode import ContinuousMode
 from services.rtsp_capture.captures.motion_watch import MotionWatch
 from services.rtsp_capture.captures.slot_filler import SlotFiller
 from services.rtsp_capture.frames.slot_ledger import GridPlan

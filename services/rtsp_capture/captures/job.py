@@ -10,8 +10,9 @@ from models.values import CaptureMode, CaptureParams, Claim
 from services.rtsp_capture.captures.capture import Capture
 from services.rtsp_capture.captures.capture_control import CaptureControl
 from services.rtsp_capture.captures.context import CaptureDeps
+from services.rtsp_capture.captures.continuous_mode import ContinuousMode
 from services.rtsp_capture.captures.event_mode import EventMode
-from services.rtsp_capture.captures.mode import ContinuousMode, Mode
+from services.rtsp_capture.captures.mode import Mode
 from services.rtsp_capture.captures.request_state import RequestState
 from services.rtsp_capture.captures.single_frame_mode import SingleFrameMode
 from utils.exceptions import LeaseLost

@@ -1,4 +1,4 @@
-"""What a capture mode decides, and the continuous mode.
+"""What a capture mode decides.
 
 A capture runs the same way in every mode: it finds the stream, begins the grid, fills slots, ends. Whatever differs is
 in its `Mode`. A new mode is one module with a subclass of `Mode`, and one line in `job.MODES`.
@@ -17,12 +17,10 @@ from repositories.captures import EventsAtEnd
 from services.rtsp_capture.captures.context import CaptureContext
 from services.rtsp_capture.captures.slot_filler import SlotFiller
 from services.rtsp_capture.frames.slot_ledger import GridPlan
-from services.rtsp_capture.grid.sampler import Choice
 from services.rtsp_capture.media.gop_buffer import Picture
 from services.rtsp_capture.streams.stream import Stream
 from utils.exceptions import FATAL_BEFORE_FIRST_PICTURE
 
-MAX_COMPARED = 5  # pictures of one slot of a continuous capture
 PICTURE_LAG_SECONDS = 1.0  # by which a live stream's pictures may lag behind their time
 
 
@@ -124,55 +122,3 @@ class Mode(ABC):
 
     def on_trigger(self, row: CaptureEvent) -> None:  # noqa: B027
         """A trigger of this capture was committed."""
-
-
-class ContinuousMode(Mode):
-    """Every slot of the grid is filled, until the grid's end or a cancel."""
-
-    @property
-    def hands_back_first(self) -> bool:
-        return self._context.params.max_frames is None
-
-    @property
-    def opens_at_once(self) -> bool:
-        """Unless the grid's end has passed."""
-        slots, origin = self._context.ledger.plan.slots, self._context.row.grid_start
-        if slots is None or origin is None:
-            return True
-        return self._context.clock.now() < origin.timestamp() + slots / self._context.ledger.plan.fps
-
-    def begin(self, stream: Stream, since: float) -> Iterable[Picture]:
-        """Where it goes on, pictures of slots still to come may be there: the stream was opened before."""
-        sampler, clock = self._context.ledger.sampler, self._context.clock
-        if sampler is None:
-            return ()
-        ring = stream.ring.pictures()
-        return [one for one in ring if sampler.slot_of(clock.picture(one).timestamp) >= sampler.next_slot]
-
-    @staticmethod
-    def grid(params: CaptureParams, settings: RtspSettings) -> GridPlan:
-        pick = params.pick
-        choice = Choice(min(pick.of, MAX_COMPARED), min(pick.within_s, 0.5 / params.fps)) if pick is not None else None
-        return GridPlan(params.fps, params.sampling, params.slots, params.max_frames, choice=choice)
-
-    def resume_slot(self, now: float) -> int:
-        """The slot after now."""
-        cancelled, ledger = self._context.row.cancel_requested_at, self._context.ledger
-        if cancelled is not None:  # while nobody ran it: what comes due after a cancel is not wanted
-            now = min(now, cancelled.timestamp())
-        return int((now - ledger.grid.grid_start) * ledger.plan.fps) + 1
-
-    @property
-    def first_picture_timeout(self) -> float | None:
-        timeout, duration = self._context.deps.settings.CAPTURE_TIMEOUT, self._context.params.duration
-        return None if duration is None else max(timeout, duration)
-
-    @property
-    def fatal_before_first_picture(self) -> frozenset[str]:
-        """Without an end of its own a capture waits for a password to be put right: the stream logs in rarely."""
-        fatal = super().fatal_before_first_picture
-        return fatal if self._context.params.duration is not None else fatal - {"unauthorized_camera"}
-
-    @property
-    def due_without_picture(self) -> int:
-        return self._context.ledger.plan.slots or 0

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
-from services.rtsp_capture.connection.address import CameraAddress
+from services.rtsp_capture.connection.camera_address import CameraAddress
 from utils.exceptions import CaptureFailure
 
 P = TypeVar("P", bound=asyncio.Protocol)

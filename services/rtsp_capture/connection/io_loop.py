@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from services.rtsp_capture.connection.batches import INTERVAL, Batches
-from services.rtsp_capture.connection.reader import Connection, ConnectionEnd, ConnectionPlan
+from services.rtsp_capture.connection.reader import ConnectionEnd, ConnectionPlan, PacketConnection
 from services.rtsp_capture.media.gop_buffer import Packet
 from utils.exceptions import CaptureFailure
 from utils.metrics import PACKETS_DROPPED, QUEUE_DEPTH
@@ -123,11 +123,11 @@ class IoLoop:
 
 
 class Linked:
-    """A connection there, as the service's loop sees it (`reader.Connection`)."""
+    """A connection there, as the service's loop sees it (`reader.PacketConnection`)."""
 
     def __init__(self, io: IoLoop, plan: ConnectionPlan) -> None:
         self._io, self._plan = io, plan
-        self._there: Connection | None = None
+        self._there: PacketConnection | None = None
         self._guard = threading.Lock()
         self._waiting: list[Packet] = []
         self._bytes = 0  # of those
@@ -136,7 +136,7 @@ class Linked:
         self._stopped = False
         self.ended: asyncio.Future[ConnectionEnd] = asyncio.get_running_loop().create_future()
 
-    async def begin(self, connect: Callable[[ConnectionPlan], Coroutine[Any, Any, Connection]]) -> Connection:
+    async def begin(self, connect: Callable[[ConnectionPlan], Coroutine[Any, Any, PacketConnection]]) -> PacketConnection:
         """Raises CaptureFailure."""
         on_open = self._plan.on_open
         plan = replace(self._plan, on_open=lambda info: self._io.post(lambda: on_open(info)), on_packets=self._came)

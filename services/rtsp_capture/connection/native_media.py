@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from services.rtsp_capture.connection.reader import ConnectionPlan
+from services.rtsp_capture.connection.rtsp.access_units import H264, HEVC, AccessUnit, UnitAssembler
 from services.rtsp_capture.connection.rtsp.channels import Channels
 from services.rtsp_capture.connection.rtsp.framing import Data
 from services.rtsp_capture.connection.rtsp.jpeg_units import JpegAssembler
@@ -12,7 +13,6 @@ from services.rtsp_capture.connection.rtsp.rtp import HEADER, Bye, Rtp, parse_rt
 from services.rtsp_capture.connection.rtsp.rtp_clock import RtpClock
 from services.rtsp_capture.connection.rtsp.sdp import VideoTrack
 from services.rtsp_capture.connection.rtsp.sequencer import Sequenced, Sequencer
-from services.rtsp_capture.connection.rtsp.units import H264, HEVC, Unit, UnitAssembler
 from services.rtsp_capture.connection.stamper import Stamper
 from services.rtsp_capture.media.gop_buffer import Packet
 from services.rtsp_capture.media.packets import RawPacket, StreamInfo
@@ -165,7 +165,7 @@ class NativeMedia:
 
     # -- pictures ----------------------------------------------------------------------------------------------
 
-    def _unit(self, unit: Unit, done: list[Packet]) -> None:
+    def _unit(self, unit: AccessUnit, done: list[Packet]) -> None:
         self.count += 1
         pts = self._clock.time_of(unit.packet.timestamp, unit.received)
         camera, report = self._clock.camera_time(unit.packet) if pts is not None else (None, None)

@@ -1,7 +1,7 @@
 """The protocols between a stream and what brings it a camera's packets.
 
-A stream knows a `Connector`: it connects and gives a `Connection`, which delivers packets on the event loop until it ends.
-`PacketReader` is for libraries that block: `reader_thread` makes a connection of one. Threads: open, read and close of
+A stream knows a `Connector`: it connects and gives a `PacketConnection`, which delivers packets on the event loop until it
+ends. `PacketReader` is for libraries that block: `reader_thread` makes a connection of one. Threads: open, read and close of
 one reader are called from one and the same thread.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.rtsp_capture.connection.address import CameraAddress
+from services.rtsp_capture.connection.camera_address import CameraAddress
 from services.rtsp_capture.media.gop_buffer import Packet
 from services.rtsp_capture.media.packets import RawPacket, StreamInfo
 from services.rtsp_capture.timing.host_clock import HostClock
@@ -70,7 +70,7 @@ class ConnectionPlan:
         return f"ConnectionPlan({self.name})"
 
 
-class Connection(Protocol):
+class PacketConnection(Protocol):
     """One connection that delivers packets. On the event loop."""
 
     ended: asyncio.Future[ConnectionEnd]
@@ -93,4 +93,4 @@ class Connection(Protocol):
 
 
 # Raises CaptureFailure when the camera cannot be connected to.
-Connector = Callable[[ConnectionPlan], Awaitable[Connection]]
+Connector = Callable[[ConnectionPlan], Awaitable[PacketConnection]]

@@ -167,7 +167,7 @@ class ReaderThread:
             self._on_packets(packets)
 
     async def catch_up(self, prompt: float = 0.0) -> None:
-        """As `reader.Connection`."""
+        """As `reader.PacketConnection`."""
         if self._prompt_until != math.inf:
             self._prompt_until = max(self._prompt_until, time.monotonic() + prompt)
             self._drain()

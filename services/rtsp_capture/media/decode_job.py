@@ -31,14 +31,14 @@ _MAX_TEXT = 120
 _UNKNOWN = "The picture could not be decoded whole."
 
 
-class Request(NamedTuple):
+class DecodeRequest(NamedTuple):
     """What the job is called with, and the bytes beside it."""
 
     spec: dict[str, Any]
     attached: list[bytes]
 
 
-def request(info: StreamInfo, picture: Picture, *, lossy: bool, wanted: dict[str, int]) -> Request:
+def request(info: StreamInfo, picture: Picture, *, lossy: bool, wanted: dict[str, int]) -> DecodeRequest:
     """`wanted`: {"quality": 50-100} for a JPEG, {"width": pixels} for luma."""
     gop = picture.gop
     own = gop.packets[: picture.index + 1 + AHEAD]
@@ -54,7 +54,7 @@ def request(info: StreamInfo, picture: Picture, *, lossy: bool, wanted: dict[str
         "damage": [_finite(damage) for damage in damages],
         "index": 0 if info.codec == "mjpeg" else picture.index, "wanted": wanted,
     }  # fmt: skip
-    return Request(spec, [info.extradata, *(packet.data for packets in groups for packet in packets)])
+    return DecodeRequest(spec, [info.extradata, *(packet.data for packets in groups for packet in packets)])
 
 
 def decode(spec: dict[str, Any], attached: bytes) -> tuple[dict[str, Any], bytes]:

@@ -27,7 +27,7 @@ class Colour(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Appearance:
     """How pixels are shown. `pixel`: the shape of one, width to height; None: not said."""
 
     pixel: tuple[int, int] | None = None
@@ -43,7 +43,7 @@ class PictureFormat:
     coded: int
     fps: float | None = None
     id: int = 0
-    look: Look = Look()
+    look: Appearance = Appearance()
 
 
 def picture_format(codec: str, nal: bytes) -> PictureFormat:
@@ -64,7 +64,7 @@ def _h264(nal: bytes) -> PictureFormat:
     left, right, top, bottom = _crop(bits)
     wide = 2 if chroma in (1, 2) and not planes else 1
     high = (2 if chroma == 1 and not planes else 1) * fields
-    fps, look = None, Look()
+    fps, look = None, Appearance()
     try:
         if bits.u(1):
             look = _look(bits)
@@ -89,7 +89,7 @@ def _vui_fps(bits: Bits) -> float | None:
     return fps if 0 < fps < 1000 else None
 
 
-def _look(bits: Bits) -> Look:
+def _look(bits: Bits) -> Appearance:
     """The beginning of the VUI, which both codecs have (H.264, E.1.1; H.265, E.2.1)."""
     pixel, colour = None, None
     if bits.u(1):
@@ -103,7 +103,7 @@ def _look(bits: Bits) -> Look:
         full = bool(bits.u(1))
         named = (bits.u(8), bits.u(8), bits.u(8)) if bits.u(1) else (2, 2, 2)  # 2: not said
         colour = Colour(*named, full)
-    return Look(pixel, colour)
+    return Appearance(pixel, colour)
 
 
 def _hevc(nal: bytes) -> PictureFormat:
@@ -126,7 +126,7 @@ def _hevc(nal: bytes) -> PictureFormat:
     left, right, top, bottom = _crop(bits)
     wide = 2 if chroma in (1, 2) and not planes else 1
     high = 2 if chroma == 1 and not planes else 1
-    look = Look()
+    look = Appearance()
     try:
         if _before_vui(bits, layers) and bits.u(1):
             look = _look(bits)
@@ -188,7 +188,9 @@ def _skip_scaling(bits: Bits) -> None:
                 bits.se()
 
 
-def _format(width: int, height: int, across: int, down: int, fps: float | None, name: int, look: Look) -> PictureFormat:
+def _format(
+    width: int, height: int, across: int, down: int, fps: float | None, name: int, look: Appearance
+) -> PictureFormat:
     if not (0 < width <= 65536 and 0 < height <= 65536 and across < width and down < height):
         raise ValueError("no such size")
     return PictureFormat(width - across, height - down, width * height, fps, name, look)

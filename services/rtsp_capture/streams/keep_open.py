@@ -2,7 +2,7 @@
 
 Of the processes of a site one keeps a camera open (`kept_streams`). The table of cameras is read every few seconds, and at
 once when this process changed it, so that changes made by another process are followed, too. While there is no such camera,
-the process's beat says when there is one. Everything here runs on the event loop.
+the process's heartbeat says when there is one. Everything here runs on the event loop.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from uuid import UUID
 from models.entities import CameraConfiguration
 from models.values import DEFAULT_SITE
 from repositories.database import Database
-from services.rtsp_capture.streams.hub import StreamHub
 from services.rtsp_capture.streams.outages import outages
 from services.rtsp_capture.streams.stream import Stream, StreamKey
+from services.rtsp_capture.streams.stream_hub import StreamHub
 from utils.exceptions import DatabaseUnavailable, InvalidRequest, SecretUnreadable
 from utils.logger import Throttle, get_logger
 from utils.secret_box import SecretBox

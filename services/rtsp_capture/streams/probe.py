@@ -17,16 +17,16 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import median
 
-from services.rtsp_capture.connection.address import CameraAddress
-from services.rtsp_capture.connection.reader import Connection, ConnectionPlan
+from services.rtsp_capture.connection.camera_address import CameraAddress
+from services.rtsp_capture.connection.reader import ConnectionPlan, PacketConnection
 from services.rtsp_capture.media.decoder import PictureDecoder
 from services.rtsp_capture.media.gop_buffer import Gop, Packet, Picture
 from services.rtsp_capture.media.packets import Jpeg, StreamInfo
 from services.rtsp_capture.streams.stream import StreamDeps
+from utils.concurrency_limit import ConcurrencyLimit
 from utils.exceptions import CaptureFailure
 from utils.logger import get_logger
 from utils.metrics import PROBES
-from utils.turns import Turns
 
 log = get_logger(__name__)
 
@@ -155,14 +155,14 @@ class Prober:
 
     def __init__(self, deps: StreamDeps) -> None:
         self._deps = deps
-        self._turns = {stranger: Turns(MAX_CONCURRENT, MAX_WAITING, BUSY) for stranger in (False, True)}
+        self._limit = {stranger: ConcurrencyLimit(MAX_CONCURRENT, MAX_WAITING, BUSY) for stranger in (False, True)}
         self._ending: set[asyncio.Task[None]] = set()
 
     async def probe(
         self, name: str, address: CameraAddress, transport: str, reader: str | None = None, *, stranger: bool = False
     ) -> ProbeResult:
         """What the camera is like; one that cannot be reached is an answer too. Raises Overloaded."""
-        async with self._turns[stranger].turn():
+        async with self._limit[stranger].permit():
             # A stranger's turn lasts as long as his answer takes: else the others' waiting would tell the time.
             answer_at = asyncio.get_running_loop().time() + self.no_camera_after
             found = await self._probe(name, address, transport, reader, self.no_camera_after if stranger else None)
@@ -213,7 +213,7 @@ class Prober:
     ) -> None:  # fmt: skip
         """Packets until there are enough. Raises CaptureFailure when none came."""
         enough = asyncio.Event()
-        connection: Connection | None = None
+        connection: PacketConnection | None = None
 
         def opened(info: StreamInfo) -> None:
             seen.info = info

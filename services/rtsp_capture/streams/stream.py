@@ -17,8 +17,8 @@ from typing import Protocol
 
 from config import RtspSettings
 from models.values import SourceInfo
-from services.rtsp_capture.connection.address import CameraAddress
-from services.rtsp_capture.connection.reader import Connection, ConnectionEnd, ConnectionPlan, Connector
+from services.rtsp_capture.connection.camera_address import CameraAddress
+from services.rtsp_capture.connection.reader import ConnectionEnd, ConnectionPlan, Connector, PacketConnection
 from services.rtsp_capture.media.contexts import DecoderContexts
 from services.rtsp_capture.media.gop_buffer import Packet, Picture, Ring
 from services.rtsp_capture.media.packets import PictureFile, StreamInfo
@@ -38,7 +38,7 @@ log = get_logger(__name__)
 _NO_PICTURES = "The camera keeps the connection and sent no picture for twice RTSP__READ_TIMEOUT."
 
 
-class Listener(Protocol):
+class PictureListener(Protocol):
     """Receives what a stream delivers. Called on the event loop; must return at once."""
 
     def on_picture(self, picture: Picture) -> None:
@@ -95,11 +95,11 @@ class Stream:
         self.last_packet: Packet | None = None
         self.first_of_segment: Packet | None = None
         self.ring = Ring(deps.settings.RING_SECONDS, deps.settings.RING_BYTES, budget)
-        self._listeners: list[Listener] = []
+        self._listeners: list[PictureListener] = []
         self._segment = 0
         self._closing = asyncio.Event()
         self._back_off = BackOff(deps.settings)
-        self._connection: Connection | None = None
+        self._connection: PacketConnection | None = None
         self._trial = self._on_trial()
         self.decoder = StreamDecoder(
             deps.decode_pool, lossy=key.transport == "udp", trial=self._trial, contexts=deps.contexts
@@ -122,10 +122,10 @@ class Stream:
 
     # -- listeners ---------------------------------------------------------------------------------------------
 
-    def listen(self, listener: Listener) -> None:
+    def listen(self, listener: PictureListener) -> None:
         self._listeners.append(listener)
 
-    def unlisten(self, listener: Listener) -> None:
+    def unlisten(self, listener: PictureListener) -> None:
         if listener in self._listeners:
             self._listeners.remove(listener)
 
@@ -224,7 +224,7 @@ class Stream:
         condemned = self._trial.condemned if self._trial is not None else None
         return condemned or end.failure or CaptureFailure("stream_ended", "The stream ended."), end
 
-    async def _until_ended(self, connection: Connection) -> ConnectionEnd:
+    async def _until_ended(self, connection: PacketConnection) -> ConnectionEnd:
         """Waits for the connection's end; abandons a camera that sends no pictures and whose reader does not notice.
 
         The stream must be silent in two checks in a row: in a process that was suspended the first one always finds it so.
@@ -236,7 +236,7 @@ class Stream:
                 log.warning("stream_left", camera_id=self.key.camera_id, silent_s=round(self.status.silent, 1))
         return connection.ended.result()
 
-    async def _until_closing(self, work: Awaitable[Connection]) -> Connection | None:
+    async def _until_closing(self, work: Awaitable[PacketConnection]) -> PacketConnection | None:
         task = await first_of(work, self._closing.wait())
         return task.result() if task is not None else None
 

@@ -19,7 +19,7 @@ FLOOR = 0.001  # seconds; what happens between sensor and RTP clock inside a cam
 DRIFT = 50e-6  # seconds a second that a crystal is off
 
 
-class CameraClock:
+class CameraClockMap:
     """Maps stream times of one connection to the camera's clock. One thread calls it, packet by packet."""
 
     def __init__(self) -> None:

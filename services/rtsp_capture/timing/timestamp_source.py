@@ -10,7 +10,7 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 from models.values import TimestampSource
-from services.rtsp_capture.timing.camera_clock import FLOOR, CameraClock
+from services.rtsp_capture.timing.camera_clock import FLOOR, CameraClockMap
 from services.rtsp_capture.timing.receipt_clock import ReceiptClock
 
 PLAUSIBLE_DELAY_SECONDS = 0.3  # from sensor to socket that need no explaining: exposure, encoder, B-pictures, network
@@ -35,7 +35,7 @@ class TimestampSelector:
     def __init__(self, frame_duration: float | None, max_offset: float, *, parsed: bool = True) -> None:
         """`parsed` as in `ReceiptClock`."""
         self.receipt = ReceiptClock(frame_duration, parsed=parsed)
-        self.camera = CameraClock()
+        self.camera = CameraClockMap()
         self._max_offset = max_offset
         self._timeline = self.receipt.timeline
         self._told: OrderedDict[float, float] = OrderedDict()  # camera times that packets say themselves, by stream time

@@ -27,8 +27,8 @@ from demo.camera import Camera
 from demo.faults import FaultProxy
 from models.access import ALL_CAMERAS
 from models.values import IngestionStatus
-from services.rtsp_capture.streams.hub import StreamHub
 from services.rtsp_capture.streams.stream import Stream
+from services.rtsp_capture.streams.stream_hub import StreamHub
 from services.storage_service.service import StorageService
 from tests.conftest import Backends, unique
 from tests.integration.captures.test_capture_failures import black_hole

@@ -11,9 +11,9 @@ import pytest
 
 from config import Role
 from models.values import SourceType
-from services.events import relay as relaying
-from services.events.relay import LogHead, Relay
-from services.execution import presence
+from services.events import outbox_relay
+from services.events.outbox_relay import LogHead, OutboxRelay
+from services.execution import membership
 from tests.conftest import Backends
 from tests.integration.service.test_calls import Process, running
 from tests.integration.storage.test_repositories import frame, upload_row
@@ -28,7 +28,7 @@ class Reader:
 
     def __init__(self, process: Process) -> None:
         self.process, self.head = process, LogHead()
-        self.relay = Relay(process.database, self.head, LONG, process.notices)
+        self.relay = OutboxRelay(process.database, self.head, LONG, process.notices)
 
     async def told(self, seq: int) -> bool:
         assert self.head.log_id is not None
@@ -45,10 +45,10 @@ async def two(backends: Backends) -> AsyncIterator[tuple[Reader, Reader]]:
             each.relay.start()
             stack.push_async_callback(each.relay.stop)
         for each in made:
-            each.process.presence.look()
+            each.process.membership.heartbeat_now()
 
         async def ready() -> bool:
-            return all(not each.process.presence.alone and each.head.log_id is not None for each in made)
+            return all(not each.process.membership.alone and each.head.log_id is not None for each in made)
 
         await until(ready, "they know each other")
         yield made[0], made[1]
@@ -65,14 +65,14 @@ async def write(writer: Reader) -> None:
 async def test_what_another_process_commits_wakes_readers_at_once(
     backends: Backends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing else would find it: no pause of a relay ends by itself, and there are no beats."""
+    """Nothing else would find it: no pause of a relay ends by itself, and there are no heartbeats."""
 
     async def until_woken(event: asyncio.Event, _seconds: float) -> None:
         await event.wait()
 
-    monkeypatch.setattr(relaying, "wait_for", until_woken)
-    monkeypatch.setattr(relaying, "READ_FOR", LONG)
-    monkeypatch.setattr(presence, "BEAT_INTERVAL", LONG)
+    monkeypatch.setattr(outbox_relay, "wait_for", until_woken)
+    monkeypatch.setattr(outbox_relay, "READ_FOR", LONG)
+    monkeypatch.setattr(membership, "HEARTBEAT_INTERVAL", LONG)
     async with two(backends) as (writer, reader):
         took = []
         for _ in range(5):
@@ -91,8 +91,8 @@ async def test_what_another_process_commits_wakes_readers_at_once(
 
 async def test_without_notices_readers_poll(backends: Backends, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MAX_INTERVAL_HEARD", "MAX_INTERVAL_UNREAD"):
-        monkeypatch.setattr(relaying, name, LONG)
-    monkeypatch.setattr(presence, "BEAT_INTERVAL", LONG)
+        monkeypatch.setattr(outbox_relay, name, LONG)
+    monkeypatch.setattr(membership, "HEARTBEAT_INTERVAL", LONG)
     async with two(backends) as (writer, reader):
         await reader.process.notices.stop()  # as behind a pooler
         await writer.relay.stop()  # and nobody else moves what is committed

@@ -28,7 +28,7 @@ from repositories.event_log import LOCK_KEY
 from repositories.frames import Removal
 from services.events import event_log
 from services.events.event_log import EventLog, LogPage, Newest, Position, Start
-from services.events.relay import LogHead, Relay
+from services.events.outbox_relay import LogHead, OutboxRelay
 from services.reads.serializers.frames import to_frame_info
 from services.reads.serializers.requests import to_summary
 from services.storage_service.presign import Presigned
@@ -100,7 +100,7 @@ async def log(backends: Backends) -> AsyncIterator[Log]:
 async def relaying(log: Log, count: int = 1, retention: float = WEEK) -> AsyncIterator[None]:
     """Relays as `count` processes would run them, each with a pool of its own; the first wakes the log's readers."""
     pools = [log.db] + [Database(log.settings, f"relay-{n}") for n in range(1, count)]
-    relays = [Relay(pool, log.head if pool is log.db else LogHead(), retention) for pool in pools]
+    relays = [OutboxRelay(pool, log.head if pool is log.db else LogHead(), retention) for pool in pools]
     for relay in relays:
         relay.start()
     try:

@@ -13,10 +13,10 @@ import pytest
 
 from config import DbSettings, Role
 from repositories.database import Database
-from services.execution.calls import Answer, Calls
+from services.execution.calls import CallAnswer, Calls
 from services.execution.health import Degraded
+from services.execution.membership import Load, Membership
 from services.execution.notices import Notices
-from services.execution.presence import Load, Presence
 from tests.conftest import SECRETS_KEY, Backends
 from tests.kits.service_support import own_database, until
 from tests.kits.takeover_kit import fetch
@@ -33,10 +33,10 @@ class Process:
         self.drained = False
         self.ended: list[UUID] = []
         self.woken = 0
-        self.presence = Presence(self.database, role, site, ttl, self._load, self._drain)
-        self.notices = Notices(self.database, self.presence)
+        self.membership = Membership(self.database, role, site, ttl, self._load, self._drain)
+        self.notices = Notices(self.database, self.membership)
         self.calls = Calls(
-            self.database, SecretBox([SECRETS_KEY]), self.presence, self.notices, self.ended.append, self._wake
+            self.database, SecretBox([SECRETS_KEY]), self.membership, self.notices, self.ended.append, self._wake
         )
 
     def _load(self) -> Load:
@@ -53,8 +53,8 @@ class Process:
 async def running(process: Process, **handlers: Any) -> AsyncIterator[Process]:
     async with AsyncExitStack() as stack:
         stack.push_async_callback(process.database.close)
-        await process.presence.open()
-        stack.push_async_callback(process.presence.close)
+        await process.membership.open()
+        stack.push_async_callback(process.membership.close)
         process.calls.serve(handlers)
         process.calls.start()
         stack.push_async_callback(process.calls.stop)
@@ -66,20 +66,20 @@ async def running(process: Process, **handlers: Any) -> AsyncIterator[Process]:
 async def test_calls_are_answered_by_the_process_with_the_stream(backends: Backends) -> None:
     db = (await own_database(backends)).db
 
-    async def nobody(_: Any) -> Answer:
+    async def nobody(_: Any) -> CallAnswer:
         raise AssertionError("not asked")
 
-    async def echo(asked: Any) -> Answer:
-        return Answer({"got": asked}, b"\xff\xd8picture")
+    async def echo(asked: Any) -> CallAnswer:
+        return CallAnswer({"got": asked}, b"\xff\xd8picture")
 
-    async def full(_: Any) -> Answer:
+    async def full(_: Any) -> CallAnswer:
         raise Overloaded("No room.", retry_after=5)
 
     other, holder, api = Process(db, Role.WORKER), Process(db, Role.WORKER), Process(db, Role.API)
     holder.cameras = {"cam": {"state": "live"}}
     async with running(other, echo=nobody), running(holder, echo=echo, full=full), running(api):
         for each in (holder, api):
-            each.presence.look()
+            each.membership.heartbeat_now()
         await until(lambda: _told(api, "cam"), "the stream is told")
         ask = api.calls.call
         answer = await ask("echo", {"url": "rtsp://u:secret@h/"}, site="default", camera_id="cam", seconds=5)
@@ -94,7 +94,7 @@ async def test_calls_are_answered_by_the_process_with_the_stream(backends: Backe
             await ask("full", None, camera_id="cam", seconds=5)
         assert (refused.value.code, refused.value.retryable, refused.value.retry_after) == ("overloaded", True, 5)
         with pytest.raises(AnsweredElsewhere, match="another version"):
-            await ask("unheard of", None, to=holder.presence.worker_id, seconds=5)
+            await ask("unheard of", None, to=holder.membership.worker_id, seconds=5)
         assert await fetch(db, "SELECT 1 FROM worker_calls") == []
 
 
@@ -106,13 +106,13 @@ async def test_nobody_there_a_caller_that_leaves_and_one_that_dies(backends: Bac
     db = (await own_database(backends)).db
     begun, ended = asyncio.Event(), asyncio.Event()
 
-    async def slow(_: Any) -> Answer:
+    async def slow(_: Any) -> CallAnswer:
         begun.set()
         try:
             await asyncio.sleep(60)
         finally:
             ended.set()
-        return Answer()
+        return CallAnswer()
 
     worker, api = Process(db, Role.WORKER), Process(db, Role.API)
     async with running(worker, slow=slow), running(api):
@@ -133,21 +133,21 @@ async def test_who_drains_and_who_does_not_fit(backends: Backends) -> None:
     db = (await own_database(backends)).db
     first, second, api = Process(db, Role.WORKER), Process(db, Role.WORKER, ttl=30), Process(db, Role.API)
     async with running(first), running(second), running(api):
-        assert not second.presence.captures_here
+        assert not second.membership.captures_here
         with pytest.raises(Degraded, match="RTSP__LEASE_TTL is 30 here and 6"):
-            await second.presence.check()
-        assert (await first.presence.check()).endswith("1 capture at the site default")
+            await second.membership.check()
+        assert (await first.membership.check()).endswith("1 capture at the site default")
         began = time.monotonic()
-        await api.presence.ask_to_drain(first.presence.worker_id)
+        await api.membership.ask_to_drain(first.membership.worker_id)
 
         async def drained() -> bool:
             return first.drained
 
         await until(drained, "it is told to drain", 5, 0.01)
         print(f"told to drain after {time.monotonic() - began:.3f} s")
-        assert not first.presence.captures_here
-        request = first.presence.worker_id
-        first.presence.look()
+        assert not first.membership.captures_here
+        request = first.membership.worker_id
+        first.membership.heartbeat_now()
         await until(lambda: _others(first), "it knows the others")
         first.calls.ended(request)
 
@@ -158,4 +158,4 @@ async def test_who_drains_and_who_does_not_fit(backends: Backends) -> None:
 
 
 async def _others(process: Process) -> bool:
-    return not process.presence.alone
+    return not process.membership.alone

@@ -20,7 +20,7 @@ from services.housekeeping.bucket_guard import BucketGuard
 from services.housekeeping.bucket_marker import Ownership
 from services.storage_service.keys import MARKER_KEY
 from services.storage_service.service import StorageService
-from services.upload_sessions.sweeper import StagingSweeper
+from services.upload_sessions.staging_sweeper import StagingSweeper
 from tests.conftest import Backends, Service, running, unique
 from tests.kits.forked import run_command
 from tests.kits.service_support import capture, jpeg, own_database, service_on, sha256, status, until, upload

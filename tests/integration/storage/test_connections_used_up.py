@@ -41,7 +41,7 @@ async def test_work_goes_on_with_the_connections_that_are_open(few: DbSettings) 
     try:
         await work()
         await asyncio.gather(*(work() for _ in range(CALLERS)))
-        assert database._turns._left == few.POOL_SIZE + few.MAX_OVERFLOW
+        assert database._queue._left == few.POOL_SIZE + few.MAX_OVERFLOW
     finally:
         await database.close()
     database = Database(few, "few")  # and the pool of plain connections

@@ -22,8 +22,7 @@ from structlog.testing import capture_logs
 
 from models.access import ALL_CAMERAS
 from models.values import FrameRecord
-from services.housekeeping import bucket_walk
-from services.housekeeping import sweeper as sweeping
+from services.housekeeping import bucket_walk, orphan_sweeper
 from services.housekeeping.bucket_marker import Ownership
 from services.housekeeping.bucket_walk import compare, windows
 from services.storage_service import bucket as bucket_module
@@ -174,11 +173,11 @@ async def test_ages_are_by_the_stores_clock(place: Place, tmp_path: Path) -> Non
         "from services.housekeeping.bucket_guard import BucketGuard\n"
         "from services.housekeeping.bucket_marker import BucketMarker\n"
         "from services.storage_service.service import StorageService\n"
-        "from services.housekeeping.sweeper import Sweeper\n"
+        "from services.housekeeping.orphan_sweeper import OrphanSweeper\n"
         "async def main():\n"
         "    s = Settings(_env_file=None)\n"
         "    db, st = Database(s.DB), StorageService(s.STORAGE)\n"
-        "    done = await Sweeper(s.SWEEPER, db, st, BucketGuard(BucketMarker(db, st))).sweep()\n"
+        "    done = await OrphanSweeper(s.SWEEPER, db, st, BucketGuard(BucketMarker(db, st))).sweep()\n"
         "    print('\\n', done, time.time())\n"
         "    await st.close(); await db.close()\n"
         "asyncio.run(main())\n"
@@ -414,20 +413,20 @@ async def test_a_pass_that_was_cut_off_goes_on_where_it_was(place: Place, monkey
 
 
 async def test_a_pass_ends_when_its_lock_is_gone(place: Place) -> None:
-    async with place.database.exclusive(sweeping.LOCK_KEY) as turn:
+    async with place.database.exclusive(orphan_sweeper.LOCK_KEY) as turn:
         assert turn is not None
         await turn.check()
-        async with place.database.exclusive(sweeping.LOCK_KEY) as second:
+        async with place.database.exclusive(orphan_sweeper.LOCK_KEY) as second:
             assert second is None
         await place.sql(
             "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objid = :key AND database = "
-            "(SELECT oid FROM pg_database WHERE datname = current_database())", key=sweeping.LOCK_KEY,
+            "(SELECT oid FROM pg_database WHERE datname = current_database())", key=orphan_sweeper.LOCK_KEY,
         )  # fmt: skip
         with pytest.raises(DatabaseUnavailable):
             await turn.check()
         with pytest.raises(DatabaseUnavailable):  # not by a new connection either
             await turn.check()
-    async with place.database.exclusive(sweeping.LOCK_KEY) as turn:
+    async with place.database.exclusive(orphan_sweeper.LOCK_KEY) as turn:
         assert turn is not None
 
 

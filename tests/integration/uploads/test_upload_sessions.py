@@ -37,7 +37,7 @@ from services.storage_service.service import StorageService
 from services.storage_service.staging import staging_key
 from services.upload_handler.handler import UploadHandler
 from services.upload_sessions.sessions import UploadSessions
-from services.upload_sessions.sweeper import StagingSweeper
+from services.upload_sessions.staging_sweeper import StagingSweeper
 from tests.conftest import Backends, Service, running, unique
 from tests.kits.service_support import (
     all_frames,

@@ -39,7 +39,7 @@ from utils.logger import configure_logging
 async def fakes(settings):
     yield SimpleNamespace(
         settings=settings, orchestrator=FakeOrchestrator(), queries=FakeQueries(), health=FakeHealth(), direct=FakeDirect(),
-        access=None, presence=SimpleNamespace(stopping=lambda: None),
+        access=None, membership=SimpleNamespace(stopping=lambda: None),
     )
     print("closed", flush=True)
 

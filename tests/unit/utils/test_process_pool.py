@@ -18,7 +18,7 @@ import pytest
 from utils.metrics import MEMORY_RESERVED, QUEUE_DEPTH
 from utils.process_pool import JobFailed, PoolClosed, PoolUnavailable, ProcessPool
 from utils.shared_bytes import SIZE
-from utils.worker import Worker
+from utils.worker import WorkerProcess
 
 ROOT = Path(__file__).resolve().parents[3]
 JOBS = "tests.kits.worker_jobs"
@@ -305,7 +305,7 @@ async def test_a_start_that_is_cancelled_leaves_no_worker(monkeypatch: pytest.Mo
             if reached is connected:
                 patch.setattr(asyncio, "open_connection", never)
             started.clear()
-            starting = asyncio.create_task(Worker.start([JOBS]))
+            starting = asyncio.create_task(WorkerProcess.start([JOBS]))
             await reached.wait()
             starting.cancel()
             with pytest.raises(asyncio.CancelledError):

@@ -9,8 +9,8 @@ from __future__ import annotations
 import struct
 from functools import cache
 
+from services.rtsp_capture.connection.rtsp.access_units import MAX_UNIT_BYTES, AccessUnit
 from services.rtsp_capture.connection.rtsp.rtp import Rtp
-from services.rtsp_capture.connection.rtsp.units import MAX_UNIT_BYTES, Unit
 from utils.exceptions import CaptureFailure
 
 _ONVIF_JPEG = (0xFFD8, 0xFFFF)  # profiles of the extension
@@ -42,10 +42,10 @@ class JpegAssembler:
 
     waits = False
 
-    def flush(self) -> list[Unit]:
+    def flush(self) -> list[AccessUnit]:
         return []
 
-    def push(self, packet: Rtp, received: float, lost: bool) -> list[Unit]:
+    def push(self, packet: Rtp, received: float, lost: bool) -> list[AccessUnit]:
         """The picture that this packet ends. Raises CaptureFailure for what exceeds a bound."""
         data, at, end = packet.data, packet.start, packet.end
         if packet.timestamp != self._timestamp:
@@ -78,7 +78,7 @@ class JpegAssembler:
         scan = b"".join(self._parts)
         whole, first = self._head + (scan if scan.endswith(_EOI) else scan + _EOI), self._first or packet
         self._begin()
-        return [Unit(whole, first, received, True, False)]
+        return [AccessUnit(whole, first, received, True, False)]
 
     def _quantization(self, data: bytes, at: int, end: int, quality: int) -> tuple[bytes, int]:
         """(The tables one after the other, where the scan begins); no tables: they never came."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import struct
 
+from services.rtsp_capture.connection.rtsp.access_units import H264, HEVC, Codec
 from services.rtsp_capture.connection.rtsp.rtp import Rtp
 from services.rtsp_capture.connection.rtsp.rtp_clock import RtpClock
 from services.rtsp_capture.connection.rtsp.sequencer import Sequenced
-from services.rtsp_capture.connection.rtsp.units import H264, HEVC, Codec
 
 _HEADER = struct.Struct("!HII")  # sequence number, timestamp, SSRC (RFC 3550, section 5.1)
 

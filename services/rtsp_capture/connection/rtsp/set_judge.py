@@ -6,8 +6,8 @@ unit, where FFmpeg's parser would find it. One that is cut into fragments needs 
 
 from __future__ import annotations
 
+from services.rtsp_capture.connection.rtsp.access_units import H264, HEVC
 from services.rtsp_capture.connection.rtsp.rtp import Rtp
-from services.rtsp_capture.connection.rtsp.units import H264, HEVC
 from services.rtsp_capture.media.sps import picture_format
 from utils.exceptions import CaptureFailure
 

@@ -9,7 +9,7 @@ from starlette.requests import Request
 
 from api.http.admission import json_budget
 from api.http.body import chunks
-from api.http.pace import Pace, Progress, answer_pace, request_pace
+from api.http.pace import BodyProgress, Pace, answer_pace, request_pace
 from config import ApiSettings
 from services.access.shares import UNSHARED
 from utils.exceptions import RequestTimeout
@@ -17,7 +17,7 @@ from utils.exceptions import RequestTimeout
 
 def lasted(pace: Pace, *steps: tuple[float, int]) -> float:
     """Seconds of waiting until a body is over its pace; each step waits, then brings bytes. -1: never."""
-    progress, clock = Progress(pace), 0.0
+    progress, clock = BodyProgress(pace), 0.0
     for seconds, size in steps:
         if seconds >= progress.seconds_left:
             return clock + progress.seconds_left

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from services.backup.archive import Archive, BackupError, Part
-from services.backup.objects import Progress, side_by_side
+from services.backup.archive import Archive, ArchiveFile, BackupError
+from services.backup.objects import CopyProgress, side_by_side
 from utils import retrying
 from utils.exceptions import ObjectMissing, StorageUnavailable
 from utils.retrying import retry_unavailable
 
-QUIET = Progress(lambda _: None, str)
+QUIET = CopyProgress(lambda _: None, str)
 
 
 @pytest.mark.parametrize("key", ["../x", "a/../../x", "/etc/passwd", "a//b", "", ".", "a/.", "a/..", "a/"])
@@ -26,7 +26,7 @@ def test_no_key_leads_out_of_the_folder(tmp_path: Path, key: str) -> None:
 @pytest.mark.parametrize("file", ["../x.gz", "/x.gz", "rows/../../x.gz", "a/b/c.gz", "rows/x", ""])
 def test_no_part_leads_out_of_the_folder(file: str) -> None:
     with pytest.raises(ValidationError):
-        Part(file=file, bytes=0, sha256="")
+        ArchiveFile(file=file, bytes=0, sha256="")
 
 
 def test_a_packed_part_comes_back_and_a_changed_one_is_seen(tmp_path: Path) -> None:

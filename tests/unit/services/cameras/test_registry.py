@@ -11,7 +11,7 @@ from models.access import ALL_CAMERAS, ANONYMOUS, Principal, Scope
 from models.entities import CameraConfiguration
 from models.schemas import CameraCreate, ProbeRequest
 from services.cameras.registry import CameraRegistry
-from services.rtsp_capture.connection.address import AddressPolicy
+from services.rtsp_capture.connection.camera_address import AddressPolicy
 from utils.exceptions import InvalidRequest
 
 

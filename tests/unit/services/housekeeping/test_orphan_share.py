@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from services.housekeeping.orphan_share import Limits, Places, Tally
+from services.housekeeping.orphan_share import Limits, OrphanPlaces, Tally
 
 LIMITS = Limits(min_orphans=10, max_share=0.1)
 DAY = "frames/2026/05/04"
 
 
 def test_a_folder_with_too_many_orphans_is_held_and_the_next_is_judged_by_itself() -> None:
-    places = Places().with_window(f"{DAY}/a/x", 900, 5, LIMITS)
+    places = OrphanPlaces().with_window(f"{DAY}/a/x", 900, 5, LIMITS)
     assert not places.stopped
     assert (places.folder, places.day) == (Tally("2026/05/04/a", 900, 5), Tally("2026/05/04", 900, 5))
     places = places.with_window(f"{DAY}/b/x", 40, 12, LIMITS)
@@ -21,7 +21,7 @@ def test_a_folder_with_too_many_orphans_is_held_and_the_next_is_judged_by_itself
 
 
 def test_a_day_with_too_many_orphans_in_many_folders_is_held() -> None:
-    places = Places()
+    places = OrphanPlaces()
     for camera in "abc":
         places = places.with_window(f"{DAY}/{camera}/x", 20, 5, LIMITS)
         assert not places.folder.stopped, "too few orphans in each"
@@ -30,10 +30,10 @@ def test_a_day_with_too_many_orphans_in_many_folders_is_held() -> None:
 
 
 def test_few_orphans_hold_nothing() -> None:
-    assert not Places().with_window(f"{DAY}/a/x", 9, 9, LIMITS).stopped
+    assert not OrphanPlaces().with_window(f"{DAY}/a/x", 9, 9, LIMITS).stopped
 
 
 def test_the_state_survives_a_pass_that_is_cut_off() -> None:
-    places = Places().with_window(f"{DAY}/a/x", 40, 12, LIMITS)
-    assert Places.read(places.to_json()) == places
-    assert Places.read({}) == Places()
+    places = OrphanPlaces().with_window(f"{DAY}/a/x", 40, 12, LIMITS)
+    assert OrphanPlaces.read(places.to_json()) == places
+    assert OrphanPlaces.read({}) == OrphanPlaces()

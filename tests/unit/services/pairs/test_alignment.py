@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from services.pairs.worker import align, view
+from services.pairs.pair_jobs import align, view
 from services.rtsp_capture.media.seen import taken
 from tests.kits.changed import HARMLESS, jpeg, patched, photograph
 

@@ -27,13 +27,12 @@ from models.values import CaptureParams, Claim, DropReason, FrameRecord, Ingesti
 from repositories.ledger import Recorded
 from services.rtsp_capture.captures.context import CaptureDeps
 from services.rtsp_capture.captures.job import CaptureJob
-from services.rtsp_capture.connection.reader import Connection as ReaderConnection
-from services.rtsp_capture.connection.reader import ConnectionPlan, PacketReader
+from services.rtsp_capture.connection.reader import ConnectionPlan, PacketConnection, PacketReader
 from services.rtsp_capture.connection.reader_thread import ReaderThread
 from services.rtsp_capture.frames.picture_budget import PictureBudget
 from services.rtsp_capture.media.packets import RawPacket, StreamInfo
-from services.rtsp_capture.streams.hub import StreamHub
 from services.rtsp_capture.streams.stream import StreamDeps
+from services.rtsp_capture.streams.stream_hub import StreamHub
 from services.rtsp_capture.timing.host_clock import HostClock
 from services.spool.spool import Spool
 from utils.exceptions import CaptureFailure, LeaseLost, StorageUnavailable
@@ -149,7 +148,7 @@ class Script:
         self.opened += 1
         return ScriptedReader(self, self._connections.pop(0))
 
-    async def connect(self, plan: ConnectionPlan) -> ReaderConnection:
+    async def connect(self, plan: ConnectionPlan) -> PacketConnection:
         if not self._connections:
             self._arrived(self._clock.seconds)
             raise CaptureFailure("connection_refused", "Nothing listens at the camera's address and port.")

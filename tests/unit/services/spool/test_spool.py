@@ -19,7 +19,7 @@ import pytest
 from config import SpoolSettings
 from models.values import Integrity
 from services.spool.folder import Files, SpoolFolder
-from services.spool.index import Entry, SpoolIndex
+from services.spool.index import SpoolEntry, SpoolIndex
 from services.spool.record import HEAD_BYTES, MAGIC, DamagedRecord, SpoolRecord, decode, decode_header, encode
 from services.spool.spool import Spool
 from tests.kits.spool_frames import FPS, GRID, frame_of, picture
@@ -220,7 +220,7 @@ def test_requests_take_turns_and_each_gives_its_oldest_first() -> None:
     slots = [(0, slot) for slot in range(500)] + [(1, slot) for slot in range(5)] + [(2, 9)]
     random.Random(1).shuffle(slots)
     for n, slot in slots:
-        index.add(Entry(f"{n}-{slot}", ids[n], slot, 100, 0.0))
+        index.add(SpoolEntry(f"{n}-{slot}", ids[n], slot, 100, 0.0))
     order = [(ids.index(entry.request_id), entry.slot) for entry in iter(lambda: index.take(0), None)]
     assert len(order) == 506
     assert max(order.index((1, slot)) for slot in range(5)) <= 3 * 5  # 500 of another do not delay 5
@@ -233,7 +233,7 @@ def test_requests_take_turns_and_each_gives_its_oldest_first() -> None:
 
 def test_what_failed_waits_in_its_place_or_for_its_time() -> None:
     index, one = SpoolIndex(), new_id()
-    entries = [Entry(str(slot), one, slot, 100, 0.0) for slot in range(3)]
+    entries = [SpoolEntry(str(slot), one, slot, 100, 0.0) for slot in range(3)]
     for entry in entries:
         index.add(entry)
     assert index.take(0) is entries[0]

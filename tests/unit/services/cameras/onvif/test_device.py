@@ -12,7 +12,7 @@ import pytest
 from services.cameras.onvif.device import Device, OnvifDevice
 from services.cameras.onvif.http_post import MAX_BODY, http_address
 from services.cameras.onvif.soap import SoapClient
-from services.rtsp_capture.connection.address import AddressPolicy
+from services.rtsp_capture.connection.camera_address import AddressPolicy
 from tests.kits.onvif_device import Listener, Stream
 from tests.kits.onvif_device import OnvifDevice as Simulated
 from utils.exceptions import CaptureFailure, NotOnvif

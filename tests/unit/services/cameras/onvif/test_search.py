@@ -10,22 +10,22 @@ from collections.abc import AsyncIterator
 import pytest
 
 from services.cameras.onvif import search
-from services.cameras.onvif.search import Found, Search, targets
-from services.rtsp_capture.connection.address import AddressPolicy
+from services.cameras.onvif.search import FoundDevice, Search, targets
+from services.rtsp_capture.connection.camera_address import AddressPolicy
 from tests.kits.onvif_device import Listener, OnvifDevice
 
 POLICY = AddressPolicy(["127.0.0.0/9"])  # of the tests' devices
 FORBIDDEN = "127.200.0.9"
 
 
-async def found_by(policy: AddressPolicy = POLICY, *hosts: str, seconds: float = 1.0) -> list[Found]:
+async def found_by(policy: AddressPolicy = POLICY, *hosts: str, seconds: float = 1.0) -> list[FoundDevice]:
     return await Search(policy, [ipaddress.ip_network(host) for host in hosts] or None).run(seconds)
 
 
 async def test_a_device_is_found_by_asking_its_address() -> None:
     with OnvifDevice() as device:
         assert await found_by(POLICY, device.host) == [
-            Found(device.host, device.xaddr, "Pit lane entry", "P3245-LV", onvif=True)
+            FoundDevice(device.host, device.xaddr, "Pit lane entry", "P3245-LV", onvif=True)
         ]
         assert device.probes >= 2  # with a type and without
 
@@ -33,7 +33,7 @@ async def test_a_device_is_found_by_asking_its_address() -> None:
 async def test_a_device_is_found_by_multicast() -> None:
     with OnvifDevice() as device:
         found = await found_by()
-    assert Found(device.host, device.xaddr, "Pit lane entry", "P3245-LV", onvif=True) in found
+    assert FoundDevice(device.host, device.xaddr, "Pit lane entry", "P3245-LV", onvif=True) in found
 
 
 async def test_the_ports_of_camera_urls_do_not_bound_the_search_but_what_it_names() -> None:
@@ -51,7 +51,7 @@ async def test_nothing_goes_out_where_no_interface_is_allowed() -> None:
 async def test_a_printer_is_listed_as_one_that_says_nothing_of_onvif() -> None:
     with OnvifDevice() as device:
         device.behaviour.types, device.behaviour.scopes = "wsdp:Device wprt:PrintDeviceType", ""
-        assert await found_by(POLICY, device.host) == [Found(device.host, device.xaddr, None, None, onvif=False)]
+        assert await found_by(POLICY, device.host) == [FoundDevice(device.host, device.xaddr, None, None, onvif=False)]
 
 
 async def test_no_address_outside_is_listed_or_taken_from_an_answer() -> None:

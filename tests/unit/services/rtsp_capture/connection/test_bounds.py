@@ -10,13 +10,13 @@ from typing import Any, cast
 
 import pytest
 
-from services.rtsp_capture.connection import io_loop, relay, stamper
-from services.rtsp_capture.connection.address import parse_rtsp_url
+from services.rtsp_capture.connection import io_loop, rtsp_relay, stamper
+from services.rtsp_capture.connection.camera_address import parse_rtsp_url
 from services.rtsp_capture.connection.io_loop import IoLoop, Linked
 from services.rtsp_capture.connection.reader import ConnectionPlan
 from services.rtsp_capture.connection.rtsp.framing import MAX_BODY_BYTES, Data
 from services.rtsp_capture.connection.rtsp.sdp import MAX_TRACKS, VideoTrack, video_track
-from services.rtsp_capture.connection.session import Session
+from services.rtsp_capture.connection.rtsp_session import RtspSession
 from services.rtsp_capture.connection.stamper import Stamper
 from services.rtsp_capture.media.gop_buffer import Packet
 from services.rtsp_capture.media.packets import RawPacket, StreamInfo
@@ -90,13 +90,13 @@ async def test_packets_that_wait_for_the_services_loop(monkeypatch: pytest.Monke
 
 async def test_what_ffmpeg_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """The connection ends when so much waits for it."""
-    monkeypatch.setattr(relay, "_MAX_WAITING_BYTES", 100_000)
+    monkeypatch.setattr(rtsp_relay, "_MAX_WAITING_BYTES", 100_000)
 
     async def start(*_: object) -> None: ...
 
     track = VideoTrack("h264", 96, frozenset(), 90_000, "", "", (SPS, PPS))
     session: Any = SimpleNamespace(track=track, channels=(0, 1), start=start, close=lambda: None)
-    made = relay.Relay(cast(Session, session), lambda: None, max_pixels=1_000_000)
+    made = rtsp_relay.RtspRelay(cast(RtspSession, session), lambda: None, max_pixels=1_000_000)
     playing = asyncio.create_task(made.play(60.0))
     await asyncio.sleep(0)
     number = 0

@@ -12,7 +12,7 @@ from typing import Any, cast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.rtsp_capture.connection.address import parse_rtsp_url
+from services.rtsp_capture.connection.camera_address import parse_rtsp_url
 from services.rtsp_capture.connection.native_media import NativeMedia
 from services.rtsp_capture.connection.reader import ConnectionPlan
 from services.rtsp_capture.connection.rtsp.conversation import Conversation

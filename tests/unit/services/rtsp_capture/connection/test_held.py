@@ -10,13 +10,13 @@ from typing import cast
 import pytest
 
 from config import RtspSettings
-from services.rtsp_capture.connection import native
-from services.rtsp_capture.connection.address import parse_rtsp_url
+from services.rtsp_capture.connection import native_reader
 from services.rtsp_capture.connection.batches import Batches
-from services.rtsp_capture.connection.native import _MAX_HELD, NativeConnection
+from services.rtsp_capture.connection.camera_address import parse_rtsp_url
+from services.rtsp_capture.connection.native_reader import _MAX_HELD, NativeConnection
 from services.rtsp_capture.connection.reader import ConnectionPlan
 from services.rtsp_capture.connection.rtsp.framing import Data, Framing
-from services.rtsp_capture.connection.session import Session
+from services.rtsp_capture.connection.rtsp_session import RtspSession
 from services.rtsp_capture.media.gop_buffer import Packet
 from services.rtsp_capture.timing.host_clock import HostClock
 from tests.kits.odd_camera import framed
@@ -48,7 +48,7 @@ class Scripted:
         address = parse_rtsp_url("rtsp://127.0.0.1/x")
         plan = ConnectionPlan("cam", address, "tcp", 1, host, lambda info: None, self.packets.extend)
         turns = Batches(asyncio.get_running_loop())
-        self.connection = NativeConnection(plan, RtspSettings(), cast(Session, session), turns)
+        self.connection = NativeConnection(plan, RtspSettings(), cast(RtspSession, session), turns)
 
     async def start(
         self, _: object, on_end: Callable[[], None], hold: Callable[[bytes | Data], None]
@@ -110,7 +110,7 @@ async def test_what_is_held_is_bounded_in_bytes_too(monkeypatch: pytest.MonkeyPa
     before = len(scripted.packets)
     scripted.send(1)
     assert len(scripted.packets) == before
-    monkeypatch.setattr(native, "_MAX_HELD_BYTES", 1)
+    monkeypatch.setattr(native_reader, "_MAX_HELD_BYTES", 1)
     scripted.send(1)
     assert len(scripted.packets) == before + 2
     scripted.connection.stop()

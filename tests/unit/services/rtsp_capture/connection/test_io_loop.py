@@ -9,10 +9,10 @@ from typing import Any, cast
 import pytest
 import pytest_asyncio
 
-from services.rtsp_capture.connection.address import parse_rtsp_url
 from services.rtsp_capture.connection.batches import Batches
+from services.rtsp_capture.connection.camera_address import parse_rtsp_url
 from services.rtsp_capture.connection.io_loop import IoLoop, Linked
-from services.rtsp_capture.connection.reader import Connection, ConnectionEnd, ConnectionPlan
+from services.rtsp_capture.connection.reader import ConnectionEnd, ConnectionPlan, PacketConnection
 from services.rtsp_capture.media.gop_buffer import Packet
 from services.rtsp_capture.timing.host_clock import HOST
 
@@ -134,10 +134,10 @@ class Linking:
     def numbers(self) -> list[int]:
         return [number for batch in self.batches for number in batch]
 
-    async def begin(self) -> Connection:
-        async def connect(plan: ConnectionPlan) -> Connection:
+    async def begin(self) -> PacketConnection:
+        async def connect(plan: ConnectionPlan) -> PacketConnection:
             self.made.append(There(plan))
-            return cast(Connection, self.made[0])
+            return cast(PacketConnection, self.made[0])
 
         return await Linked(self.io, self.plan).begin(connect)
 

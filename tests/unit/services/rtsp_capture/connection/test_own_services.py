@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from config import Settings
-from services.rtsp_capture.connection.address import AddressPolicy, parse_rtsp_url
+from services.rtsp_capture.connection.camera_address import AddressPolicy, parse_rtsp_url
 from services.rtsp_capture.connection.lookups import Lookups
 from services.rtsp_capture.connection.own_services import (
     FRESH,

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import pytest
 
 from demo.rtp import video_payloads
-from services.rtsp_capture.connection.address import parse_rtsp_url
+from services.rtsp_capture.connection.camera_address import parse_rtsp_url
 from services.rtsp_capture.connection.native_media import NativeMedia
 from services.rtsp_capture.connection.reader import ConnectionPlan
 from services.rtsp_capture.connection.rtsp.framing import Data, Event, Framing

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from config import RtspSettings
 from models.schemas import BurstRequest, RTSPIngestionRequest, SnapshotRequest
 from models.values import CaptureMode, CaptureParams, PickParams, Sampling, Transport
-from services.rtsp_capture.captures.mode import ContinuousMode
+from services.rtsp_capture.captures.continuous_mode import ContinuousMode
 from services.rtsp_capture.frames.picking import PICK_SECONDS, picture_of
 from services.rtsp_capture.grid.sampler import Choice, Chosen
 from services.rtsp_capture.media.gop_buffer import Gop, Packet, Picture

@@ -12,11 +12,11 @@ import pytest
 
 from config import RtspSettings
 from demo.challenge import Challenge
-from services.rtsp_capture.connection.address import AddressPolicy, parse_rtsp_url
+from services.rtsp_capture.connection.camera_address import AddressPolicy, parse_rtsp_url
 from services.rtsp_capture.connection.io_loop import IoLoop
 from services.rtsp_capture.connection.lookups import Lookups
-from services.rtsp_capture.connection.native import NativeConnector
-from services.rtsp_capture.connection.session import SessionOpener
+from services.rtsp_capture.connection.native_reader import NativeConnector
+from services.rtsp_capture.connection.rtsp_session import SessionOpener
 from services.rtsp_capture.streams import probe as probing
 from services.rtsp_capture.streams.probe import NO_CAMERA, Prober, ProbeResult
 from services.rtsp_capture.streams.stream import StreamDeps

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from config import RtspSettings
-from services.rtsp_capture.connection.address import parse_rtsp_url
-from services.rtsp_capture.connection.reader import Connection, ConnectionEnd, ConnectionPlan
+from services.rtsp_capture.connection.camera_address import parse_rtsp_url
+from services.rtsp_capture.connection.reader import ConnectionEnd, ConnectionPlan, PacketConnection
 from services.rtsp_capture.media.ring_budget import RingBudget
 from services.rtsp_capture.streams.stream import Stream, StreamDeps, StreamKey
 from utils.exceptions import CaptureFailure
@@ -36,7 +36,7 @@ async def test_a_close_right_when_the_connection_is_there_stops_it() -> None:
     """Nobody else would: its place would be taken for good."""
     pool, made = WorkerPool("stream-test", 1), list[Idle]()
 
-    async def connect(_: ConnectionPlan) -> Connection:
+    async def connect(_: ConnectionPlan) -> PacketConnection:
         asyncio.get_running_loop().call_soon(stream.close)  # after it is there, before whoever waits for it
         made.append(Idle())
         return made[-1]

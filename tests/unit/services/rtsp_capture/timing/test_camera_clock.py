@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from models.values import TimestampSource
-from services.rtsp_capture.timing.camera_clock import MAX_AGE_SECONDS, SLEW, CameraClock
+from services.rtsp_capture.timing.camera_clock import MAX_AGE_SECONDS, SLEW, CameraClockMap
 from services.rtsp_capture.timing.timestamp_source import PLAUSIBLE_DELAY_SECONDS, Stamp, TimestampSelector
 
 T0 = 1_800_000_000.0
@@ -93,7 +93,7 @@ def test_from_the_second_report_on_times_are_the_cameras() -> None:
 
 
 def test_a_report_that_is_told_counts_even_when_it_says_the_same() -> None:
-    clock = CameraClock()
+    clock = CameraClockMap()
     for n in range(50):
         clock.observe(n * FRAME, T0 + n * FRAME, T0 + n * FRAME, 7)
     assert clock.time_of(0.0) is None

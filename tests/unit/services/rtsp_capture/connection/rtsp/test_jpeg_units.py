@@ -11,9 +11,9 @@ import simplejpeg
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.rtsp_capture.connection.rtsp.access_units import AccessUnit
 from services.rtsp_capture.connection.rtsp.jpeg_units import _CHROMA, _LUMA, JpegAssembler, _scaled
 from services.rtsp_capture.connection.rtsp.rtp import Rtp
-from services.rtsp_capture.connection.rtsp.units import Unit
 from tests.kits.camera_table import jpeg_parts, jpeg_payloads, with_restarts
 from tests.kits.fuzz import fuzzed
 from tests.kits.scripted_camera import jpegs
@@ -29,7 +29,7 @@ def packets(payloads: list[bytes], timestamp: int = 0, profile: int = -1, extens
     ]
 
 
-def push(assembler: JpegAssembler, given_: list[Rtp]) -> list[Unit]:
+def push(assembler: JpegAssembler, given_: list[Rtp]) -> list[AccessUnit]:
     return [unit for one in given_ for unit in assembler.push(one, 1.0, False)]
 
 

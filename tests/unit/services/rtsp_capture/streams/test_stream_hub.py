@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 from config import RtspSettings
 from services.access.shares import Shares
 from services.rtsp_capture.connection.reader import PacketReader, ReaderOptions
-from services.rtsp_capture.streams.hub import StreamHub
 from services.rtsp_capture.streams.stream import Stream, StreamDeps, StreamKey
+from services.rtsp_capture.streams.stream_hub import StreamHub
 from utils.exceptions import CaptureFailure
 from utils.pool import WorkerPool
 

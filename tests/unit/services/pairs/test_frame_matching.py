@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 from models.entities import Frame
-from services.pairs.matching import AROUND, match
+from services.pairs.frame_matching import AROUND, match
 
 AT = datetime(2026, 5, 4, 13, 30, tzinfo=UTC)
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demo.rtp import video_payloads
+from services.rtsp_capture.connection.rtsp.access_units import MAX_UNIT_BYTES, AccessUnit, UnitAssembler
 from services.rtsp_capture.connection.rtsp.rtp import Rtp
-from services.rtsp_capture.connection.rtsp.units import MAX_UNIT_BYTES, Unit, UnitAssembler
 from services.rtsp_capture.media.sps import picture_format
 from tests.kits.fuzz import fuzzed
 from tests.unit.services.rtsp_capture.capture_films import film
@@ -37,7 +37,7 @@ class Run:
     def __init__(self, codec: str = "h264", **fields: bool) -> None:
         self.sets: list[bytes] = []
         self.assembler = UnitAssembler(codec, self.sets.append, **fields)
-        self.units: list[Unit] = []
+        self.units: list[AccessUnit] = []
 
     def push(self, given: Iterable[Rtp], *, lost: bool = False) -> Run:
         for one in given:

@@ -1,7 +1,7 @@
-"""A process's beat, and what waits for it: one statement on a plain asyncpg connection.
+"""A process's heartbeat, and what waits for it: one statement on a plain asyncpg connection.
 
 An idle process does little else, so what it would have to ask for in turn is asked for at once. Whoever is told by a notice
-hears of it sooner; the beat finds what was not heard. By the database's clock only.
+hears of it sooner; the heartbeat finds what was not heard. By the database's clock only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _COLUMNS = (
     "worker_id, role, site, host, version, started_at, seen_at, captures, streams, draining, joined, lease_ttl, "
     "schema_revision"
 )
-_BEAT = f"""
+_HEARTBEAT = f"""
     WITH gone AS (DELETE FROM workers WHERE seen_at < now() - make_interval(secs => $1) AND worker_id <> $2),
     own AS (
         INSERT INTO workers AS w (worker_id, role, site, host, version, started_at, captures, streams, draining, joined,
@@ -47,7 +47,7 @@ _BEAT = f"""
     ORDER BY peer.started_at, peer.worker_id
 """  # noqa: S608 - constants
 # `orphaned`: captures that nobody runs, of sites at which no process runs captures.
-_LOOK = f"""
+_OVERVIEW = f"""
     WITH gone AS (DELETE FROM worker_calls WHERE expires_at < now()),
     orphaned AS (
         SELECT coalesce(c.site, 'default') AS site, count(*) AS captures
@@ -96,7 +96,7 @@ class Peer:
 
 
 @dataclass(frozen=True, slots=True)
-class Beat:
+class Heartbeat:
     """What a process says of itself."""
 
     worker_id: UUID
@@ -116,7 +116,7 @@ class Beat:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """What a beat found."""
+    """What a heartbeat found."""
 
     drain: bool  # this process is to hand over
     captures: bool  # one that nobody runs, of any site
@@ -128,7 +128,7 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class DeploymentState:
     """How the deployment stands."""
 
     revision: str  # of the schema
@@ -137,20 +137,20 @@ class Look:
     orphaned: dict[str, int]  # captures that wait and that no process will claim, by site
 
 
-class Beats:
+class Heartbeats:
     """Raises DatabaseUnavailable."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
 
-    async def beat(self, own: Beat, ttl: float, channel: str = "", notice: str = "") -> tuple[Waiting, list[Peer]]:
+    async def write(self, own: Heartbeat, ttl: float, channel: str = "", notice: str = "") -> tuple[Waiting, list[Peer]]:
         """Writes this process's row, removes those not seen for `ttl` seconds. What waits, and the other processes that are
         alive, those that began first before the others; at most 1,000. `notice` is given on `channel`, if that is named."""
         given = (
             float(ttl), own.worker_id, own.role, own.site, own.host, own.version, own.started_at, own.captures, own.streams,
             own.draining, own.joined, float(own.lease_ttl), own.cameras, own.schema_revision, channel, notice,
         )  # fmt: skip
-        rows = await self._reader.write(lambda connection: connection.fetch(_BEAT, *given))
+        rows = await self._reader.write(lambda connection: connection.fetch(_HEARTBEAT, *given))
         found = [tuple(row) for row in rows]
         return Waiting(*found[0][:7]), [Peer(*row[7:]) for row in found if row[7] is not None]
 
@@ -158,6 +158,6 @@ class Beats:
         """All processes seen within `ttl` seconds, in the same order."""
         return [Peer(*row) for row in await self._reader.read(lambda connection: connection.fetch(_ALIVE, float(ttl)))]
 
-    async def look(self, ttl: float) -> Look:
+    async def overview(self, ttl: float) -> DeploymentState:
         """Also removes calls for whose answers nobody waits any more."""
-        return Look(*await self._reader.write(lambda connection: connection.fetchrow(_LOOK, float(ttl))))
+        return DeploymentState(*await self._reader.write(lambda connection: connection.fetchrow(_OVERVIEW, float(ttl))))

@@ -1,8 +1,9 @@
 """This process among the others of its deployment: its row in `workers`, and what it knows of the others' rows.
 
-A row is written every BEAT_INTERVAL and ends ALIVE_SECONDS after the last time. Nothing is decided by these rows that has to
-be right: who runs a capture is decided by its lease. The statement that writes it also says what waits for this process,
-whichever notice of it was lost (`when_found`), and gives a notice to this process itself (`notices`). On the event loop.
+A row is written every HEARTBEAT_INTERVAL and ends ALIVE_SECONDS after the last time. Nothing is decided by these rows that
+has to be right: who runs a capture is decided by its lease. The statement that writes it also says what waits for this
+process, whichever notice of it was lost (`when_found`), and gives a notice to this process itself (`notices`). On the event
+loop.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from typing import Any
 from uuid import UUID
 
 from config import VERSION, Role
-from repositories.beats import Beat, Look, Peer, Waiting
 from repositories.database import Database
+from repositories.heartbeats import DeploymentState, Heartbeat, Peer, Waiting
 from repositories.migrations.steps import revisions
 from services.execution.health import Degraded
 from utils.exceptions import DatabaseUnavailable, WorkerNotFound
@@ -31,9 +32,9 @@ from utils.periodic import PeriodicJob
 
 log = get_logger(__name__)
 
-BEAT_INTERVAL = 2.0  # seconds
-ALIVE_SECONDS = 8.0  # after its last beat that a process counts as alive
-LOOK_EVERY = 5  # beats between two looks for sites without a worker, and captures that nobody will claim
+HEARTBEAT_INTERVAL = 2.0  # seconds
+ALIVE_SECONDS = 8.0  # after its last heartbeat that a process counts as alive
+OVERVIEW_EVERY = 5  # heartbeats between two looks for sites without a worker, and captures that nobody will claim
 RARELY = 10.0  # seconds between two polls for what this process is told of
 
 
@@ -51,7 +52,7 @@ class Load:
     cameras: dict[str, Any]  # the status of each camera's stream; empty where nobody reads it
 
 
-class Presence:
+class Membership:
     """One a process. Raises DatabaseUnavailable."""
 
     def __init__(
@@ -72,14 +73,14 @@ class Presence:
         self._misfit: str | None = None  # why this process does not join the others
         self._others: list[Peer] = []
         self._on_found: list[Callable[[Waiting], None]] = []
-        self._beats = 0
+        self._heartbeats = 0
         self.hears = False  # whether notices come
-        self.notice = ("", "")  # that each beat gives: channel, payload
-        self.on_beat: Callable[[], None] = lambda: None  # called after each
+        self.notice = ("", "")  # that each heartbeat gives: channel, payload
+        self.on_heartbeat: Callable[[], None] = lambda: None  # called after each
         self.knows = revisions()[0]  # the schema's newest revision that this code knows
         self._schema = ""  # what there is to say of the schema
-        self._told: set[tuple[str, str]] = set()  # roles and sites that the metrics have
-        self._job = PeriodicJob("presence", self._beat, self._pause)
+        self._labelled: set[tuple[str, str]] = set()  # roles and sites that the metrics have
+        self._job = PeriodicJob("membership", self._heartbeat, self._pause)
 
     @property
     def owner(self) -> str:
@@ -93,7 +94,7 @@ class Presence:
 
     @property
     def peers(self) -> int:
-        """How many processes take captures at this site, this one included, as of the last beat."""
+        """How many processes take captures at this site, this one included, as of the last heartbeat."""
         others = sum(1 for other in self._others if other.site == self.site and other.captures_there)
         return others + self.captures_here
 
@@ -103,22 +104,22 @@ class Presence:
 
     @property
     def alone(self) -> bool:
-        """Whether no other process was alive at the last beat."""
+        """Whether no other process was alive at the last heartbeat."""
         return not self._others
 
     @property
-    def told(self) -> bool:
+    def notified(self) -> bool:
         """Whether what waits for this process is said to it: by notices, or by nobody, since it is alone. Then it polls
-        RARELY; what was not heard is found by the next beat."""
+        RARELY; what was not heard is found by the next heartbeat."""
         return self.hears or self.alone
 
     def when_found(self, callback: Callable[[Waiting], None]) -> None:
-        """Called with what each beat found."""
+        """Called with what each heartbeat found."""
         self._on_found.append(callback)
 
     async def open(self) -> None:
-        """The first beat, and then one every BEAT_INTERVAL."""
-        await self._beat()
+        """The first heartbeat, and then one every HEARTBEAT_INTERVAL."""
+        await self._heartbeat()
         self._job.start()
 
     async def close(self) -> None:
@@ -131,10 +132,10 @@ class Presence:
     def drained(self, worker_id: str) -> None:
         """Another process hands over: it takes no share any more, whatever its row told last."""
         self._others = [replace(each, draining=True) if str(each.worker_id) == worker_id else each for each in self._others]
-        self.look()
+        self.heartbeat_now()
 
-    def look(self) -> None:
-        """Beats now: somebody says that there is something to read."""
+    def heartbeat_now(self) -> None:
+        """Somebody says that there is something to read."""
         self._job.wake()
 
     async def check(self) -> str:
@@ -149,11 +150,10 @@ class Presence:
 
     async def all(self) -> list[Peer]:
         """All processes that are alive."""
-        return await self._database.beats.alive(ALIVE_SECONDS)
+        return await self._database.heartbeats.alive(ALIVE_SECONDS)
 
     async def ask_to_drain(self, worker_id: UUID) -> None:
         """The process is to hand over what it runs, and to take nothing more. Raises WorkerNotFound."""
-
         async with self._database.unit_of_work(events=False) as uow:
             if await uow.workers.ask_to_drain(worker_id, ALIVE_SECONDS) is None:
                 raise WorkerNotFound
@@ -177,32 +177,32 @@ class Presence:
         self._on_drain()
         self._job.wake()
 
-    async def _beat(self) -> None:
+    async def _heartbeat(self) -> None:
         load = self._load()
-        own = Beat(
+        own = Heartbeat(
             self.worker_id, self.role.value, self.site, self.host, VERSION, self._started_at,
             load.captures, load.streams, self.draining, self._misfit is None, self._lease_ttl,
             json.dumps(load.cameras), self.knows,
         )  # fmt: skip
-        found, others = await self._database.beats.beat(own, ALIVE_SECONDS, *self.notice)
+        found, others = await self._database.heartbeats.write(own, ALIVE_SECONDS, *self.notice)
         before, self._others = self.peers, others
         self._compare()
         if self.peers != before:
             self.on_change()
         if found.drain:
             self.drain()
-        self.on_beat()
+        self.on_heartbeat()
         for callback in self._on_found:
             callback(found)
-        if self._beats % LOOK_EVERY == 0:
-            look = await self._database.beats.look(ALIVE_SECONDS)
-            self._compare_schema(look)
-            self._tell(look)
-        self._beats += 1
+        if self._heartbeats % OVERVIEW_EVERY == 0:
+            overview = await self._database.heartbeats.overview(ALIVE_SECONDS)
+            self._compare_schema(overview)
+            self._set_metrics(overview)
+        self._heartbeats += 1
 
-    def _compare_schema(self, look: Look) -> None:
+    def _compare_schema(self, overview: DeploymentState) -> None:
         """Says how the schema stands to this code; a start has seen that they go together."""
-        known, revision, made = revisions(), look.revision, look.made
+        known, revision, made = revisions(), overview.revision, overview.made
         ahead = len(made) - 1 - made.index(self.knows) if self.knows in made else 0
         behind = known.index(revision) if revision in known else 0
         text = f"revision {revision}"
@@ -217,7 +217,7 @@ class Presence:
         SCHEMA_AHEAD.set(ahead - behind)
 
     def _pause(self) -> float:
-        return BEAT_INTERVAL if self.alone else BEAT_INTERVAL / 2
+        return HEARTBEAT_INTERVAL if self.alone else HEARTBEAT_INTERVAL / 2
 
     def _compare(self) -> None:
         """Whether this process's settings can live with those of the processes that were there before it."""
@@ -237,14 +237,14 @@ class Presence:
             self._misfit = misfit
             self._job.wake()
 
-    def _tell(self, look: Look) -> None:
+    def _set_metrics(self, overview: DeploymentState) -> None:
         """Sets the metrics; a site whose cameras no process captures has a 0 of its own."""
         found = Counter((row.role, row.site) for row in self._others if not row.draining and row.joined)
         if not self.draining and self._misfit is None:
             found[self.role.value, self.site] += 1
-        orphaned = look.orphaned
-        self._told |= {*found, *((Role.WORKER.value, site) for site in {*look.sites, *orphaned})}
-        for role, site in self._told:  # those that are gone are 0 from now on
+        orphaned = overview.orphaned
+        self._labelled |= {*found, *((Role.WORKER.value, site) for site in {*overview.sites, *orphaned})}
+        for role, site in self._labelled:  # those that are gone are 0 from now on
             WORKERS.labels(role=role, site=site).set(found[role, site])
-        for site in {site for _, site in self._told}:
+        for site in {site for _, site in self._labelled}:
             CAPTURES_UNCLAIMABLE.labels(site=site).set(orphaned.get(site, 0))

@@ -7,13 +7,13 @@ from typing import cast
 import pytest
 
 from config import RtspSettings
-from services.rtsp_capture.connection.address import AddressPolicy, parse_rtsp_url
+from services.rtsp_capture.connection.camera_address import AddressPolicy, parse_rtsp_url
 from services.rtsp_capture.connection.rtsp.conversation import Conversation, Playing, classify
 from services.rtsp_capture.connection.rtsp.framing import Data
 from services.rtsp_capture.connection.rtsp.login import Login
 from services.rtsp_capture.connection.rtsp.sdp import VideoTrack
 from services.rtsp_capture.connection.rtsp_client import RtspClient
-from services.rtsp_capture.connection.session import Session, SessionOpener
+from services.rtsp_capture.connection.rtsp_session import RtspSession, SessionOpener
 from tests.kits.odd_camera import OddCamera
 from utils.exceptions import FATAL_BEFORE_FIRST_PICTURE, CaptureFailure
 
@@ -116,7 +116,7 @@ class _Playing:
     on_end: Callable[[], None] | None = None
 
     def __init__(self) -> None:
-        self.session: Session | None = None
+        self.session: RtspSession | None = None
 
     async def run(self, _talk: object) -> None:
         assert self.session is not None
@@ -133,7 +133,7 @@ async def test_datagrams_that_come_before_the_answer_to_play_is_read_are_kept() 
     conversation = Conversation("rtsp://127.0.0.1/x", None)
     track = VideoTrack("h264", 96, frozenset(), 90_000, "", "")
     playing = Playing(track, (5000, 5001), "", 60.0)
-    session = client.session = Session(cast(RtspClient, client), conversation, track, playing, None)
+    session = client.session = RtspSession(cast(RtspClient, client), conversation, track, playing, None)
     await session.start(came.extend, lambda: None)
     session.datagram(0, b"later")
     assert came == [Data(0, data) for data in (b"\0", b"\1", b"\2", b"later")]

@@ -22,8 +22,8 @@ from repositories.database import Database, Exclusive
 from repositories.object_keys import KeyedRow, PassState
 from services.housekeeping.bucket_guard import BucketGuard
 from services.housekeeping.bucket_marker import Ownership
-from services.housekeeping.bucket_walk import Compared, Window, age, compare, windows
-from services.housekeeping.orphan_share import Limits, Places
+from services.housekeeping.bucket_walk import ComparedBatch, Window, age, compare, windows
+from services.housekeeping.orphan_share import Limits, OrphanPlaces
 from services.housekeeping.thumbnail_leftovers import leftovers, pages
 from services.storage_service.service import StorageService
 from utils.exceptions import IngestionException, StorageUnavailable
@@ -43,7 +43,7 @@ FORGET_BATCH = 10_000
 COUNT_TO = 10_000  # violations are counted no further
 
 
-class Sweeper:
+class OrphanSweeper:
     """One a process: `poll` is run every POLL_INTERVAL."""
 
     def __init__(self, settings: SweeperSettings, database: Database, storage: StorageService, guard: BucketGuard) -> None:
@@ -129,7 +129,7 @@ class Sweeper:
         found = await compare(self._database, window)
         SWEPT.labels(outcome="seen").inc(found.seen)
         old = [item.key for item in found.orphans if age(item) > self._settings.GRACE]
-        before = Places.read(state.places)
+        before = OrphanPlaces.read(state.places)
         places = before.with_window(window.upto, found.seen, len(old), self._limits)
         state = replace(
             state, cursor=window.upto, seen=state.seen + found.seen, orphans=state.orphans + len(old),
@@ -183,7 +183,7 @@ class Sweeper:
             SWEPT.labels(outcome="deleted").inc(len(condemned) - len(left))
             log.info("orphans_deleted", objects=len(condemned) - len(left), left=len(left), first=condemned[0])
 
-    async def _flag(self, found: Compared) -> None:
+    async def _flag(self, found: ComparedBatch) -> None:
         """Flags the frames whose object is really not as it should be; takes the flag from those that are well."""
         if found.healed:
             ids = [row.id for row in found.healed]
@@ -210,6 +210,6 @@ class Sweeper:
             log.error("integrity_violation", kind=kind, frame_id=str(row.id), expected=row.size_bytes, found=size)
 
     def _note_stopped(self, state: PassState) -> None:
-        self._stopped, self._held = state.stopped, Places.read(state.places).held
+        self._stopped, self._held = state.stopped, OrphanPlaces.read(state.places).held
         SWEEPER_ALARM.labels(reason="orphans").set(self._stopped)
         SWEEPER_ALARM.labels(reason="places").set(self._held > 0)

@@ -43,7 +43,7 @@ class Subscription:
 
     __slots__ = ("_session", "ended", "fresh", "interest", "live", "name", "position", "prefix")
 
-    def __init__(self, session: Session, name: str, interest: Interest, position: Position) -> None:
+    def __init__(self, session: LiveSession, name: str, interest: Interest, position: Position) -> None:
         self._session = session
         self.name = name
         self.interest = interest
@@ -71,7 +71,7 @@ class Subscription:
         self._session.fall_behind(self)
 
 
-class Session:
+class LiveSession:
     """`send` takes one message and returns when there is room for the next; `end` closes the connection with a code."""
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Readers of libraries that block, fed by our own client through a `Relay`: how `opencv` reads a camera."""
+"""Readers of libraries that block, fed by our own client through an `RtspRelay`: how `opencv` reads a camera."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import replace
 from config import RtspSettings
 from services.rtsp_capture.connection.io_loop import IoLoop
 from services.rtsp_capture.connection.reader import (
-    Connection,
     ConnectionEnd,
     ConnectionPlan,
+    PacketConnection,
     ReaderFactory,
     ReaderOptions,
 )
 from services.rtsp_capture.connection.reader_thread import ReaderThread
-from services.rtsp_capture.connection.relay import Relay
-from services.rtsp_capture.connection.session import SessionOpener
+from services.rtsp_capture.connection.rtsp_relay import RtspRelay
+from services.rtsp_capture.connection.rtsp_session import SessionOpener
 from utils.exceptions import CaptureFailure
 
 
@@ -26,10 +26,10 @@ class RelayedConnector:
     def __init__(self, settings: RtspSettings, io: IoLoop, opener: SessionOpener, open_reader: ReaderFactory) -> None:
         self._settings, self._io, self._opener, self._open_reader = settings, io, opener, open_reader
 
-    async def __call__(self, plan: ConnectionPlan) -> Connection:
+    async def __call__(self, plan: ConnectionPlan) -> PacketConnection:
         """Raises CaptureFailure; its message holds neither URL nor credentials."""
         settings = self._settings
-        relay = await self._io.run(self._relay(plan), Relay.close)
+        relay = await self._io.run(self._relay(plan), RtspRelay.close)
         options = ReaderOptions(relay.url, settings.OPEN_TIMEOUT, settings.READ_TIMEOUT, settings.MAX_PIXELS)
         thread = ReaderThread(
             plan.name, self._open_reader(options), plan.segment, plan.on_open, plan.on_packets,
@@ -39,9 +39,9 @@ class RelayedConnector:
         thread.start()
         return connection
 
-    async def _relay(self, plan: ConnectionPlan) -> Relay:
+    async def _relay(self, plan: ConnectionPlan) -> RtspRelay:
         session = await self._opener.open(plan.address, plan.transport)
-        relay = Relay(session, lambda: self._opener.succeeded(plan.address), max_pixels=self._settings.MAX_PIXELS)
+        relay = RtspRelay(session, lambda: self._opener.succeeded(plan.address), max_pixels=self._settings.MAX_PIXELS)
         try:
             await relay.play(self._settings.READ_TIMEOUT)
             await relay.listen()
@@ -52,9 +52,9 @@ class RelayedConnector:
 
 
 class RelayedConnection:
-    """A thread that reads a relay (`reader.Connection`). What ended the camera's side is the reason of its end."""
+    """A thread that reads a relay (`reader.PacketConnection`). What ended the camera's side is the reason of its end."""
 
-    def __init__(self, thread: ReaderThread, relay: Relay, io: IoLoop) -> None:
+    def __init__(self, thread: ReaderThread, relay: RtspRelay, io: IoLoop) -> None:
         self._thread, self._relay, self._io = thread, relay, io
         self.ended: asyncio.Future[ConnectionEnd] = asyncio.get_running_loop().create_future()
         thread.ended.add_done_callback(self._over)

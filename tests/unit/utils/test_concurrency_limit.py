@@ -1,19 +1,19 @@
-"""Turns: how many at a time, how many wait, and that each turn is given back."""
+"""How many at a time, how many wait, and that each permit is given back."""
 
 import asyncio
 
 import pytest
 
+from utils.concurrency_limit import ConcurrencyLimit
 from utils.exceptions import Overloaded
-from utils.turns import Turns
 
 
 async def test_so_many_at_a_time_so_many_wait_and_the_next_is_refused() -> None:
-    turns, go_on = Turns(2, 1, "Full."), asyncio.Event()
+    limit, go_on = ConcurrencyLimit(2, 1, "Full."), asyncio.Event()
     inside: list[int] = []
 
     async def one(number: int) -> None:
-        async with turns.turn():
+        async with limit.permit():
             inside.append(number)
             await go_on.wait()
 
@@ -28,16 +28,16 @@ async def test_so_many_at_a_time_so_many_wait_and_the_next_is_refused() -> None:
     assert inside == [0, 1, 2]
 
 
-async def test_a_turn_is_given_back_by_an_error_and_a_place_by_who_stops_waiting() -> None:
-    turns = Turns(1, 1, "Full.")
+async def test_a_permit_is_given_back_by_an_error_and_a_place_by_who_stops_waiting() -> None:
+    limit = ConcurrencyLimit(1, 1, "Full.")
 
     async def failing() -> None:
-        async with turns.turn():
+        async with limit.permit():
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         await failing()
-    async with turns.turn():
+    async with limit.permit():
         waiting = asyncio.create_task(failing())
         await asyncio.sleep(0)
         waiting.cancel()

@@ -17,13 +17,13 @@ from demo.camera import Camera
 from demo.challenge import Challenge
 from demo.faults import FaultProxy
 from demo.film import make_film
-from services.rtsp_capture.connection.address import AddressPolicy, parse_rtsp_url
+from services.rtsp_capture.connection.camera_address import AddressPolicy, parse_rtsp_url
 from services.rtsp_capture.connection.io_loop import IoLoop
 from services.rtsp_capture.connection.opencv_reader import OpenCvReader
-from services.rtsp_capture.connection.reader import Connection, ConnectionPlan, PacketReader, ReaderOptions
-from services.rtsp_capture.connection.relay import Relay
-from services.rtsp_capture.connection.relayed import RelayedConnector
-from services.rtsp_capture.connection.session import SessionOpener
+from services.rtsp_capture.connection.reader import ConnectionPlan, PacketConnection, PacketReader, ReaderOptions
+from services.rtsp_capture.connection.relayed_reader import RelayedConnector
+from services.rtsp_capture.connection.rtsp_relay import RtspRelay
+from services.rtsp_capture.connection.rtsp_session import SessionOpener
 from services.rtsp_capture.media.gop_buffer import Packet
 from services.rtsp_capture.media.packets import StreamInfo
 from services.rtsp_capture.timing.host_clock import HOST
@@ -53,7 +53,7 @@ class Watched:
         self.urls.append(options.url)
         return OpenCvReader(options)
 
-    async def until(self, count: int, connection: Connection) -> None:
+    async def until(self, count: int, connection: PacketConnection) -> None:
         deadline = time.monotonic() + 20
         while len(self.packets) < count:
             assert not connection.ended.done(), connection.ended.result()
@@ -64,7 +64,7 @@ class Watched:
 @asynccontextmanager
 async def watching(
     url: str, transport: str = "tcp", network: str = "127.0.0.0/8"
-) -> AsyncIterator[tuple[Watched, Connection]]:
+) -> AsyncIterator[tuple[Watched, PacketConnection]]:
     watched, io = Watched(), IoLoop()
     settings = RtspSettings(OPEN_TIMEOUT=5, READ_TIMEOUT=5)
     made = RelayedConnector(settings, io, SessionOpener(settings, AddressPolicy([network])), watched.open_reader)
@@ -150,7 +150,7 @@ async def test_the_end_is_the_cameras_own_and_a_stop_is_quick(camera: Camera) ->
 async def test_a_camera_that_ends_as_ffmpegs_way_in_is_opened_leaves_no_port_open(camera: Camera) -> None:
     loop = asyncio.get_running_loop()
     opener = SessionOpener(RtspSettings(), AddressPolicy(["127.0.0.0/8"]))
-    relay = Relay(await opener.open(parse_rtsp_url(camera.url_of("h264")), "tcp"), lambda: None, max_pixels=10**8)
+    relay = RtspRelay(await opener.open(parse_rtsp_url(camera.url_of("h264")), "tcp"), lambda: None, max_pixels=10**8)
     await relay.play(5)
     servers: list[asyncio.Server] = []
     create = loop.create_server

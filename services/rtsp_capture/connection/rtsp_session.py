@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from config import RtspSettings
-from services.rtsp_capture.connection.address import AddressPolicy, CameraAddress
+from services.rtsp_capture.connection.camera_address import AddressPolicy, CameraAddress
 from services.rtsp_capture.connection.dial import dial, tls_context
 from services.rtsp_capture.connection.rtsp.conversation import Conversation, Playing
 from services.rtsp_capture.connection.rtsp.framing import Data
@@ -27,7 +27,7 @@ OnPackets = Callable[[list[Data | None]], None]
 
 
 @dataclass(slots=True)
-class Session:
+class RtspSession:
     """What was agreed, and what it goes over."""
 
     client: RtspClient
@@ -111,7 +111,7 @@ class SessionOpener:
         self._no_options = _Known()
         self._rtsp = _Known()  # addresses that have answered RTSP
 
-    async def open(self, camera: CameraAddress, transport: str) -> Session:
+    async def open(self, camera: CameraAddress, transport: str) -> RtspSession:
         """Raises CaptureFailure; its message holds neither URL nor credentials."""
         if (camera.host, camera.port) not in self._no_options:
             try:
@@ -124,7 +124,7 @@ class SessionOpener:
         """The camera sends: its login is right, whatever it answers later."""
         self._proven.add(*_login(camera))
 
-    async def _attempt(self, camera: CameraAddress, transport: str, *, ask_options: bool) -> Session:
+    async def _attempt(self, camera: CameraAddress, transport: str, *, ask_options: bool) -> RtspSession:
         timeout = self._settings.OPEN_TIMEOUT
         addresses = await self._policy.resolve(camera, timeout)
         context = tls_context(self._settings.TLS_VERIFY, self._settings.TLS_CA_FILE) if camera.tls else None
@@ -182,12 +182,12 @@ async def _options(client: RtspClient, conversation: Conversation, timeout: floa
         raise _HungUpOnOptions
 
 
-async def _set_up(client: RtspClient, conversation: Conversation, address: str, *, by_udp: bool) -> Session:
+async def _set_up(client: RtspClient, conversation: Conversation, address: str, *, by_udp: bool) -> RtspSession:
     track = await client.run(conversation.describe())
     if not by_udp:
         playing = await client.run(conversation.setup(track))
         client.expect(playing.channels)
-        return Session(client, conversation, track, playing, None)
+        return RtspSession(client, conversation, track, playing, None)
     came: list[Callable[[int, bytes], None]] = []
     udp = await UdpPair.open(client.local_address, address, lambda channel, data: came[0](channel, data) if came else None)
     try:
@@ -195,7 +195,7 @@ async def _set_up(client: RtspClient, conversation: Conversation, address: str, 
     except BaseException:
         udp.close()
         raise
-    session = Session(client, conversation, track, playing, udp)
+    session = RtspSession(client, conversation, track, playing, udp)
     came.append(session.datagram)
     for index, port in enumerate(playing.channels):
         udp.send(index, port, _PUNCH)

@@ -5,7 +5,7 @@ import ipaddress
 import pytest
 
 from config import Settings
-from services.rtsp_capture.connection.address import AddressPolicy, CameraAddress, camera_policy, parse_rtsp_url
+from services.rtsp_capture.connection.camera_address import AddressPolicy, CameraAddress, camera_policy, parse_rtsp_url
 from services.rtsp_capture.connection.lookups import Lookups
 from services.rtsp_capture.connection.own_services import own_services
 from services.rtsp_capture.streams.stream import StreamKey

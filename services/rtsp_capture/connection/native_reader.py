@@ -14,9 +14,9 @@ from config import RtspSettings
 from services.rtsp_capture.connection.batches import Batches
 from services.rtsp_capture.connection.io_loop import IoLoop, Linked
 from services.rtsp_capture.connection.native_media import NativeMedia
-from services.rtsp_capture.connection.reader import Connection, ConnectionEnd, ConnectionPlan
+from services.rtsp_capture.connection.reader import ConnectionEnd, ConnectionPlan, PacketConnection
 from services.rtsp_capture.connection.rtsp.framing import Data
-from services.rtsp_capture.connection.session import Session, SessionOpener
+from services.rtsp_capture.connection.rtsp_session import RtspSession, SessionOpener
 from utils.exceptions import CaptureFailure
 from utils.logger import get_logger
 from utils.metrics import HELD_FULL
@@ -35,11 +35,11 @@ class NativeConnector:
     def __init__(self, settings: RtspSettings, io: IoLoop, opener: SessionOpener) -> None:
         self._settings, self._io, self._opener = settings, io, opener
 
-    async def __call__(self, plan: ConnectionPlan) -> Connection:
+    async def __call__(self, plan: ConnectionPlan) -> PacketConnection:
         """Raises CaptureFailure; its message holds neither URL nor credentials."""
         return await Linked(self._io, plan).begin(self._connect)
 
-    async def _connect(self, plan: ConnectionPlan) -> Connection:
+    async def _connect(self, plan: ConnectionPlan) -> PacketConnection:
         """On the sockets' loop, as all that follows."""
         session = await self._opener.open(plan.address, plan.transport)
         connection = NativeConnection(plan, self._settings, session, self._io.turns)
@@ -56,12 +56,12 @@ class NativeConnector:
 
 
 class NativeConnection:
-    """One connection (`reader.Connection`): packets come until `ended`.
+    """One connection (`reader.PacketConnection`): packets come until `ended`.
 
     What has come is held, with its time, until the next turn, but for the first packets of a connection.
     """
 
-    def __init__(self, plan: ConnectionPlan, settings: RtspSettings, session: Session, turns: Batches) -> None:
+    def __init__(self, plan: ConnectionPlan, settings: RtspSettings, session: RtspSession, turns: Batches) -> None:
         self._plan, self._settings, self._session, self._turns = plan, settings, session, turns
         self._held: list[tuple[float, bytes | Data]] = []
         self._held_bytes = 0

@@ -25,10 +25,10 @@ MAX_PIXELS = 100_000_000
 MAX_VIEW = 33_554_432  # bytes
 WAITING = 16
 _PER_PIXEL = {"jpg": 0, "h264": 80, "h265": 80}  # bytes while a picture of that format is decoded; 8 of the others
-_ALIGN, _VIEW = "services.pairs.worker:align", "services.pairs.worker:view"
+_ALIGN, _VIEW = "services.pairs.pair_jobs:align", "services.pairs.pair_jobs:view"
 
 
-class Aligner:
+class PairCalls:
     """Raises StorageUnavailable, ObjectMissing, ShuttingDown beside what its methods name."""
 
     def __init__(self, storage: StorageService, integrity: FrameIntegrity) -> None:

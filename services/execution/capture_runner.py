@@ -19,12 +19,12 @@ from uuid import UUID
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from models.values import Claim
-from repositories.beats import Waiting
 from repositories.database import Database, UnitOfWork
+from repositories.heartbeats import Waiting
 from repositories.leases import ProcessShares
 from services.access.shares import Shares
 from services.execution.lease_watch import LeaseWatch
-from services.execution.presence import BEAT_INTERVAL, RARELY, Presence
+from services.execution.membership import HEARTBEAT_INTERVAL, RARELY, Membership
 from services.rtsp_capture.captures.context import CaptureDeps
 from services.rtsp_capture.captures.job import CaptureJob
 from utils.exceptions import DatabaseUnavailable, LeaseLost
@@ -67,10 +67,10 @@ class CaptureRunner:
 
     def __init__(
         self, deps: CaptureDeps, leases: Database, on_finished: Callable[[UUID], None], shares: Shares,
-        watch: LeaseWatch | None = None, *, presence: Presence,
+        watch: LeaseWatch | None = None, *, membership: Membership,
     ) -> None:  # fmt: skip
         """`leases`: a dedicated connection for renewals. `on_finished`: a capture ended here, was handed back or lost.
-        `shares`: what one principal may have running. `presence`: this process among the others, which
+        `shares`: what one principal may have running. `membership`: this process among the others, which
         says whose captures it claims, and how much of them is its share."""
         self._shares = shares
         self._deps = deps
@@ -79,14 +79,14 @@ class CaptureRunner:
         self._leases = leases
         self._on_finished = on_finished
         self._watch = watch or LeaseWatch(deps.settings.LEASE_TTL)
-        self.owner = presence.owner
-        self._presence = presence
+        self.owner = membership.owner
+        self._membership = membership
         self._draining = False
         self._running: dict[UUID, _Running] = {}
         self._claim_seconds = (0.0, 0.0)  # that the last two polls took
         self._unheld = True  # whether the last poll found captures that nobody runs
         self._lapse: asyncio.TimerHandle | None = None  # claims when the next lease has lapsed
-        presence.when_found(self._found)
+        membership.when_found(self._found)
         self._renew_failures = 0  # tries since all leases were renewed
         self._claiming = PeriodicJob("capture-claim", self._claim_all, self._claim_pause, jitter=0.1)
         self._renewing = PeriodicJob("lease-renewal", self._renew_all, self._renew_pause)
@@ -207,7 +207,7 @@ class CaptureRunner:
     # -- claiming ----------------------------------------------------------------------------------------------
 
     async def _claim_all(self) -> None:
-        if self._deps.secrets.missing or self._draining or not self._presence.captures_here:
+        if self._deps.secrets.missing or self._draining or not self._membership.captures_here:
             return  # without its keys it could not open the cameras of what it would claim
         began = self.now()
         try:
@@ -222,14 +222,14 @@ class CaptureRunner:
     def _claim_pause(self) -> float:
         """Thousands of waiting captures make a poll expensive: it may take a tenth of the time.
 
-        One slow poll, such as the first, which connects, is no sign of that. What comes is told, or found by a beat.
+        One slow poll, such as the first, which connects, is no sign of that. What comes is told, or found by a heartbeat.
         """
-        if not self._unheld and self._presence.told:
+        if not self._unheld and self._membership.notified:
             return RARELY
         return max(CLAIM_INTERVAL, min(CLAIM_INTERVAL_MAX, 9 * min(self._claim_seconds)))
 
     def _found(self, waiting: Waiting) -> None:
-        """What a beat found: captures that wait, or leases that end before the next one, should nobody renew them."""
+        """What a heartbeat found: captures that wait, or leases that end before the next one, should nobody renew them."""
         if self._lapse is not None:
             self._lapse.cancel()
             self._lapse = None
@@ -237,7 +237,7 @@ class CaptureRunner:
             return  # it polls
         if waiting.captures:
             self._claiming.wake()
-        elif waiting.lapse_in is not None and waiting.lapse_in < BEAT_INTERVAL:
+        elif waiting.lapse_in is not None and waiting.lapse_in < HEARTBEAT_INTERVAL:
             after = waiting.lapse_in + LAPSED_FOR
             self._lapse = asyncio.get_running_loop().call_later(after, self._claiming.wake)
 
@@ -258,15 +258,15 @@ class CaptureRunner:
                 new_cameras,
                 shares,
                 doubtful=False,
-                site=self._presence.site,
-                peers=self._presence.peers,
-                worker_id=self._presence.worker_id,
+                site=self._membership.site,
+                peers=self._membership.peers,
+                worker_id=self._membership.worker_id,
             )
         )
         if self.room and self._settled:
             cameras = [*running, *(each.camera_id for each in self._running.values())]
             new_cameras = self._settings.MAX_CONCURRENT_STREAMS - len(set(cameras))
-            site = self._presence.site
+            site = self._membership.site
             await self._take(lambda uow: uow.leases.claim_doubtful(self.owner, ttl, cameras, new_cameras, site))
 
     @property

@@ -26,7 +26,7 @@ _START = b"\0\0\0\1"
 _TOO_LARGE = "The camera sends pictures that are larger than this service takes."
 
 
-class Unit(NamedTuple):
+class AccessUnit(NamedTuple):
     """One access unit. `packet`: its first one, whose header says when it was taken; `received`: when its last came."""
 
     data: bytes
@@ -118,7 +118,7 @@ class UnitAssembler:
             raise CaptureFailure("unsupported_codec", _TOO_LARGE)
         self._last = (self._last[0], received)
 
-    def ended(self, last: bytes, received: float, *, marker: bool) -> list[Unit]:
+    def ended(self, last: bytes, received: float, *, marker: bool) -> list[AccessUnit]:
         """The last fragment's bytes came after those that `went_on` counted. Raises CaptureFailure."""
         assert self._fragments is not None
         self._fragments.append(last)
@@ -129,9 +129,9 @@ class UnitAssembler:
         self._marked = marker
         return []
 
-    def push(self, packet: Rtp, received: float, lost: bool) -> list[Unit]:
+    def push(self, packet: Rtp, received: float, lost: bool) -> list[AccessUnit]:
         """`lost`: packets before this one never came. Raises CaptureFailure for what exceeds a bound."""
-        found: list[Unit] = []
+        found: list[AccessUnit] = []
         begins = self._begins(packet)
         if self._last is not None and (self._nals or self._fragments is not None):
             if packet.timestamp != self._last[0].timestamp:
@@ -166,7 +166,7 @@ class UnitAssembler:
         """Whether a picture is there that most likely is whole: when nothing follows for a while, `flush` gives it."""
         return self._marked and self._markers >= 0
 
-    def flush(self) -> list[Unit]:
+    def flush(self) -> list[AccessUnit]:
         return self._end(in_marker=True) if self.waits else []
 
     # -- packets -----------------------------------------------------------------------------------------------
@@ -285,7 +285,7 @@ class UnitAssembler:
 
     # -- units -------------------------------------------------------------------------------------------------
 
-    def _end(self, *, in_marker: bool, lost: bool = False) -> list[Unit]:
+    def _end(self, *, in_marker: bool, lost: bool = False) -> list[AccessUnit]:
         if self._fragments is not None:
             self._drop_fragments()
         nals, picture, corrupt, key = self._nals, self._picture, self._corrupt, self._key
@@ -306,4 +306,4 @@ class UnitAssembler:
                 self._after_loss = False
             corrupt = corrupt or self._after_loss
             self._after_loss = False
-        return [Unit(b"".join(nals), first, last[1], key, corrupt)]
+        return [AccessUnit(b"".join(nals), first, last[1], key, corrupt)]

@@ -6,7 +6,7 @@ own and hold no connection.
 
 Between processes, by notices: one in which readers wait says so every second; the others then move what they commit at
 once, and say so; the first one polls again. Where notices do not come, it polls ten times a second instead. What a process
-left behind when it died is found by the others' beats.
+left behind when it died is found by the others' heartbeats.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from uuid import UUID
 
 from repositories.database import Database
 from repositories.event_log import EventLogRepository, Relayed
+from services.execution.membership import RARELY
 from services.execution.notices import EVENTS_CHANNEL, Notices
-from services.execution.presence import RARELY
 from utils.logger import get_logger
 from utils.metrics import EVENT_RELAY_SECONDS, EVENTS_EXPIRED, EVENTS_RELAYED
 from utils.periodic import PeriodicJob, wait_for
@@ -31,7 +31,7 @@ MIN_INTERVAL = 0.02  # while readers wait here: what is committed meanwhile is m
 MIN_INTERVAL_UNREAD = 0.1  # while none does: a poll costs a tenth of an upload
 MAX_INTERVAL = 0.1  # while readers wait here: other processes write too
 MAX_INTERVAL_HEARD = 0.5  # the same where these say so: one of another version, or whose notice was lost, does not
-MAX_INTERVAL_UNREAD = 1.0  # while none does; RARELY where each beat says whether there is something
+MAX_INTERVAL_UNREAD = 1.0  # while none does; RARELY where each heartbeat says whether there is something
 RETRY_INTERVAL = 1.0  # after the database was away
 EXPIRE_INTERVAL = 60.0  # between two removals of old events
 SAY_READ = 1.0  # between two notices that readers wait here
@@ -71,7 +71,7 @@ class LogHead:
             self.waiting -= 1
 
 
-class Relay:
+class OutboxRelay:
     """`retention`: seconds that events are kept."""
 
     def __init__(self, database: Database, head: LogHead, retention: float, notices: Notices | None = None) -> None:
@@ -81,7 +81,7 @@ class Relay:
         if notices is not None:
             notices.on(EVENTS_CHANNEL, self._on_notice)
             notices.when_heard(lambda: self._wake.set())
-            notices.presence.when_found(lambda waiting: self._wake.set() if waiting.events else None)
+            notices.membership.when_found(lambda waiting: self._wake.set() if waiting.events else None)
         self._database = database
         self._head = head
         self._retention = retention
@@ -122,8 +122,8 @@ class Relay:
 
     @property
     def _told(self) -> bool:
-        """Whether beats find what others leave behind."""
-        return self._notices is not None and self._notices.presence.told
+        """Whether heartbeats find what others leave behind."""
+        return self._notices is not None and self._notices.membership.notified
 
     @property
     def _read_elsewhere(self) -> bool:

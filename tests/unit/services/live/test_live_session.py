@@ -12,7 +12,7 @@ import pytest
 from models.access import ALL_CAMERAS, ANONYMOUS
 from models.values import LogFilter
 from services.events.event_log import EventLog, LogPage, Position, Start
-from services.live.session import MAX_QUEUED, MAX_SUBSCRIPTIONS, Session
+from services.live.live_session import MAX_QUEUED, MAX_SUBSCRIPTIONS, LiveSession
 from services.live.tail import Tail
 from services.reads.serializers.event_log import LogEvent
 from utils.exceptions import CursorExpired, DatabaseUnavailable, InvalidRequest
@@ -91,17 +91,17 @@ async def settled(seconds: float = 0) -> None:
         await asyncio.sleep(0)
 
 
-def place() -> tuple[Log, Tail, Client, Session]:
+def place() -> tuple[Log, Tail, Client, LiveSession]:
     log, client = Log(), Client()
     tail = Tail(cast(EventLog, log))
     tail.start()
-    return log, tail, client, Session(tail, ANONYMOUS, client.send, client.end)
+    return log, tail, client, LiveSession(tail, ANONYMOUS, client.send, client.end)
 
 
 async def test_an_idle_subscription_reads_nothing_and_has_no_task() -> None:
     others = len(asyncio.all_tasks())  # of the loop, which tests share
     log, tail, client, session = place()
-    sessions = [session, *(Session(tail, ANONYMOUS, client.send, client.end) for _ in range(50))]
+    sessions = [session, *(LiveSession(tail, ANONYMOUS, client.send, client.end) for _ in range(50))]
     for one in sessions:
         await one.subscribe("a", EVERYTHING, "latest")
     await settled()
@@ -148,7 +148,7 @@ async def test_from_a_cursor_on_while_more_comes(slow: tuple[int, int]) -> None:
 
 
 async def test_an_expired_cursor_is_told_and_a_database_that_is_away_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.live.session.RETRY", 0.02)
+    monkeypatch.setattr("services.live.live_session.RETRY", 0.02)
     log, tail, client, session = place()
     log.add(10)
     log.oldest = 5

@@ -1,4 +1,4 @@
-"""Turns: so many at a time, so many wait, and the next one is refused at once."""
+"""So much at a time, so much waits for it, and what comes next is refused at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from utils.exceptions import Overloaded
 
 
-class Turns:
+class ConcurrencyLimit:
     """At most `at_once` at a time, `waiting` wait. On the event loop. `refusal`: what the next one is told."""
 
     def __init__(self, at_once: int, waiting: int, refusal: str) -> None:
@@ -18,8 +18,8 @@ class Turns:
         self._refusal = refusal
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """A turn for the block. Raises Overloaded."""
+    async def permit(self) -> AsyncIterator[None]:
+        """A permit for the block. Raises Overloaded."""
         if self._waiting >= self._may_wait:
             raise Overloaded(self._refusal, retry_after=5)
         self._waiting += 1

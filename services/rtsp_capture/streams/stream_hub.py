@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from services.access.shares import Shares
-from services.rtsp_capture.connection.address import parse_rtsp_url
+from services.rtsp_capture.connection.camera_address import parse_rtsp_url
 from services.rtsp_capture.media.ring_budget import RingBudget
 from services.rtsp_capture.streams.stream import Stream, StreamDeps, StreamKey
 from services.rtsp_capture.streams.stream_state import StreamState

@@ -12,8 +12,8 @@ from models.values import LogFilter
 from repositories.database import Database
 from services.access.service import Access
 from services.events.event_log import EventLog, Position
+from services.live.live_session import LiveSession
 from services.live.progress import ProgressWatch
-from services.live.session import Session
 from services.live.tail import Tail
 from utils.exceptions import DatabaseUnavailable, Overloaded
 from utils.metrics import WEBSOCKETS
@@ -32,7 +32,7 @@ class LiveHub:
         self._access, self._max = access, max_sockets
         self._tail = Tail(event_log)
         self._progress = ProgressWatch(database)
-        self._sessions: dict[Session, None] = {}
+        self._sessions: dict[LiveSession, None] = {}
         self._jobs = [
             PeriodicJob("live-credentials", self._watch, lambda: WATCH_INTERVAL if self._sessions else math.inf),
             PeriodicJob("live-progress", self._progress.look, self._progress.pause, wake=self._progress.wanted),
@@ -54,17 +54,17 @@ class LiveHub:
         if len(self._sessions) >= self._max:
             raise Overloaded("EVENTS__MAX_SOCKETS WebSockets are open already. Try again.", retry_after=5)
 
-    def open(self, who: Principal, send: Callable[[bytes], Awaitable[None]], end: Callable[[int, str], None]) -> Session:
+    def open(self, who: Principal, send: Callable[[bytes], Awaitable[None]], end: Callable[[int, str], None]) -> LiveSession:
         """A session of a connection; `close` ends it. Raises Overloaded."""
         self.room()
-        session = Session(self._tail, who, send, end)
+        session = LiveSession(self._tail, who, send, end)
         if not self._sessions:
             self._jobs[0].wake()
         self._sessions[session] = None
         WEBSOCKETS.inc()
         return session
 
-    def close(self, session: Session) -> None:
+    def close(self, session: LiveSession) -> None:
         """Repeating it is fine."""
         if session not in self._sessions:
             return
@@ -75,7 +75,7 @@ class LiveHub:
         session.close()
 
     async def subscribe(
-        self, session: Session, name: str, wanted: LogFilter, after: Position | Literal["oldest", "latest"], *,
+        self, session: LiveSession, name: str, wanted: LogFilter, after: Position | Literal["oldest", "latest"], *,
         progress: bool,
     ) -> None:  # fmt: skip
         """Raises InvalidRequest, DatabaseUnavailable."""
@@ -84,13 +84,13 @@ class LiveHub:
         if progress and not made.ended:
             self._progress.add(made)
 
-    def unsubscribe(self, session: Session, name: str) -> None:
+    def unsubscribe(self, session: LiveSession, name: str) -> None:
         """Raises InvalidRequest."""
         self._progress.remove(session.unsubscribe(name))
 
     async def _watch(self) -> None:
         """Ends the sockets of principals that may no longer do what they began. Those of one are checked once."""
-        holders: dict[Principal, list[Session]] = {}
+        holders: dict[Principal, list[LiveSession]] = {}
         for session in self._sessions:
             holders.setdefault(session.who, []).append(session)
         if not holders:

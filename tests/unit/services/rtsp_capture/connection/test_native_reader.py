@@ -22,11 +22,11 @@ from demo.challenge import Challenge
 from demo.film import make_film, read_frame_number
 from demo.show import Faults
 from models.values import TimestampSource
-from services.rtsp_capture.connection.address import AddressPolicy, parse_rtsp_url
+from services.rtsp_capture.connection.camera_address import AddressPolicy, parse_rtsp_url
 from services.rtsp_capture.connection.io_loop import IoLoop
-from services.rtsp_capture.connection.native import NativeConnector
-from services.rtsp_capture.connection.reader import Connection, ConnectionPlan
-from services.rtsp_capture.connection.session import SessionOpener
+from services.rtsp_capture.connection.native_reader import NativeConnector
+from services.rtsp_capture.connection.reader import ConnectionPlan, PacketConnection
+from services.rtsp_capture.connection.rtsp_session import SessionOpener
 from services.rtsp_capture.media.decoder import PictureDecoder
 from services.rtsp_capture.media.gop_buffer import Packet
 from services.rtsp_capture.media.packets import StreamInfo
@@ -45,7 +45,7 @@ class Watched:
 
     infos: list[StreamInfo] = field(default_factory=list)
     packets: list[Packet] = field(default_factory=list)
-    connection: Connection | None = None
+    connection: PacketConnection | None = None
 
     async def until(self, count: int, seconds: float = 20.0) -> list[Packet]:
         deadline = time.monotonic() + seconds

@@ -26,7 +26,7 @@ from services.rtsp_capture.connection.rtsp.rtp import Bye, parse_rtcp
 from services.rtsp_capture.connection.rtsp.sdp import VideoTrack
 from services.rtsp_capture.connection.rtsp.sequencer import Sequencer
 from services.rtsp_capture.connection.rtsp.set_judge import SetJudge
-from services.rtsp_capture.connection.session import Session
+from services.rtsp_capture.connection.rtsp_session import RtspSession
 from utils.exceptions import CaptureFailure
 
 _NAMES = {"h264": "H264", "hevc": "H265", "mjpeg": "JPEG"}
@@ -37,11 +37,11 @@ _MANY = 8  # pictures: of a camera whose timestamps mean nothing
 _PROBED = 0.12  # seconds of stream that FFmpeg probes before an open returns (OpenCvReader)
 
 
-class Relay(asyncio.Protocol):
+class RtspRelay(asyncio.Protocol):
     """One camera's; the server's side of FFmpeg's one connection. On the sockets' loop."""
 
     def __init__(
-        self, session: Session, on_play: Callable[[], None], clock: Callable[[], float] = time.monotonic, *,
+        self, session: RtspSession, on_play: Callable[[], None], clock: Callable[[], float] = time.monotonic, *,
         max_pixels: int,
     ) -> None:  # fmt: skip
         """`on_play`: the camera sends; `clock`: when packets came, seconds; `max_pixels`: RTSP__MAX_PIXELS."""

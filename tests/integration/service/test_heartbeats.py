@@ -1,4 +1,4 @@
-"""What a beat finds when no notice told of it, and that notices which do not come are noticed."""
+"""What a heartbeat finds when no notice told of it, and that notices which do not come are noticed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from config import DbSettings, Role
-from repositories.beats import Waiting
+from repositories.heartbeats import Waiting
 from services.execution import notices as noticing
 from tests.conftest import Backends
 from tests.integration.service.test_calls import Process, running
@@ -31,26 +31,26 @@ async def test_a_beat_finds_what_no_notice_told(backends: Backends) -> None:
     db = (await own_database(backends)).db
     process = Process(db, Role.ALL)
     found: list[Waiting] = []
-    process.presence.when_found(found.append)
+    process.membership.when_found(found.append)
     async with running(process):
-        own = process.presence.worker_id
+        own = process.membership.worker_id
 
-        async def beat() -> Waiting:
+        async def heartbeat() -> Waiting:
             known = len(found)
-            process.presence.look()
+            process.membership.heartbeat_now()
 
             async def beaten() -> bool:
                 return len(found) > known
 
-            await until(beaten, "a beat", 10, 0.01)
+            await until(beaten, "a heartbeat", 10, 0.01)
             return found[-1]
 
-        assert await beat() == NOTHING
+        assert await heartbeat() == NOTHING
         request = uuid4()
         await fetch(db, _REQUEST, request)
         await fetch(db, "DELETE FROM outbox_pending")  # the request's event, which nothing here relays
         await fetch(db, _LEASE, request, "another", 100.0)
-        held = await beat()
+        held = await heartbeat()
         assert held.lapse_in == pytest.approx(100, abs=20)
         assert held == Waiting(False, False, held.lapse_in, False, False, False, False)
         await fetch(db, "UPDATE capture_leases SET expires_at = now() - interval '1 s'")
@@ -59,10 +59,10 @@ async def test_a_beat_finds_what_no_notice_told(backends: Backends) -> None:
         await fetch(
             db, "INSERT INTO camera_configurations (camera_id, rtsp_url, keep_open, site) VALUES ('a', 'x', true, 'default')"
         )
-        assert await beat() == Waiting(False, True, None, True, True, False, True)
+        assert await heartbeat() == Waiting(False, True, None, True, True, False, True)
         await fetch(db, "UPDATE camera_configurations SET site = 'elsewhere'")
         await fetch(db, "UPDATE workers SET draining = true")
-        assert await beat() == Waiting(True, True, None, True, True, False, False)
+        assert await heartbeat() == Waiting(True, True, None, True, True, False, False)
         assert process.drained
 
 
@@ -84,23 +84,23 @@ async def test_a_connection_that_brings_no_notices_is_replaced(backends: Backend
         process.database._direct = db.model_copy(update={"HOST": "127.0.0.1", "PORT": gate.port})
 
         async def hears() -> bool:
-            return process.presence.hears
+            return process.membership.hears
 
         async def deaf() -> bool:
-            process.presence.look()  # a beat
-            return not process.presence.hears
+            process.membership.heartbeat_now()  # a heartbeat
+            return not process.membership.hears
 
         async def heard() -> bool:
-            return process.notices._unheard <= 1  # a beat's notice may come before its statement has returned
+            return process.notices._unheard <= 1  # a heartbeat's notice may come before its statement has returned
 
         found: list[Waiting] = []
-        process.presence.when_found(found.append)
+        process.membership.when_found(found.append)
         async with running(process):
             await until(hears, "notices come")
             for _ in range(2 * noticing.MAX_UNHEARD):
                 known = len(found)
                 assert not await deaf()
-                await until(lambda known=known: asyncio.sleep(0, len(found) > known), "a beat", 10, 0.01)  # type: ignore[misc]
+                await until(lambda known=known: asyncio.sleep(0, len(found) > known), "a heartbeat", 10, 0.01)  # type: ignore[misc]
                 await until(heard, "its notice", 10, 0.01)
             gate.hang()
             await until(deaf, "it is noticed")

@@ -1,4 +1,4 @@
-"""Turns at a pool's connections, in the order of asking.
+"""The queue for a pool's connections: who asked first has the next one.
 
 A pool by itself gives up after a time, however well the server works: 300 requests at once on 30 connections were told that
 the database was away. Here who waits gives up when no connection was given back for that time, or after LONGEST times as
@@ -31,7 +31,7 @@ async def _set_within(event: asyncio.Event, seconds: float) -> bool:
     return True
 
 
-class Turns:
+class ConnectionQueue:
     """How many wait is bounded by those who ask: API__MAX_CONCURRENT_REQUESTS, and the jobs of a process."""
 
     def __init__(self, places: int, patience: float) -> None:
