@@ -35,7 +35,7 @@ async def _ended(service: Service, bad: str, db: Any) -> bool:
     return False
 
 
-@pytest.mark.alone
+@pytest.mark.paced
 @pytest.mark.timeout(900)  # five starts of a service
 async def test_a_capture_that_ends_its_process_is_poisoned_after_three(backends: Backends, tmp_path: Path) -> None:
     own = await own_database(backends)
