@@ -106,12 +106,12 @@ class _Stop:
             self._first = now
             self._server.should_exit = True
             limit = self._state.settings.API.SHUTDOWN_TIMEOUT + _STOP_GRACE
-            watchdog = threading.Timer(limit, self._leave, ["The stop took too long."])
+            watchdog = threading.Timer(limit, self._exit, ["The stop took too long."])
             watchdog.daemon = True
             watchdog.start()
             self._loop.call_soon_threadsafe(self._begin, signal.Signals(number).name)
         elif now - self._first > _REPEATED_SIGNAL:
-            self._leave("Stopped by a second signal.")
+            self._exit("Stopped by a second signal.")
 
     def _begin(self, name: str) -> None:
         log.info("stopping", signal=name)
@@ -120,7 +120,7 @@ class _Stop:
             self._state.services.membership.stopping()
 
     @staticmethod
-    def _leave(reason: str) -> None:
+    def _exit(reason: str) -> None:
         # Nothing that was acknowledged is lost: the same as a crash, which every part recovers from.
         os.write(2, f"{reason}\n".encode())
         os._exit(1)

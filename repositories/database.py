@@ -294,24 +294,24 @@ class Database:
             async with self.unit_of_work() as uow:
                 return await work(uow)
 
-        return await self._until_known(run, tries, pause)
+        return await self._retried_until_known(run, tries, pause)
 
     async def store_upload(self, upload: Upload, audited: str) -> StoredUpload:
         """Commits a finished upload in one statement; its rows as committed. `audited`: the action of its audit row.
 
         Raises KeysCondemned, with nothing committed; DatabaseUnavailable.
         """
-        stored = await self._until_known(lambda: store(self._reader, upload, audited), 3, 0.2)
+        stored = await self._retried_until_known(lambda: store(self._reader, upload, audited), 3, 0.2)
         self.on_commit()
         return stored
 
     async def admit_capture(self, row: NewCapture, audited: str, *, camera: int | None) -> RequestRow | None:
         """Commits a pending capture, which leads to no event, in one statement (repositories.new_captures); None where its
         camera's registration is not of that version. Raises DatabaseUnavailable."""
-        return await self._until_known(lambda: admit(self._reader, row, audited, camera=camera), 3, 0.2)
+        return await self._retried_until_known(lambda: admit(self._reader, row, audited, camera=camera), 3, 0.2)
 
     @staticmethod
-    async def _until_known(run: Callable[[], Awaitable[T]], tries: int, pause: float) -> T:
+    async def _retried_until_known(run: Callable[[], Awaitable[T]], tries: int, pause: float) -> T:
         for attempt in range(1, tries + 1):
             try:
                 return await run()

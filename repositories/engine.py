@@ -75,7 +75,7 @@ def takes_no_writes(connection: Any) -> bool:
     return "on" in (getattr(told, "in_hot_standby", "off"), getattr(told, "default_transaction_read_only", "off"))
 
 
-def _look_at_checkout(engine: AsyncEngine, patience: float) -> None:
+def _check_at_checkout(engine: AsyncEngine, patience: float) -> None:
     """As pool_pre_ping, but for connections in steady use, where a ping before each statement costs as much as it.
 
     One that does not answer within `patience` seconds, or is to a server that takes no writes, empties the pool.
@@ -139,6 +139,6 @@ def make_engine(settings: DbSettings, application_name: str, *, dedicated: bool)
         connect_args=driver_arguments(settings, application_name),
         hide_parameters=True,  # exception texts would carry camera URLs
     )
-    _look_at_checkout(engine, settings.CONNECT_TIMEOUT)
+    _check_at_checkout(engine, settings.CONNECT_TIMEOUT)
     _discard_gone(engine)
     return engine

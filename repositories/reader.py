@@ -168,7 +168,7 @@ class Reader:
             if self._pool is None:
                 self._pool = pool = await asyncpg.create_pool(
                     min_size=0, max_size=self._settings.POOL_SIZE, max_inactive_connection_lifetime=_IDLE_SECONDS,
-                    connect=self._connect, setup=self._look, reset=_nothing,
+                    connect=self._connect, setup=self._check, reset=_nothing,
                 )  # fmt: skip
                 follow(DB_READ_POOL, lambda: pool.get_size() - pool.get_idle_size() - len(self._kept))
         return self._pool
@@ -179,7 +179,7 @@ class Reader:
         await connection.set_type_codec("jsonb", schema="pg_catalog", encoder=str, decoder=from_json)
         return connection
 
-    async def _look(self, connection: asyncpg.Connection) -> None:
+    async def _check(self, connection: asyncpg.Connection) -> None:
         """Before each use. What fails here is raised to the caller, and the connection closed."""
         if time.monotonic() - self._read_at > _PING_AFTER:
             await connection.execute("SELECT 1", timeout=self._settings.CONNECT_TIMEOUT)

@@ -117,7 +117,7 @@ class Snapshot:
         return str(await self._connection.fetchval("SHOW server_version"))
 
 
-async def look_at(db: DbSettings) -> Overview:
+async def overview_of(db: DbSettings) -> Overview:
     """What is in the database now."""
     async with _connected(db) as connection, connection.transaction():
         tables = {table.name for table in await _tables(connection)}

@@ -47,6 +47,6 @@ class WorkerRepository(Repository[Worker]):
         role: str | None = await self.session.scalar(_DRAIN, {"worker_id": worker_id, "ttl": ttl})
         return role
 
-    async def leave(self, worker_id: UUID) -> None:
+    async def remove(self, worker_id: UUID) -> None:
         """Removes the row of a process that ends."""
         await self.session.execute(sql("DELETE FROM workers WHERE worker_id = :id"), {"id": worker_id})

@@ -45,9 +45,10 @@ from services.execution.membership import RARELY, Load, Membership
 from services.execution.notices import BEGIN, Notices
 from services.execution.schema import migrate_or_wait
 from services.execution.wakes import CeleryConsumer, CeleryWakes, Wakes
-from services.housekeeping.bucket_guard import LOOK_INTERVAL, BucketGuard
+from services.housekeeping.bucket_guard import POLL_INTERVAL as BUCKET_INTERVAL
+from services.housekeeping.bucket_guard import BucketGuard
 from services.housekeeping.bucket_marker import BucketMarker
-from services.housekeeping.key_guard import LOOK_INTERVAL as KEYS_INTERVAL
+from services.housekeeping.key_guard import POLL_INTERVAL as KEYS_INTERVAL
 from services.housekeeping.key_guard import KeyGuard
 from services.housekeeping.orphan_sweeper import POLL_INTERVAL as SWEEPER_INTERVAL
 from services.housekeeping.orphan_sweeper import OrphanSweeper
@@ -152,7 +153,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         database = Database(effective.DB)
         stack.push_async_callback(database.close)
         keys = KeyGuard(database, secrets)
-        await keys.look()
+        await keys.poll()
         await check_durability(settings, database)
         redis = await _open_redis(settings, stack)
         access = await Access.open(settings, database, redis)
@@ -167,7 +168,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         await wait_until_usable("the object store (STORAGE__ENDPOINT and keys)", storage.ensure_bucket)
         guard = BucketGuard(BucketMarker(database, storage))
         storage.guard_with(guard)
-        await wait_until_usable("the bucket's marker (docs/bucket.md)", guard.look)
+        await wait_until_usable("the bucket's marker (docs/bucket.md)", guard.poll)
 
         own = own_services(effective, () if settings.STORAGE.ENDPOINT else object_store_ports(settings.DATA_DIR))
         await own.refresh()
@@ -203,13 +204,13 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         checks.start()
         stack.push_async_callback(checks.stop)
         capture = CaptureDeps(
-            settings.RTSP, database, storage, hub, secrets, pictures, spool, quality, checks=checks, compare_keys=keys.look
+            settings.RTSP, database, storage, hub, secrets, pictures, spool, quality, checks=checks, compare_keys=keys.poll
         )
 
         def load() -> Load:
             streams = {stream.key.camera_id: users for stream, users in hub.streams() if users}
-            told = {} if membership.alone else {name: keeper.stream_of(name) for name in streams}
-            shown = {name: to_stream_status(*found).model_dump(mode="json") for name, found in told.items() if found}
+            reported = {} if membership.alone else {name: keeper.stream_of(name) for name in streams}
+            shown = {name: to_stream_status(*found).model_dump(mode="json") for name, found in reported.items() if found}
             return Load(orchestrator.runner.captures, len(streams), shown)
 
         def drain() -> None:
@@ -235,7 +236,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             site=membership.site,
             worker_id=membership.worker_id,
             peers=lambda: membership.peers,
-            told=lambda: membership.notified,
+            notified=lambda: membership.notified,
         )
         most_kept = access.shares.most(settings.RTSP.MAX_CONCURRENT_STREAMS)
         refs = StreamRefs(secrets)
@@ -282,8 +283,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         answers, captures = settings.ROLE is not Role.WORKER, settings.ROLE is not Role.API
         jobs = [
             PeriodicJob("own-services", own.refresh, OWN_INTERVAL, at_start=False),
-            PeriodicJob("bucket", guard.look, LOOK_INTERVAL, at_start=False),
-            PeriodicJob("secret-keys", keys.look, KEYS_INTERVAL, at_start=False),
+            PeriodicJob("bucket", guard.poll, BUCKET_INTERVAL, at_start=False),
+            PeriodicJob("secret-keys", keys.poll, KEYS_INTERVAL, at_start=False),
             PeriodicJob("health", health.check, settings.API.HEALTH_INTERVAL),
         ]
         jobs.append(PeriodicJob("quality", quality.save, QUALITY_INTERVAL, at_start=False, wake=quality.changed))
@@ -314,7 +315,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                     "hold": holds.hold, "begin": holds.begin, "release": holds.release,
                 }
             )  # fmt: skip
-            calls.when_told(BEGIN, holds.written)
+            calls.on_notice(BEGIN, holds.written)
         calls.start()
         stack.push_async_callback(calls.stop)
         notices.start()

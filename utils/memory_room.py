@@ -36,10 +36,10 @@ class MemoryRoom:
         try:
             await asyncio.wait_for(asyncio.shield(entry[1]), patience)
         except TimeoutError:
-            self._leave(entry)
+            self._abandon(entry)
             raise RoomTimeout from None
         except BaseException:
-            self._leave(entry)
+            self._abandon(entry)
             raise
         finally:
             self._waiting.dec()
@@ -54,7 +54,7 @@ class MemoryRoom:
         self._size = self._left = 1 << 62
         self._serve()
 
-    def _leave(self, entry: tuple[int, asyncio.Future[None]]) -> None:
+    def _abandon(self, entry: tuple[int, asyncio.Future[None]]) -> None:
         if entry[1].done():  # served in the very moment
             self.give(entry[0])
         else:

@@ -21,7 +21,7 @@ OWNER_FILE = ".owner"
 
 
 @contextmanager
-def _turn(parent: Path) -> Iterator[None]:
+def _locked(parent: Path) -> Iterator[None]:
     """One process at a time makes or removes folders: a folder whose lock is not taken yet has no owner to be seen."""
     fd = os.open(parent / f".{PREFIX}{os.getuid()}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
@@ -66,7 +66,7 @@ class TempRoot:
             if self._path is not None:
                 return 0
             self.parent.mkdir(parents=True, exist_ok=True)
-            with _turn(self.parent):
+            with _locked(self.parent):
                 removed = self._remove_abandoned()
                 path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=self.parent))
                 try:

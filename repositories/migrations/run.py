@@ -97,7 +97,7 @@ async def _there(connection: AsyncConnection, *names: str) -> bool:
     return all(await connection.scalars(query, {"names": list(names)}))
 
 
-async def _look(connection: AsyncConnection) -> Schema:
+async def _read_schema(connection: AsyncConnection) -> Schema:
     """A migration under way is not committed: until then its steps are missing. Raises SchemaRefused."""
     known = steps()
     if not await _there(connection, "alembic_version"):
@@ -142,12 +142,12 @@ def _target(found: Schema) -> str | None:
     return allowed[-1].revision if allowed else None
 
 
-async def look(db: DbSettings) -> Schema:
+async def read_schema(db: DbSettings) -> Schema:
     """What is there. Raises SchemaRefused when this version's code cannot use it, and SQLAlchemy's errors."""
     found: list[Schema] = []
 
     async def keep(connection: AsyncConnection) -> None:
-        found.append(await _look(connection))
+        found.append(await _read_schema(connection))
 
     await _connected(db, keep)
     found[0].check_unknown()
@@ -205,10 +205,10 @@ async def upgrade(db: DbSettings, revision: str = "head") -> None:
 
     async def work(connection: AsyncConnection) -> None:
         target: str | None = revision
-        if revision == "head" and (target := _target(await _look(connection))) is None:
+        if revision == "head" and (target := _target(await _read_schema(connection))) is None:
             return
         await _lock(connection)
-        if revision == "head" and (target := _target(await _look(connection))) is None:
+        if revision == "head" and (target := _target(await _read_schema(connection))) is None:
             return
 
         def migrate(config: Config) -> None:
@@ -223,7 +223,7 @@ async def upgrade(db: DbSettings, revision: str = "head") -> None:
 
 async def wait(db: DbSettings) -> None:
     """For a process that may not migrate: raises SchemaWaits until the schema has what this version's code needs."""
-    found = await look(db)
+    found = await read_schema(db)
     missing = [step.revision for step in found.missing]
     if needed() in missing:
         raise SchemaWaits(
@@ -247,4 +247,4 @@ async def downgrade(db: DbSettings, revision: str) -> None:
     await _patiently(db, work)
 
 
-__all__ = ["Schema", "SchemaRefused", "SchemaWaits", "downgrade", "look", "revisions", "upgrade", "wait"]
+__all__ = ["Schema", "SchemaRefused", "SchemaWaits", "downgrade", "read_schema", "revisions", "upgrade", "wait"]

@@ -27,7 +27,7 @@ from config import VERSION, DbSettings, Settings
 from models.access import ALL_CAMERAS
 from repositories.database import Database
 from repositories.migrations.steps import revisions
-from repositories.table_copy import Write, look_at, snapshot
+from repositories.table_copy import Write, overview_of, snapshot
 from services.backup.archive import (
     ABSENT,
     FRAMES,
@@ -69,7 +69,7 @@ class Backup:
 
     async def run(self, *, objects: bool) -> Manifest:
         """Raises BackupError, DatabaseUnavailable, StorageUnavailable: the folder has no manifest then."""
-        overview = await look_at(self._settings.DB)
+        overview = await overview_of(self._settings.DB)
         if overview.revision != revisions()[0] or overview.log_id is None:
             raise BackupError("The database's schema is not this version's: start the service once, it migrates.")
         spool = await asyncio.to_thread(self._copy_spool)

@@ -29,7 +29,7 @@ import asyncpg
 from config import Settings
 from repositories.database import Database
 from repositories.migrations.run import downgrade, revisions, upgrade
-from repositories.table_copy import Table, analyze, fill, look_at
+from repositories.table_copy import Table, analyze, fill, overview_of
 from services.backup.archive import ABSENT, KEYS, Archive, ArchiveFile, BackupError, StoredFrame
 from services.backup.objects import CONCURRENCY, CopyProgress, side_by_side
 from services.housekeeping.bucket_marker import BucketMarker
@@ -183,7 +183,7 @@ class Restore:
 
     async def _place(self, objects: bool) -> tuple[Mark, bool]:
         """The mark of this restore, and whether its rows are there already. Raises BackupError: the place is in use."""
-        target = await look_at(self._settings.DB)
+        target = await overview_of(self._settings.DB)
         if target.services:
             raise BackupError("A service is connected to this database: stop it first.")
         try:
@@ -291,7 +291,7 @@ class Restore:
     async def _restore_rows(self, log_id: UUID) -> None:
         self._report("rows")
         manifest, db = self._manifest, self._settings.DB
-        if (await look_at(db)).revision is not None:
+        if (await overview_of(db)).revision is not None:
             await downgrade(db, "base")  # a service has been started here: its schema may be a newer one
         await upgrade(db, manifest.revision)
         tables = ((Table(part.name, part.columns), _as_async(self._archive.chunks(part.file))) for part in manifest.tables)

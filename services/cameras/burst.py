@@ -238,7 +238,7 @@ class BurstService:
         finally:
             await cancel_all(*holding)
             for owner in set(others.owners.values()):  # nobody waits for that
-                task = asyncio.create_task(self._tell(owner, "release", {"holds": holds}), name="release")
+                task = asyncio.create_task(self._notify(owner, "release", {"holds": holds}), name="release")
                 self._releasing.add(task)
                 task.add_done_callback(self._releasing.discard)
 
@@ -252,10 +252,10 @@ class BurstService:
     ) -> list[UUID]:  # fmt: skip
         requests = await self._orchestrator.submit_burst(operation, captures, tolerance_ms, who, others.owners)
         asked = {"group_id": str(operation.request_id)}
-        await asyncio.gather(*(self._tell(owner, "begin", asked) for owner in others.deaf))
+        await asyncio.gather(*(self._notify(owner, "begin", asked) for owner in others.deaf))
         return requests
 
-    async def _tell(self, owner: str, kind: str, asked: dict[str, Any]) -> None:
+    async def _notify(self, owner: str, kind: str, asked: dict[str, Any]) -> None:
         """One that is gone by now, or does not answer: its leases lapse, and others go on."""
         with suppress(NoWorker, DatabaseUnavailable):
             await self._places.ask(kind, asked, to=worker_of(owner), seconds=5)

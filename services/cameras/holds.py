@@ -26,8 +26,8 @@ from utils.tasks import cancel_all
 log = get_logger(__name__)
 
 MOST = 32  # bursts at once
-LOOK_INTERVAL = 1.0  # seconds between two looks for a burst's requests, where notices come
-LOOK_INTERVAL_UNHEARD = 0.1  # where they do not
+POLL_INTERVAL = 1.0  # seconds between two looks for a burst's requests, where notices come
+POLL_INTERVAL_UNHEARD = 0.1  # where they do not
 
 
 class Opens(Protocol):
@@ -101,7 +101,7 @@ class StreamHolds:
         event = self._written.setdefault(group_id, asyncio.Event())
         try:
             while True:
-                await wait_for(event, LOOK_INTERVAL if self._heard() else LOOK_INTERVAL_UNHEARD)
+                await wait_for(event, POLL_INTERVAL if self._heard() else POLL_INTERVAL_UNHEARD)
                 event.clear()
                 with suppress(DatabaseUnavailable):
                     if await self._begin(UUID(group_id)):

@@ -36,7 +36,7 @@ from utils.metrics import LATEST_PICTURES
 
 SPACING = 0.2  # seconds
 LATEST_SECONDS = 10.0  # that another process may take for a picture
-MAX_TOLD = 32  # cameras whose picture of another process is kept
+MAX_QUESTIONS = 32  # cameras whose picture of another process is kept
 QUALITY = 90
 MAX_KEPT_BYTES = 67_108_864
 MAX_KEPT_ONE = 4_194_304  # a larger stored JPEG is passed on from the store
@@ -65,7 +65,7 @@ class _Shown:
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
+class _Question:
     """The question for such a picture that was asked last, or is being asked."""
 
     task: asyncio.Task[_Shown | None]
@@ -96,7 +96,7 @@ class LatestPictures:
     ) -> None:  # fmt: skip
         """`now`: seconds since the epoch. `places`: where streams of other processes are asked for."""
         self._places = places
-        self._told: OrderedDict[str, _Told] = OrderedDict()
+        self._questions: OrderedDict[str, _Question] = OrderedDict()
         self._database, self._storage, self._keeper, self._uploads = database, storage, keeper, uploads
         self._now, self._monotonic = now, monotonic
         self._integrity = integrity
@@ -170,15 +170,15 @@ class LatestPictures:
         """Asked for once for all who ask, at most every SPACING seconds."""
         if self._places is None or self._places.alone:
             return None
-        told = self._told.get(camera_id)
-        if told is None or (told.task.done() and self._monotonic() - told.begun >= SPACING):
-            failed = told is None or told.task.cancelled() or told.task.exception() is not None
-            former = None if told is None or failed else told.task.result()
+        question = self._questions.get(camera_id)
+        if question is None or (question.task.done() and self._monotonic() - question.begun >= SPACING):
+            failed = question is None or question.task.cancelled() or question.task.exception() is not None
+            former = None if question is None or failed else question.task.result()
             task = asyncio.create_task(self._ask(camera_id, former))
-            told = self._told[camera_id] = _Told(task, self._monotonic())
-            while len(self._told) > MAX_TOLD:
-                self._told.popitem(last=False)
-        found = await asyncio.shield(told.task)
+            question = self._questions[camera_id] = _Question(task, self._monotonic())
+            while len(self._questions) > MAX_QUESTIONS:
+                self._questions.popitem(last=False)
+        found = await asyncio.shield(question.task)
         if found is None or not self._fresh(found.at.timestamp(), max_age):
             return None
 

@@ -8,7 +8,7 @@ import typer
 
 from config import VERSION, Settings, get_settings
 from repositories.engine import is_unavailable
-from repositories.migrations.run import Schema, look
+from repositories.migrations.run import Schema, read_schema
 from repositories.migrations.run import upgrade as migrate
 from repositories.migrations.steps import revisions
 from services.commands.running import run
@@ -32,7 +32,7 @@ def upgrade() -> None:
 
 async def _show(settings: Settings) -> Schema:
     async with reach(settings) as effective:
-        found: Schema = await _asked(look(effective.DB))
+        found: Schema = await _asked(read_schema(effective.DB))
     _print(found)
     return found
 
@@ -40,7 +40,7 @@ async def _show(settings: Settings) -> Schema:
 async def _upgrade(settings: Settings) -> Schema:
     async with reach(settings) as effective:
         await _asked(migrate(effective.DB))
-        found: Schema = await _asked(look(effective.DB))
+        found: Schema = await _asked(read_schema(effective.DB))
     _print(found)
     return found
 

@@ -121,7 +121,7 @@ class OutboxRelay:
             self._notices.announce(EVENTS_CHANNEL, f"read {self._notices.own}")
 
     @property
-    def _told(self) -> bool:
+    def _notified(self) -> bool:
         """Whether heartbeats find what others leave behind."""
         return self._notices is not None and self._notices.membership.notified
 
@@ -159,7 +159,7 @@ class OutboxRelay:
             await asyncio.sleep(MIN_INTERVAL if read or self._read_elsewhere else MIN_INTERVAL_UNREAD)
             heard = self._notices is not None and self._notices.heard
             longest = (MAX_INTERVAL_HEARD if heard else MAX_INTERVAL) if read else self._unread_pause()
-            soon = longest if self._told and not read else 2 * pause + MIN_INTERVAL
+            soon = longest if self._notified and not read else 2 * pause + MIN_INTERVAL
             pause = 0.0 if done.moved or done.busy else min(longest, soon)
             if not pause:
                 continue
@@ -169,7 +169,7 @@ class OutboxRelay:
 
     def _unread_pause(self) -> float:
         """The longest one while nobody reads here; removals of old events come in time."""
-        if not self._told:
+        if not self._notified:
             return MAX_INTERVAL_UNREAD
         return max(MAX_INTERVAL_UNREAD, min(RARELY, self._expire_at - asyncio.get_running_loop().time()))
 

@@ -64,7 +64,7 @@ class Calls:
         self._database, self._secrets, self._membership, self._notices = database, secrets, membership, notices
         self._on_capture = on_capture
         self._handlers: dict[str, Handler] = {}
-        self._told: dict[str, Callable[[str], None]] = {}
+        self._on_notice: dict[str, Callable[[str], None]] = {}
         self._waiting: dict[UUID, asyncio.Event] = {}
         self._answering: dict[UUID, asyncio.Task[None]] = {}
         self._job = PeriodicJob("worker-calls", self._poll, self._pause)
@@ -78,9 +78,9 @@ class Calls:
         """What this process answers, by kind."""
         self._handlers.update(handlers)
 
-    def when_told(self, what: str, told: Callable[[str], None]) -> None:
-        """`told(name)` is called with each notice "`what` name" to this process."""
-        self._told[what] = told
+    def on_notice(self, what: str, callback: Callable[[str], None]) -> None:
+        """`callback(name)` is called with each notice "`what` name" to this process."""
+        self._on_notice[what] = callback
 
     @property
     def heard(self) -> bool:
@@ -207,8 +207,8 @@ class Calls:
             self._job.wake()
         elif what == "drain":
             self._membership.heartbeat_now()
-        elif what in self._told:
-            self._told[what](name)
+        elif what in self._on_notice:
+            self._on_notice[what](name)
         elif what in ("answer", "gone"):
             call_id = UUID(name)
             if what == "answer" and (event := self._waiting.get(call_id)) is not None:

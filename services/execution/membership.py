@@ -127,7 +127,7 @@ class Membership:
         await self._job.stop()
         with suppress(DatabaseUnavailable):
             async with self._database.one_statement(events=False) as uow:
-                await uow.workers.leave(self.worker_id)
+                await uow.workers.remove(self.worker_id)
 
     def drained(self, worker_id: str) -> None:
         """Another process hands over: it takes no share any more, whatever its row told last."""

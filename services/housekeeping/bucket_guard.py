@@ -1,6 +1,6 @@
 """Nothing is written to the bucket, and nothing deleted, before its marker says that it is this database's.
 
-The marker is read every LOOK_INTERVAL seconds (one GET and one statement a process), not before each PUT. What was found
+The marker is read every POLL_INTERVAL seconds (one GET and one statement a process), not before each PUT. What was found
 last decides: OURS writes and deletes. COPY (the same event log in another server, timeline or database: a clone, a
 restore, a promotion) writes, because refusing would lose pictures; but one of two such databases would delete what the
 other still needs, so every delete waits for `bucket adopt`. FOREIGN and UNCLAIMED do neither: as in an outage of the
@@ -20,8 +20,8 @@ from utils.exceptions import BucketNotOurs, IngestionException
 from utils.logger import get_logger
 from utils.metrics import BUCKET_STATE
 
-LOOK_INTERVAL = 5.0  # seconds
-FRESH = 3 * LOOK_INTERVAL  # seconds: a delete does not go by an older look
+POLL_INTERVAL = 5.0  # seconds
+FRESH = 3 * POLL_INTERVAL  # seconds: a delete does not go by an older poll
 _WRITES = (Ownership.OURS, Ownership.COPY)
 _WRONG = {
     Ownership.COPY: "This database is a copy of the one that the bucket's marker names: it stores, and deletes nothing.",
@@ -33,52 +33,52 @@ log = get_logger(__name__)
 
 
 class BucketGuard:
-    """One a process: `look` is run every LOOK_INTERVAL. StorageService asks it before each call that changes the bucket."""
+    """One a process: `poll` is run every POLL_INTERVAL. StorageService asks it before each call that changes the bucket."""
 
     def __init__(self, marker: BucketMarker, clock: Callable[[], float] = time.monotonic) -> None:
         """`clock`: seconds that only grow."""
         self._marker = marker
         self._clock = clock
-        self._state: Ownership | None = None  # not known before the first look
-        self._looked = 0.0
-        self._looking: asyncio.Task[Ownership] | None = None
+        self._state: Ownership | None = None  # not known before the first poll
+        self._polled = 0.0
+        self._polling: asyncio.Task[Ownership] | None = None
 
-    async def look(self) -> Ownership:
+    async def poll(self) -> Ownership:
         """Reads the marker now; one at a time for all who ask meanwhile. Raises DatabaseUnavailable, StorageUnavailable."""
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._look(), name="bucket-look")
-            self._looking.add_done_callback(lambda task: task.cancelled() or task.exception())  # asked for or not
-        return await asyncio.shield(self._looking)
+        if self._polling is None or self._polling.done():
+            self._polling = asyncio.create_task(self._poll(), name="bucket-poll")
+            self._polling.add_done_callback(lambda task: task.cancelled() or task.exception())  # asked for or not
+        return await asyncio.shield(self._polling)
 
     async def may_write(self) -> None:
-        """Raises BucketNotOurs; before the first look what that raises.
+        """Raises BucketNotOurs; before the first poll what that raises.
 
-        However long ago the look was: while the database is away no row is committed for what is stored, and while
+        However long ago the poll was: while the database is away no row is committed for what is stored, and while
         the store is away nothing is stored.
         """
-        state = self._state or await self.look()
+        state = self._state or await self.poll()
         if state not in _WRITES:
-            raise BucketNotOurs(retry_after=LOOK_INTERVAL)
+            raise BucketNotOurs(retry_after=POLL_INTERVAL)
 
     async def may_delete(self) -> None:
-        """Raises BucketNotOurs; what a look raises when the last one is not fresh."""
+        """Raises BucketNotOurs; what a poll raises when the last one is not fresh."""
         if not await self.deletes():
             raise BucketNotOurs("Objects are deleted once an operator has looked whose the bucket is.")
 
     async def deletes(self) -> bool:
-        """Whether objects may be deleted now. Raises what a look raises when the last one is not fresh."""
-        fresh = self._state is not None and self._clock() - self._looked < FRESH
-        return (self._state if fresh else await self.look()) is Ownership.OURS
+        """Whether objects may be deleted now. Raises what a poll raises when the last one is not fresh."""
+        fresh = self._state is not None and self._clock() - self._polled < FRESH
+        return (self._state if fresh else await self.poll()) is Ownership.OURS
 
     async def check(self) -> str:
-        """For /health, from the last look. Raises IngestionException when the bucket is not this database's."""
+        """For /health, from the last poll. Raises IngestionException when the bucket is not this database's."""
         if self._state is None:
             raise IngestionException("The bucket's marker has not been read yet.")
         if self._state is not Ownership.OURS:
             raise IngestionException(f"{_WRONG[self._state]} {_REMEDY}")
         return "the bucket is this database's"
 
-    async def _look(self) -> Ownership:
+    async def _poll(self) -> Ownership:
         began = self._clock()
         found = await self._marker.check()
         if found is not self._state:
@@ -86,7 +86,7 @@ class BucketGuard:
                 log.error("bucket_not_ours", state=found.value, effect=_WRONG[found])
             elif self._state is not None:
                 log.info("bucket_ours_again")
-        self._state, self._looked = found, began
+        self._state, self._polled = found, began
         for state in Ownership:
             BUCKET_STATE.labels(state=state.value).set(state is found)
         return found

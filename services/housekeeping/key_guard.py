@@ -14,7 +14,7 @@ from utils.secret_box import SecretBox
 
 log = get_logger(__name__)
 
-LOOK_INTERVAL = 15.0  # seconds
+POLL_INTERVAL = 15.0  # seconds
 _TEXT = "canary"
 
 
@@ -25,7 +25,7 @@ class KeyGuard:
         self._database = database
         self._box = box
 
-    async def look(self) -> None:
+    async def poll(self) -> None:
         """Compares now, and writes the first key's canary when it is used for the first time. Raises DatabaseUnavailable."""
         missing = frozenset(await self._database.retry_until_known(self._compare))
         if missing and missing != self._box.missing:

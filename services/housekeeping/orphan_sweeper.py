@@ -164,7 +164,7 @@ class OrphanSweeper:
 
     async def _still_ours(self) -> None:
         """Asked again right before: what is deleted from the wrong bucket cannot be brought back."""
-        if await self._guard.look() is not Ownership.OURS:
+        if await self._guard.poll() is not Ownership.OURS:
             raise StorageUnavailable("The bucket is another database's now.")
 
     async def _remove(self, keys: list[str]) -> None:

@@ -35,7 +35,7 @@ class LiveHub:
         self._sessions: dict[LiveSession, None] = {}
         self._jobs = [
             PeriodicJob("live-credentials", self._watch, lambda: WATCH_INTERVAL if self._sessions else math.inf),
-            PeriodicJob("live-progress", self._progress.look, self._progress.pause, wake=self._progress.wanted),
+            PeriodicJob("live-progress", self._progress.poll, self._progress.pause, wake=self._progress.wanted),
         ]
 
     def start(self) -> None:

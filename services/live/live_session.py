@@ -61,7 +61,7 @@ class Subscription:
         if not self._session.put(self.message(event), "event"):
             self.left_behind(Position(self.position.log_id, seq - 1))
 
-    def tell(self, request_id: UUID, state: bytes) -> bool:
+    def report(self, request_id: UUID, state: bytes) -> bool:
         """How a request stands: `state` is the message from its status on. False when there is no room."""
         head = b'{"op":"progress","id":%b,"request_id":"%b",' % (to_json(self.name), str(request_id).encode())
         return self.ended or self._session.put(head + state, "progress")

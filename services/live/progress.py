@@ -29,7 +29,7 @@ class ProgressWatch:
         self._database = database
         self._watched: dict[Subscription, None] = {}
         self.wanted = asyncio.Event()  # set when the first one wants it
-        self._told: dict[UUID, bytes] = {}  # what was told last of requests that are not final
+        self._reported: dict[UUID, bytes] = {}  # what was told last of requests that are not final
         self._ended: set[UUID] = set()  # named requests that are final
 
     def add(self, subscription: Subscription) -> None:
@@ -38,17 +38,17 @@ class ProgressWatch:
         self._watched[subscription] = None
 
     def pause(self) -> float:
-        """Seconds until the next look."""
+        """Seconds until the next poll."""
         return INTERVAL if self._watched else math.inf
 
     def remove(self, subscription: Subscription) -> None:
         """Repeating it is fine."""
         self._watched.pop(subscription, None)
 
-    async def look(self) -> None:
+    async def poll(self) -> None:
         """Tells what has changed. Raises DatabaseUnavailable."""
         if not self._watched:
-            self._told.clear()
+            self._reported.clear()
             self._ended.clear()
             return
         named, again = set[UUID](), set[UUID]()
@@ -62,17 +62,17 @@ class ProgressWatch:
             elif cameras is not None:
                 cameras = None if interest.camera_ids is None else cameras | interest.camera_ids
         self._ended = (self._ended & named) - again
-        asked = (named - self._ended) | self._told.keys()
+        asked = (named - self._ended) | self._reported.keys()
         # Each subscription's own filter has the grant of its principal.
         rows = await self._database.hot.progress(
             list(asked), None if cameras is None else list(cameras), ALL_CAMERAS, limit=MAX_RUNNING
         )
-        self._tell(rows_of(rows), again)
+        self._report(rows_of(rows), again)
 
-    def _tell(self, states: dict[UUID, tuple[str, bytes, bool]], again: set[UUID]) -> None:
+    def _report(self, states: dict[UUID, tuple[str, bytes, bool]], again: set[UUID]) -> None:
         changed = [
             request_id for request_id, (_, state, _) in states.items()
-            if request_id not in again and self._told.get(request_id) != state
+            if request_id not in again and self._reported.get(request_id) != state
         ]  # fmt: skip
         for subscription in list(self._watched):
             complete = True
@@ -80,9 +80,9 @@ class ProgressWatch:
                 camera_id, state, _ = states[request_id]
                 if not subscription.interest.takes_request(camera_id, request_id):
                     continue
-                complete = subscription.tell(request_id, state) and complete
-            subscription.fresh = not complete  # what it had no room for comes with the next look
-        self._told = {request_id: state for request_id, (_, state, final) in states.items() if not final}
+                complete = subscription.report(request_id, state) and complete
+            subscription.fresh = not complete  # what it had no room for comes with the next poll
+        self._reported = {request_id: state for request_id, (_, state, final) in states.items() if not final}
         self._ended |= {request_id for request_id, (_, _, final) in states.items() if final}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from models.entities import Frame
 from services.rtsp_capture.frames.integrity import FrameIntegrity
-from services.rtsp_capture.media.seen import MOST, taken
+from services.rtsp_capture.media.seen import MOST, detach_seen
 from services.storage_service.service import StorageService
 from utils.exceptions import ImageTooLarge, InvalidImage, Overloaded, ShuttingDown
 from utils.process_pool import JobFailed, PoolClosed, PoolUnavailable, ProcessPool
@@ -84,7 +84,7 @@ class PairCalls:
             raise ShuttingDown from None
         finally:
             self._places += 1
-        seen, made = taken(answer, made, 2)
+        seen, made = detach_seen(answer, made, 2)
         for frame, one in zip(frames, seen, strict=True):
             await self._integrity.shown(frame, one)
         return answer, made

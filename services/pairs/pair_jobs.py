@@ -12,7 +12,7 @@ from pi_heif import register_heif_opener
 from PIL import Image, UnidentifiedImageError
 
 from services.pairs.alignment import SIDE, NoAlignment, compare, find, warped
-from services.rtsp_capture.media.seen import Seen, told
+from services.rtsp_capture.media.seen import Seen, attach_seen
 
 Array = NDArray[Any]
 
@@ -83,7 +83,7 @@ def align(sizes: list[int], max_pixels: int, data: bytes) -> tuple[dict[str, Any
     was seen of source pictures."""
     seen: list[Seen | None] = []
     answer = _aligned(sizes, max_pixels, data, seen)
-    return told(answer, b"", _both(seen))
+    return attach_seen(answer, b"", _both(seen))
 
 
 def _both(seen: list[Seen | None]) -> list[Seen | None]:
@@ -130,7 +130,7 @@ def view(sizes: list[int], max_pixels: int, kind: str, width: int, matrix: list[
     Besides what was seen of source pictures."""
     seen: list[Seen | None] = []
     answer, drawn = _view(sizes, max_pixels, kind, width, matrix, data, seen)
-    return told(answer, drawn, _both(seen))
+    return attach_seen(answer, drawn, _both(seen))
 
 
 def _view(

@@ -19,7 +19,7 @@ from config import Settings
 from models.schemas import UploadIngestionRequest
 from models.values import FrameRecord, ReceivedFile, Rejected, SourceType
 from services.quality.keeper import QualityKeeper
-from services.rtsp_capture.media.seen import MOST, taken
+from services.rtsp_capture.media.seen import MOST, detach_seen
 from services.storage_service.keys import fresh_object_key, with_fresh_key
 from services.storage_service.service import StorageService
 from services.upload_handler.check_call import (
@@ -171,7 +171,7 @@ class UploadHandler:
             raise ShuttingDown() from None
         if kind not in SOURCES:
             return Converted(made, None)
-        (seen,), made = taken(answer, made, 1)
+        (seen,), made = detach_seen(answer, made, 1)
         return Converted(made, seen)
 
     async def close(self) -> None:

@@ -17,7 +17,7 @@ from uuid import UUID
 from models.values import FrameRecord, Integrity
 from services.rtsp_capture.frames.integrity import FrameIntegrity
 from services.rtsp_capture.media.packets import PictureFile
-from services.rtsp_capture.media.seen import MOST, Seen, taken
+from services.rtsp_capture.media.seen import MOST, Seen, detach_seen
 from utils.logger import get_logger
 from utils.process_pool import JobFailed, PoolClosed, PoolUnavailable, ProcessPool
 from utils.tasks import cancel_all
@@ -28,7 +28,7 @@ CHECK = "services.rtsp_capture.media.source_reading:check"
 MAX_WAITING = 64  # pictures
 MAX_BYTES = 33_554_432  # of these
 BUSY = 0.6  # of the machine's cores, by its load of the last minute: above it nothing is checked
-_LOOK_INTERVAL = 1.0  # seconds
+_POLL_INTERVAL = 1.0  # seconds
 _BASE, _PER_PIXEL = 67_108_864, 80  # bytes that a job takes
 
 
@@ -79,7 +79,7 @@ class SourceChecks:
             await self._came.wait()
             while self._waiting:
                 if not self._idle():
-                    await asyncio.sleep(_LOOK_INTERVAL)
+                    await asyncio.sleep(_POLL_INTERVAL)
                     continue
                 record, file = self._waiting.popleft()  # in the order of capture, in which quality is judged
                 self._bytes -= len(file.data)
@@ -97,7 +97,7 @@ class SourceChecks:
             answer, view = await self._pool.run_with_bytes(
                 CHECK, self._max_pixels, attached=[file.data], most=MOST, memory=memory
             )
-            (seen,), _ = taken(answer, view, 1)
+            (seen,), _ = detach_seen(answer, view, 1)
         except PoolUnavailable:
             return
         except JobFailed as failed:

@@ -21,7 +21,7 @@ Key = tuple[str, bytes, int, frozenset[bytes]]
 
 def key_of(info: StreamInfo, gop: Gop) -> Key | None:
     """What a decoder knows that has decoded this group's keyframe; None: it cannot be told."""
-    sets = gop.sets.look(info.codec, gop.packets, 1)
+    sets = gop.sets.scan(info.codec, gop.packets, 1)
     return None if sets.too_many else (info.codec, info.extradata, info.max_pixels, frozenset(sets.found))
 
 

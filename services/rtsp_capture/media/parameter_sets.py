@@ -42,8 +42,8 @@ class SeenSets:
     def too_many(self) -> bool:
         return len(self.found) > MOST
 
-    def look(self, codec: str, packets: Sequence[Encoded], end: int) -> SeenSets:
-        """Looks at the group's packets up to `end`, each once. Returns itself."""
+    def scan(self, codec: str, packets: Sequence[Encoded], end: int) -> SeenSets:
+        """Scans the group's packets up to `end`, each once. Returns itself."""
         for packet in packets[self._scanned : end]:
             if not self.too_many:
                 self.note(codec, packet.data)

@@ -15,7 +15,7 @@ class Seen(NamedTuple):
     measures: tuple[list[Any], bytes] | None
 
 
-def told(answer: dict[str, Any], data: bytes, seen: Sequence[Seen | None]) -> tuple[dict[str, Any], bytes]:
+def attach_seen(answer: dict[str, Any], data: bytes, seen: Sequence[Seen | None]) -> tuple[dict[str, Any], bytes]:
     """In the worker: the answer with what was seen of each picture; None: of one that is no source picture."""
     views = [one.measures[1] if one is not None and one.measures is not None else b"" for one in seen]
     answer["seen"] = [
@@ -25,8 +25,8 @@ def told(answer: dict[str, Any], data: bytes, seen: Sequence[Seen | None]) -> tu
     return answer, data + b"".join(views)
 
 
-def taken(answer: dict[str, Any], data: bytes, count: int) -> tuple[list[Seen | None], bytes]:
-    """What `told` was given of `count` pictures, and the rest of the bytes; taken out of the answer.
+def detach_seen(answer: dict[str, Any], data: bytes, count: int) -> tuple[list[Seen | None], bytes]:
+    """What `attach_seen` was given of `count` pictures, and the rest of the bytes; taken out of the answer.
 
     The answer may be what a picture made its worker answer: what makes no sense was not seen.
     """

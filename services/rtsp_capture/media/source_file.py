@@ -148,7 +148,7 @@ def _mp4(info: StreamInfo, form: PictureFormat, unit: bytes) -> bytes:
             container.mux_one(packet)
     except (FFmpegError, ValueError):
         raise _failed("The picture's parameter sets make no sense.") from None
-    return with_look(out.getvalue() if info.codec == "h264" else _hvc1(out.getvalue()), form)
+    return with_appearance(out.getvalue() if info.codec == "h264" else _hvc1(out.getvalue()), form)
 
 
 def _hvc1(data: bytes) -> bytes:
@@ -181,13 +181,13 @@ def _hvc1(data: bytes) -> bytes:
     return b"".join((data[:at], (size + 8).to_bytes(4), b"mdat", *kept, boxes))
 
 
-def with_look(data: bytes, form: PictureFormat) -> bytes:
+def with_appearance(data: bytes, form: PictureFormat) -> bytes:
     """The file with the shape of its pixels and its colours in its own boxes too (ISO/IEC 14496-12, 12.1.4 and 12.1.5).
 
     PyAV's streams without an encoder cannot be told them, and Chromium looks nowhere else. The boxes that hold these grow;
     the picture lies before them, so its place stays.
     """
-    pixel, colour = form.look.pixel, form.look.colour
+    pixel, colour = form.appearance.pixel, form.appearance.colour
     extra = b""
     if pixel is not None and pixel[0] != pixel[1]:
         extra += struct.pack(">I4sII", 16, b"pasp", *pixel)

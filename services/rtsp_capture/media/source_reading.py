@@ -19,7 +19,7 @@ from services.quality.measures import measure, packed
 from services.rtsp_capture.media.ffmpeg import FFmpegError, decoder_errors
 from services.rtsp_capture.media.jpeg import HD
 from services.rtsp_capture.media.luma import whole_luma
-from services.rtsp_capture.media.seen import Seen, told
+from services.rtsp_capture.media.seen import Seen, attach_seen
 
 CHECK = f"{__name__}:check"
 # swscale's names of the matrices (`sws_getCoefficients`), by H.273's.
@@ -88,4 +88,4 @@ def seen(opened: Opened) -> Seen:
 
 def check(max_pixels: int, data: bytes) -> tuple[dict[str, Any], bytes]:
     """A job of a worker process: what is seen of the picture."""
-    return told({}, b"", [seen(open_source(bytes(data), max_pixels))])
+    return attach_seen({}, b"", [seen(open_source(bytes(data), max_pixels))])

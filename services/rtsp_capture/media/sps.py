@@ -43,7 +43,7 @@ class PictureFormat:
     coded: int
     fps: float | None = None
     id: int = 0
-    look: Appearance = Appearance()
+    appearance: Appearance = Appearance()
 
 
 def picture_format(codec: str, nal: bytes) -> PictureFormat:
@@ -64,14 +64,14 @@ def _h264(nal: bytes) -> PictureFormat:
     left, right, top, bottom = _crop(bits)
     wide = 2 if chroma in (1, 2) and not planes else 1
     high = (2 if chroma == 1 and not planes else 1) * fields
-    fps, look = None, Appearance()
+    fps, appearance = None, Appearance()
     try:
         if bits.u(1):
-            look = _look(bits)
+            appearance = _appearance(bits)
             fps = _vui_fps(bits)
     except ValueError:
         pass  # cut off: what was read stands
-    return _format(coded_width, coded_height, (left + right) * wide, (top + bottom) * high, fps, sequence.id, look)
+    return _format(coded_width, coded_height, (left + right) * wide, (top + bottom) * high, fps, sequence.id, appearance)
 
 
 def _crop(bits: Bits) -> tuple[int, int, int, int]:
@@ -79,7 +79,7 @@ def _crop(bits: Bits) -> tuple[int, int, int, int]:
 
 
 def _vui_fps(bits: Bits) -> float | None:
-    """Of H.264's VUI, after the part that `_look` reads."""
+    """Of H.264's VUI, after the part that `_appearance` reads."""
     if bits.u(1):
         bits.ue(), bits.ue()
     if not bits.u(1):
@@ -89,7 +89,7 @@ def _vui_fps(bits: Bits) -> float | None:
     return fps if 0 < fps < 1000 else None
 
 
-def _look(bits: Bits) -> Appearance:
+def _appearance(bits: Bits) -> Appearance:
     """The beginning of the VUI, which both codecs have (H.264, E.1.1; H.265, E.2.1)."""
     pixel, colour = None, None
     if bits.u(1):
@@ -126,13 +126,13 @@ def _hevc(nal: bytes) -> PictureFormat:
     left, right, top, bottom = _crop(bits)
     wide = 2 if chroma in (1, 2) and not planes else 1
     high = 2 if chroma == 1 and not planes else 1
-    look = Appearance()
+    appearance = Appearance()
     try:
         if _before_vui(bits, layers) and bits.u(1):
-            look = _look(bits)
+            appearance = _appearance(bits)
     except ValueError:
         pass
-    return _format(width, height, (left + right) * wide, (top + bottom) * high, None, name, look)
+    return _format(width, height, (left + right) * wide, (top + bottom) * high, None, name, appearance)
 
 
 def _before_vui(bits: Bits, layers: int) -> bool:
@@ -189,8 +189,8 @@ def _skip_scaling(bits: Bits) -> None:
 
 
 def _format(
-    width: int, height: int, across: int, down: int, fps: float | None, name: int, look: Appearance
+    width: int, height: int, across: int, down: int, fps: float | None, name: int, appearance: Appearance
 ) -> PictureFormat:
     if not (0 < width <= 65536 and 0 < height <= 65536 and across < width and down < height):
         raise ValueError("no such size")
-    return PictureFormat(width - across, height - down, width * height, fps, name, look)
+    return PictureFormat(width - across, height - down, width * height, fps, name, appearance)

@@ -49,7 +49,7 @@ class BackOff:
         return min(self._longest, self._first * 2.0 ** min(self.failures - 1, 16))
 
     @property
-    def told(self) -> str:
+    def explanation(self) -> str:
         """What a client is told of refused logins; empty while they are few."""
         if self.refused_logins < MAX_REFUSED:
             return ""

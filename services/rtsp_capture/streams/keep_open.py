@@ -51,13 +51,13 @@ class KeepOpenStreams:
     def __init__(
         self, database: Database, hub: StreamHub, secrets: SecretBox, *, site: str = DEFAULT_SITE,
         worker_id: UUID, peers: Callable[[], int] = lambda: 1, poll_interval: float = POLL_INTERVAL,
-        told: Callable[[], bool] = lambda: False,
+        notified: Callable[[], bool] = lambda: False,
     ) -> None:  # fmt: skip
         """`site`: whose cameras are kept open here. `worker_id`: this process; `peers`: how many do so at this site.
-        `told`: whether `found` is called."""
-        self._told, self._any = told, True  # whether the last look found cameras to be kept open, by whomever
+        `notified`: whether `found` is called."""
+        self._notified, self._any = notified, True  # whether the last poll found cameras to be kept open, by whomever
         self._worker_id, self._peers = worker_id, peers
-        self._unkept: set[str] = set()  # cameras that nobody kept open at the last look
+        self._unkept: set[str] = set()  # cameras that nobody kept open at the last poll
         self._site = site
         self._draining = False
         self._database = database
@@ -110,7 +110,7 @@ class KeepOpenStreams:
             except Exception:
                 log.exception("keep_open_failed")
             try:
-                resting = not self._any and not self._kept and self._told()
+                resting = not self._any and not self._kept and self._notified()
                 async with asyncio.timeout(REST_INTERVAL if resting else self._poll_interval):
                     await self._wake.wait()
             except TimeoutError:

@@ -264,8 +264,8 @@ class Stream:
                 listener.on_picture(picture)
 
     def _failed(self, failure: CaptureFailure, delay: float) -> None:
-        if told := self._back_off.told:
-            failure = CaptureFailure(failure.code, failure.message + told)
+        if explanation := self._back_off.explanation:
+            failure = CaptureFailure(failure.code, failure.message + explanation)
         self.status.failed(failure, self._back_off.failures, refused_logins=self._back_off.refused_logins, retry_in=delay)
         for listener in list(self._listeners):
             listener.on_failure(failure)

@@ -166,9 +166,9 @@ class StreamTrial:
         if info.extradata:
             beside.found.add(info.extradata)
             beside.note(codec, annex_b(info.extradata))
-        parts = [beside, gop.sets.look(codec, gop.packets, picture.index + 1 + decode_job.AHEAD)]
+        parts = [beside, gop.sets.scan(codec, gop.packets, picture.index + 1 + decode_job.AHEAD)]
         if picture.needs_previous:
-            parts.append(gop.previous_sets.look(codec, gop.previous, len(gop.previous)))
+            parts.append(gop.previous_sets.scan(codec, gop.previous, len(gop.previous)))
         pixels = max(part.pixels for part in parts)
         if any(part.too_many for part in parts):
             return None, pixels

@@ -15,7 +15,7 @@ from services.rtsp_capture.timing.receipt_clock import ReceiptClock
 
 PLAUSIBLE_DELAY_SECONDS = 0.3  # from sensor to socket that need no explaining: exposure, encoder, B-pictures, network
 IN_PACKET = -1  # for `report`: the packet itself says when its picture was taken
-_MAX_TOLD = 2000  # packets that may wait for the clock to settle
+_MAX_CAMERA_TIMES = 2000  # packets that may wait for the clock to settle
 _TRUST_AGAIN = 0.9  # of the largest offset: below it a clock is trusted again
 
 
@@ -38,7 +38,7 @@ class TimestampSelector:
         self.camera = CameraClockMap()
         self._max_offset = max_offset
         self._timeline = self.receipt.timeline
-        self._told: OrderedDict[float, float] = OrderedDict()  # camera times that packets say themselves, by stream time
+        self._camera_times: OrderedDict[float, float] = OrderedDict()  # that packets say themselves, by stream time
         self.trusted = True  # whether the camera's clock, where it is known, is near enough to ours
 
     def observe(self, pts: float, received: float, camera: float | None = None, report: int | None = None) -> None:
@@ -48,9 +48,9 @@ class TimestampSelector:
             self._timeline = self.receipt.timeline
             self.camera.restart()
         if camera is not None and report == IN_PACKET:
-            self._told[pts] = camera
-            if len(self._told) > _MAX_TOLD:
-                self._told.popitem(last=False)
+            self._camera_times[pts] = camera
+            if len(self._camera_times) > _MAX_CAMERA_TIMES:
+                self._camera_times.popitem(last=False)
         elif camera is not None:
             self.camera.observe(pts, camera, received, report)
         elif self.camera.newest is not None:
@@ -59,7 +59,7 @@ class TimestampSelector:
     def stamp(self, pts: float, shift: float = 0.0) -> Stamp:
         """When the picture was taken. `shift`: seconds from receipt times to wall time (`HostClock.shift`)."""
         host = self.receipt.time_of(pts) + shift
-        told = self._told.get(pts)
+        told = self._camera_times.get(pts)
         camera = told if told is not None else self.camera.time_of(pts)
         source = TimestampSource.RTP if told is not None else TimestampSource.RTCP
         if camera is None:

@@ -230,13 +230,13 @@ def test_a_record_forgets_deaths_and_counts_each_set_by_itself() -> None:
 def test_parameter_sets_are_found_wherever_they_are() -> None:
     source = film("h264")
     packets = [packet for packet in source.packets if packet.key]
-    sets = SeenSets().look("h264", packets, 1)
+    sets = SeenSets().scan("h264", packets, 1)
     assert len(sets.found) == 2
     assert sets.pixels == 320 * 192
     moved = SeenSets()
     moved.note("h264", source.packets[1].data + packets[0].data)
     assert moved.found == sets.found
-    hevc = SeenSets().look("hevc", film("hevc").packets, 1)
+    hevc = SeenSets().scan("hevc", film("hevc").packets, 1)
     assert len(hevc.found) == 3
     many = SeenSets()
     many.note("h264", b"".join(b"\0\0\1\x68" + bytes((n, 1)) for n in range(1, 200)))

@@ -92,29 +92,29 @@ async def test_the_first_on_a_database_decides_and_a_rotation_gives_up_the_old_k
     database = Database(own.db)
     old, new = new_key(), new_key()
     boxes = [SecretBox([key]) for key in (old, new, new_key())]
-    await asyncio.gather(*(KeyGuard(database, box).look() for box in boxes))
+    await asyncio.gather(*(KeyGuard(database, box).poll() for box in boxes))
     assert sorted(len(box.missing) for box in boxes) == [0, 1, 1]
     winner = next(box for box in boxes if not box.missing)
     async with database.unit_of_work() as uow:
         assert list(await uow.secrets.canaries()) == [winner.key_ids[0]]
         assert await uow.secrets.forget_canary(winner.key_ids[0])
-    await KeyGuard(database, boxes[0]).look()  # forgotten: the next one decides
+    await KeyGuard(database, boxes[0]).poll()  # forgotten: the next one decides
     assert not boxes[0].missing
     both = SecretBox([new, old])
-    await KeyGuard(database, both).look()
+    await KeyGuard(database, both).poll()
     assert not both.missing
-    await KeyGuard(database, boxes[0]).look()
+    await KeyGuard(database, boxes[0]).poll()
     assert boxes[0].missing == {key_id(new)}  # a process that was not told of the new key
     with pytest.raises(SecretKeysMissing):
         boxes[0].seal("rtsp://camera.example/x")
     only_new = SecretBox([new])
-    await KeyGuard(database, only_new).look()
+    await KeyGuard(database, only_new).poll()
     assert only_new.missing == {key_id(old)}
     await reseal_all(database, both)
-    await KeyGuard(database, only_new).look()
+    await KeyGuard(database, only_new).poll()
     assert not only_new.missing
     async with database.unit_of_work() as uow:  # the same id, another canary: damaged, or a forgery
         await uow.secrets.write_canary(key_id(new), SecretBox([old]).seal("canary"))
-    await KeyGuard(database, only_new).look()
+    await KeyGuard(database, only_new).poll()
     assert only_new.missing == {key_id(new)}
     await database.close()

@@ -22,7 +22,7 @@ from demo.film import make_film
 from models.access import ALL_CAMERAS
 from models.entities import Base
 from repositories.database import Database
-from repositories.table_copy import OWN, look_at
+from repositories.table_copy import OWN, overview_of
 from services.backup.archive import ABSENT, KEYS, Archive, BackupError, Manifest, ObjectsPart
 from services.backup.backup import Backup
 from services.backup.restore import MARK_KEY, Restore, Restored
@@ -220,7 +220,7 @@ class Machine:
             return await made.run(objects=objects, without_key=without_key)
 
     async def untouched(self) -> bool:
-        return (await look_at(self.backends.db)).revision is None
+        return (await overview_of(self.backends.db)).revision is None
 
 
 class CutOff(Exception):

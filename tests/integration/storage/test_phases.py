@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from config import VERSION, DbSettings
 from repositories.migrations import steps as known
-from repositories.migrations.run import SchemaRefused, SchemaWaits, downgrade, look, upgrade, wait
+from repositories.migrations.run import SchemaRefused, SchemaWaits, downgrade, read_schema, upgrade, wait
 from services.execution.checks import wait_until_usable
 from services.execution.embedded_parts import StartError
 from services.execution.schema import migrate_or_wait
@@ -144,7 +144,7 @@ async def later(connection: Any, *made: tuple[str, str | None]) -> None:
 async def test_this_version_starts_on_a_schema_to_which_newer_ones_have_added(db: DbSettings, connection: Any) -> None:
     await later(connection, ("expand", None), ("contract", VERSION), ("expand", None))
     await wait_until_usable("PostgreSQL", partial(migrate_or_wait, db))
-    found = await look(db)
+    found = await read_schema(db)
     assert [step.phase for step in found.unknown] == ["expand", "contract", "expand"]
     assert await connection.fetchval("SELECT version_num FROM alembic_version") == found.unknown[-1].revision
 
@@ -181,7 +181,7 @@ async def test_a_contract_waits_until_no_process_uses_what_goes(
     monkeypatch.setattr("repositories.migrations.run.steps", lambda: (*chain[:-1], contract))
     await upgrade(db)  # what is only taken away may wait
     assert await connection.fetchval("SELECT version_num FROM alembic_version") == before
-    blocking = (await look(db)).blocking
+    blocking = (await read_schema(db)).blocking
     assert blocking is not None
     assert [(each.host, each.version) for each in blocking[1]] == [("pit-2", "0.9.12")]
     needed = known.Step("9999", "expand", None)
@@ -189,7 +189,7 @@ async def test_a_contract_waits_until_no_process_uses_what_goes(
     with pytest.raises(SchemaWaits, match=r"releases before 0\.10\.0 use, and such processes are alive: pit-2 \(0\.9\.12\)"):
         await upgrade(db)
     await connection.execute("UPDATE workers SET version = '0.10.0'")
-    assert (await look(db)).blocking is None
+    assert (await read_schema(db)).blocking is None
 
 
 async def test_a_process_that_may_not_migrate_waits_for_what_it_needs(backends: Backends) -> None:

@@ -19,7 +19,7 @@ from config import DbSettings
 from repositories.connections import connect
 from repositories.database import Database
 from repositories.migrations.run import upgrade
-from repositories.table_copy import look_at, snapshot
+from repositories.table_copy import overview_of, snapshot
 from tests.conftest import Backends, make_database
 from tests.kits.pgbouncer import SMALL_POOL, pgbouncer
 from tests.kits.tcp_proxy import TcpProxy
@@ -133,7 +133,7 @@ async def test_a_pooler_lends_sessions_or_transactions(pooled: DbSettings, own: 
                 await asyncio.wait_for(heard.wait(), 20)
                 assert not lost.is_set()
 
-        overview = await look_at(pooled)
+        overview = await overview_of(pooled)
         assert overview.revision is not None
         async with snapshot(pooled) as taken:
             assert (await taken.server_version())[0].isdigit()

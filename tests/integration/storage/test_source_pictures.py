@@ -24,7 +24,7 @@ from services.rtsp_capture.frames.source_checks import SourceChecks
 from services.rtsp_capture.media.decode_job import PRELOAD
 from services.rtsp_capture.media.jpeg import encode_jpeg
 from services.rtsp_capture.media.packets import PictureFile
-from services.rtsp_capture.media.seen import taken
+from services.rtsp_capture.media.seen import detach_seen
 from services.rtsp_capture.media.source_reading import check, open_source
 from services.storage_service.keys import fresh_object_key
 from services.upload_handler.handler import UploadHandler
@@ -206,7 +206,7 @@ async def test_what_is_checked_in_the_background_is_the_cameras_baseline_and_wha
         assert (judge.learnt, judge.learnt_total) == (6, 6)
         black = black_file()
         record = replace(await made.frame(black, AT + timedelta(seconds=60)), camera_id=camera)
-        seen, _ = taken(*check(MAX_PIXELS, black.data), 1)
+        seen, _ = detach_seen(*check(MAX_PIXELS, black.data), 1)
         assert seen[0] is not None
         for _ in range(10):
             await noted.decoded(record.frame_id, camera, record.timestamp, seen[0], silent=False, aside=True)

@@ -102,9 +102,9 @@ async def test_a_delete_does_not_go_by_an_old_look() -> None:
         await guard.may_delete()
     await guard.may_write()  # no row is committed meanwhile, and pictures are not lost
     marker.state = Ownership.FOREIGN
-    await guard.look()
+    await guard.poll()
     assert not await allowed(guard.may_write)
     marker.state = Ownership.OURS
-    await guard.look()
+    await guard.poll()
     assert await allowed(guard.may_write)
     assert await allowed(guard.may_delete)

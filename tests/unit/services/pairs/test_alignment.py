@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from services.pairs.pair_jobs import align, view
-from services.rtsp_capture.media.seen import taken
+from services.rtsp_capture.media.seen import detach_seen
 from tests.kits.changed import HARMLESS, jpeg, patched, photograph
 
 MAX_PIXELS = 1_000_000
@@ -15,7 +15,7 @@ QUIET, SEEN = 0.002, 0.006  # shares: what no change may reach, and what a patch
 
 def aligned(before: bytes, after: bytes, max_pixels: int = MAX_PIXELS) -> dict[str, object]:
     answer, rest = align([len(before), len(after)], max_pixels, before + after)
-    assert taken(answer, rest, 2) == ([None, None], b"")  # neither is a source picture
+    assert detach_seen(answer, rest, 2) == ([None, None], b"")  # neither is a source picture
     return answer
 
 
@@ -66,5 +66,5 @@ def test_views_are_pictures(kind: str) -> None:
     sizes = [len(before), len(after)]
     answer, data = view(sizes, MAX_PIXELS, kind, 320, matrix, before + after)  # type: ignore[arg-type]
     assert data.startswith(b"\x89PNG" if kind == "difference" else b"\xff\xd8")
-    assert taken(answer, data, 2)[0] == [None, None]
+    assert detach_seen(answer, data, 2)[0] == [None, None]
     assert answer == {"content_type": "image/png" if kind == "difference" else "image/jpeg"}

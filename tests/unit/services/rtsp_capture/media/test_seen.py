@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from services.rtsp_capture.media.seen import MOST, Seen, taken, told
+from services.rtsp_capture.media.seen import MOST, Seen, attach_seen, detach_seen
 
 
 def test_it_is_taken_as_it_was_told() -> None:
     seen = [Seen(True, ([1, 2.5], b"view")), None, Seen(False, None), Seen(True, ([3], b"other"))]
-    answer, data = told({"rest": 1}, b"picture", seen)
-    assert taken(answer, data, 4) == (seen, b"picture")
+    answer, data = attach_seen({"rest": 1}, b"picture", seen)
+    assert detach_seen(answer, data, 4) == (seen, b"picture")
     assert answer == {"rest": 1}
 
 
@@ -25,11 +25,11 @@ NONSENSE: list[Any] = [
 
 @pytest.mark.parametrize("answer", NONSENSE)
 def test_what_makes_no_sense_was_not_seen(answer: Any) -> None:
-    assert taken(answer, b"picture", 1) == ([None], b"picture")
+    assert detach_seen(answer, b"picture", 1) == ([None], b"picture")
 
 
 def test_a_view_is_bounded() -> None:
     data = b"x" * (MOST + 1)
-    assert taken({"seen": [[True, [], MOST + 1]]}, data, 1) == ([None], data)
-    assert taken({"seen": [[True, [], MOST]]}, data, 1) == ([Seen(True, ([], data[1:]))], b"x")
-    assert taken({"seen": [[True, "numbers", 1]]}, data, 1)[0] == [Seen(True, None)]
+    assert detach_seen({"seen": [[True, [], MOST + 1]]}, data, 1) == ([None], data)
+    assert detach_seen({"seen": [[True, [], MOST]]}, data, 1) == ([Seen(True, ([], data[1:]))], b"x")
+    assert detach_seen({"seen": [[True, "numbers", 1]]}, data, 1)[0] == [Seen(True, None)]

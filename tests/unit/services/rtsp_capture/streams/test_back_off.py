@@ -27,10 +27,10 @@ def test_a_camera_that_is_down_is_tried_ever_more_rarely() -> None:
 def test_after_three_refused_logins_the_next_come_rarely() -> None:
     back_off = made()
     assert delays(back_off, "unauthorized_camera", 2) == [1, 2]
-    assert back_off.told == ""
+    assert back_off.explanation == ""
     assert delays(back_off, "unauthorized_camera", 3) == [300, 300, 300]
-    assert "5 logins in a row were refused" in back_off.told
-    assert "300 s" in back_off.told
+    assert "5 logins in a row were refused" in back_off.explanation
+    assert "300 s" in back_off.explanation
 
 
 def test_an_outage_in_between_does_not_count_them_anew() -> None:
@@ -45,7 +45,7 @@ def test_pictures_count_them_anew() -> None:
     back_off = made()
     delays(back_off, "unauthorized_camera", 5)
     assert back_off.failed(CaptureFailure("stream_ended", "x"), packets=True) == 1
-    assert (back_off.failures, back_off.refused_logins, back_off.told) == (1, 0, "")
+    assert (back_off.failures, back_off.refused_logins, back_off.explanation) == (1, 0, "")
     # A login that is refused after pictures had come may be a place that is taken: the longest of the usual pauses.
     assert delays(back_off, "unauthorized_camera", 2) == [30, 30]
     assert delays(back_off, "unauthorized_camera", 1) == [300]
