@@ -128,7 +128,7 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
-class DeploymentState:
+class DeploymentOverview:
     """How the deployment stands."""
 
     revision: str  # of the schema
@@ -158,6 +158,6 @@ class Heartbeats:
         """All processes seen within `ttl` seconds, in the same order."""
         return [Peer(*row) for row in await self._reader.read(lambda connection: connection.fetch(_ALIVE, float(ttl)))]
 
-    async def overview(self, ttl: float) -> DeploymentState:
+    async def overview(self, ttl: float) -> DeploymentOverview:
         """Also removes calls for whose answers nobody waits any more."""
-        return DeploymentState(*await self._reader.write(lambda connection: connection.fetchrow(_OVERVIEW, float(ttl))))
+        return DeploymentOverview(*await self._reader.write(lambda connection: connection.fetchrow(_OVERVIEW, float(ttl))))

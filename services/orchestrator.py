@@ -1,4 +1,4 @@
-"""Admits requests, ends them on request, waits for them. `execution.runner` runs captures.
+"""Admits requests, ends them on request, waits for them. `execution.capture_runner` runs captures.
 
 Everything here runs on the event loop.
 Longer than 250 lines: what is admitted, ended and waited for shares one set of bounds.

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from utils.decoder_process import DecoderProcess, StartFailed, WorkerDied
 from utils.logger import get_logger
 from utils.memory_room import MemoryRoom, RoomTimeout
 from utils.metrics import POOL_BUSY, WORKERS_REPLACED
 from utils.tasks import cancel_all
-from utils.worker import StartFailed, WorkerDied, WorkerProcess
 
 MAX_JOBS = 5000  # of one worker: whatever its libraries leak goes with it
 MAX_KEPT = 67_108_864  # bytes that a worker may keep of one job
@@ -75,7 +75,7 @@ class ProcessPool:
         self._reuse = reuse
         self._room = MemoryRoom(name, self.largest)
         self._free = asyncio.Semaphore(processes)
-        self._idle: list[WorkerProcess] = []
+        self._idle: list[DecoderProcess] = []
         self._starting: asyncio.Task[None] | None = None
         self._jobs: set[asyncio.Task[Any]] = set()
         self._closed = False
@@ -195,13 +195,13 @@ class ProcessPool:
             self._idle.append(worker)
         return answer, back
 
-    async def _replace(self, worker: WorkerProcess, reason: str) -> None:
+    async def _replace(self, worker: DecoderProcess, reason: str) -> None:
         WORKERS_REPLACED.labels(pool=self._name, reason=reason).inc()
         level = _log.info if reason == "retired" else _log.warning
         level("worker_replaced", pool=self._name, reason=reason, jobs=worker.jobs, exit_code=await worker.end())
         self.warm()
 
-    async def _worker(self) -> WorkerProcess:
+    async def _worker(self) -> DecoderProcess:
         """One that is idle, else a new one; one after the other is started. Raises PoolUnavailable."""
         while True:
             while self._idle:
@@ -218,7 +218,7 @@ class ProcessPool:
 
     async def _start(self) -> None:
         try:
-            worker = await WorkerProcess.start(self._preload, reuse=self._reuse)
+            worker = await DecoderProcess.start(self._preload, reuse=self._reuse)
         except (StartFailed, OSError) as error:
             _log.error("worker_not_started", pool=self._name, error=str(error))
             raise

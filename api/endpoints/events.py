@@ -143,7 +143,7 @@ async def _stream(first: LogPage, log: EventLog, wanted: LogFilter) -> AsyncIter
 
 def sse_of(page: LogPage, sent: str) -> bytes:
     """A page as server-sent events, their ids the cursors after them. A page without events gives its position if that is
-    not the one that was `sent`, else a comment as a heartbeat."""
+    not the one that was `sent`, else a comment."""
     events = [format_sse_event(data_str=event.body.decode(), event=event.type, id=event.id) for event in page.events]
     last = page.events[-1].id if page.events else sent
     if (position := str(page.position)) != last:

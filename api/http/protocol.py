@@ -71,7 +71,7 @@ class _Counted:
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """A Connection of `bounds`. Trailers are counted and dropped (RFC 9110, section 6.5.1): nothing here asks for them."""
+    """An HttpConnection of `bounds`. Trailers are counted and dropped (RFC 9110, section 6.5.1): nothing asks for them."""
 
     _timer: asyncio.TimerHandle | None = None
     resting_since: float | None = None
@@ -85,7 +85,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().__init__(**kwargs)
         self._bounds, self._throttle = bounds, throttle
 
-    # A Connection.
+    # An HttpConnection.
 
     def written(self) -> int:
         return self._counted.written

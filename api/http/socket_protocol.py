@@ -1,4 +1,4 @@
-"""uvicorn's WebSocket protocol with bounds: a Connection among the others, and an end that no client can hold up.
+"""uvicorn's WebSocket protocol with bounds: an HttpConnection among the others, and an end that no client can hold up.
 
 uvicorn logs the whole address of each WebSocket, and the library below it every header: here neither logs anything, since
 both hold tickets and credentials.
@@ -33,7 +33,7 @@ _silent.setLevel(logging.CRITICAL + 1)
 
 
 class BoundedSocket(WebSocketsSansIOProtocol):
-    """A Connection of `bounds`: never at rest, so none is closed to make room; one that does not read ends with 1013."""
+    """An HttpConnection of `bounds`: never at rest, so none is closed to make room; who does not read ends with 1013."""
 
     resting_since: float | None = None
 
@@ -45,7 +45,7 @@ class BoundedSocket(WebSocketsSansIOProtocol):
         self.conn = ServerProtocol(max_size=MAX_MESSAGE, logger=_silent)
         self.close_timeout = CLOSE_TIMEOUT
 
-    # A Connection.
+    # An HttpConnection.
 
     def written(self) -> int:
         return int(self.transport.written)  # type: ignore[attr-defined]  # protocol._Counted

@@ -26,7 +26,7 @@ from utils.tasks import cancel_all
 log = get_logger(__name__)
 
 MOST = 32  # bursts at once
-POLL_INTERVAL = 1.0  # seconds between two looks for a burst's requests, where notices come
+POLL_INTERVAL = 1.0  # seconds between two polls for a burst's requests, where notices come
 POLL_INTERVAL_UNHEARD = 0.1  # where they do not
 
 

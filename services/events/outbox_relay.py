@@ -77,7 +77,7 @@ class OutboxRelay:
     def __init__(self, database: Database, head: LogHead, retention: float, notices: Notices | None = None) -> None:
         """`notices`: how it hears of other processes, and tells them; None: there are none."""
         self._notices = notices
-        self._say_at = self._told_until = 0.0
+        self._say_at = self._read_elsewhere_until = 0.0
         if notices is not None:
             notices.on(EVENTS_CHANNEL, self._on_notice)
             notices.when_heard(lambda: self._wake.set())
@@ -110,7 +110,7 @@ class OutboxRelay:
         if self._notices is None or who == self._notices.own:
             return
         if what == "read":
-            self._told_until = asyncio.get_running_loop().time() + READ_FOR
+            self._read_elsewhere_until = asyncio.get_running_loop().time() + READ_FOR
         elif what == "moved" and self._head.waiting:
             self._wake.set()
 
@@ -127,7 +127,7 @@ class OutboxRelay:
 
     @property
     def _read_elsewhere(self) -> bool:
-        return asyncio.get_running_loop().time() < self._told_until
+        return asyncio.get_running_loop().time() < self._read_elsewhere_until
 
     async def _move(self, event_log: EventLogRepository) -> Relayed:
         if self._notices is not None and self._read_elsewhere:

@@ -34,7 +34,7 @@ log = get_logger(__name__)
 
 NO_WORKER_AFTER = 5.0  # seconds without a process that could be asked, or that takes the call
 TAKEN_WITHIN = 1.0  # seconds after which another process is asked
-LOOK_AGAIN = 0.25  # seconds between two looks for a process of the site
+SITE_POLL_INTERVAL = 0.25  # seconds between two polls for a process of the site
 POLL_INTERVAL = 1.0  # seconds, where notifications come, while this process answers
 POLL_INTERVAL_UNHEARD = 0.1  # where they do not
 HANDED_OVER = "handed over"
@@ -146,7 +146,7 @@ class Calls:
                 raise NoWorker(retry_after=2)
             if asked is None:
                 tried.clear()  # they may have been busy
-                await asyncio.sleep(LOOK_AGAIN)
+                await asyncio.sleep(SITE_POLL_INTERVAL)
 
     async def _answered(self, call_id: UUID, event: asyncio.Event, seconds: float) -> CallAnswer | None:
         """The answer; None when nobody took the call in time, and nobody will. Raises NoWorker, AnsweredElsewhere."""

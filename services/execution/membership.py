@@ -21,7 +21,7 @@ from uuid import UUID
 
 from config import VERSION, Role
 from repositories.database import Database
-from repositories.heartbeats import DeploymentState, Heartbeat, Peer, Waiting
+from repositories.heartbeats import DeploymentOverview, Heartbeat, Peer, Waiting
 from repositories.migrations.steps import revisions
 from services.execution.health import Degraded
 from utils.exceptions import DatabaseUnavailable, WorkerNotFound
@@ -34,7 +34,7 @@ log = get_logger(__name__)
 
 HEARTBEAT_INTERVAL = 2.0  # seconds
 ALIVE_SECONDS = 8.0  # after its last heartbeat that a process counts as alive
-OVERVIEW_EVERY = 5  # heartbeats between two looks for sites without a worker, and captures that nobody will claim
+OVERVIEW_EVERY = 5  # heartbeats between two overviews: sites without a worker, captures that nobody will claim
 RARELY = 10.0  # seconds between two polls for what this process is told of
 
 
@@ -135,7 +135,7 @@ class Membership:
         self.heartbeat_now()
 
     def heartbeat_now(self) -> None:
-        """Somebody says that there is something to read."""
+        """Writes the next heartbeat now: somebody says that there is something to read."""
         self._job.wake()
 
     async def check(self) -> str:
@@ -200,7 +200,7 @@ class Membership:
             self._set_metrics(overview)
         self._heartbeats += 1
 
-    def _compare_schema(self, overview: DeploymentState) -> None:
+    def _compare_schema(self, overview: DeploymentOverview) -> None:
         """Says how the schema stands to this code; a start has seen that they go together."""
         known, revision, made = revisions(), overview.revision, overview.made
         ahead = len(made) - 1 - made.index(self.knows) if self.knows in made else 0
@@ -237,7 +237,7 @@ class Membership:
             self._misfit = misfit
             self._job.wake()
 
-    def _set_metrics(self, overview: DeploymentState) -> None:
+    def _set_metrics(self, overview: DeploymentOverview) -> None:
         """Sets the metrics; a site whose cameras no process captures has a 0 of its own."""
         found = Counter((row.role, row.site) for row in self._others if not row.draining and row.joined)
         if not self.draining and self._misfit is None:

@@ -1,7 +1,7 @@
 """Wakes the workers of a site when a capture was stored: by Celery's messages, or not at all.
 
 A wake is a hint. One that is lost, refused or late costs half a second: every process that captures polls for what nobody
-runs (`runner`).
+runs (`capture_runner`).
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ INTERNAL_ERROR = 1011  # RFC 6455
 
 
 class Subscription:
-    """A Listener of the tail while `live`; else `position` says from where it reads on."""
+    """A Subscriber of the tail while `live`; else `position` says from where it reads on."""
 
     __slots__ = ("_session", "ended", "fresh", "interest", "live", "name", "position", "prefix")
 

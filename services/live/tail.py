@@ -81,27 +81,27 @@ class Tail:
             await self._known.wait()
         return self._position
 
-    def attach(self, listener: Subscriber, position: Position) -> bool:
+    def attach(self, subscriber: Subscriber, position: Position) -> bool:
         """Takes in who has all until `position`; False when that is not as far as the tail is."""
         here = self._position
         if here is None or here.log_id != position.log_id or position.seq < here.seq:
             return False
-        wanted = listener.interest.wanted
+        wanted = subscriber.interest.wanted
         group = self._groups.get(wanted)
         if group is None:
-            group = self._groups[wanted] = SameInterest(listener.interest)
+            group = self._groups[wanted] = SameInterest(subscriber.interest)
             for key in group.interest.index_keys():
                 self._found.setdefault(key, {})[group] = None
-        listener.interest = group.interest  # one copy of the sets for all who want the same
-        group.members[listener] = None
+        subscriber.interest = group.interest  # one copy of the sets for all who want the same
+        group.members[subscriber] = None
         return True
 
-    def detach(self, listener: Subscriber) -> None:
+    def detach(self, subscriber: Subscriber) -> None:
         """Repeating it is fine."""
-        group = self._groups.get(listener.interest.wanted)
-        if group is None or group.members.pop(listener, group) is group or group.members:
+        group = self._groups.get(subscriber.interest.wanted)
+        if group is None or group.members.pop(subscriber, group) is group or group.members:
             return
-        del self._groups[listener.interest.wanted]
+        del self._groups[subscriber.interest.wanted]
         for key in group.interest.index_keys():
             found = self._found[key]
             del found[group]
@@ -142,8 +142,8 @@ class Tail:
         for key in keys_of(event):
             for group in list(self._found.get(key, ())):
                 if group.interest.takes_event(event):
-                    for listener in list(group.members):
-                        listener.offer(seq, event)
+                    for subscriber in list(group.members):
+                        subscriber.offer(seq, event)
 
     def _lost(self) -> None:
         """The log is another one, or has lost what was not read yet: each subscription finds out for itself."""
@@ -155,5 +155,5 @@ class Tail:
         self._found.clear()
         log.warning("live_tail_lost")
         for group in groups:
-            for listener in group.members:
-                listener.left_behind(position)
+            for subscriber in group.members:
+                subscriber.left_behind(position)

@@ -1,4 +1,4 @@
-"""The jobs of the pairs' worker process: two pictures in, JSON and bytes out (utils/process_pool.py). `service` asks."""
+"""The jobs of the pairs' worker process: two pictures in, JSON and bytes out (utils/process_pool.py). `pair_calls` asks."""
 
 from __future__ import annotations
 

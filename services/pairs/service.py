@@ -62,7 +62,7 @@ class Pairs:
         self, database: Database, storage: StorageService, queries: Queries, cursors: Cursors, integrity: FrameIntegrity
     ) -> None:  # fmt: skip
         self._database, self._queries, self._cursors = database, queries, cursors
-        self._aligner = PairCalls(storage, integrity)
+        self._calls = PairCalls(storage, integrity)
         self._views = KeptBytes(KEPT)
         self.pending = asyncio.Event()  # set when one waits for its alignment
 
@@ -155,7 +155,7 @@ class Pairs:
         key = hashlib.sha256(repr((before.sha256, after.sha256, kind, width, matrix)).encode()).hexdigest()
 
         async def make() -> bytes:
-            return await self._aligner.view(before, after, kind, width, matrix)
+            return await self._calls.view(before, after, kind, width, matrix)
 
         return f'"{key}"', lambda: self._views.get(key, make)
 
@@ -171,7 +171,7 @@ class Pairs:
             found: dict[str, Any] = {"status": AlignmentStatus.FAILED.value, "reason": "crashed"}
             if pair.attempts <= ATTEMPTS:
                 try:
-                    found = await self._aligner.align(*await self._frames(pair))
+                    found = await self._calls.align(*await self._frames(pair))
                 except FrameNotFound:
                     continue  # deleted, and the pair with it
                 except IngestionException as error:  # the store is away, or all is busy: again when the lease has lapsed
@@ -180,7 +180,7 @@ class Pairs:
             await self._save(pair.id, found)
 
     async def close(self) -> None:
-        await self._aligner.close()
+        await self._calls.close()
 
     async def _save(self, pair_id: UUID, alignment: dict[str, Any]) -> None:
         rest = {name: value for name, value in alignment.items() if name != "status"}
@@ -192,7 +192,7 @@ class Pairs:
     async def _align_soon(self, before: Frame, after: Frame) -> dict[str, Any]:
         try:
             async with asyncio.timeout(WAIT):
-                return await self._aligner.align(before, after)
+                return await self._calls.align(before, after)
         except (TimeoutError, IngestionException):
             return {"status": AlignmentStatus.PENDING.value}
 

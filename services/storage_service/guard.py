@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class WriteGuard(Protocol):
-    """Asked on the event loop before each call that writes or deletes: cheap, because it remembers the last look."""
+    """Asked on the event loop before each call that writes or deletes: cheap, because it remembers the last poll."""
 
     async def may_write(self) -> None:
         """Raises StorageUnavailable: nothing may be stored in this bucket now."""

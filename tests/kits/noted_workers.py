@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from utils.worker import WorkerProcess
+from utils.decoder_process import DecoderProcess
 
 
 class Workers(list[psutil.Process]):
@@ -32,13 +32,13 @@ def _lives(process: psutil.Process) -> bool:
 @pytest.fixture(scope="module", autouse=True, name="workers")
 def noted_workers() -> Iterator[Workers]:
     """Of this file's pools."""
-    found, start = Workers(), WorkerProcess.start.__func__  # type: ignore[attr-defined]
+    found, start = Workers(), DecoderProcess.start.__func__  # type: ignore[attr-defined]
 
-    async def noted(cls: type[WorkerProcess], /, preload: list[str], **more: Any) -> WorkerProcess:
-        worker: WorkerProcess = await start(cls, preload, **more)
+    async def noted(cls: type[DecoderProcess], /, preload: list[str], **more: Any) -> DecoderProcess:
+        worker: DecoderProcess = await start(cls, preload, **more)
         found.append(psutil.Process(worker.pid))
         return worker
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(WorkerProcess, "start", classmethod(noted))
+        patch.setattr(DecoderProcess, "start", classmethod(noted))
         yield found

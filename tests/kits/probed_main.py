@@ -33,7 +33,7 @@ def ready_for() -> float:
 class Probe:
     def __init__(self, path: Path) -> None:
         self._file = path.open("a", buffering=1)
-        self._heartbeat = time.perf_counter()
+        self._ran_at = time.perf_counter()
         self._loop_thread = threading.get_ident()
         self._stack: list[str] = []
         self._count = 0
@@ -52,7 +52,7 @@ class Probe:
         while True:
             due, ready = time.perf_counter() + EVERY, ready_for()
             await asyncio.sleep(EVERY)
-            now = self._heartbeat = time.perf_counter()
+            now = self._ran_at = time.perf_counter()
             self._count += 1
             if now - due > TOLD:
                 self._write({"from": due, "to": now, "ready": ready_for() - ready, "stack": self._stack})
@@ -66,7 +66,7 @@ class Probe:
     def _watch(self) -> None:
         while True:
             time.sleep(0.005)
-            if time.perf_counter() - self._heartbeat > STACK_AFTER + EVERY and not self._stack:
+            if time.perf_counter() - self._ran_at > STACK_AFTER + EVERY and not self._stack:
                 frame: FrameType | None = sys._current_frames().get(self._loop_thread)
                 self._stack = [f"{f.filename}:{f.lineno} {f.name}" for f in traceback.extract_stack(frame)[-7:]]
 

@@ -148,7 +148,7 @@ class KeepOpenStreams:
     async def _ours(self) -> list[CameraConfiguration]:
         """The cameras that this process is to keep open: a camera is kept open by one process, which renews that.
 
-        Of those that nobody keeps it takes its share; what is left over at the next look it takes beyond that.
+        Of those that nobody keeps it takes its share; what is left over at the next poll it takes beyond that.
         """
         if self._draining:
             await self._let_go(list(self._kept))
@@ -162,7 +162,7 @@ class KeepOpenStreams:
             elsewhere = await uow.workers.kept_elsewhere(self._worker_id)
             held = [row.camera_id for row in rows if row.camera_id in self._kept]
             unkept = [row.camera_id for row in rows if row.camera_id not in elsewhere and row.camera_id not in self._kept]
-            # Processes that look at the same time do not all begin with the same ones.
+            # Processes that poll at the same time do not all begin with the same ones.
             unkept.sort(key=lambda camera_id: zlib.crc32(f"{self._worker_id}{camera_id}".encode()))
             share = max(0, math.ceil(len(rows) / max(1, self._peers())) - len(held))
             left = [camera_id for camera_id in unkept if camera_id in self._unkept]

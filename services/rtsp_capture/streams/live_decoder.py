@@ -52,13 +52,13 @@ class LiveDecoder:
         if self._decoder is None:
             return
         if self._monotonic() > self._until or self._segment != picture.packet.segment:
-            self.abandon()
+            self.stop_following()
             return
         self._newest = picture
         if self._following is None or self._following.done():
             self._following = asyncio.create_task(self._advance())
 
-    def abandon(self) -> None:
+    def stop_following(self) -> None:
         """Follows no longer."""
         self._decoder = self._newest = None
 

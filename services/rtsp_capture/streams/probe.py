@@ -155,14 +155,14 @@ class Prober:
 
     def __init__(self, deps: StreamDeps) -> None:
         self._deps = deps
-        self._limit = {stranger: ConcurrencyLimit(MAX_CONCURRENT, MAX_WAITING, BUSY) for stranger in (False, True)}
+        self._limits = {stranger: ConcurrencyLimit(MAX_CONCURRENT, MAX_WAITING, BUSY) for stranger in (False, True)}
         self._ending: set[asyncio.Task[None]] = set()
 
     async def probe(
         self, name: str, address: CameraAddress, transport: str, reader: str | None = None, *, stranger: bool = False
     ) -> ProbeResult:
         """What the camera is like; one that cannot be reached is an answer too. Raises Overloaded."""
-        async with self._limit[stranger].permit():
+        async with self._limits[stranger].permit():
             # A stranger's turn lasts as long as his answer takes: else the others' waiting would tell the time.
             answer_at = asyncio.get_running_loop().time() + self.no_camera_after
             found = await self._probe(name, address, transport, reader, self.no_camera_after if stranger else None)

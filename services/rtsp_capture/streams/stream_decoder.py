@@ -62,7 +62,7 @@ class StreamDecoder:
     def follow(self, picture: Picture) -> None:
         """A picture came, in decoding order."""
         if self._live_decoder.active and self._on_trial(picture):
-            self._live_decoder.abandon()
+            self._live_decoder.stop_following()
         self._live_decoder.follow(picture)
 
     def _on_trial(self, picture: Picture) -> StreamTrial | None:

@@ -101,7 +101,7 @@ def test_vlc_takes_it_apart(folder: Path, name: str) -> None:
         "--sout", f"#std{{access=file,mux=mkv,dst={folder}/out.mkv}}", str(folder / "picture.mp4"),
     ]  # fmt: skip
     other = NOBODY if os.geteuid() == 0 else None  # VLC does not run as root
-    home = {"HOME": str(folder), "PATH": os.environ["PATH"]}
+    home = {"HOME": str(folder), "PATH": os.environ["PATH"], "TMPDIR": str(folder)}  # PulseAudio leaves a folder there
     done = subprocess.run(command, capture_output=True, timeout=60, env=home, check=False, user=other, group=other)
     assert (folder / "out.mkv").exists(), done.stderr.decode()
     with av.open(str(folder / "out.mkv")) as file:

@@ -27,7 +27,7 @@ _LEASE = """
 """
 
 
-async def test_a_beat_finds_what_no_notice_told(backends: Backends) -> None:
+async def test_a_heartbeat_finds_what_no_notice_told(backends: Backends) -> None:
     db = (await own_database(backends)).db
     process = Process(db, Role.ALL)
     found: list[Waiting] = []
@@ -39,10 +39,10 @@ async def test_a_beat_finds_what_no_notice_told(backends: Backends) -> None:
             known = len(found)
             process.membership.heartbeat_now()
 
-            async def beaten() -> bool:
+            async def written() -> bool:
                 return len(found) > known
 
-            await until(beaten, "a heartbeat", 10, 0.01)
+            await until(written, "a heartbeat", 10, 0.01)
             return found[-1]
 
         assert await heartbeat() == NOTHING
@@ -87,7 +87,7 @@ async def test_a_connection_that_brings_no_notices_is_replaced(backends: Backend
             return process.membership.hears
 
         async def deaf() -> bool:
-            process.membership.heartbeat_now()  # a heartbeat
+            process.membership.heartbeat_now()
             return not process.membership.hears
 
         async def heard() -> bool:

@@ -10,7 +10,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from repositories.connection_queue import LONGEST, ConnectionQueue
 
 
-async def test_turns_come_in_the_order_of_asking() -> None:
+async def test_connections_come_in_the_order_of_asking() -> None:
     queue, came = ConnectionQueue(2, 60), list[int]()
 
     async def take(number: int) -> None:

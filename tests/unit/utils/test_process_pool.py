@@ -15,10 +15,10 @@ from typing import Any
 import psutil
 import pytest
 
+from utils.decoder_process import DecoderProcess
 from utils.metrics import MEMORY_RESERVED, QUEUE_DEPTH
 from utils.process_pool import JobFailed, PoolClosed, PoolUnavailable, ProcessPool
 from utils.shared_bytes import SIZE
-from utils.worker import WorkerProcess
 
 ROOT = Path(__file__).resolve().parents[3]
 JOBS = "tests.kits.worker_jobs"
@@ -305,7 +305,7 @@ async def test_a_start_that_is_cancelled_leaves_no_worker(monkeypatch: pytest.Mo
             if reached is connected:
                 patch.setattr(asyncio, "open_connection", never)
             started.clear()
-            starting = asyncio.create_task(WorkerProcess.start([JOBS]))
+            starting = asyncio.create_task(DecoderProcess.start([JOBS]))
             await reached.wait()
             starting.cancel()
             with pytest.raises(asyncio.CancelledError):

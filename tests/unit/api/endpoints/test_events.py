@@ -52,7 +52,7 @@ class FakeLog:
         self.asked.append((start, wanted, limit, wait))
         return LogPage(Position(LOG, 6), False, [LogEvent(f"{LOG}.5", "frame.stored", b'{"x":1}')])
 
-    async def follow(self, _page: LogPage, _wanted: LogFilter, _limit: int, _heartbeat: float) -> AsyncIterator[LogPage]:
+    async def follow(self, _page: LogPage, _wanted: LogFilter, _limit: int, _idle: float) -> AsyncIterator[LogPage]:
         yield LogPage(Position(LOG, 6), False)
         raise CursorExpired
 

@@ -1,4 +1,4 @@
-"""What may be done to the bucket, by what the last look found; how old a look may be."""
+"""What may be done to the bucket, by what the last poll found; how old a poll may be."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Marker:
 
     def __init__(self, state: Ownership) -> None:
         self.state: Ownership | Exception = state
-        self.looks = 0
+        self.polls = 0
 
     async def check(self) -> Ownership:
-        self.looks += 1
+        self.polls += 1
         await asyncio.sleep(0)
         if isinstance(self.state, Exception):
             raise self.state
@@ -67,7 +67,7 @@ async def test_what_each_state_allows(state: Ownership, writes: bool, deletes: b
             await guard.check()
 
 
-async def test_one_look_serves_many_and_nothing_goes_before_it() -> None:
+async def test_one_poll_serves_many_and_nothing_goes_before_it() -> None:
     marker = Marker(Ownership.OURS)
     guard = guard_on(marker)
     with pytest.raises(IngestionException, match="not been read"):
@@ -76,11 +76,11 @@ async def test_one_look_serves_many_and_nothing_goes_before_it() -> None:
     for _ in range(20):
         await guard.may_write()
         await guard.may_delete()
-    assert marker.looks == 1
+    assert marker.polls == 1
 
 
 @pytest.mark.parametrize("away", [StorageUnavailable(), DatabaseUnavailable()])
-async def test_before_the_first_look_nothing_is_written(away: IngestionException) -> None:
+async def test_before_the_first_poll_nothing_is_written(away: IngestionException) -> None:
     marker = Marker(Ownership.OURS)
     marker.state = away
     guard = guard_on(marker)
@@ -89,7 +89,7 @@ async def test_before_the_first_look_nothing_is_written(away: IngestionException
             await ask()
 
 
-async def test_a_delete_does_not_go_by_an_old_look() -> None:
+async def test_a_delete_does_not_go_by_an_old_poll() -> None:
     marker, clock = Marker(Ownership.OURS), Clock()
     guard = guard_on(marker, clock)
     await guard.may_delete()

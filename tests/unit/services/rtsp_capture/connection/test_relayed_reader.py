@@ -169,7 +169,7 @@ async def test_a_camera_that_ends_as_ffmpegs_way_in_is_opened_leaves_no_port_ope
     assert not servers[0].is_serving()
 
 
-# -- what cameras do: the rows that `test_native` has, on the way of OpenCV ------------------------------------------------
+# -- what cameras do: the rows that `test_native_reader` has, on the way of OpenCV ------------------------------------------
 
 AV1 = "m=video 0 RTP/AVP 97\r\na=rtpmap:97 AV1/90000\r\na=control:av1\r\n"
 

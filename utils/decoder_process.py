@@ -1,4 +1,4 @@
-"""One worker process as its parent sees it: started, called, ended."""
+"""One decoder process as its parent sees it: started, called, ended."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class WorkerDied(Exception):
     """The process ended, or said something that is no answer, while it was asked."""
 
 
-class WorkerProcess:
+class DecoderProcess:
     """On the event loop. `jobs`: how many it was given."""
 
     def __init__(
