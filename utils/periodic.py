@@ -64,8 +64,10 @@ class PeriodicJob:
         self._wait = wait
         self._throttle = Throttle(LOG_INTERVAL, time.monotonic)
         self._task: asyncio.Task[None] | None = None
+        self._stopped = False
 
     def start(self) -> None:
+        self._stopped = False
         self._task = asyncio.create_task(self._run(), name=self.name)
 
     def wake(self) -> None:
@@ -76,6 +78,7 @@ class PeriodicJob:
         """Cancels the work and waits at most `timeout` seconds for its end. Repeating it is fine."""
         if self._task is None:
             return
+        self._stopped = True  # also for work that takes the cancellation for its own and ends well
         self._task.cancel()
         _, left = await asyncio.wait({self._task}, timeout=timeout)
         if left:
@@ -87,6 +90,8 @@ class PeriodicJob:
         while True:
             self._wake.clear()
             failed = not await self._once()
+            if self._stopped:
+                return
             await self._wait(self._wake, self._pause(failed))
 
     async def _once(self) -> bool:
