@@ -173,6 +173,7 @@ async def test_a_literal_that_is_not_allowed_is_refused_when_posted(kit: Kit, ba
             await kit.submit(f"rtsp://{host}/x")
 
 
+@pytest.mark.paced
 async def test_a_continuous_capture_waits_for_its_camera_and_then_runs(kit: Kit, camera: Camera) -> None:
     """Beyond RTSP__CAPTURE_TIMEOUT, for it lasts longer itself; its slots are counted from the first picture."""
     with FaultProxy(camera.port) as proxy:

@@ -27,6 +27,7 @@ def camera() -> Iterator[Camera]:
         yield camera
 
 
+@pytest.mark.paced
 async def test_a_wall_clock_that_is_set_costs_no_lease_and_no_slot(
     backends: Backends, tmp_path: Path, camera: Camera
 ) -> None:

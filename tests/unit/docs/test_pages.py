@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[3]
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")])
 TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 # Looked up, not read from end to end; they say so.
-REFERENCE = {"runbook.md", "api.md", "configuration.md", "security.md", "CHANGELOG.md"}
+REFERENCE = {"runbook.md", "glossary.md", "api.md", "configuration.md", "security.md", "CHANGELOG.md"}
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"```.*?```", re.DOTALL)
 MADE = re.compile(r"<!-- matrix: .*?<!-- end of the matrix -->", re.DOTALL)  # by a command
