@@ -36,6 +36,8 @@ from tests.kits.capture_kit import FPS, Kit, Stored, open_kit, until
 from tests.kits.service_support import own_database
 from tests.kits.tcp_proxy import TcpProxy
 
+MOST_GROWTH = 5.0  # MB of memory over 20 reconnects; what FFmpeg holds for a connection is more than half a MB
+
 
 @pytest.fixture(scope="module", params=["opencv", "native"])
 def reader(request: pytest.FixtureRequest) -> str:
@@ -220,12 +222,14 @@ async def test_many_reconnects_leave_nothing_behind(kit: Kit, camera: Camera, re
         before, ports = await reached(20), listening()  # what grows once has grown: 8 MB over the first 40, 0.3 over 30 more
         began = time.monotonic()
         after = await reached(40)
+        if after[2] - before[2] >= MOST_GROWTH:  # what else is in this process has grown; a leak goes on
+            before, after = after, await reached(60)
         assert listening() <= ports + 1  # FFmpeg's way in is closed with each connection
         took = time.monotonic() - began
         print(f"\n20 reconnects in {took:.1f} s: threads, descriptors, MB before {before}, after {after}")
         assert after[0] <= before[0] + 2  # of the connection before, and of the next: looked at between two
         assert after[1] <= before[1] + 6
-        assert after[2] - before[2] < 5  # what FFmpeg holds for a connection is more than half a MB
+        assert after[2] - before[2] < MOST_GROWTH
         await kit.until(request, lambda r: r.progress.reconnects >= 1 and r.progress.stored > 5, 30)  # gaps that ended
         await kit.services.orchestrator.cancel(request, cameras=ALL_CAMERAS)
         await kit.final(request)
