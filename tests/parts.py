@@ -55,19 +55,19 @@ def marked(name: str) -> list[str]:
     return [str(path) for path in sorted(Path("tests").rglob("test_*.py")) if f"mark.{name}" in path.read_text("utf-8")]
 
 
-def fast() -> bool:
-    """Whether this machine is one on which four paced tests at once have room to spare: they take 1.35 of its two cores.
-    (Seconds seen: 0.30 to 0.48, and 1.0 on one where two at once are what it can do.)"""
-    began, total = time.perf_counter(), 0
-    for number in range(5_000_000):
-        total += number * number % 7
-    return time.perf_counter() - began < 0.65
+def paced_at_once(seconds: float | None) -> int:
+    """How many paced tests at once, by the seconds that those side by side have just taken; None: not known.
+
+    Four take 1.35 of a machine's two cores while it is fast. The same machine does half as much at another hour, when others
+    share its processor (353 and 595 s seen for the same commit), and then four at once are late.
+    """
+    return 2 if seconds is None or seconds > 520 else 3 if seconds > 420 else 4
 
 
 # By name: which tests, where (nothing: the files with its marker), on how many workers.
 PARTS: dict[str, tuple[str, list[str], list[str]]] = {
     "side by side": ("not alone and not paced", ["tests/integration"], workers(5)),
-    "paced": ("paced", [], workers(2)),  # four on a fast machine
+    "paced": ("paced", [], workers(2)),  # or more: `paced_at_once`
     "unit": ("not alone and not paced", ["tests/unit", "tests/model"], workers(2)),  # beside the paced
     "alone": ("alone", [], []),
 }
@@ -85,6 +85,7 @@ class Runs:
         self.chosen = any(Path(each.partition("::")[0]).exists() for each in options)  # some tests, not all
         self.lines: list[str] = []
         self.flaky: list[str] = []
+        self._side_by_side: float | None = None  # seconds that all tests of that part took
         self._begun: dict[str, tuple[subprocess.Popen[str], IO[str], float]] = {}
 
     def lint(self) -> int:
@@ -151,6 +152,8 @@ class Runs:
         else:
             began = time.time()
             code = self._run(part, began, self._arguments(part))
+        if part == "side by side" and not self.chosen:
+            self._side_by_side = time.time() - began
         cache = CACHE / part.replace(" ", "-")
         failed = sorted(json.loads(path.read_text())) if (path := cache / "v/cache/lastfailed").exists() else []
         if code == pytest.ExitCode.TESTS_FAILED and failed:
@@ -168,7 +171,7 @@ class Runs:
         return [] if self.chosen else PARTS[part][1] or marked(PARTS[part][0])
 
     def _arguments(self, part: str) -> list[str]:
-        options = workers(4) if part == "paced" and fast() else PARTS[part][2]
+        options = workers(paced_at_once(self._side_by_side)) if part == "paced" else PARTS[part][2]
         return [*self._select(part), "--cache-clear", *options, *self._folders(part)]
 
     def _pytest(self, part: str, began: float, arguments: list[str]) -> tuple[list[str], dict[str, str]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.parts import LONGEST, PARTS, Runs, main
+from tests.parts import LONGEST, PARTS, Runs, main, paced_at_once
 
 RUN = """
 import sys
@@ -81,6 +81,11 @@ def test_lint_beside_the_tests_fails_the_run(monkeypatch: pytest.MonkeyPatch, ca
     assert "a complaint" in capfd.readouterr().out
     monkeypatch.setattr("tests.parts.LINT", "echo 7")
     assert (main(), ran[1:], begun) == (0, list(PARTS), ["unit"])
+
+
+@pytest.mark.parametrize(("seconds", "count"), [(None, 2), (353, 4), (480, 3), (595, 2)])
+def test_the_slower_the_machine_the_fewer_paced_tests_at_once(seconds: float | None, count: int) -> None:
+    assert paced_at_once(seconds) == count
 
 
 def test_the_longest_files_are_there() -> None:

@@ -48,7 +48,7 @@ def proxy(camera: Camera) -> Iterator[FaultProxy]:
 async def kit(
     backends: Backends, storage: StorageService, reader: str, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Kit]:
-    async with open_kit(backends, storage, tmp_path_factory.mktemp("data"), READER=reader) as made:
+    async with open_kit(backends, storage, tmp_path_factory.mktemp("data"), READER=reader, READ_TIMEOUT=5) as made:
         yield made
 
 
