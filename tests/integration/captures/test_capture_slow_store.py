@@ -24,6 +24,9 @@ from tests.kits.tcp_proxy import TcpProxy
 from utils.metrics import PICTURE_BYTES, QUEUE_DEPTH, SPOOL_WRITTEN
 
 
+pytestmark = pytest.mark.paced
+
+
 @pytest.fixture(scope="module")
 def camera(films: dict[str, Path]) -> Iterator[Camera]:
     with Camera(films["h264"], name="h264", join="burst") as camera:
