@@ -23,7 +23,6 @@ from tests.kits.service_support import own_database
 from tests.kits.tcp_proxy import TcpProxy
 from utils.metrics import PICTURE_BYTES, QUEUE_DEPTH, SPOOL_WRITTEN
 
-
 pytestmark = pytest.mark.paced
 
 
