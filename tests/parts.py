@@ -59,7 +59,7 @@ def paced_at_once(seconds: float | None) -> int:
     """How many paced tests at once, by the seconds that those side by side have just taken; None: not known.
 
     Four take 1.35 of a machine's two cores while it is fast. The same machine does half as much at another hour, when others
-    share its processor (353 and 595 s seen for the same commit), and then four at once are late.
+    share its processor (353 and 713 s seen for the same tests), and then four at once are late.
     """
     return 2 if seconds is None or seconds > 520 else 3 if seconds > 420 else 4
 
@@ -67,7 +67,7 @@ def paced_at_once(seconds: float | None) -> int:
 # By name: which tests, where (nothing: the files with its marker), on how many workers.
 PARTS: dict[str, tuple[str, list[str], list[str]]] = {
     "side by side": ("not alone and not paced", ["tests/integration"], workers(5)),
-    "paced": ("paced", [], workers(2)),  # or more: `paced_at_once`
+    "paced": ("paced", [], []),  # how many: `paced_at_once`
     "unit": ("not alone and not paced", ["tests/unit", "tests/model"], workers(2)),  # beside the paced
     "alone": ("alone", [], []),
 }
