@@ -29,7 +29,7 @@ from models.access import Scope
 from models.schemas import CameraId, CloudEventPage
 from models.values import LogEventType, LogFilter
 from services.events.event_log import CURSOR_FORM, EventLog, LogPage, Newest, Start, parse_cursor
-from utils.exceptions import IngestionException, InvalidRequest
+from utils.exceptions import IngestionException, InvalidRequest, ShuttingDown
 from utils.logger import get_logger
 
 if TYPE_CHECKING:
@@ -127,7 +127,9 @@ class _EventStream(EventSourceResponse):
                 await while_wanted(Request(scope, receive), self._state, self.stream_response(in_time))
             except (IngestionException, TimeoutError) as error:
                 # The client comes back with its Last-Event-ID, and gets the problem then.
-                log.info("event_stream_ended", reason=getattr(error, "code", "client_stalled"))
+                left = isinstance(error, ShuttingDown) and not self._state.stopping.is_set()
+                reason = "client_left" if left else getattr(error, "code", "client_stalled")
+                log.info("event_stream_ended", reason=reason)
                 with suppress(TimeoutError):  # a client that reads nothing does not read the end either
                     async with asyncio.timeout(FAREWELL_TIMEOUT):
                         await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import pytest
 from starlette.requests import Request
+from structlog.testing import capture_logs
 
 from api.endpoints import events as event_log
 from api.endpoints.events import sse_of, wants_stream
@@ -55,6 +56,12 @@ class FakeLog:
     async def follow(self, _page: LogPage, _wanted: LogFilter, _limit: int, _idle: float) -> AsyncIterator[LogPage]:
         yield LogPage(Position(LOG, 6), False)
         raise CursorExpired
+
+
+async def silent(*_: Any) -> AsyncIterator[LogPage]:
+    """In place of `follow`: nothing comes."""
+    await asyncio.sleep(3600)
+    yield LogPage(Position(LOG, 6), False)
 
 
 @pytest.fixture
@@ -108,17 +115,37 @@ async def test_a_stream(api: Api, log: FakeLog) -> None:
 
 
 async def test_a_stop_ends_a_stream(api: Api, log: FakeLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def silent(*_: Any) -> AsyncIterator[LogPage]:
-        await asyncio.sleep(3600)
-        yield LogPage(Position(LOG, 6), False)
-
     monkeypatch.setattr(log, "follow", silent)
     task = asyncio.create_task(api("GET", EVENTS, headers=STREAM))
     while not log.taken:
         await asyncio.sleep(0.01)
-    api.state.stopping.set()
-    async with asyncio.timeout(5):
-        assert (await task).text.endswith(f"id: {LOG}.6\n\n")
+    with capture_logs() as lines:
+        api.state.stopping.set()
+        async with asyncio.timeout(5):
+            assert (await task).text.endswith(f"id: {LOG}.6\n\n")
+    assert [line["reason"] for line in lines if line["event"] == "event_stream_ended"] == ["shutting_down"]
+    assert log.taken == 0
+
+
+async def test_a_client_that_leaves_is_called_that(api: Api, log: FakeLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "follow", silent)
+    headers = [(b"accept", b"text/event-stream")]
+    scope = {"type": "http", "method": "GET", "path": EVENTS, "query_string": b"", "headers": headers, "app": api.app}
+    begun = asyncio.Event()
+
+    async def receive() -> dict[str, Any]:
+        if not begun.is_set():
+            return {"type": "http.request", "body": b"", "more_body": False}
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            begun.set()
+
+    with capture_logs() as lines:
+        async with asyncio.timeout(5):
+            await api.app(scope, receive, send)
+    assert [line["reason"] for line in lines if line["event"] == "event_stream_ended"] == ["client_left"]
     assert log.taken == 0
 
 
